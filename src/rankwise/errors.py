@@ -1,0 +1,93 @@
+"""What can go wrong, as one tree.
+
+Every error that a user can cause or meet carries a message (what, where), a hint (what to do),
+the exit status of the command line and the HTTP status of the service::
+
+    RankwiseError          1    500   anything below
+    ├── UsageError         2    400   an option, recipe or argument that cannot be used
+    ├── DataError          3    422   a text or label file that cannot be used: file, line, column
+    ├── ModelError         4    422   a base model or adapter that cannot be used
+    ├── Unreachable        5    503   the Hub, or another service, did not answer
+    ├── ResourceError      6    507   out of memory or disk
+    └── TrainingError      7    500   the loss, a gradient or a weight is no longer a number
+
+Status 70 is an error in rankwise itself, 130 and 143 are Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class RankwiseError(Exception):
+    """An error with a message for people. ``str(error)`` is the message, then a ``hint:`` line."""
+
+    exit_status: int = 1
+    http_status: int = 500
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(RankwiseError):
+    """An option, recipe or argument that cannot be used."""
+
+    exit_status = 2
+    http_status = 400
+
+
+class DataError(RankwiseError):
+    """A text or label file that cannot be used.
+
+    The message begins with ``file:line:`` (or ``file:``), as compilers do, so that editors
+    can jump to it. ``line`` counts from 1, header included.
+    """
+
+    exit_status = 3
+    http_status = 422
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path | str | None = None,
+        line: int | None = None,
+        hint: str = "",
+    ) -> None:
+        where = "" if path is None else f"{path}:" if line is None else f"{path}:{line}:"
+        super().__init__(f"{where} {message}".lstrip(), hint=hint)
+        self.path = path
+        self.line = line
+
+
+class ModelError(RankwiseError):
+    """A base model or adapter that cannot be used."""
+
+    exit_status = 4
+    http_status = 422
+
+
+class Unreachable(RankwiseError):
+    """The Hub, or another service, did not answer."""
+
+    exit_status = 5
+    http_status = 503
+
+
+class ResourceError(RankwiseError):
+    """Out of memory or disk."""
+
+    exit_status = 6
+    http_status = 507
+
+
+class TrainingError(RankwiseError):
+    """The loss, a gradient or a weight is no longer a number."""
+
+    exit_status = 7
+    http_status = 500

@@ -1,0 +1,4 @@
+"""The mathematics: packed streams, frozen trunks, the bank of adapters. No files, no clocks.
+
+To be read in this order: `packing`, `dropout`, `trunk`, `gpt2`, `llama`, `lora`, `classifier`, `adamw`.
+"""

@@ -1,0 +1,76 @@
+"""AdamW on a bank (Loshchilov and Hutter 2019, arXiv 1711.05101), each adapter clipped by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rankwise.nn.lora import Bank
+
+BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+
+
+def schedule(
+    kind: Literal["linear", "cosine", "constant"], step: int, steps: int, warmup: int
+) -> float:
+    """Factor on the learning rate at a step, as transformers' schedules have it.
+
+    Args:
+        kind: what follows the warm-up.
+        step: from 0.
+        steps: of the whole run.
+        warmup: steps over which the factor rises from 0.
+
+    >>> [schedule("linear", step, 4, 0) for step in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup:
+        return step / max(1, warmup)
+    done = (step - warmup) / max(1, steps - warmup)
+    if kind == "linear":
+        return max(0.0, 1 - done)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * done))) if kind == "cosine" else 1.0
+
+
+class AdamW:
+    """The optimiser of a bank, its state flat as the bank is.
+
+    Every trained tensor is a matrix, so weight decay falls on all of them, as it does in
+    transformers' Trainer.
+
+    Args:
+        bank: what to train.
+        weight_decay: decoupled decay.
+        max_grad_norm: largest norm of one adapter's gradient; 0 for no clipping.
+    """
+
+    def __init__(self, bank: Bank, weight_decay: float, max_grad_norm: float) -> None:
+        self.bank, self.weight_decay, self.max_grad_norm = bank, weight_decay, max_grad_norm
+        self.mean = torch.zeros_like(bank.flat)
+        self.square = torch.zeros_like(bank.flat)
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> Tensor:
+        """Update the masters from the bank's gradients, and clear these.
+
+        Returns:
+            (adapters,) float32, each adapter's gradient norm before clipping.
+        """
+        self.steps += 1
+        norms = torch.stack([torch.linalg.vector_norm(self.bank.grad[s]) for s in self.bank.segments])
+        if self.max_grad_norm:
+            factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+            for factor, segment in zip(factors, self.bank.segments, strict=True):
+                self.bank.grad[segment].mul_(factor)
+        grad, masters = self.bank.grad, self.bank.flat
+        masters.mul_(1 - learning_rate * self.weight_decay)
+        self.mean.lerp_(grad, 1 - BETA_1)
+        self.square.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
+        root = (self.square.sqrt() / math.sqrt(1 - BETA_2**self.steps)).add_(EPS)
+        masters.addcdiv_(self.mean, root, value=-learning_rate / (1 - BETA_1**self.steps))
+        grad.zero_()
+        return norms

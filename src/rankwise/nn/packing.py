@@ -1,0 +1,149 @@
+"""Ragged texts -> one packed stream of tokens, without padding.
+
+The stream of two adapters with two texts each::
+
+    ids             a b c | d e | f | g h i j        (tokens,)
+    positions       0 1 2 | 0 1 | 0 | 0 1 2 3        (tokens,)
+    text_starts     0       3     5   6       10     (texts + 1,)
+    adapter_starts  0             2            4     (adapters + 1,), in texts
+
+Attention needs the texts one by one. Texts of like length stand together in a `Block`, a small
+dense array (texts, width); `gather` makes the rows of all blocks out of the stream's rows, and
+`scatter` brings them back. A row that fills up a block repeats its text's last token; causality
+hides it from the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ids = NDArray[np.int64]
+
+MAX_BLOCK_SCORES = 1 << 21
+"""Most attention scores of one head in a block; more texts start another block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Texts whose lengths round up to the same width, as a dense array."""
+
+    texts: NDArray[np.int64]  # (texts,) which texts of the stream
+    width: int
+    rows: slice  # where the block's texts * width rows lie among the gathered ones
+    last: Tensor  # (texts,) int64, position of each text's last token, on the device
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A packed stream. Offsets live on the host, what the trunk indexes with on the device."""
+
+    ids: Tensor  # (tokens,) int64
+    positions: Tensor  # (tokens,) int64, from 0 in each text
+    text_starts: NDArray[np.int64]  # (texts + 1,)
+    adapter_starts: NDArray[np.int64]  # (adapters + 1,), in texts
+    last: Tensor  # (texts,) int64, row of each text's last token
+    blocks: tuple[Block, ...]
+    gather: Tensor  # (gathered,) int64: stream row of each block row
+    scatter: Tensor  # (tokens,) int64: block row of each stream row
+    text_gather: Tensor  # (texts,) int64: the texts in the order of the blocks
+    text_scatter: Tensor  # (texts,) int64: place of each text in that order
+
+    @property
+    def adapters(self) -> int:
+        """Number of adapters."""
+        return len(self.adapter_starts) - 1
+
+    def text_rows(self) -> list[slice]:
+        """Each adapter's texts."""
+        starts = self.adapter_starts.tolist()
+        return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+
+    def token_rows(self) -> list[slice]:
+        """Each adapter's tokens."""
+        starts = self.text_starts[self.adapter_starts].tolist()
+        return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def pack(batches: Sequence[Sequence[Ids]], device: torch.device | str = "cpu") -> Stream:
+    """One stream of every adapter's batch of texts.
+
+    Args:
+        batches: for each adapter its texts, each (length,) int64 ids, length at least 1.
+        device: where the stream shall live.
+
+    Raises:
+        ValueError: there is no text, or a text without tokens.
+
+    >>> stream = pack([[np.array([5, 6, 7])], [np.array([8])]])
+    >>> stream.positions.tolist(), stream.text_starts.tolist()
+    ([0, 1, 2, 0], [0, 3, 4])
+    """
+    texts = [text for batch in batches for text in batch]
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    if not len(lengths) or lengths.min() < 1:
+        raise ValueError("a stream needs at least one text, and each text at least one token")
+    text_starts = _starts(lengths)
+    positions = np.arange(text_starts[-1]) - np.repeat(text_starts[:-1], lengths)
+    blocks, gather, scatter = _blocks(lengths, text_starts, device)
+    text_gather = np.concatenate([block.texts for block in blocks])
+    return Stream(
+        ids=_to(np.concatenate(texts), device),
+        positions=_to(positions, device),
+        text_starts=text_starts,
+        adapter_starts=_starts(np.array([len(batch) for batch in batches], dtype=np.int64)),
+        last=_to(text_starts[1:] - 1, device),
+        blocks=blocks,
+        gather=_to(gather, device),
+        scatter=_to(scatter, device),
+        text_gather=_to(text_gather, device),
+        text_scatter=_to(np.argsort(text_gather), device),
+    )
+
+
+def block_width(length: int) -> int:
+    """Width of the block that a text of this length stands in: eight steps to each doubling.
+
+    It depends on the text alone, so that a text is computed alike among any neighbours.
+
+    >>> [block_width(n) for n in (1, 7, 9, 31, 33, 100, 1000)]
+    [8, 8, 16, 32, 40, 104, 1024]
+    """
+    step = 1 << max(3, (length - 1).bit_length() - 4)
+    return -(-length // step) * step
+
+
+def _blocks(
+    lengths: NDArray[np.int64], text_starts: NDArray[np.int64], device: torch.device | str
+) -> tuple[tuple[Block, ...], NDArray[np.int64], NDArray[np.int64]]:
+    widths = np.array([block_width(int(n)) for n in lengths], dtype=np.int64)
+    blocks: list[Block] = []
+    gather: list[NDArray[np.int64]] = []
+    scatter = np.empty(text_starts[-1], dtype=np.int64)
+    row = 0
+    for width in np.unique(widths).tolist():
+        members = np.flatnonzero(widths == width)
+        for texts in np.array_split(members, -(-len(members) * width * width // MAX_BLOCK_SCORES)):
+            n = lengths[texts]
+            steps = np.arange(width)
+            source = text_starts[texts, None] + np.minimum(steps, n[:, None] - 1)  # (texts, width)
+            real = steps < n[:, None]
+            rows = slice(row, row + source.size)
+            scatter[source[real]] = np.arange(rows.start, rows.stop).reshape(source.shape)[real]
+            gather.append(source.ravel())
+            blocks.append(Block(texts, width, rows, _to(n - 1, device)))
+            row = rows.stop
+    return tuple(blocks), np.concatenate(gather), scatter
+
+
+def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _to(array: NDArray[np.int64], device: torch.device | str) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
