@@ -62,6 +62,7 @@ class Trunk(ABC):
 
     d_model: int
     max_positions: int
+    dtype: torch.dtype  # of matrix products
     default_targets: tuple[str, ...]
     head_std: float  # standard deviation of a freshly drawn score head
     head_prefix: str  # what transformers calls the trunk inside its classifier
@@ -73,6 +74,13 @@ class Trunk(ABC):
     @abstractmethod
     def linears(self) -> Iterator[Linear]:
         """Every linear layer that an adapter may be put on."""
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Round the linear weights to another dtype, which matrix products then run in."""
+        for linear in self.linears():
+            linear.weight = linear.weight.to(dtype)
+            linear.bias = None if linear.bias is None else linear.bias.to(dtype)
+        self.dtype = dtype
 
     def sites(self) -> dict[str, tuple[int, int]]:
         """Site name -> (in, out), in the order of the forward pass."""

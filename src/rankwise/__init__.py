@@ -1,0 +1,70 @@
+"""Fine-tune GPT-2, and models built like it, into text classifiers with LoRA, at every rank in one pass."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rankwise.errors import (
+        DataError,
+        ModelError,
+        RankwiseError,
+        ResourceError,
+        TrainingError,
+        Unreachable,
+        UsageError,
+    )
+    from rankwise.evaluate import Metrics, evaluate
+    from rankwise.predict import Classifier, Prediction
+    from rankwise.recipe import Recipe
+    from rankwise.store.run import Results
+    from rankwise.sweep import sweep
+
+_HOMES = {
+    "Classifier": "predict",
+    "DataError": "errors",
+    "Metrics": "evaluate",
+    "ModelError": "errors",
+    "Prediction": "predict",
+    "RankwiseError": "errors",
+    "Recipe": "recipe",
+    "ResourceError": "errors",
+    "Results": "store.run",
+    "TrainingError": "errors",
+    "Unreachable": "errors",
+    "UsageError": "errors",
+    "evaluate": "evaluate",
+    "sweep": "sweep",
+}
+
+__all__ = [
+    "Classifier",
+    "DataError",
+    "Metrics",
+    "ModelError",
+    "Prediction",
+    "RankwiseError",
+    "Recipe",
+    "ResourceError",
+    "Results",
+    "TrainingError",
+    "Unreachable",
+    "UsageError",
+    "evaluate",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import rankwise` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rankwise' has no attribute {name!r}")
+    value = getattr(import_module(f"rankwise.{_HOMES[name]}"), name)
+    # Importing the submodule `rankwise.sweep` binds the module under the function's name.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,67 @@
+"""What this machine can do: device, precision, free memory."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from rankwise.errors import UsageError
+
+
+def device(name: str) -> torch.device:
+    """The device of a recipe's name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()) or (
+        kind == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise UsageError(f"this machine has no device {name}", hint="--device cpu runs everywhere")
+    return torch.device(name)
+
+
+def dtype(precision: Literal["auto", "bfloat16", "float32"], on: torch.device) -> torch.dtype:
+    """The precision of matrix products; `auto` is bfloat16 where the device multiplies it natively."""
+    if precision == "auto":
+        return torch.bfloat16 if _has_bfloat16(on) else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _has_bfloat16(on: torch.device) -> bool:
+    if on.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if on.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))
+    return False
+
+
+def free_memory(on: torch.device) -> int:
+    """Bytes that this process may still take on the device."""
+    if on.type == "cuda":
+        return torch.cuda.mem_get_info(on)[0]
+    if on.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    import psutil
+
+    return min(psutil.virtual_memory().available, _container_limit())
+
+
+def _container_limit() -> int:
+    """Bytes left under a Linux control group's limit, which the machine's own figures do not show."""
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            return int(limit.read()) - int(used.read())
+    except (OSError, ValueError):  # no such group, or "max"
+        return 1 << 62
+
+
+def threads() -> int:
+    """Threads that torch computes with; as many as this process may run on."""
+    return min(torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1 << 16)

@@ -1,0 +1,229 @@
+"""Stage 5: an adapter, merged into its base; texts in, labels out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankwise import bases, data, hardware
+from rankwise.errors import DataError, ModelError
+from rankwise.nn import families
+from rankwise.nn.classifier import logits
+from rankwise.nn.lora import HEAD, Bank
+from rankwise.nn.packing import Ids, pack
+from rankwise.nn.trunk import Trunk
+from rankwise.store import adapter as adapters
+from rankwise.store.writers import write_rows
+from rankwise.store.weights import Weights
+from rankwise.tokens import Tokenizer
+
+STREAM_TOKENS = 4096
+"""Tokens of one forward pass: enough to fill the matrix products, few enough to stay in cache."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of a text."""
+
+    label: str
+    probabilities: dict[str, float]  # label -> probability, in the model's label order
+
+    @property
+    def probability(self) -> float:
+        """Probability of the predicted label."""
+        return self.probabilities[self.label]
+
+
+class Classifier:
+    """A fine-tuned text classifier.
+
+    >>> Classifier.load("runs/first/adapters/r4-s110")(["i feel fine"])[0].label  # doctest: +SKIP
+    'joy'
+    """
+
+    def __init__(
+        self, trunk: Trunk, head: Bank, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
+    ) -> None:
+        self.labels, self.max_length = tuple(labels), max_length
+        self._trunk, self._head, self._tokenizer = trunk, head, tokenizer
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, *, base: str | None = None, device: str = "auto", precision: str = "auto"
+    ) -> Self:
+        """The classifier of an adapter folder.
+
+        Args:
+            folder: of rankwise or PEFT.
+            base: the base model, where it is not found under the name that the adapter records.
+            device: auto, cpu, cuda, cuda:N or mps.
+            precision: auto, bfloat16 or float32.
+
+        Raises:
+            ModelError: the adapter or its base cannot be used.
+            Unreachable: the base has to be fetched from the Hub, and the Hub does not answer.
+        """
+        saved = adapters.load(Path(folder))
+        on = hardware.device(device)
+        found = bases.find(base or saved.base)
+        trunk = load_trunk(found, torch.float32, on)
+        _check_fits(saved, trunk, Path(folder))
+        merge(trunk, saved)
+        trunk.cast(hardware.dtype(precision, on))
+        spec = replace(saved.spec, rank=0, sites=())
+        head = Bank([spec], trunk.sites(), trunk.d_model, len(saved.labels), device=on)
+        head.load(0, {HEAD: saved.state[HEAD]})
+        tokenizer = Tokenizer.load(found.folder)
+        return cls(trunk, head, tokenizer, saved.labels, min(saved.max_length, trunk.max_positions))
+
+    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
+        """A prediction for each text, in order.
+
+        Raises:
+            DataError: a text is empty.
+        """
+        return [
+            Prediction(self.labels[int(row.argmax())], dict(zip(self.labels, row.tolist(), strict=True)))
+            for row in self.probabilities(texts)
+        ]
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts, classes) probabilities, each row summing to 1."""
+        return softmax(self.logits(texts))
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(texts, classes) logits.
+
+        Raises:
+            DataError: a text is empty.
+        """
+        for i, text in enumerate(texts, 1):
+            if not text.strip():
+                raise DataError(f"text {i} is empty", hint="there is nothing in it to classify")
+        if not texts:
+            return np.empty((0, len(self.labels)), dtype=np.float32)
+        return bank_logits(self._trunk, self._head, self._tokenizer(texts, self.max_length))[0]
+
+
+def predict_file(
+    classifier: Classifier,
+    source: Path,
+    target: Path,
+    *,
+    text_column: str | None = None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> int:
+    """Label every row of a file, of any length, into another file.
+
+    The rows keep their columns and order, and gain `predicted_label` and a `probability_LABEL` for
+    each label.
+
+    Args:
+        classifier: what to label with.
+        source: CSV, TSV, JSON Lines, Parquet, or plain text with a text a line.
+        target: .csv, .tsv, .jsonl or .parquet; put in place when it is complete.
+        text_column: of the source, where it is not found by itself.
+        on_rows: called with the number of rows done in each batch.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DataError: the source cannot be used; nothing is written then.
+        UsageError: the target's suffix is not known.
+    """
+    column, batches = data.read_rows(source, text_column=text_column)
+    done = 0
+    with write_rows(target) as write:
+        for batch in batches:
+            for row, found in zip(batch, classifier([row[column] for row in batch]), strict=True):
+                row["predicted_label"] = found.label
+                row |= {f"probability_{label}": round(p, 6) for label, p in found.probabilities.items()}
+            write(batch)
+            done += len(batch)
+            on_rows(len(batch))
+    return done
+
+
+def load_trunk(base: bases.Base, dtype: torch.dtype, device: torch.device) -> Trunk:
+    """The frozen trunk of a base model on disk.
+
+    Raises:
+        ModelError: the model is not supported, or its files are damaged.
+    """
+    config = json.loads((base.folder / "config.json").read_text("utf-8"))
+    return families.build(config, Weights(base.folder), dtype, device)
+
+
+def bank_logits(
+    trunk: Trunk, bank: Bank, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda done: None
+) -> NDArray[np.float32]:
+    """Every adapter's logits on the same texts, without dropout.
+
+    Args:
+        trunk: the frozen model.
+        bank: the adapters.
+        texts: token ids, each (length,) int64.
+        on_texts: called after each pass with the number of texts done in it.
+
+    Returns:
+        (adapters, texts, classes) float32, in the order of `texts`.
+    """
+    out = np.empty((len(bank.specs), len(texts), bank.classes), dtype=np.float32)
+    with torch.inference_mode():
+        for members in _windows([len(text) for text in texts], STREAM_TOKENS // len(bank.specs)):
+            stream = pack([[texts[i] for i in members]] * len(bank.specs), bank.flat.device)
+            out[:, members] = torch.stack(logits(trunk, bank, stream)).cpu().numpy()
+            on_texts(len(members))
+    return out
+
+
+def merge(trunk: Trunk, saved: adapters.SavedAdapter) -> None:
+    """Add an adapter's low-rank products to the trunk's weights, which should be float32."""
+    for linear in trunk.linears():
+        for site in linear.sites:
+            if site in saved.spec.sites:
+                a, b = saved.state[f"{site}.lora_A"], saved.state[f"{site}.lora_B"]
+                linear.merge(site, (saved.spec.scale * (b @ a)).to(linear.weight.device))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities over the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def _windows(lengths: Sequence[int], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Texts in order of length, cut where a window would exceed so many tokens."""
+    window: list[int] = []
+    filled = 0
+    for i in np.argsort(lengths, kind="stable").tolist():
+        if window and filled + lengths[i] > tokens:
+            yield np.array(window)
+            window, filled = [], 0
+        window.append(i)
+        filled += lengths[i]
+    yield np.array(window)
+
+
+def _check_fits(saved: adapters.SavedAdapter, trunk: Trunk, folder: Path) -> None:
+    sites = trunk.sites()
+    head = saved.state[HEAD]
+    if head.ndim != 2 or head.shape[1] != trunk.d_model:
+        raise ModelError(f"{folder}: the score head {tuple(head.shape)} does not fit a model of width {trunk.d_model}")
+    for site in saved.spec.sites:
+        if site not in sites:
+            raise ModelError(f"{folder}: the base model has no linear site {site}", hint="give the right --base")
+        n_in, n_out = sites[site]
+        a, b = saved.state[f"{site}.lora_A"], saved.state.get(f"{site}.lora_B")
+        if b is None or a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
+            raise ModelError(f"{folder}: the adapter's tensors at {site} do not fit the base model")
+

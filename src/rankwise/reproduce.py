@@ -1,0 +1,36 @@
+"""The published table, and a run of the same recipe beside it."""
+
+from __future__ import annotations
+
+from rankwise.report.tables import Table
+from rankwise.store.run import AdapterResult, Results
+
+PUBLISHED = {1: 91.45, 2: 91.30, 4: 91.70, 8: 91.50, 16: 91.40}
+"""Rank -> validation accuracy in percent, of one run of GPT-2 on dair-ai/emotion."""
+TOLERANCE = 1.2
+"""Points: the half-width of one run's 95 % interval over 2,000 texts."""
+
+
+def compare(results: Results) -> Table:
+    """Our row beside the published one, for every published rank."""
+    rows = []
+    for row in results.adapters:
+        if row.rank in PUBLISHED:
+            ours = 100 * row.validation["accuracy"]
+            cells = (f"{PUBLISHED[row.rank]:.2f}", f"{ours:.2f}", f"{ours - PUBLISHED[row.rank]:+.2f}")
+            rows.append((str(row.rank), *cells, "pass" if _within(row) else "fail"))
+    columns = ("rank", "published accuracy", "accuracy", "difference", f"within {TOLERANCE} points")
+    return Table(f"{results.base}, validation accuracy in percent", columns, rows)
+
+
+def passed(results: Results) -> bool:
+    """Whether every published rank was run and none falls short of its row by more than the tolerance.
+
+    A rank that does better passes.
+    """
+    ours = {row.rank: row for row in results.adapters}
+    return all(rank in ours and _within(ours[rank]) for rank in PUBLISHED)
+
+
+def _within(row: AdapterResult) -> bool:
+    return 100 * row.validation["accuracy"] >= PUBLISHED[row.rank] - TOLERANCE

@@ -1,0 +1,1 @@
+"""Bytes on disk: atomic files, base weights, adapter folders."""

@@ -1,0 +1,236 @@
+"""Files, written whole or not at all. The only module of rankwise that opens files to write.
+
+What is written goes to a temporary file in the target's folder, is flushed to the disk, and takes
+the target's name in one step. A reader, and a machine that loses power, finds the old content or
+the new, never a part of it. Folders on the way that do not exist are made.
+
+Everything here raises the same two errors where a file cannot be read or written: ResourceError
+where the disk or the system has run out of room, UsageError for anything else (no permission, a
+folder or a device in the file's place, a name that cannot be).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TextIO, overload
+
+from rankwise.errors import ModelError, ResourceError, UsageError
+
+OUT_OF_ROOM = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Put `data` at `path`."""
+    with writing(path, binary=True) as file:
+        file.write(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Put `text` at `path`, as UTF-8 and with its line ends as they are."""
+    with writing(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Put `value` at `path`, as indented JSON and a line end.
+
+    Raises:
+        ValueError: a number in it is not finite, which JSON cannot say.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@overload
+def writing(
+    path: Path | str, *, newline: str | None = None, binary: Literal[False] = False
+) -> AbstractContextManager[TextIO]: ...
+@overload
+def writing(
+    path: Path | str, *, newline: str | None = None, binary: Literal[True]
+) -> AbstractContextManager[BinaryIO]: ...
+def writing(
+    path: Path | str, *, newline: str | None = None, binary: bool = False
+) -> AbstractContextManager[TextIO] | AbstractContextManager[BinaryIO]:
+    """A file object to write to; what was written is at `path` once the block ends well.
+
+    Where the block raises, `path` stays as it was. A symbolic link is followed, not replaced.
+
+    Args:
+        path: where the content shall be.
+        newline: what a line end in a text file becomes; None leaves it as it is.
+        binary: bytes instead of UTF-8 text.
+    """
+    return _writing(Path(path), newline, binary)
+
+
+@contextmanager
+def _writing(path: Path, newline: str | None, binary: bool) -> Iterator[Any]:
+    with _explained("write", path):
+        target = _file_target(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    temp = _beside(target)
+    mode, encoding, end = ("xb", None, None) if binary else ("x", "utf-8", newline or "")
+    try:
+        with _explained("write", path, ours=temp):
+            with open(temp, mode, encoding=encoding, newline=end) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temp, target)
+            _sync_folder(target.parent)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """A temporary folder to fill; it is renamed to `path` once the block ends well.
+
+    Where the block raises, the temporary folder and all in it is removed.
+
+    Raises:
+        UsageError: `path` is there already and is not an empty folder.
+    """
+    target = Path(path)
+    with _explained("write", target):
+        _refuse_existing(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = _beside(target)
+        temp.mkdir()
+    try:
+        yield temp
+        with _explained("write", target):
+            _refuse_existing(target)
+            if target.is_dir():
+                target.rmdir()
+            _sync_folder(temp)
+            temp.rename(target)
+            _sync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+
+
+def claim_folder(path: Path | str) -> None:
+    """Make a folder to fill step by step.
+
+    Raises:
+        UsageError: `path` is there already and is not an empty folder.
+    """
+    target = Path(path)
+    with _explained("write", target):
+        _refuse_existing(target)
+        target.mkdir(parents=True, exist_ok=True)
+
+
+def append_line(path: Path | str, line: str) -> None:
+    """Add `line` and a line end to the UTF-8 file at `path`, made where it is missing."""
+    with _explained("write", Path(path)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            file.write(line + "\n")
+
+
+def copy(source: Path | str, target: Path | str) -> None:
+    """Put the content of the file `source` at `target`."""
+    with (
+        _explained("read", Path(source)),
+        open(source, "rb") as original,
+        writing(target, binary=True) as file,
+    ):
+        shutil.copyfileobj(original, file, 1 << 20)
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits; it is read in pieces."""
+    with _explained("read", Path(path)), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
+    """The JSON object in a model's file, which is untrusted input.
+
+    Args:
+        path: the file, UTF-8.
+        limit: largest size in bytes that is read.
+
+    Raises:
+        ModelError: the file is missing, larger than `limit`, or holds no JSON object.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise ModelError(f"{path}: larger than {limit} bytes")
+        value = json.loads(data)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def _file_target(path: Path) -> Path:
+    """`path` with links followed; anything but a regular file there must not be replaced."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise UsageError(f"{path}: is a folder, and a file shall be written there")
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{path}: is not a regular file", hint="give the name of a file")
+    return target
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target}: is there already", hint="choose another name, or remove it")
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".rankwise-{secrets.token_hex(8)}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    # Some network file systems cannot sync a folder; the file itself is safe by then.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _explained(verb: str, path: Path, *, ours: Path | None = None) -> Iterator[None]:
+    """OSErrors of the block as errors for people.
+
+    Args:
+        verb: "read" or "write".
+        path: the file that the user knows of.
+        ours: where the block runs other people's code too, the file whose errors are ours to explain.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"{path}: cannot {verb}: {error.strerror or error}"
+        if error.errno in OUT_OF_ROOM:
+            raise ResourceError(what, hint="free some room on the disk, or choose another one") from error
+        if ours is not None and error.filename != str(ours):
+            raise
+        raise UsageError(what, hint="check that the path exists and that you have permission") from error

@@ -1,0 +1,137 @@
+"""The peer: transformers + PEFT, and our trunk and bank with the same weights."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from torch import Tensor
+
+from rankwise.nn import families
+from rankwise.nn.lora import HEAD, AdapterSpec, Bank, match_sites
+from rankwise.nn.packing import Ids
+from rankwise.nn.trunk import Trunk
+
+CLASSES = 6
+SMALL: dict[str, dict[str, Any]] = {
+    "gpt2": {"vocab_size": 500, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4},
+    "llama": {
+        "vocab_size": 500,
+        "hidden_size": 48,
+        "intermediate_size": 100,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    },
+}
+SMALL["qwen2"] = SMALL["llama"]
+SMALL["llama3"] = SMALL["llama"] | {
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }
+}
+CONFIGS: dict[str, Any] = {
+    "gpt2": transformers.GPT2Config,
+    "llama": transformers.LlamaConfig,
+    "llama3": transformers.LlamaConfig,
+    "qwen2": transformers.Qwen2Config,
+}
+_NAME = re.compile(r"base_model\.model\.(?:transformer|model)\.(.*)\.(lora_[AB])\.default\.weight")
+
+
+@dataclass
+class Pair:
+    """A PEFT model and our trunk and one-adapter bank, alike in every weight."""
+
+    peft: Any
+    trunk: Trunk
+    bank: Bank
+    config_json: dict[str, Any]
+
+    def peer_logits(self, texts: list[Ids]) -> Tensor:
+        """(texts, classes), right-padded in one batch."""
+        width = max(map(len, texts))
+        ids = torch.full((len(texts), width), 0)
+        mask = torch.zeros_like(ids)
+        for i, text in enumerate(texts):
+            ids[i, : len(text)] = torch.from_numpy(text)
+            mask[i, : len(text)] = 1
+        logits: Tensor = self.peft(input_ids=ids, attention_mask=mask).logits
+        return logits
+
+    def peer_parameters(self) -> dict[str, Tensor]:
+        """What PEFT trains, under our names."""
+        return {our_name(name): p for name, p in self.peft.named_parameters() if p.requires_grad}
+
+
+class StateDict:
+    """Our `Source` over a transformers model's weights."""
+
+    def __init__(self, model: Any) -> None:
+        self.tensors = {
+            name.removeprefix("transformer.").removeprefix("model."): tensor
+            for name, tensor in model.state_dict().items()
+        }
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        tensor: Tensor = self.tensors[name]
+        assert tuple(tensor.shape) == shape, name
+        return tensor
+
+
+def our_name(name: str) -> str:
+    """PEFT's name of a trained parameter -> ours."""
+    found = _NAME.fullmatch(name)
+    if found:
+        return f"{found[1]}.{found[2]}"
+    assert name == "base_model.model.score.modules_to_save.default.weight", name
+    return HEAD
+
+
+def make_pair(
+    family: str, targets: list[str] | str | None = None, *, rank: int = 4, shape: dict[str, Any] | None = None
+) -> Pair:
+    """A PEFT model of random weights, biases and B among them, and ours with the same."""
+    torch.manual_seed(0)
+    json = CONFIGS[family](**(SMALL[family] if shape is None else shape)).to_dict()
+    config = CONFIGS[family](
+        **(SMALL[family] if shape is None else shape), num_labels=CLASSES, pad_token_id=0, eos_token_id=1, bos_token_id=1
+    )
+    model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "ln_" in name or "norm" in name:
+            torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)
+    trunk = families.build(json, StateDict(model), torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
+        lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=rank, lora_alpha=8, target_modules=targets)
+        wrapped: Any = peft.get_peft_model(model, lora)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    wrapped.eval()
+    named = [targets] if isinstance(targets, str) else targets or list(trunk.default_targets)
+    sites = trunk.sites()
+    spec = AdapterSpec(rank, 8.0, 8.0 / rank, 0, 0.0, match_sites(list(sites), named))
+    bank = Bank([spec], sites, trunk.d_model, CLASSES)
+    pair = Pair(wrapped, trunk, bank, json)
+    bank.load(0, {name: p.detach() for name, p in pair.peer_parameters().items()})
+    return pair
+
+
+def random_texts(lengths: list[int], vocabulary: int, seed: int = 0) -> list[Ids]:
+    """Texts of random ids above 0, which is the pad token."""
+    random = np.random.default_rng(seed)
+    return [random.integers(1, vocabulary, n) for n in lengths]

@@ -1,0 +1,255 @@
+"""Files are written whole or not at all, and what stands in the way is said."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankwise.errors import ModelError, ResourceError, UsageError
+from rankwise.store import files
+
+FULL_DEVICE = Path("/dev/full")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_written_content_is_exactly_what_was_given(tmp_path: Path) -> None:
+    files.write_bytes(tmp_path / "a", b"\x00\r\n")
+    files.write_text(tmp_path / "b", "é\n\r\n")
+    files.write_json(tmp_path / "c", {"label": "joie é", "n": 1})
+    assert (tmp_path / "a").read_bytes() == b"\x00\r\n"
+    assert (tmp_path / "b").read_bytes() == "é\n\r\n".encode()
+    assert json.loads((tmp_path / "c").read_text("utf-8")) == {"label": "joie é", "n": 1}
+    assert "é" in (tmp_path / "c").read_text("utf-8")
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+def test_json_refuses_what_json_cannot_say(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "c", [float("nan")])
+    assert names(tmp_path) == []
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "x" / "y" / "z.txt", "here")
+    assert (tmp_path / "x" / "y" / "z.txt").read_text() == "here"
+
+
+def test_new_content_shows_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with files.writing(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_an_error_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.writing(path) as file:
+        file.write("new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_killed_writer_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    script = (
+        "import os, sys\nfrom rankwise.store import files\n"
+        "with files.writing(sys.argv[1]) as file:\n"
+        "    file.write('new' * 100_000); file.flush(); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_newline_is_the_callers_choice(tmp_path: Path) -> None:
+    with files.writing(tmp_path / "a", newline="\r\n") as file:
+        file.write("x\n")
+    assert (tmp_path / "a").read_bytes() == b"x\r\n"
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "ours", "")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    files.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_a_folder_or_device_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder"):
+        files.write_text(tmp_path, "x")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        files.write_text(tmp_path / "pipe", "x")
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(UsageError, match="cannot write") as caught:
+        files.write_text(tmp_path / "a" / "b", "x")
+    assert str(tmp_path / "a" / "b") in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot write"):
+        files.write_text(tmp_path / ("n" * 300), "x")
+    assert names(tmp_path) == []
+
+
+def test_a_long_name_that_the_disk_allows(tmp_path: Path) -> None:
+    files.write_text(tmp_path / ("n" * 255), "x")
+    assert names(tmp_path) == ["n" * 255]
+
+
+def test_a_full_disk_is_a_resource_error(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="cannot write") as caught, files.writing(tmp_path / "a") as file:
+        file.write("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "room" in caught.value.hint
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="this system has no /dev/full")
+def test_a_full_disk_while_appending(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to(FULL_DEVICE)
+    with pytest.raises(ResourceError, match="No space left"):
+        files.append_line(tmp_path / "log", "{}")
+
+
+def test_other_peoples_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.writing(tmp_path / "a"):
+        (tmp_path / "missing").read_text()
+    with pytest.raises(BrokenPipeError), files.writing(tmp_path / "a"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    assert names(tmp_path) == []
+
+
+def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "runs" / "one"
+    with files.new_folder(target) as folder:
+        files.write_text(folder / "a", "x")
+        assert not target.exists()
+        assert folder.parent == target.parent
+    assert names(target) == ["a"]
+    assert names(target.parent) == ["one"]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), files.new_folder(tmp_path / "one") as folder:
+        files.write_text(folder / "a", "x")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_a_new_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    with files.new_folder(tmp_path / "one") as folder:
+        files.write_text(folder / "a", "x")
+    assert names(tmp_path / "one") == ["a"]
+
+
+@pytest.mark.parametrize("claim", [files.new_folder, files.claim_folder])
+def test_existing_things_are_not_replaced(tmp_path: Path, claim: object) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("full", "file", "dangling"):
+        with pytest.raises(UsageError, match="is there already"):
+            if claim is files.new_folder:
+                with files.new_folder(tmp_path / name):
+                    pass
+            else:
+                files.claim_folder(tmp_path / name)
+    assert names(tmp_path) == ["dangling", "file", "full"]
+
+
+def test_a_folder_filled_by_someone_else_meanwhile_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is there already"), files.new_folder(tmp_path / "one"):
+        (tmp_path / "one").mkdir()
+        (tmp_path / "one" / "theirs").touch()
+    assert names(tmp_path) == ["one"]
+    assert names(tmp_path / "one") == ["theirs"]
+
+
+def test_a_folder_is_claimed_with_its_parents_and_again_while_empty(tmp_path: Path) -> None:
+    files.claim_folder(tmp_path / "a" / "b")
+    files.claim_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_lines_are_appended(tmp_path: Path) -> None:
+    files.append_line(tmp_path / "new" / "log.jsonl", '{"step": 1}')
+    files.append_line(tmp_path / "new" / "log.jsonl", '{"step": "é"}')
+    assert (tmp_path / "new" / "log.jsonl").read_text("utf-8") == '{"step": 1}\n{"step": "é"}\n'
+
+
+def test_copy(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(256)) * 10_000)
+    files.copy(tmp_path / "a", tmp_path / "sub" / "b")
+    assert (tmp_path / "sub" / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    with pytest.raises(UsageError, match="missing: cannot read"):
+        files.copy(tmp_path / "missing", tmp_path / "b")
+    with pytest.raises(UsageError, match="is a folder"):
+        files.copy(tmp_path / "a", tmp_path / "sub")
+
+
+def test_sha256(tmp_path: Path) -> None:
+    data = b"rankwise" * 1_000_000
+    (tmp_path / "a").write_bytes(data)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    with pytest.raises(UsageError, match="cannot read"):
+        files.sha256(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "cannot be read as JSON"),
+        (b'{"a": 1', "cannot be read as JSON"),
+        (b"\xff\xfe\xfa", "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
+        (b"[1, 2]", "must hold a JSON object, not a list"),
+        (b'{"a": "' + b"x" * (1 << 20) + b'"}', "larger than 1048576 bytes"),
+    ],
+)
+def test_untrusted_json_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=complaint) as caught:
+        files.read_object(tmp_path / "config.json")
+    assert str(tmp_path / "config.json") in caught.value.message
+
+
+def test_json_objects_are_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": [1, null]}')
+    assert files.read_object(tmp_path / "config.json") == {"a": [1, None]}
+    with pytest.raises(ModelError, match="no such file"):
+        files.read_object(tmp_path / "missing.json")
+    with pytest.raises(ModelError, match="cannot be read"):
+        files.read_object(tmp_path)

@@ -1,0 +1,113 @@
+"""A Llama of a few thousand parameters in a GGUF file, as llama.cpp's converter would write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from tokenizers import pre_tokenizers
+
+D_MODEL, D_FF, HEADS, KV_HEADS, LAYERS = 64, 96, 4, 2, 2
+HEAD_DIM = D_MODEL // HEADS
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGES = ["Ġ Ġ", "a n", "Ġ a"]
+TOKENS = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(pair.replace(" ", "") for pair in MERGES)]
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": len(TOKENS),
+    "max_position_embeddings": 32,
+    "hidden_size": D_MODEL,
+    "intermediate_size": D_FF,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100000.0,
+    "tie_word_embeddings": True,
+    "pad_token_id": 2,
+}
+
+Arrays = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
+
+
+def tensors() -> Arrays:
+    """Random weights under transformers' names, exact in GGUF's Q8_0 (whole multiples of 1/127)."""
+    shapes = {"model.embed_tokens": (len(TOKENS), D_MODEL), "model.norm": (D_MODEL,)}
+    for i in range(LAYERS):
+        layer = f"model.layers.{i}"
+        shapes |= {f"{layer}.input_layernorm": (D_MODEL,), f"{layer}.post_attention_layernorm": (D_MODEL,)}
+        shapes |= {f"{layer}.self_attn.{site}_proj": (D_MODEL, D_MODEL) for site in "qo"}
+        shapes |= {f"{layer}.self_attn.{site}_proj": (KV_HEADS * HEAD_DIM, D_MODEL) for site in "kv"}
+        shapes |= {f"{layer}.mlp.{site}_proj": (D_FF, D_MODEL) for site in ("gate", "up")}
+        shapes[f"{layer}.mlp.down_proj"] = (D_MODEL, D_FF)
+    random = np.random.default_rng(0)
+    arrays = {}
+    for name, shape in shapes.items():
+        whole = random.integers(-126, 127, shape).astype(np.float32)
+        whole[..., ::32] = 127  # the largest of each block of 32, so that the block's step is 1 / 128
+        arrays[f"{name}.weight"] = whole / 128
+    return arrays
+
+
+def write(path: Path, *, pre: str = "smollm", architecture: str = "llama", extra: str = "") -> None:
+    """Write the GGUF file: norms in float32, the rest in Q8_0.
+
+    Args:
+        path: where.
+        pre: name of the pre-tokenizer.
+        architecture: name of the model's family.
+        extra: name of one more tensor.
+    """
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(CONFIG["max_position_embeddings"])
+    writer.add_embedding_length(D_MODEL)
+    writer.add_feed_forward_length(D_FF)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_rope_freq_base(CONFIG["rope_theta"])
+    writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
+    writer.add_vocab_size(len(TOKENS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3 if token in SPECIAL else 1 for token in TOKENS])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(2)
+    for name, array in tensors().items():
+        _add(writer, _ggml_name(name), _paired(name, array))
+    if extra:
+        _add(writer, extra, np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _ggml_name(name: str) -> str:
+    kinds = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
+    found = kinds.get_name(name, try_suffixes=(".weight",))
+    assert found is not None
+    return str(found)
+
+
+def _paired(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rows that the rotary embedding turns together, side by side: llama.cpp's order."""
+    if "q_proj" not in name and "k_proj" not in name:
+        return array
+    rows = [head * HEAD_DIM + half * HEAD_DIM // 2 + i for head in range(len(array) // HEAD_DIM)
+            for i in range(HEAD_DIM // 2) for half in (0, 1)]  # fmt: skip
+    return array[rows]
+
+
+def _add(writer: gguf.GGUFWriter, name: str, array: np.ndarray[Any, Any]) -> None:
+    if array.ndim == 1:
+        writer.add_tensor(name, array)
+    else:
+        kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
