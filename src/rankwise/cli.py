@@ -29,7 +29,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write [default: runs/DATA-BASE-TIME].")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run folder to write [default: runs/DATA-BASE-TIME].")
+]
 Adapter = Annotated[Path, typer.Argument(help="Adapter folder, such as runs/NAME/adapters/r4-s110.")]
 Base = Annotated[str | None, typer.Option(help="Base model, where it is not the one the adapter names.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -112,7 +114,7 @@ def _setting(name: str) -> Any:
     shown = field.default
     if isinstance(shown, tuple):
         shown = ",".join(map(str, shown))
-    text = (field.description or "") + ("" if shown is None else f" [default: {shown}]")
+    text = " ".join((field.description or "").split()) + ("" if shown is None else f" [default: {shown}]")
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(help=text)]
     return Annotated[str | None, typer.Option(help=text, metavar=_metavar(field.annotation))]
@@ -212,7 +214,9 @@ def evaluate(
 def predict(
     adapter: Adapter,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.")] = None,
-    input: Annotated[Path | None, typer.Option(help="File of texts: CSV, TSV, JSONL, Parquet, or a text a line.")] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="File of texts: CSV, TSV, JSONL, Parquet, or a text a line.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet.")] = None,
     text_column: TextColumn = None,
     base: Base = None,
@@ -229,13 +233,22 @@ def predict(
     classifier = Classifier.load(adapter, base=base, device=device, precision=precision)
     if input and output:
         with terminal.ProgressBars() as bars:
-            rows = predict_file(classifier, input, output, text_column=text_column, on_rows=bars.count)
+            bars.begin("predict", None)
+            rows = predict_file(classifier, input, output, text_column=text_column, on_rows=bars.advance)
         terminal.stderr.print(f"{rows:,} texts -> {output}", soft_wrap=True)
         return
     found = classifier(texts or [])
     if json:
-        print(jsonlib.dumps([{"text": t, "label": p.label, "probabilities": p.probabilities}
-                             for t, p in zip(texts or [], found, strict=True)], indent=1, ensure_ascii=False))
+        print(
+            jsonlib.dumps(
+                [
+                    {"text": t, "label": p.label, "probabilities": p.probabilities}
+                    for t, p in zip(texts or [], found, strict=True)
+                ],
+                indent=1,
+                ensure_ascii=False,
+            )
+        )
     else:
         terminal.show_predictions(texts or [], found)
 
@@ -243,7 +256,9 @@ def predict(
 @_verb
 def samples(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
-    adapter: Annotated[str | None, typer.Option(help="Adapter, such as r4-s110 [default: the best on validation].")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Adapter, such as r4-s110 [default: the best on validation].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 110,
     json: Json = False,
 ) -> None:

@@ -55,7 +55,7 @@ def metrics(
         macro-F1 is the mean over the classes that have texts or predictions in the split.
     """
     predicted = logits.argmax(axis=1)
-    ids = np.arange(len(labels))
+    ids = range(len(labels))
     scores = precision_recall_fscore_support(targets, predicted, labels=ids, zero_division=0.0)
     precision, recall, f1, support = (np.asarray(score) for score in scores)
     right = int((predicted == targets).sum())
@@ -69,14 +69,18 @@ def metrics(
         macro_f1=float(f1[np.union1d(targets, predicted)].mean()),
         log_loss=float(log_loss(targets, softmax(logits), labels=ids)),
         classes=[
-            ClassMetrics(label=labels[i], precision=precision[i], recall=recall[i], f1=f1[i], texts=support[i])
+            ClassMetrics(
+                label=labels[i], precision=precision[i], recall=recall[i], f1=f1[i], texts=support[i]
+            )
             for i in ids
         ],
         confusion=confusion_matrix(targets, predicted, labels=ids).tolist(),
     )
 
 
-def evaluate(adapter: Path | str, path: Path | str, *, columns: dict[str, Any] | None = None, **load: Any) -> Metrics:
+def evaluate(
+    adapter: Path | str, path: Path | str, *, columns: dict[str, Any] | None = None, **load: Any
+) -> Metrics:
     """The metrics of an adapter on a file of labelled texts.
 
     Args:

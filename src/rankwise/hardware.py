@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
 
 import torch
 
@@ -14,11 +13,13 @@ def device(name: str) -> torch.device:
     """The device of a recipe's name; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        UsageError: this machine has no such device.
+        UsageError: there is no such device, or not on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or not (index or "0").isdecimal():
+        raise UsageError(f"no device {name!r}", hint="give auto, cpu, cuda, cuda:N or mps")
     if (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
@@ -26,16 +27,25 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def dtype(precision: Literal["auto", "bfloat16", "float32"], on: torch.device) -> torch.dtype:
-    """The precision of matrix products; `auto` is bfloat16 where the device multiplies it natively."""
-    if precision == "auto":
-        return torch.bfloat16 if _has_bfloat16(on) else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+def dtype(precision: str, on: torch.device) -> torch.dtype:
+    """The precision of matrix products; `auto` is bfloat16 where the device multiplies it natively.
+
+    Raises:
+        UsageError: the name is none of auto, bfloat16 and float32.
+    """
+    match precision:
+        case "auto":
+            return torch.bfloat16 if _has_bfloat16(on) else torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "float32":
+            return torch.float32
+    raise UsageError(f"no precision {precision!r}", hint="give auto, bfloat16 or float32")
 
 
 def _has_bfloat16(on: torch.device) -> bool:
     if on.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if on.type == "cpu":
         able = torch.cpu.get_capabilities()
         return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))
@@ -50,7 +60,7 @@ def free_memory(on: torch.device) -> int:
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     import psutil
 
-    return min(psutil.virtual_memory().available, _container_limit())
+    return min(int(psutil.virtual_memory().available), _container_limit())
 
 
 def _container_limit() -> int:
@@ -64,4 +74,6 @@ def _container_limit() -> int:
 
 def threads() -> int:
     """Threads that torch computes with; as many as this process may run on."""
-    return min(torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1 << 16)
+    return min(
+        torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1 << 16
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from rankwise.errors import UsageError
 from rankwise.nn.families import Config, parse_config, trunk_class
 from rankwise.nn.llama import LlamaConfig
-from rankwise.nn.lora import AdapterSpec, match_sites, tensor_shapes
+from rankwise.nn.lora import AdapterSpec, layer_of, match_sites, tensor_shapes
 from rankwise.recipe import Recipe
 
 
@@ -53,9 +53,12 @@ def adapters(recipe: Recipe, sites: Sequence[str], default_targets: Sequence[str
     """Every adapter of a recipe, ranks within seeds.
 
     Raises:
-        UsageError: a target of the recipe names no linear site.
+        UsageError: a target of the recipe names no linear site, or its sites are in lower layers only.
     """
     chosen = match_sites(sites, recipe.targets or default_targets)
+    if recipe.last_layers:
+        layers = 1 + max(map(layer_of, sites))
+        chosen = tuple(site for site in chosen if layer_of(site) >= layers - recipe.last_layers)
     return [
         AdapterSpec(
             rank=rank,
@@ -122,7 +125,7 @@ def make(
         rows=tuple(rows),
         banks=banks,
         steps=None if texts is None else recipe.epochs * math.ceil(texts / recipe.batch_size),
-        tokens=None if texts is None or tokens_per_text is None else round(recipe.epochs * texts * tokens_per_text),
+        tokens=round(recipe.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
         memory_bytes=max(expected_memory(bank, config, per_step) for bank in banks),
     )
 
@@ -157,7 +160,10 @@ def _split(
     for group in ([s for s in specs if not s.rank], [s for s in specs if s.rank]):
         bank: list[AdapterSpec] = []
         for spec in group:
-            fits = memory_bytes is None or expected_memory([*bank, spec], config, tokens_per_step) <= memory_bytes
+            fits = (
+                memory_bytes is None
+                or expected_memory([*bank, spec], config, tokens_per_step) <= memory_bytes
+            )
             if bank and not fits:
                 banks.append(bank)
                 bank = []

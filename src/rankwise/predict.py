@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,9 @@ from rankwise.nn.lora import HEAD, Bank
 from rankwise.nn.packing import Ids, pack
 from rankwise.nn.trunk import Trunk
 from rankwise.store import adapter as adapters
-from rankwise.store.writers import write_rows
+from rankwise.store import files
 from rankwise.store.weights import Weights
+from rankwise.store.writers import write_rows
 from rankwise.tokens import Tokenizer
 
 STREAM_TOKENS = 4096
@@ -109,7 +109,10 @@ class Classifier:
                 raise DataError(f"text {i} is empty", hint="there is nothing in it to classify")
         if not texts:
             return np.empty((0, len(self.labels)), dtype=np.float32)
-        return bank_logits(self._trunk, self._head, self._tokenizer(texts, self.max_length))[0]
+        found: NDArray[np.float32] = bank_logits(
+            self._trunk, self._head, self._tokenizer(texts, self.max_length)
+        )[0]
+        return found
 
 
 def predict_file(
@@ -158,7 +161,7 @@ def load_trunk(base: bases.Base, dtype: torch.dtype, device: torch.device) -> Tr
     Raises:
         ModelError: the model is not supported, or its files are damaged.
     """
-    config = json.loads((base.folder / "config.json").read_text("utf-8"))
+    config = files.read_object(base.folder / "config.json")
     return families.build(config, Weights(base.folder), dtype, device)
 
 
@@ -218,12 +221,15 @@ def _check_fits(saved: adapters.SavedAdapter, trunk: Trunk, folder: Path) -> Non
     sites = trunk.sites()
     head = saved.state[HEAD]
     if head.ndim != 2 or head.shape[1] != trunk.d_model:
-        raise ModelError(f"{folder}: the score head {tuple(head.shape)} does not fit a model of width {trunk.d_model}")
+        raise ModelError(
+            f"{folder}: the score head {tuple(head.shape)} does not fit a model of width {trunk.d_model}"
+        )
     for site in saved.spec.sites:
         if site not in sites:
-            raise ModelError(f"{folder}: the base model has no linear site {site}", hint="give the right --base")
+            raise ModelError(
+                f"{folder}: the base model has no linear site {site}", hint="give the right --base"
+            )
         n_in, n_out = sites[site]
         a, b = saved.state[f"{site}.lora_A"], saved.state.get(f"{site}.lora_B")
         if b is None or a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
             raise ModelError(f"{folder}: the adapter's tensors at {site} do not fit the base model")
-

@@ -28,9 +28,7 @@ class Recipe(BaseModel):
             and `preset`; the bare constructor raises pydantic's ValidationError).
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     base: str = "smollm2-135m"
     """Base model: a Hub id, a local folder, or smollm2-135m."""
@@ -61,11 +59,14 @@ class Recipe(BaseModel):
     alpha: float = Field(16.0, gt=0)
     """LoRA alpha; see alpha_mode."""
     alpha_mode: Literal["fixed", "ratio", "rslora"] = "fixed"
-    """How alpha scales the adapter: fixed = alpha / r; ratio = alpha is a multiple of r, so the scale is alpha itself; rslora = alpha / sqrt(r)."""
+    """Scale of the adapter: fixed = alpha / r; rslora = alpha / sqrt(r); ratio = alpha, as if it were
+    given as a multiple of r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     targets: tuple[str, ...] | None = None
     """Linear sites that get an adapter (default: PEFT's own for the family), or all-linear."""
+    last_layers: int | None = Field(None, ge=1)
+    """Adapt only the last N layers; the backward pass ends there, which saves time (default: all layers)."""
     base_dropout: bool = True
     """Keep the base model's own dropout active while training (GPT-2: 0.1)."""
 
@@ -93,7 +94,8 @@ class Recipe(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """auto, cpu, cuda, cuda:N or mps."""
     memory_gb: float | None = Field(None, gt=0)
-    """Memory that one bank may take; more adapters than fit train in several banks (default: 60 % of what is free)."""
+    """Memory that one bank may take; more adapters than fit train in several banks (default: 60 % of
+    what is free)."""
 
     train_texts: int | None = Field(None, ge=1)
     """Number of training texts, where a plan is wanted before the data can be read."""
@@ -139,7 +141,9 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UsageError(_explain(error, where), hint="rankwise sweep --help lists every setting") from None
+            raise UsageError(
+                _explain(error, where), hint="rankwise sweep --help lists every setting"
+            ) from None
 
     @classmethod
     def load(cls, path: Path | str, **changes: Any) -> Self:

@@ -33,4 +33,4 @@ def passed(results: Results) -> bool:
 
 
 def _within(row: AdapterResult) -> bool:
-    return 100 * row.validation["accuracy"] >= PUBLISHED[row.rank] - TOLERANCE
+    return 100 * float(row.validation["accuracy"]) >= PUBLISHED[row.rank] - TOLERANCE

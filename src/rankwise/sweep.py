@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +25,8 @@ from torch import Tensor
 from rankwise import bases, data, hardware, plan
 from rankwise.errors import ResourceError
 from rankwise.evaluate import Metrics, metrics
-from rankwise.nn.lora import Bank
+from rankwise.listener import Listener
+from rankwise.nn.lora import AdapterSpec, Bank
 from rankwise.nn.packing import Ids
 from rankwise.predict import bank_logits, load_trunk, softmax
 from rankwise.recipe import Recipe
@@ -33,24 +37,9 @@ from rankwise.store.run import AdapterResult, Results, RunFolder, slug
 from rankwise.tokens import Tokenizer
 from rankwise.train import Step, balanced_weights, train
 
+STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "write", "total")
 MEMORY_SHARE = 0.6
 """Part of the free memory that a bank may take where the recipe names no limit."""
-
-
-class Listener:
-    """Told what a sweep is doing. This one keeps silent."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """A stage of so many units begins."""
-
-    def advance(self, units: int, detail: str = "") -> None:
-        """So many units of the stage are done."""
-
-    def end(self) -> None:
-        """The stage is over."""
 
 
 @dataclass
@@ -66,13 +55,12 @@ class _Split:
 class _Outcome:
     """What became of one adapter."""
 
+    spec: AdapterSpec
     state: dict[str, Tensor]
-    validation: NDArray[np.float32]  # (texts, classes) logits
-    epoch: int
-    accuracy: float
-    losses: list[float] = field(default_factory=list)
-    test: NDArray[np.float32] | None = None
-    seconds: float = 0.0
+    epoch: int  # that was kept
+    logits: dict[str, NDArray[np.float32]]  # split -> (texts, classes)
+    train_loss: float = math.nan  # mean over all steps
+    train_seconds: float = 0.0
 
 
 def sweep(recipe: Recipe, folder: Path | str | None = None, listener: Listener | None = None) -> Results:
@@ -99,7 +87,8 @@ def sweep(recipe: Recipe, folder: Path | str | None = None, listener: Listener |
         return job.run()
     except torch.OutOfMemoryError:
         raise ResourceError(
-            "out of device memory", hint="give --memory-gb to split the sweep into smaller banks, or a smaller --batch-size"
+            "out of device memory",
+            hint="give --memory-gb to split the sweep into smaller banks, or a smaller --batch-size",
         ) from None
 
 
@@ -113,156 +102,141 @@ class _Job:
     """One sweep, stage by stage."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, listener: Listener) -> None:
-        self.recipe, self.run_folder, self.listener = recipe, run, listener
-        self.seconds: dict[str, float] = {}
+        self.recipe, self.folder, self.listener = recipe, run, listener
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # stage -> wall seconds
         self.trained_tokens = 0
 
     def run(self) -> Results:
-        recipe = self.recipe
-        files.claim_folder(self.run_folder.path)
-        started = time.perf_counter()
-        self.dataset = self._timed("data", lambda: data.load(recipe))
+        """Every stage in turn."""
+        with self.timed("total"):
+            files.claim_folder(self.folder.path)
+            self._read()
+            self._prepare()
+            files.write_text(self.folder.recipe, self.recipe.to_toml())
+            outcomes: dict[str, _Outcome] = {}
+            for number, specs in enumerate(self.plan.banks, 1):
+                outcomes |= self._train_bank(number, specs)
+            with self.timed("write"):
+                self._write_adapters(outcomes)
+                files.write_text(self.folder.predictions, self._predictions_csv(outcomes))
+        results = self._results(outcomes)
+        files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
+        tables.write(self.folder)
+        return results
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the block's seconds for a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def _read(self) -> None:
+        """Data and base, checked; texts as token ids."""
+        with self.timed("data"):
+            self.dataset = data.load(self.recipe)
         for note in self.dataset.notes:
             self.listener.note(note)
-        self.base = self._timed("base", lambda: bases.find(recipe.base))
-        self.config = json.loads((self.base.folder / "config.json").read_text("utf-8"))
-        self.tokenizer = Tokenizer.load(self.base.folder)
-        self.splits = self._timed("tokens", self._encode)
-        self.device = hardware.device(recipe.device)
-        self.plan = self._plan()
-        trunk = self._timed("load", lambda: load_trunk(self.base, hardware.dtype(recipe.precision, self.device), self.device))
-        files.write_text(self.run_folder.recipe, recipe.to_toml())
-        outcomes: dict[str, _Outcome] = {}
-        for number, specs in enumerate(self.plan.banks, 1):
-            outcomes |= self._bank(number, trunk, Bank(
-                specs, trunk.sites(), trunk.d_model, len(self.dataset.labels), trunk.head_std, self.device
-            ))
-        return self._write(outcomes, started)
+        with self.timed("base"):
+            self.base = bases.find(self.recipe.base)
+            self.config = files.read_object(self.base.folder / "config.json")
+            self.tokenizer = Tokenizer.load(self.base.folder)
+        with self.timed("tokens"):
+            every = (self.dataset.train, self.dataset.validation, self.dataset.test)
+            self.splits = {split.name: self._tokenize(split) for split in every if split is not None}
 
-    def _timed(self, stage: str, work: Any) -> Any:
-        start = time.perf_counter()
-        result = work()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-        return result
+    def _tokenize(self, split: data.Split) -> _Split:
+        ids = self.tokenizer(split.texts, self.recipe.max_length)
+        return _Split(split, ids, np.array(split.labels, dtype=np.int64))
 
-    def _encode(self) -> dict[str, _Split]:
-        every = (self.dataset.train, self.dataset.validation, self.dataset.test)
-        splits = [split for split in every if split is not None]
-        self.listener.begin("tokens", sum(len(split) for split in splits))
-        out = {}
-        for split in splits:
-            ids = self.tokenizer(split.texts, self.recipe.max_length)
-            out[split.name] = _Split(split, ids, np.array(split.labels, dtype=np.int64))
-            self.listener.advance(len(split))
-        self.listener.end()
-        return out
-
-    def _plan(self) -> plan.Plan:
-        train_split = self.splits["train"]
+    def _prepare(self) -> None:
+        """Plan, and the frozen trunk that every bank shares."""
+        texts = self.splits["train"].ids
+        self.device = hardware.device(self.recipe.device)
         limit = self.recipe.memory_gb
-        return plan.make(
+        self.plan = plan.make(
             self.recipe,
             self.config,
             has_pad_token=self.tokenizer.has_pad_token,
             classes=len(self.dataset.labels),
-            texts=len(train_split.ids),
-            tokens_per_text=float(np.mean([len(ids) for ids in train_split.ids])),
-            memory_bytes=int(limit * 1e9) if limit else int(MEMORY_SHARE * hardware.free_memory(self.device)),
+            texts=len(texts),
+            tokens_per_text=float(np.mean([len(ids) for ids in texts])),
+            memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(self.device)),
         )
+        with self.timed("load"):
+            self.precision = hardware.dtype(self.recipe.precision, self.device)
+            self.trunk = load_trunk(self.base, self.precision, self.device)
 
-    def _bank(self, number: int, trunk: Any, bank: Bank) -> dict[str, _Outcome]:
-        """Train one bank, evaluating after every epoch; the outcome of each of its adapters."""
-        names = [spec.name for spec in bank.specs]
-        outcomes: dict[str, _Outcome] = {}
-        losses: list[list[float]] = []
-        clock = _Clock()
-
-        def on_step(step: Step) -> None:
-            losses.append(step.losses)
-            self.trained_tokens += step.tokens
-            self._log({"kind": "step", "bank": number, "adapters": names, "step": step.number, "epoch": step.epoch,
-                       "learning_rate": step.learning_rate, "losses": step.losses, "grad_norms": step.grad_norms,
-                       "seconds": round(clock.read(), 3)})
-            self.listener.advance(1, " ".join(f"{loss:.2f}" for loss in np.mean(losses[-20:], axis=0)))
-
-        def on_epoch(epoch: int) -> None:
-            clock.stop()
-            logits = self._predict(trunk, bank, "validation")
-            found = [self._metrics("validation", each) for each in logits]
-            self._log({"kind": "validation", "bank": number, "adapters": names, "epoch": epoch,
-                       "accuracy": [m.accuracy for m in found], "macro_f1": [m.macro_f1 for m in found],
-                       "loss": [m.log_loss for m in found]})
-            for k, name in enumerate(names):
-                better = name not in outcomes or found[k].accuracy > outcomes[name].accuracy
-                if better or self.recipe.keep == "last":
-                    outcomes[name] = _Outcome(bank.state(k), logits[k], epoch, found[k].accuracy)
-            if epoch < self.recipe.epochs:
-                self.listener.begin(title, self.plan.steps or 0)
-                self.listener.advance(len(losses))
-            clock.start()
-
+    def _train_bank(self, number: int, specs: Sequence[AdapterSpec]) -> dict[str, _Outcome]:
+        """Train one bank, evaluating after every epoch; adapter name -> outcome."""
+        trunk, classes, split = self.trunk, len(self.dataset.labels), self.splits["train"]
+        bank = Bank(specs, trunk.sites(), trunk.d_model, classes, trunk.head_std, self.device)
         weights = None
-        train_split = self.splits["train"]
         if self.recipe.class_weights == "balanced":
-            weights = balanced_weights(train_split.targets, len(self.dataset.labels)).to(self.device)
-        title = f"train {number}/{len(self.plan.banks)}" if len(self.plan.banks) > 1 else "train"
-        self.listener.begin(title, self.plan.steps or 0)
-        train(trunk, bank, train_split.ids, train_split.targets, self.recipe, class_weights=weights,
-              on_step=on_step, on_epoch=on_epoch)
-        self.seconds["train"] = self.seconds.get("train", 0.0) + clock.read()
-        for k, name in enumerate(names):
-            outcomes[name].losses = [step[k] for step in losses]
-            outcomes[name].seconds = clock.read() / len(names)
-            bank.load(k, outcomes[name].state)
-        if "test" in self.splits:
-            for name, logits in zip(names, self._predict(trunk, bank, "test"), strict=True):
-                outcomes[name].test = logits
-        return outcomes
+            weights = balanced_weights(split.targets, classes).to(self.device)
+        watch = _BankWatch(self, number, bank)
+        with self.timed("train"):
+            train(
+                trunk,
+                bank,
+                split.ids,
+                split.targets,
+                self.recipe,
+                class_weights=weights,
+                on_step=watch.on_step,
+                on_epoch=watch.on_epoch,
+            )
+        return watch.finish()
 
-    def _predict(self, trunk: Any, bank: Bank, split: str) -> NDArray[np.float32]:
-        start = time.perf_counter()
+    def predict(self, bank: Bank, split: str) -> NDArray[np.float32]:
+        """(adapters, texts, classes) logits of a bank on a split."""
         self.listener.begin(split, len(self.splits[split].ids))
-        logits = bank_logits(trunk, bank, self.splits[split].ids, self.listener.advance)
+        with self.timed("evaluate"):
+            logits = bank_logits(self.trunk, bank, self.splits[split].ids, self.listener.advance)
         self.listener.end()
-        self.seconds["evaluate"] = self.seconds.get("evaluate", 0.0) + time.perf_counter() - start
         return logits
 
-    def _metrics(self, split: str, logits: NDArray[np.float32]) -> Metrics:
+    def metrics(self, split: str, logits: NDArray[np.float32]) -> Metrics:
+        """One adapter's metrics on a split."""
         return metrics(split, self.splits[split].targets, logits, self.dataset.labels)
 
-    def _log(self, line: dict[str, Any]) -> None:
-        files.append_line(self.run_folder.history, json.dumps(line))
+    def log(self, **line: Any) -> None:
+        """A line of history.jsonl."""
+        files.append_line(self.folder.history, json.dumps(line))
 
-    def _write(self, outcomes: dict[str, _Outcome], started: float) -> Results:
-        start = time.perf_counter()
-        specs = {spec.name: spec for bank in self.plan.banks for spec in bank}
+    def _write_adapters(self, outcomes: Mapping[str, _Outcome]) -> None:
         for name, outcome in outcomes.items():
             saved = adapters.SavedAdapter(
-                specs[name], outcome.state, self.dataset.labels, self.base.name, self.recipe.max_length
+                outcome.spec, outcome.state, self.dataset.labels, self.base.name, self.recipe.max_length
             )
-            adapters.save(self.run_folder.adapters / name, saved, self.config, self.tokenizer.files())
-        files.write_text(self.run_folder.predictions, self._predictions_csv(outcomes))
-        self.seconds["write"] = time.perf_counter() - start
-        self.seconds["total"] = time.perf_counter() - started
-        results = self._results(outcomes)
-        files.write_text(self.run_folder.results, results.model_dump_json(indent=1) + "\n")
-        tables.write(self.run_folder)
-        return results
+            adapters.save(self.folder.adapters / name, saved, self.config, self.tokenizer.files())
 
-    def _results(self, outcomes: dict[str, _Outcome]) -> Results:
-        rows = []
-        specs = {spec.name: spec for bank in self.plan.banks for spec in bank}
-        for row in self.plan.rows:
-            spec = next(s for s in specs.values() if (s.rank, s.seed) == (row.rank, row.seed))
-            outcome = outcomes[spec.name]
-            rows.append(AdapterResult(
-                name=spec.name, rank=row.rank, seed=row.seed, alpha=spec.alpha, scale=spec.scale,
-                trainable_params=row.trainable_params, total_params=row.total_params,
-                trainable_percent=row.trainable_percent, merged_params=row.merged_params, bank=row.bank,
-                train_seconds=outcome.seconds, train_loss=float(np.mean(outcome.losses)), kept_epoch=outcome.epoch,
-                validation=self._metrics("validation", outcome.validation).model_dump(),
-                test=None if outcome.test is None else self._metrics("test", outcome.test).model_dump(),
-            ))
+    def _predictions_csv(self, outcomes: Mapping[str, _Outcome]) -> str:
+        """Every evaluated text, every adapter: predicted label and its probability."""
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, lineterminator="\n")
+        columns = [column for name in outcomes for column in (name, f"{name} probability")]
+        writer.writerow(["split", "text", "label", *columns])
+        for split in self._evaluated():
+            source = self.splits[split].source
+            probabilities = [softmax(outcome.logits[split]) for outcome in outcomes.values()]
+            for i, (text, label) in enumerate(zip(source.texts, source.labels, strict=True)):
+                cells = [cell for p in probabilities for cell in self._best(p[i])]
+                writer.writerow([split, text, self.dataset.labels[label], *cells])
+        return out.getvalue()
+
+    def _best(self, probabilities: NDArray[np.float64]) -> tuple[str, str]:
+        best = int(probabilities.argmax())
+        return self.dataset.labels[best], f"{probabilities[best]:.4f}"
+
+    def _evaluated(self) -> list[str]:
+        return [split for split in ("validation", "test") if split in self.splits]
+
+    def _results(self, outcomes: Mapping[str, _Outcome]) -> Results:
+        training = self.seconds["train"] - self.seconds["evaluate while training"]
+        seconds = {stage: seconds for stage, seconds in self.seconds.items() if stage in STAGES}
         return Results(
             rankwise=version("rankwise"),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -271,47 +245,85 @@ class _Job:
             texts={name: len(split.ids) for name, split in self.splits.items()},
             notes=list(self.dataset.notes),
             device=str(self.device),
-            precision=str(hardware.dtype(self.recipe.precision, self.device)).removeprefix("torch."),
+            precision=str(self.precision).removeprefix("torch."),
             threads=hardware.threads(),
             versions={"python": platform.python_version(), "torch": torch.__version__},
-            seconds={stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
-            tokens_per_second=self.trained_tokens / max(self.seconds["train"], 1e-9),
-            adapters=rows,
+            seconds={stage: round(each, 3) for stage, each in (seconds | {"train": training}).items()},
+            tokens_per_second=self.trained_tokens / training,
+            adapters=[self._row(row, outcomes[f"r{row.rank}-s{row.seed}"]) for row in self.plan.rows],
         )
 
-    def _predictions_csv(self, outcomes: dict[str, _Outcome]) -> str:
-        """Every evaluated text, every adapter: predicted label and its probability."""
-        out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\n")
-        names = list(outcomes)
-        writer.writerow(["split", "text", "label", *(c for name in names for c in (name, f"{name} probability"))])
-        for split in ("validation", "test"):
-            if split in self.splits:
-                logits = [getattr(outcomes[name], split) for name in names]
-                writer.writerows(self._prediction_rows(split, [softmax(each) for each in logits]))
-        return out.getvalue()
-
-    def _prediction_rows(self, split: str, probabilities: Sequence[NDArray[np.float64]]) -> list[list[str]]:
-        source, labels = self.splits[split].source, self.dataset.labels
-        rows = []
-        for i, (text, label) in enumerate(zip(source.texts, source.labels, strict=True)):
-            cells = [(labels[int(p[i].argmax())], f"{p[i].max():.4f}") for p in probabilities]
-            rows.append([split, text, labels[label], *(c for cell in cells for c in cell)])
-        return rows
+    def _row(self, row: plan.Row, outcome: _Outcome) -> AdapterResult:
+        found = {
+            split: self.metrics(split, outcome.logits[split]).model_dump() for split in self._evaluated()
+        }
+        return AdapterResult(
+            name=outcome.spec.name,
+            alpha=outcome.spec.alpha,
+            scale=outcome.spec.scale,
+            train_seconds=outcome.train_seconds,
+            train_loss=outcome.train_loss,
+            kept_epoch=outcome.epoch,
+            validation=found["validation"],
+            test=found.get("test"),
+            **asdict(row),
+        )
 
 
-class _Clock:
-    """Counts seconds while it runs."""
+class _BankWatch:
+    """Follows one bank through its training: log, progress, validation, what to keep."""
 
-    def __init__(self) -> None:
-        self._total, self._since = 0.0, time.perf_counter()
-        self._running = True
+    def __init__(self, job: _Job, number: int, bank: Bank) -> None:
+        self.job, self.number, self.bank = job, number, bank
+        self.names = [spec.name for spec in bank.specs]
+        self.losses: list[list[float]] = []
+        self.outcomes: dict[str, _Outcome] = {}
+        self.best: dict[str, float] = {}
+        self.started, self.paused = time.perf_counter(), 0.0
+        self._begin()
 
-    def read(self) -> float:
-        return self._total + (time.perf_counter() - self._since if self._running else 0.0)
+    def on_step(self, step: Step) -> None:
+        """Log a step."""
+        self.losses.append(step.losses)
+        self.job.trained_tokens += step.tokens
+        self.job.log(kind="step", bank=self.number, adapters=self.names, **asdict(step))
+        recent = np.mean(self.losses[-20:], axis=0)
+        self.job.listener.advance(1, " ".join(f"{loss:.2f}" for loss in recent))
 
-    def stop(self) -> None:
-        self._total, self._running = self.read(), False
+    def on_epoch(self, epoch: int) -> None:
+        """Validate, and keep the adapters that the recipe wants kept."""
+        start = time.perf_counter()
+        logits = self.job.predict(self.bank, "validation")
+        found = [self.job.metrics("validation", each) for each in logits]
+        figures = {key: [getattr(m, key) for m in found] for key in ("accuracy", "macro_f1", "log_loss")}
+        self.job.log(kind="validation", bank=self.number, adapters=self.names, epoch=epoch, **figures)
+        for k, (spec, accuracy) in enumerate(zip(self.bank.specs, figures["accuracy"], strict=True)):
+            if self.job.recipe.keep == "last" or accuracy > self.best.get(spec.name, -1.0):
+                self.best[spec.name] = accuracy
+                self.outcomes[spec.name] = _Outcome(
+                    spec, self.bank.state(k), epoch, {"validation": logits[k]}
+                )
+        self.paused += time.perf_counter() - start
+        if epoch < self.job.recipe.epochs:
+            self._begin()
 
-    def start(self) -> None:
-        self._since, self._running = time.perf_counter(), True
+    def finish(self) -> dict[str, _Outcome]:
+        """Adapter name -> outcome, with test predictions where there is a test split."""
+        seconds = time.perf_counter() - self.started - self.paused
+        self.job.seconds["evaluate while training"] += self.paused
+        for k, name in enumerate(self.names):
+            outcome = self.outcomes[name]
+            outcome.train_loss = float(np.mean([step[k] for step in self.losses]))
+            outcome.train_seconds = seconds / len(self.names)
+            self.bank.load(k, outcome.state)
+        if "test" in self.job.splits:
+            for name, logits in zip(self.names, self.job.predict(self.bank, "test"), strict=True):
+                self.outcomes[name].logits["test"] = logits
+        return self.outcomes
+
+    def _begin(self) -> None:
+        banks = len(self.job.plan.banks)
+        self.job.listener.begin(
+            f"train {self.number}/{banks}" if banks > 1 else "train", self.job.plan.steps or 0
+        )
+        self.job.listener.advance(len(self.losses))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table as RichTable
 
 from rankwise.errors import RankwiseError
+from rankwise.listener import Listener
 from rankwise.report.tables import Table
 from rankwise.store.run import Results, RunFolder
 
@@ -44,22 +45,43 @@ def show_error(error: RankwiseError) -> None:
 def show_plan(plan: Plan) -> None:
     """The parameter table of a plan, and what the sweep will cost."""
     rows = [
-        (f"{row.rank}", f"{row.seed}", f"{row.trainable_params:,}", f"{row.total_params:,}",
-         f"{row.trainable_percent:.4f}", f"{row.merged_params:,}", f"{row.bank}")
+        (
+            f"{row.rank}",
+            f"{row.seed}",
+            f"{row.trainable_params:,}",
+            f"{row.total_params:,}",
+            f"{row.trainable_percent:.4f}",
+            f"{row.merged_params:,}",
+            f"{row.bank}",
+        )
         for row in plan.rows
     ]
-    columns = ("rank", "seed", "trainable params", "total params", "% trainable", "params once merged", "pass")
+    columns = (
+        "rank",
+        "seed",
+        "trainable params",
+        "total params",
+        "% trainable",
+        "params once merged",
+        "pass",
+    )
     show_table(Table(f"{plan.base}, {plan.classes} classes", columns, rows))
     steps = "unknown until the data is read" if plan.steps is None else f"{plan.steps:,} for each adapter"
-    tokens = "unknown until the data is read" if plan.tokens is None else f"about {plan.tokens:,} for each adapter"
-    stdout.print(f"steps: {steps}\ntrained tokens: {tokens}\nmemory: about {plan.memory_bytes / 1e9:.1f} GB", soft_wrap=True)
+    tokens = (
+        "unknown until the data is read" if plan.tokens is None else f"about {plan.tokens:,} for each adapter"
+    )
+    stdout.print(
+        f"steps: {steps}\ntrained tokens: {tokens}\nmemory: about {plan.memory_bytes / 1e9:.1f} GB",
+        soft_wrap=True,
+    )
 
 
 def show_metrics(metrics: Metrics) -> None:
     """Accuracy and macro-F1, then a row a class, then the confusion matrix."""
     interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
     stdout.print(
-        f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % (95 % interval {interval}), "
+        f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % "
+        f"(95 % interval {interval}), "
         f"macro-F1 {100 * metrics.macro_f1:.2f} %, log loss {metrics.log_loss:.3f}",
         soft_wrap=True,
     )
@@ -93,14 +115,14 @@ def show_written(run: RunFolder, results: Results) -> None:
     )
 
 
-class ProgressBars:
-    """A sweep's listener: a bar a stage on a terminal, a line a stage elsewhere."""
+class ProgressBars(Listener):
+    """A bar a stage on a terminal, a line a stage elsewhere."""
 
     def __init__(self) -> None:
         self._bars: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> ProgressBars:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -110,17 +132,17 @@ class ProgressBars:
         """Something worth a line."""
         stderr.print(escape(text), soft_wrap=True)
 
-    def begin(self, stage: str, total: int) -> None:
-        """A stage of so many units begins."""
+    def begin(self, stage: str, total: int | None) -> None:
+        """A stage of so many units begins; None where their number is not known."""
         self.end()
         if not stderr.is_terminal:
-            stderr.print(f"{stage} ({total:,})", soft_wrap=True)
+            stderr.print(stage if total is None else f"{stage} ({total:,})", soft_wrap=True)
             return
+        known = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        counting = (TextColumn("{task.completed:,}"),)
         self._bars = Progress(
             TextColumn("{task.description:<12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            *(counting if total is None else known),
             TextColumn("{task.fields[detail]}"),
             console=stderr,
         )
@@ -131,15 +153,6 @@ class ProgressBars:
         """So many units of the stage are done."""
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, advance=units, detail=f"loss {detail}" if detail else "")
-
-    def count(self, rows: int) -> None:
-        """So many rows more of a file whose length is not known."""
-        if self._bars is None and stderr.is_terminal:
-            self._bars = Progress(TextColumn("{task.completed:,} texts"), console=stderr)
-            self._bars.start()
-            self._task = self._bars.add_task("", total=None)
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, advance=rows)
 
     def end(self) -> None:
         """The stage is over."""

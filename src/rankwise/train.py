@@ -77,7 +77,15 @@ def train(
             torch.autograd.backward(each.sum())
             rate = recipe.learning_rate * schedule(recipe.schedule, number, steps, recipe.warmup_steps)
             norms = optimizer.step(rate)
-            done = Step(number + 1, steps, (number + 1) / per_epoch, rate, each.tolist(), norms.tolist(), len(stream.ids))
+            done = Step(
+                number + 1,
+                steps,
+                (number + 1) / per_epoch,
+                rate,
+                each.tolist(),
+                norms.tolist(),
+                len(stream.ids),
+            )
             _check(done, bank)
             on_step(done)
         on_epoch(epoch + 1)

@@ -107,7 +107,11 @@ def make_pair(
     torch.manual_seed(0)
     json = CONFIGS[family](**(SMALL[family] if shape is None else shape)).to_dict()
     config = CONFIGS[family](
-        **(SMALL[family] if shape is None else shape), num_labels=CLASSES, pad_token_id=0, eos_token_id=1, bos_token_id=1
+        **(SMALL[family] if shape is None else shape),
+        num_labels=CLASSES,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
     )
     model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
     for name, parameter in model.named_parameters():

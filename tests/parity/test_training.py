@@ -37,7 +37,12 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
     texts = random_texts(random.integers(1, 30, STEPS * BATCH).tolist(), 500)
     targets = random.integers(0, CLASSES, len(texts))
     recipe = Recipe(
-        batch_size=BATCH, learning_rate=2e-3, weight_decay=0.1, warmup_steps=5, schedule=schedule, base_dropout=False
+        batch_size=BATCH,
+        learning_rate=2e-3,
+        weight_decay=0.1,
+        warmup_steps=5,
+        schedule=schedule,
+        base_dropout=False,
     )
     ours: list[float] = []
 

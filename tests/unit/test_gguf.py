@@ -48,7 +48,7 @@ def test_the_vocabulary_is_the_files(tokenizer: Tokenizer) -> None:
     assert tokenizer.get_vocab() == {token: i for i, token in enumerate(tiny_gguf.TOKENS)}
 
 
-@pytest.mark.parametrize("text", ["an apple", "  \tnaïve 😀\n", "a  2013 b", "don't", "１２ ½ é"])
+@pytest.mark.parametrize("text", ["an apple", "  \tnaïve 😀\n", "a  2013 b", "don't", "½ é ٣"])
 def test_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
@@ -80,7 +80,7 @@ def test_another_family_is_refused(tmp_path: Path) -> None:
         GGUF(tmp_path / "x.gguf")
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_sinks.weight", "rope_freqs.weight", "blk.x.attn_q.weight", "odd"])
+@pytest.mark.parametrize("name", ["blk.0.attn_sinks.weight", "blk.x.attn_q.weight", "rope_freqs.weight", "x"])
 def test_an_unknown_tensor_is_refused(tmp_path: Path, name: str) -> None:
     tiny_gguf.write(tmp_path / "x.gguf", extra=name)
     with pytest.raises(ModelError, match=f"the tensor {name} is not known"):

@@ -55,7 +55,10 @@ class TestText:
         assert rows_of(write(tmp_path, "a.txt", f"{header}\na;b\n")) == [(2, {"text": "a", "label": "b"})]
 
     def test_the_words_of_the_header_may_stand_further_down(self, tmp_path: Path) -> None:
-        assert rows_of(write(tmp_path, "a.txt", "a;b\ntext;label\n"))[1] == (2, {"text": "text", "label": "label"})
+        assert rows_of(write(tmp_path, "a.txt", "a;b\ntext;label\n"))[1] == (
+            2,
+            {"text": "text", "label": "label"},
+        )
 
     def test_plain_text_is_one_text_a_line(self, tmp_path: Path) -> None:
         path = write(tmp_path, "a.txt", "one;two\nthree\u2028four\n\n\n")
@@ -79,11 +82,16 @@ class TestCsv:
         ]
 
     def test_tabs(self, tmp_path: Path) -> None:
-        assert rows_of(write(tmp_path, "a.TSV", "text\tlabel\na, b\tx\n")) == [(2, {"text": "a, b", "label": "x"})]
+        assert rows_of(write(tmp_path, "a.TSV", "text\tlabel\na, b\tx\n")) == [
+            (2, {"text": "a, b", "label": "x"})
+        ]
 
     @pytest.mark.parametrize("word", ["null", "NA", "nan", "None", "NaN", "1", "1.0", "true"])
     def test_words_stay_text(self, tmp_path: Path, word: str) -> None:
-        assert rows_of(write(tmp_path, "a.csv", f"text,label\n{word},{word}\n"))[0][1] == {"text": word, "label": word}
+        assert rows_of(write(tmp_path, "a.csv", f"text,label\n{word},{word}\n"))[0][1] == {
+            "text": word,
+            "label": word,
+        }
 
     def test_no_mark_or_space_sticks_to_a_column(self, tmp_path: Path) -> None:
         for header in ("\ufefftext, label ", '\ufeff"text","label"'):
@@ -93,7 +101,9 @@ class TestCsv:
         assert rows_of(write(tmp_path, "a.csv", "text,label\ra,b\r")) == [(2, {"text": "a", "label": "b"})]
 
     def test_a_column_named_twice(self, tmp_path: Path) -> None:
-        assert "a.csv:1: the column 'text' stands twice" in refused(write(tmp_path, "a.csv", "text,text \na,b\n"))
+        assert "a.csv:1: the column 'text' stands twice" in refused(
+            write(tmp_path, "a.csv", "text,text \na,b\n")
+        )
 
     @pytest.mark.parametrize(("line", "fields"), [("c", 1), ("c,d,e", 3)])
     def test_a_row_of_another_width(self, tmp_path: Path, line: str, fields: int) -> None:
@@ -115,7 +125,7 @@ class TestCsv:
         self, tmp_path: Path, pairs: list[tuple[str, str]]
     ) -> None:
         out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\n")
+        writer = csv.writer(out)
         begins, expected = [], []
         for pair in [("text", "label"), *pairs]:
             # Inside a field, \r, \n and \r\n each end a line, as they do for an editor.
@@ -172,7 +182,9 @@ class TestParquet:
 
     def test_dictionary_columns(self, tmp_path: Path) -> None:
         column = pyarrow.array(["x", "y", "x"]).dictionary_encode()
-        pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b", None], "label": column}), tmp_path / "a.parquet")
+        pyarrow.parquet.write_table(
+            pyarrow.table({"text": ["a", "b", None], "label": column}), tmp_path / "a.parquet"
+        )
         assert rows_of(tmp_path / "a.parquet")[2] == (3, {"text": None, "label": "x"})
 
     def test_damaged_files(self, tmp_path: Path) -> None:
@@ -188,14 +200,23 @@ class TestParquet:
         assert "a.parquet: row 1: a string in this row, or in one after it" in refused(tmp_path / "a.parquet")
 
     def test_class_names_are_found_and_odd_notes_passed_over(self, tmp_path: Path) -> None:
-        note = {"info": {"features": {"text": {"_type": "Value"}, "label": {"_type": "ClassLabel", "names": ["n", "p"]}}}}
+        note = {
+            "info": {
+                "features": {
+                    "text": {"_type": "Value"},
+                    "label": {"_type": "ClassLabel", "names": ["n", "p"]},
+                }
+            }
+        }
         for metadata, expected in (
             (json.dumps(note), {"label": ["n", "p"]}),
             ("{", {}),
             ('{"info": {"features": [1]}}', {}),
             ('{"info": {"features": {"label": {"_type": "ClassLabel"}}}}', {}),
         ):
-            table = pyarrow.table({"text": ["a"], "label": [1]}).replace_schema_metadata({"huggingface": metadata})
+            table = pyarrow.table({"text": ["a"], "label": [1]}).replace_schema_metadata(
+                {"huggingface": metadata}
+            )
             pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
             with open_table(tmp_path / "a.parquet") as opened:
                 assert opened.classes == expected
@@ -225,7 +246,9 @@ class TestFiles:
 
     def test_utf16(self, tmp_path: Path) -> None:
         assert "iconv -f UTF-16" in refused(write(tmp_path, "a.csv", "text,label\na,b\n".encode("utf-16")))
-        assert "a.csv:1: a NUL byte" in refused(write(tmp_path, "a.csv", "text,label\na,b\n".encode("utf-16-le")))
+        assert "a.csv:1: a NUL byte" in refused(
+            write(tmp_path, "a.csv", "text,label\na,b\n".encode("utf-16-le"))
+        )
 
     @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
     def test_a_nul_byte(self, tmp_path: Path, name: str) -> None:

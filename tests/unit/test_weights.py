@@ -76,7 +76,8 @@ def test_shards_are_read_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "shard", ["../model.safetensors", "/etc/passwd", "sub/x.safetensors", "..\\x.safetensors", "x.bin", "", 3, None]
+    "shard",
+    ["../model.safetensors", "/etc/passwd", "sub/x.safetensors", "..\\x.safetensors", "x.bin", "", 3, None],
 )
 def test_an_index_cannot_lead_out_of_the_folder(tmp_path: Path, shard: object) -> None:
     inside = tmp_path / "model"
@@ -108,7 +109,7 @@ def test_a_missing_shard(tmp_path: Path) -> None:
 
 def test_a_shard_without_a_tensor_of_the_index(tmp_path: Path) -> None:
     wrong = SHARDS | {"model.layers.0.mlp.up_proj.weight": "model-00001-of-00002.safetensors"}
-    with pytest.raises(ModelError, match=r"00001-of-00002\.safetensors: lacks the tensor model\.layers\.0\.mlp"):
+    with pytest.raises(ModelError, match=r"00001-of-00002\.safetensors: lacks the tensor model\.layers"):
         Weights(sharded(tmp_path, wrong))
 
 

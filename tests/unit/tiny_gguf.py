@@ -34,7 +34,7 @@ Arrays = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 
 def tensors() -> Arrays:
-    """Random weights under transformers' names, exact in GGUF's Q8_0 (whole multiples of 1/127)."""
+    """Random weights under transformers' names, exact in Q8_0 but for its float16 scale."""
     shapes = {"model.embed_tokens": (len(TOKENS), D_MODEL), "model.norm": (D_MODEL,)}
     for i in range(LAYERS):
         layer = f"model.layers.{i}"
@@ -47,8 +47,8 @@ def tensors() -> Arrays:
     arrays = {}
     for name, shape in shapes.items():
         whole = random.integers(-126, 127, shape).astype(np.float32)
-        whole[..., ::32] = 127  # the largest of each block of 32, so that the block's step is 1 / 128
-        arrays[f"{name}.weight"] = whole / 128
+        whole[..., ::32] = 127  # the largest of each block of 32, so that its step is 1 / 128
+        arrays[f"{name}.weight"] = whole / np.float32(128)
     return arrays
 
 
@@ -100,9 +100,9 @@ def _paired(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Rows that the rotary embedding turns together, side by side: llama.cpp's order."""
     if "q_proj" not in name and "k_proj" not in name:
         return array
-    rows = [head * HEAD_DIM + half * HEAD_DIM // 2 + i for head in range(len(array) // HEAD_DIM)
-            for i in range(HEAD_DIM // 2) for half in (0, 1)]  # fmt: skip
-    return array[rows]
+    half = HEAD_DIM // 2
+    starts = range(0, len(array), HEAD_DIM)
+    return array[[start + row for start in starts for i in range(half) for row in (i, half + i)]]
 
 
 def _add(writer: gguf.GGUFWriter, name: str, array: np.ndarray[Any, Any]) -> None:

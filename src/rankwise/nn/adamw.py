@@ -13,9 +13,7 @@ from rankwise.nn.lora import Bank
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
 
-def schedule(
-    kind: Literal["linear", "cosine", "constant"], step: int, steps: int, warmup: int
-) -> float:
+def schedule(kind: Literal["linear", "cosine", "constant"], step: int, steps: int, warmup: int) -> float:
     """Factor on the learning rate at a step, as transformers' schedules have it.
 
     Args:

@@ -70,7 +70,7 @@ class Masks:
         parts: list[Tensor] = []
         for adapter, texts in enumerate(self.stream.text_rows()):
             keep = self._keep(adapter, site, int(sizes[texts].sum()), rate)
-            parts += keep.split(sizes[texts].tolist())
+            parts += torch.split(keep, sizes[texts].tolist())
         return [
             torch.stack([parts[i] for i in block.texts]).view(len(block.texts), heads, -1, block.width)
             for block in self.stream.blocks
@@ -83,7 +83,9 @@ class Masks:
             words = np.random.SFC64(seed).random_raw(-(-count // 4))
             bits = torch.from_numpy(words.view(np.int16)[:count])
         else:
-            generator = torch.Generator(self.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+            generator = torch.Generator(self.device).manual_seed(
+                int(seed.generate_state(1, np.uint64)[0] >> 1)
+            )
             bits = torch.empty(count, dtype=torch.int16, device=self.device)
             bits.random_(-(1 << 15), 1 << 15, generator=generator)
         return bits >= round(rate * (1 << 16)) - (1 << 15)

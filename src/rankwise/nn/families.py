@@ -54,4 +54,8 @@ def build(
         ModelError: the model is not supported, or a tensor is missing or misshapen.
     """
     config = parse_config(json)
-    return GPT2(config, weights, dtype, device) if isinstance(config, GPT2Config) else Llama(config, weights, dtype, device)
+    return (
+        GPT2(config, weights, dtype, device)
+        if isinstance(config, GPT2Config)
+        else Llama(config, weights, dtype, device)
+    )

@@ -54,7 +54,11 @@ class GPT2Config:
         Raises:
             ModelError: a value is missing, out of range, or asks for what this trunk does not do.
         """
-        for unsupported in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"):
+        for unsupported in (
+            "scale_attn_by_inverse_layer_idx",
+            "reorder_and_upcast_attn",
+            "add_cross_attention",
+        ):
             if json.get(unsupported):
                 raise ModelError(f"config.json: {unsupported} is not supported")
         if json.get("scale_attn_weights") is False:
@@ -80,7 +84,12 @@ class GPT2Config:
     def site_shapes(self) -> dict[str, tuple[int, int]]:
         """Site name -> (in, out), in the order of the forward pass."""
         d, ff = self.d_model, self.d_ff
-        shapes = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, ff), "mlp.c_proj": (ff, d)}
+        shapes = {
+            "attn.c_attn": (d, 3 * d),
+            "attn.c_proj": (d, d),
+            "mlp.c_fc": (d, ff),
+            "mlp.c_proj": (ff, d),
+        }
         return {f"h.{i}.{site}": shapes[site] for i in range(self.layers) for site in SITES}
 
     def parameters(self) -> int:
@@ -120,7 +129,11 @@ class GPT2(Trunk):
         self, config: GPT2Config, weights: Source, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
-        self.d_model, self.max_positions, self.head_std = config.d_model, config.max_positions, config.head_std
+        self.d_model, self.max_positions, self.head_std = (
+            config.d_model,
+            config.max_positions,
+            config.head_std,
+        )
         self._activation = ACTIVATIONS[config.activation]
         self._weights = weights
         self.tokens = self._take("wte.weight", config.vocab_size, config.d_model)
@@ -171,5 +184,7 @@ class GPT2(Trunk):
 
     def _layer(self, i: int) -> _Layer:
         shapes = self.config.site_shapes()
-        attn, attn_out, fc, fc_out = (self._linear(f"h.{i}.{site}", *shapes[f"h.{i}.{site}"]) for site in SITES)
+        attn, attn_out, fc, fc_out = (
+            self._linear(f"h.{i}.{site}", *shapes[f"h.{i}.{site}"]) for site in SITES
+        )
         return _Layer(self._norm(f"h.{i}.ln_1"), attn, attn_out, self._norm(f"h.{i}.ln_2"), fc, fc_out)

@@ -70,7 +70,9 @@ class LlamaConfig:
         kv_heads = count(json, "num_key_value_heads", heads)
         head_dim = count(json, "head_dim", max(1, d_model // heads))
         if heads % kv_heads or head_dim % 2:
-            raise ModelError(f"config.json: {heads} heads, {kv_heads} key-value heads of size {head_dim} do not fit")
+            raise ModelError(
+                f"config.json: {heads} heads, {kv_heads} key-value heads of size {head_dim} do not fit"
+            )
         # transformers 5 keeps the rotary settings in one table, older ones in two fields.
         rope = json.get("rope_parameters") or json.get("rope_scaling") or {}
         if not isinstance(rope, dict):
@@ -106,7 +108,12 @@ class LlamaConfig:
         linears = self.site_shapes().items()
         biases = sum(n_out for site, (_, n_out) in linears if self.has_bias(site))
         norms = (2 * self.layers + 1) * self.d_model
-        return self.vocab_size * self.d_model + sum(n_in * n_out for _, (n_in, n_out) in linears) + biases + norms
+        return (
+            self.vocab_size * self.d_model
+            + sum(n_in * n_out for _, (n_in, n_out) in linears)
+            + biases
+            + norms
+        )
 
     def has_bias(self, site: str) -> bool:
         """Whether the site's linear layer has a bias."""
@@ -156,7 +163,11 @@ class Llama(Trunk):
         self, config: LlamaConfig, weights: Source, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
-        self.d_model, self.max_positions, self.head_std = config.d_model, config.max_positions, config.head_std
+        self.d_model, self.max_positions, self.head_std = (
+            config.d_model,
+            config.max_positions,
+            config.head_std,
+        )
         self._weights = weights
         self.tokens = self._take("embed_tokens.weight", config.vocab_size, config.d_model)
         self.frequencies = _frequencies(config).to(self.device)
@@ -174,8 +185,9 @@ class Llama(Trunk):
             # The head reads each text's last token only, so the last layer computes no other.
             pooled = i == config.layers - 1
             qkv = hook.linear(layer.qkv, _rms_norm(x, layer.norm_1, config.norm_eps, self.dtype))
-            qk, v = qkv.view(len(qkv), -1, config.head_dim).split([turned, config.kv_heads], 1)
-            q, k = _rotate(qk, cos, sin).split([config.heads, config.kv_heads], 1)  # (tokens, heads, head_dim)
+            rows = qkv.view(len(qkv), -1, config.head_dim)
+            qk = _rotate(rows[:, :turned], cos, sin)  # (tokens, heads + kv_heads, head_dim)
+            q, k, v = qk[:, : config.heads], qk[:, config.heads :], rows[:, turned:]
             if pooled:
                 q, x = q[stream.last], x[stream.last]
             attended = attend(stream, q, k, v, None, 0.0, pooled)
@@ -278,7 +290,8 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight).to(dtype)
+        y: Tensor = (x * scale).mul_(weight).to(dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

@@ -14,6 +14,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +61,19 @@ def match_sites(sites: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]
     for target in targets:
         if not any(_names(target, site) for site in sites):
             known = sorted({site.rsplit(".", 1)[-1] for site in sites})
-            raise UsageError(f"targets: {target!r} names no linear site of this model", hint=f"it has {', '.join(known)}")
+            raise UsageError(
+                f"targets: {target!r} names no linear site of this model", hint=f"it has {', '.join(known)}"
+            )
     return tuple(site for site in sites if any(_names(target, site) for target in targets))
+
+
+def layer_of(site: str) -> int:
+    """The layer of a site, from 0.
+
+    >>> layer_of("layers.29.self_attn.q_proj")
+    29
+    """
+    return int(site.split(".")[1])
 
 
 def _names(target: str, site: str) -> bool:
@@ -119,7 +131,7 @@ class Bank:
         shapes = [tensor_shapes(spec, sites, d_model, classes) for spec in specs]
         sizes = [sum(math.prod(shape) for shape in each.values()) for each in shapes]
         ends = np.cumsum([0, *sizes]).tolist()
-        self.segments = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+        self.segments = [slice(a, b) for a, b in pairwise(ends)]
         self.flat = torch.zeros(ends[-1], device=device)
         self.grad = torch.zeros_like(self.flat)
         self.tensors: list[dict[str, Tensor]] = []
@@ -170,7 +182,9 @@ class BankHook(Hook):
         base_dropout: whether the base model's own dropout is active too.
     """
 
-    def __init__(self, bank: Bank, stream: Stream, masks: Masks | None = None, base_dropout: bool = True) -> None:
+    def __init__(
+        self, bank: Bank, stream: Stream, masks: Masks | None = None, base_dropout: bool = True
+    ) -> None:
         self.bank, self.masks = bank, masks
         self.base_masks = masks if base_dropout else None
         self._rows = {False: stream.token_rows(), True: stream.text_rows()}

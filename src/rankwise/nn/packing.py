@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -62,12 +63,12 @@ class Stream:
     def text_rows(self) -> list[slice]:
         """Each adapter's texts."""
         starts = self.adapter_starts.tolist()
-        return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+        return [slice(a, b) for a, b in pairwise(starts)]
 
     def token_rows(self) -> list[slice]:
         """Each adapter's tokens."""
         starts = self.text_starts[self.adapter_starts].tolist()
-        return [slice(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+        return [slice(a, b) for a, b in pairwise(starts)]
 
 
 def pack(batches: Sequence[Sequence[Ids]], device: torch.device | str = "cpu") -> Stream:

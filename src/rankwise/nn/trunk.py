@@ -122,7 +122,14 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, stream: Stream, keep: list[Tensor] | None, rate: float, pooled: bool
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        stream: Stream,
+        keep: list[Tensor] | None,
+        rate: float,
+        pooled: bool,
     ) -> Tensor:
         groups = q.shape[1] // k.shape[1]
         q_rows = q.index_select(0, stream.text_gather) if pooled else q.index_select(0, stream.gather)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rankwise.errors import UsageError
@@ -20,7 +21,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def markdown(self) -> str:
         """As a Markdown table. Text from the data cannot become markup."""
@@ -45,7 +46,9 @@ def rank_table(results: Results) -> Table:
 
 def _rank_row(row: AdapterResult, tested: bool, seeded: bool) -> tuple[str, ...]:
     splits = [row.validation, row.test] if tested else [row.validation]
-    scores = [cell for split in splits if split for cell in (_accuracy(split), f"{100 * split['macro_f1']:.2f}")]
+    scores = [
+        cell for split in splits if split for cell in (_accuracy(split), f"{100 * split['macro_f1']:.2f}")
+    ]
     return (
         *((str(row.seed),) if seeded else ()),
         str(row.rank),
@@ -104,4 +107,3 @@ def _escape(cell: str) -> str:
     for sign in "\\`*_{}[]<>#|&~":
         cell = cell.replace(sign, f"\\{sign}")
     return " ".join(cell.split())
-

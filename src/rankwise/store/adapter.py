@@ -8,7 +8,6 @@ tokenizer's files.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,9 @@ from rankwise.nn.families import parse_config, trunk_class
 from rankwise.nn.lora import HEAD, AdapterSpec, match_sites
 from rankwise.store import files
 
-_FACTOR = re.compile(r"base_model\.model\.(?:transformer|model)\.(?P<site>[\w.]+)\.(?P<half>lora_[AB])\.weight")
+_FACTOR = re.compile(
+    r"base_model\.model\.(?:transformer|model)\.(?P<site>[\w.]+)\.(?P<half>lora_[AB])\.weight"
+)
 _HEAD = re.compile(r"base_model\.model\.score\.(?:modules_to_save\.)?weight")
 _UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "use_qalora")
 
@@ -60,7 +61,9 @@ def save(
         files.write_json(new / "adapter_config.json", _peft_config(adapter, base_config))
         prefix = trunk_class(parse_config(base_config)).head_prefix
         tensors = _peft_tensors(adapter, base_config, prefix)
-        files.write_bytes(new / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
+        files.write_bytes(
+            new / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"})
+        )
         files.write_json(new / "config.json", _model_config(adapter, base_config))
         for path in tokenizer_files:
             files.copy(path, new / path.name)
@@ -73,21 +76,28 @@ def load(folder: Path) -> SavedAdapter:
         ModelError: it is no such folder, a file is damaged, its score head is missing, or it asks
             for a variant of LoRA that is not supported.
     """
-    config = _read_json(folder / "adapter_config.json")
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder}: no adapter_config.json: this is no adapter folder",
+            hint="give runs/NAME/adapters/rR-sS",
+        )
+    config = files.read_object(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA is supported")
     for key in _UNSUPPORTED:
         if config.get(key):
             raise ModelError(f"{folder / 'adapter_config.json'}: {key} is not supported")
     state = _read_tensors(folder)
-    model = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    model = files.read_object(folder / "config.json") if (folder / "config.json").exists() else {}
     own = model.get("rankwise", {})
     sites = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
     if own.get("rank") == 0:  # PEFT has no rank 0: the stored factors are a placeholder of zeros
         rank, sites, state = 0, (), {HEAD: state[HEAD]}
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank) if rank else 0.0
-    spec = AdapterSpec(rank, alpha, scale, int(own.get("seed", 0)), float(config.get("lora_dropout", 0)), sites)
+    spec = AdapterSpec(
+        rank, alpha, scale, int(own.get("seed", 0)), float(config.get("lora_dropout", 0)), sites
+    )
     names = model.get("id2label", {})
     classes = state[HEAD].shape[0]
     labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
@@ -114,8 +124,9 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
         base_model_name_or_path=adapter.base,
         inference_mode=True,
     )
+    stored: dict[str, Any] = lora.to_dict()  # type: ignore[no-untyped-call]
     # PEFT's sets come out in an order that changes from process to process.
-    return {key: sorted(v) if isinstance(v, set) else v for key, v in lora.to_dict().items()}
+    return {key: sorted(v) if isinstance(v, set) else v for key, v in stored.items()}
 
 
 def _placeholder_sites(base_config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -153,26 +164,14 @@ def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path.parent}: no {path.name}: this is no adapter folder", hint="give runs/NAME/adapters/rR-sS"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return value
-
-
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / "adapter_model.safetensors"
     try:
         stored = safetensors.torch.load_file(path)
     except FileNotFoundError:
-        raise ModelError(f"{folder}: no adapter_model.safetensors", hint="pickle files are not read") from None
+        raise ModelError(
+            f"{folder}: no adapter_model.safetensors", hint="pickle files are not read"
+        ) from None
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: damaged or unreadable: {error}") from None
     state: dict[str, Tensor] = {}

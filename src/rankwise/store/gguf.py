@@ -63,12 +63,13 @@ class GGUF:
         from gguf import dequantize
 
         heads = self.value("llama.attention.head_count")
-        turned = {"attn_q": heads, "attn_k": self.value("llama.attention.head_count_kv") or heads}
+        turned = {"q_proj": heads, "k_proj": self.value("llama.attention.head_count_kv") or heads}
         tensors = {}
         for tensor in self._reader.tensors:
+            name = self._name(tensor.name)
             array = dequantize(tensor.data, tensor.tensor_type)
-            part = tensor.name.split(".")[-2]
-            tensors[self._name(tensor.name)] = _halves(array, turned[part]) if part in turned else array
+            part = name.split(".")[-2]
+            tensors[name] = _halves(array, turned[part]) if part in turned else array
         return tensors
 
     def tokenizer(self) -> dict[str, Any]:

@@ -223,7 +223,8 @@ def _read_json_lines(origin: Origin, file: BinaryIO) -> Table:
 def _json_rows(origin: Origin, lines: Iterable[str]) -> NumberedRows:
     hint = 'JSON Lines: one object a line, such as {"text": "...", "label": "..."}'
     for number, line in enumerate(lines, 1):
-        if line.isspace():
+        line = line.rstrip()
+        if not line:
             continue
         try:
             row = json.loads(line, object_pairs_hook=_fields)

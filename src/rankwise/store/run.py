@@ -75,7 +75,8 @@ class RunFolder:
             return Results.model_validate_json(self.results.read_text("utf-8"))
         except FileNotFoundError:
             raise UsageError(
-                f"{self.path}: no results.json: this is no finished run", hint="give a folder such as runs/NAME"
+                f"{self.path}: no results.json: this is no finished run",
+                hint="give a folder such as runs/NAME",
             ) from None
         except (OSError, ValidationError, UnicodeDecodeError) as error:
             raise UsageError(f"{self.results}: cannot be read: {error}") from None

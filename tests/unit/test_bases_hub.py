@@ -1,0 +1,224 @@
+"""Base models from the Hub: a small one on this machine, its cache, and a Hub that does not answer.
+
+The Hub's client reads its settings once, when it is imported, so each look-up has its own process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.tiny_folder import TINY, model_folder
+
+SOURCE = Path(__file__).parents[2] / "src"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def look_up(what: str, home: Path, **settings: str) -> dict[str, Any]:
+    """What `bases.<what>` gives, or the error, in a fresh process."""
+    script = (
+        "import json\nfrom rankwise import bases\nfrom rankwise.errors import RankwiseError\n"
+        f"bases.HUB_SECONDS = 0.5\ntry:\n    value = bases.{what}\n"
+        "except RankwiseError as e:\n"
+        "    value = {'error': type(e).__name__, 'message': e.message, 'hint': e.hint}\n"
+        "print(json.dumps(value, default=lambda x: str(getattr(x, 'folder', x))))"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
+    quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=clean | quiet | {"HF_HOME": str(home), "PYTHONPATH": str(SOURCE)} | settings,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    return value if isinstance(value, dict) else {"value": value}
+
+
+class Hub(ThreadingHTTPServer):
+    """The few calls of the Hub that a download makes, over the files of `repos`; `asked` has every path."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.refusals: dict[str, tuple[int, str]] = {}
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].strip("/")
+        self.server.asked.append(path)
+        parts = path.removeprefix("api/models/").split("/")
+        name, rest = "/".join(parts[:2]), parts[2:]
+        if name in self.server.refusals:
+            status, code = self.server.refusals[name]
+            return self._send(status, b"{}", {"X-Error-Code": code})
+        if name not in self.server.repos:
+            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        found = self.server.repos[name]
+        if rest[:1] == ["resolve"]:
+            return self._file(found, "/".join(rest[2:]))
+        if rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
+            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        if rest[:1] == ["tree"]:
+            tree = [{"type": "file", "path": p, "size": len(d), "oid": _oid(d)} for p, d in found.items()]
+            return self._send(200, json.dumps(tree).encode(), {})
+        return self._send(200, json.dumps({"id": name, "modelId": name, "sha": COMMIT}).encode(), {})
+
+    do_HEAD = do_GET
+
+    def _file(self, found: dict[str, bytes], path: str) -> None:
+        if path not in found:
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        return self._send(200, found[path], {"ETag": f'"{_oid(found[path])}"', "X-Repo-Commit": COMMIT})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def _oid(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def cached(home: Path, name: str) -> Path:
+    """A model in the Hub's cache folder, as an earlier download left it."""
+    repo = home / "hub" / f"models--{name.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    return model_folder(repo / "snapshots" / COMMIT)
+
+
+def test_a_model_comes_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    served = {path.name: path.read_bytes() for path in model_folder(tmp_path / "served").iterdir()}
+    unwanted = {"pytorch_model.bin": b"pickle", "modeling.py": b"code", "onnx/config.json": b"{}"}
+    hub.repos["me/tiny"] = served | unwanted
+    folder = Path(look_up("find('me/tiny')", tmp_path, HF_ENDPOINT=hub.url)["value"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == served
+    assert not any(path.endswith(name) for path in hub.asked for name in unwanted)
+    assert look_up("find('me/tiny')", tmp_path, HF_HUB_OFFLINE="1")["value"] == str(folder)
+
+
+def test_settings_come_without_weights(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["me/tiny"] = {p.name: p.read_bytes() for p in model_folder(tmp_path / "served").iterdir()}
+    assert look_up("config('me/tiny')", tmp_path, HF_ENDPOINT=hub.url) == TINY
+    assert look_up("has_pad_token('me/tiny')", tmp_path, HF_ENDPOINT=hub.url) == {"value": False}
+    hub.repos["me/padded"] = hub.repos["me/tiny"] | {"special_tokens_map.json": b'{"pad_token": "<pad>"}'}
+    assert look_up("has_pad_token('me/padded')", tmp_path, HF_ENDPOINT=hub.url) == {"value": True}
+    assert not any(path.endswith("safetensors") for path in hub.asked)
+
+
+def test_an_unsupported_model_is_refused_before_its_weights_come(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["me/bert"] = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"large"}
+    answer = look_up("find('me/bert')", tmp_path, HF_ENDPOINT=hub.url)
+    assert answer["error"] == "ModelError"
+    assert "me/bert: model_type 'bert' is not supported" in answer["message"]
+    assert not any(path.endswith("safetensors") for path in hub.asked)
+
+
+def test_what_the_hub_refuses(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["me/tiny"] = {"config.json": json.dumps(TINY).encode()}
+    hub.refusals["me/gated"] = (403, "GatedRepo")
+    answers = {
+        what: look_up(what, tmp_path, HF_ENDPOINT=hub.url)
+        for what in ("find('me/missing')", "find('me/gated')", "find('me/tiny', revision='v9')")
+    }
+    assert {answer["error"] for answer in answers.values()} == {"ModelError"}
+    messages = [answer["message"] for answer in answers.values()]
+    assert messages == [
+        "me/missing: neither a folder here nor a model on the Hub",
+        "me/gated: closed to you",
+        "me/tiny: has no revision 'v9' on the Hub",
+    ]
+    assert "hf auth login" in answers["find('me/gated')"]["hint"]
+
+
+def test_a_name_that_cannot_be_one(tmp_path: Path) -> None:
+    for name in ("./missing/folder", "a b", "", "x" * 5000):
+        answer = look_up(f"find({name!r})", tmp_path, HF_HUB_OFFLINE="1")
+        assert answer["error"] == "ModelError", answer
+
+
+def test_offline_with_the_model_in_the_cache(tmp_path: Path) -> None:
+    folder = cached(tmp_path, "me/tiny")
+    assert look_up("find('me/tiny')", tmp_path, HF_HUB_OFFLINE="1")["value"] == str(folder)
+    assert look_up("config('me/tiny')", tmp_path, HF_HUB_OFFLINE="1") == TINY
+
+
+def test_offline_without_it(tmp_path: Path) -> None:
+    answer = look_up("find('gpt2')", tmp_path, HF_HUB_OFFLINE="1")
+    assert answer["error"] == "Unreachable"
+    assert answer["message"].startswith("gpt2: not a folder here, and the Hub cannot be reached: ")
+    assert all(word in answer["hint"] for word in ("local folder", "smollm2-135m", "HTTPS_PROXY"))
+    assert look_up("config('gpt2')['n_embd']", tmp_path, HF_HUB_OFFLINE="1") == {"value": 768}
+
+
+def closed_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+        return port
+
+
+def test_an_unreachable_hub_is_said_at_once(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    answer = look_up("find('me/tiny')", tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}")
+    assert answer["error"] == "Unreachable"
+    assert time.monotonic() - begin < 20
+    cached(tmp_path, "me/tiny")
+    assert "value" in look_up("find('me/tiny')", tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}")
+
+
+def test_a_silent_network_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        answer = look_up(
+            "find('me/tiny')", tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
+    assert answer["error"] == "Unreachable"
+
+
+def test_a_hub_in_trouble(hub: Hub, tmp_path: Path) -> None:
+    hub.refusals["me/tiny"] = (503, "")
+    answer = look_up("find('me/tiny')", tmp_path, HF_ENDPOINT=hub.url)
+    assert answer["error"] == "Unreachable"
+    assert "503" in answer["message"]

@@ -1,0 +1,214 @@
+"""Token ids are those of transformers, but for special tokens that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Backend
+from transformers import AutoTokenizer
+
+from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.tokens import CHUNK_CHARACTERS, CHUNK_TEXTS, Tokenizer, _chunks
+
+REPOSITORY = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("RANKWISE_TEST_DATA", REPOSITORY.parent / "shared"))
+GPT2 = SHARED / "tokenizers" / "gpt2"
+TEXTS = [
+    "i didnt feel humiliated",
+    " leading and trailing ",
+    "tabs\tand\nlines\u2028",
+    "naïve 😀 \u0000 日本語",
+    "x",
+    "word " * 40,
+]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A byte-level BPE tokenizer that puts a token before each text and one after it."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    backend.add_tokens([AddedToken("<plain>", special=False)])
+    special = [(name, backend.token_to_id(name)) for name in ("<s>", "</s>")]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    # What a folder says of truncation and padding must not matter.
+    backend.enable_truncation(3, direction="left")
+    backend.enable_padding(length=50)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "truncation_side": "left", "bos_token": "<s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> Path:
+    """GPT-2's own vocabulary, in the layout it was published in."""
+    if not GPT2.is_dir():
+        pytest.skip(f"no GPT-2 vocabulary in {GPT2} (RANKWISE_TEST_DATA names the folder above)")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(GPT2 / name, tmp_path / name)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    return tmp_path
+
+
+def lists(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[list[int]]:
+    return [ids.tolist() for ids in tokenizer(texts, max_length)]
+
+
+@pytest.mark.parametrize("max_length", [3, 4, 7, 128])
+def test_ids_are_those_of_transformers(tiny: Path, max_length: int) -> None:
+    theirs = AutoTokenizer.from_pretrained(tiny, truncation_side="right")
+    expected = theirs(TEXTS, truncation=True, max_length=max_length, padding=False).input_ids
+    assert lists(Tokenizer.load(tiny), TEXTS, max_length) == expected
+    assert all(1 <= len(ids) <= max_length and ids[0] == 0 and ids[-1] == 1 for ids in expected)
+
+
+def test_ids_of_gpt2(gpt2: Path) -> None:
+    tokenizer = Tokenizer.load(gpt2)
+    theirs = AutoTokenizer.from_pretrained(gpt2)
+    for max_length in (1, 5, 128):
+        expected = theirs(TEXTS, truncation=True, max_length=max_length).input_ids
+        assert lists(tokenizer, TEXTS, max_length) == expected
+    assert lists(tokenizer, ["hello world"], 128) == [[31373, 995]]
+    assert not tokenizer.has_pad_token
+
+
+def test_arrays_and_order_over_many_chunks(tiny: Path) -> None:
+    tokenizer = Tokenizer.load(tiny)
+    texts = [f"text {number}" for number in range(2 * CHUNK_TEXTS + 1)]
+    found = tokenizer(texts, 16)
+    assert all(ids.dtype == np.int64 and ids.ndim == 1 for ids in found)
+    assert [ids.tolist() for ids in found] == [tokenizer([text], 16)[0].tolist() for text in texts]
+    assert tokenizer([], 16) == []
+
+
+def test_chunks_are_bounded_in_texts_and_characters() -> None:
+    assert [len(chunk) for chunk in _chunks(["a"] * (CHUNK_TEXTS + 2))] == [CHUNK_TEXTS, 2]
+    assert [len(chunk) for chunk in _chunks(["a" * (CHUNK_CHARACTERS // 2)] * 5)] == [2, 2, 1]
+
+
+def test_one_tokenizer_serves_several_lengths(tiny: Path) -> None:
+    tokenizer = Tokenizer.load(tiny)
+    long = len(tokenizer(["word " * 40], 128)[0])
+    assert len(tokenizer(["word " * 40], 5)[0]) == 5
+    assert len(tokenizer(["word " * 40], 128)[0]) == long > 5
+
+
+def test_a_special_token_that_is_typed_is_plain_text(tiny: Path) -> None:
+    (ids,) = lists(Tokenizer.load(tiny), ["a</s>b<s>"], 64)
+    assert 0 not in ids[1:] and 1 not in ids[:-1]
+    assert Backend.from_file(str(tiny / "tokenizer.json")).decode(ids) == "a</s>b<s>"
+
+
+def test_gpt2s_end_of_text_that_is_typed_is_plain_text(gpt2: Path) -> None:
+    (ids,) = lists(Tokenizer.load(gpt2), ["a <|endoftext|> b"], 64)
+    assert ids == [64, 1279, 91, 437, 1659, 5239, 91, 29, 275]
+
+
+def test_no_room_for_special_tokens(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="max_length 2 has no room for text beside 2 special tokens"):
+        Tokenizer.load(tiny)(["a"], 2)
+
+
+def test_texts_that_are_none(gpt2: Path) -> None:
+    tokenizer = Tokenizer.load(gpt2)
+    with pytest.raises(DataError, match="no token stands for this text: ''"):
+        tokenizer(["a", ""], 8)
+    for value in (None, 5, ("a", "b")):
+        with pytest.raises(DataError, match="not a string"):
+            tokenizer(["a", value], 8)  # type: ignore[list-item]
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        tokenizer(["a", "cut \ud83d"], 8)
+
+
+def test_no_warning_of_length_or_of_forks(tiny: Path) -> None:
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 4}))
+    script = (
+        "import os, sys; from pathlib import Path; from rankwise.tokens import Tokenizer\n"
+        "tokenizer = Tokenizer.load(Path(sys.argv[1]))\n"
+        "texts = ['word ' * 40] * 2000\n"
+        "tokenizer(texts, 100)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    tokenizer(texts, 100); os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny)],
+        env={**environment, "PYTHONPATH": str(REPOSITORY / "src")},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_pad_token_and_files(tiny: Path) -> None:
+    (tiny / "model.safetensors").write_bytes(b"")
+    (tiny / "config.json").write_text("{}")
+    backend = json.loads((tiny / "tokenizer.json").read_text())
+    (tiny / "tokenizer.json").write_text(json.dumps({**backend, "padding": None}))
+    tokenizer = Tokenizer.load(tiny)
+    assert not tokenizer.has_pad_token
+    assert tokenizer.folder == tiny
+    assert tokenizer.files() == [tiny / "tokenizer.json", tiny / "tokenizer_config.json"]
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "</s>"}))
+    assert Tokenizer.load(tiny).has_pad_token
+
+
+def test_files_copied_elsewhere_give_the_same_ids(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tokenizer, copy = Tokenizer.load(tiny), tmp_path_factory.mktemp("copy")
+    for path in tokenizer.files():
+        shutil.copyfile(path, copy / path.name)
+    assert lists(Tokenizer.load(copy), TEXTS, 16) == lists(tokenizer, TEXTS, 16)
+
+
+class TestFoldersThatCannotBeUsed:
+    def test_no_tokenizer(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+        for folder in (tmp_path, tmp_path / "none", Path("gpt2")):
+            with pytest.raises(ModelError, match="no tokenizer in this folder"):
+                Tokenizer.load(folder)
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": "1.0"}'])
+    def test_a_damaged_one(self, tiny: Path, content: str) -> None:
+        (tiny / "tokenizer.json").write_text(content)
+        with pytest.raises(ModelError, match="the tokenizer cannot be loaded: "):
+            Tokenizer.load(tiny)
+
+    def test_a_vocabulary_of_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+        (tmp_path / "tokenizer_config.json").write_text("{}")
+        with pytest.raises(ModelError, match="the tokenizer has no vocabulary"):
+            Tokenizer.load(tmp_path)
+
+    def test_vocabulary_without_a_family(self, gpt2: Path) -> None:
+        (gpt2 / "config.json").unlink()
+        with pytest.raises(ModelError, match=r"vocab\.json and merges\.txt beside the model's config\.json"):
+            Tokenizer.load(gpt2)
+
+    def test_code_in_the_folder_is_not_run(self, tiny: Path) -> None:
+        (tiny / "evil.py").write_text("raise SystemExit('code of the folder ran')\nclass Evil: ...\n")
+        config = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
+        (tiny / "tokenizer_config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError):
+            Tokenizer.load(tiny)
