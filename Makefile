@@ -23,7 +23,7 @@ check: $(VENV)/dev $(VENV)/base
 	$(BIN)/mypy
 
 bench: $(VENV)/dev $(VENV)/base
-	$(BIN)/python bench/train_step.py
+	$(BIN)/python bench/train_step.py --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md
 
 reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce

@@ -7,7 +7,7 @@ enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,13 +52,20 @@ class Plan:
 def adapters(recipe: Recipe, sites: Sequence[str], default_targets: Sequence[str]) -> list[AdapterSpec]:
     """Every adapter of a recipe, ranks within seeds.
 
+    Args:
+        recipe: what to train.
+        sites: the trunk's linear sites, in order.
+        default_targets: what the family adapts where the recipe does not say.
+
     Raises:
-        UsageError: a target of the recipe names no linear site, or its sites are in lower layers only.
+        UsageError: a target names no linear site, or none in the last layers that were asked for.
     """
     chosen = match_sites(sites, recipe.targets or default_targets)
     if recipe.last_layers:
-        layers = 1 + max(map(layer_of, sites))
-        chosen = tuple(site for site in chosen if layer_of(site) >= layers - recipe.last_layers)
+        first = 1 + layer_of(sites[-1]) - recipe.last_layers
+        chosen = tuple(site for site in chosen if layer_of(site) >= first)
+        if not chosen:
+            raise UsageError(f"last_layers: no target lies in the last {recipe.last_layers} layers")
     return [
         AdapterSpec(
             rank=rank,
@@ -101,73 +108,85 @@ def make(
     config = parse_config(config_json)
     if recipe.max_length > config.max_positions:
         raise UsageError(
-            f"max_length {recipe.max_length} is more than the {config.max_positions} positions of {recipe.base}",
+            f"max_length {recipe.max_length}: {recipe.base} has {config.max_positions} positions",
             hint=f"give --max-length {config.max_positions} or less",
         )
-    shapes = config.site_shapes()
-    specs = adapters(recipe, list(shapes), trunk_class(config).default_targets)
-    texts = texts or recipe.train_texts
-    tokens_per_text = tokens_per_text or recipe.tokens_per_text
-    per_step = recipe.batch_size * (tokens_per_text or min(recipe.max_length, 128))
-    banks = _split(specs, config, per_step, memory_bytes)
-    numbers = {spec.name: number for number, bank in enumerate(banks, 1) for spec in bank}
-    head, pad = classes * config.d_model, 0 if has_pad_token else config.d_model
-    rows = []
-    for spec in specs:
-        trainable = sum(math.prod(s) for s in tensor_shapes(spec, shapes, config.d_model, classes).values())
-        # PEFT keeps the original head beside the trained copy, and counts both.
-        total = config.parameters() + pad + head + trainable
-        percent, merged = 100 * trainable / total, config.parameters() + head
-        rows.append(Row(spec.rank, spec.seed, trainable, total, percent, merged, numbers[spec.name]))
+    specs = adapters(recipe, list(config.site_shapes()), trunk_class(config).default_targets)
+    texts, tokens_per_text = texts or recipe.train_texts, tokens_per_text or recipe.tokens_per_text
+    step_tokens = recipe.batch_size * (tokens_per_text or recipe.max_length)
+    banks = _split(specs, config, step_tokens, memory_bytes)
     return Plan(
         base=recipe.base,
         classes=classes,
-        rows=tuple(rows),
+        rows=tuple(_rows(banks, specs, config, classes, has_pad_token)),
         banks=banks,
-        steps=None if texts is None else recipe.epochs * math.ceil(texts / recipe.batch_size),
+        steps=recipe.epochs * math.ceil(texts / recipe.batch_size) if texts else None,
         tokens=round(recipe.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
-        memory_bytes=max(expected_memory(bank, config, per_step) for bank in banks),
+        memory_bytes=max(expected_memory(bank, config, step_tokens) for bank in banks),
     )
 
 
-def expected_memory(bank: Sequence[AdapterSpec], config: Config, tokens_per_step: float) -> int:
+def _rows(
+    banks: Sequence[Sequence[AdapterSpec]],
+    specs: Sequence[AdapterSpec],
+    config: Config,
+    classes: int,
+    has_pad_token: bool,
+) -> Iterator[Row]:
+    numbers = {spec: number for number, bank in enumerate(banks, 1) for spec in bank}
+    head = classes * config.d_model
+    for spec in specs:
+        trainable = trained_parameters(spec, config, classes)
+        # PEFT counts the head twice, the original and the trained copy, and the row of an added pad token.
+        total = config.parameters() + (0 if has_pad_token else config.d_model) + head + trainable
+        merged = config.parameters() + head
+        yield Row(spec.rank, spec.seed, trainable, total, 100 * trainable / total, merged, numbers[spec])
+
+
+def trained_parameters(spec: AdapterSpec, config: Config, classes: int) -> int:
+    """Numbers that an adapter trains: its factors and its score head."""
+    shapes = tensor_shapes(spec, config.site_shapes(), config.d_model, classes)
+    return sum(map(math.prod, shapes.values()))
+
+
+def expected_memory(
+    bank: Sequence[AdapterSpec], config: Config, step_tokens: float, number_bytes: int = 2
+) -> int:
     """Bytes at the peak of a training step: weights, activations kept for the backward pass, optimiser.
+
+    An estimate from the model's shape, good to about a third; `docs/records` holds a measurement.
 
     Args:
         bank: the adapters that train together.
         config: the base model's shape.
-        tokens_per_step: tokens of one adapter in a step.
+        step_tokens: tokens of one adapter in a step.
+        number_bytes: bytes of a number in matrix products; 2 for bfloat16.
     """
-    d, ff = config.d_model, config.d_ff
-    weights = 2 * config.parameters() + 2 * (config.vocab_size * d)  # bfloat16, the embeddings float32
-    gated = isinstance(config, LlamaConfig)
-    # What a layer keeps for one token: float32 residuals and norms, then bfloat16 inputs, q, k and v
-    # (twice, as stream and as blocks), attention output, the MLP's hidden values.
-    kept = 2 * 4 * d + 2 * (2 * d + 8 * d + (3 if gated else 2) * ff)
-    adapters = sum(spec.rank > 0 for spec in bank)
-    trained = sum(
-        math.prod(s) for spec in bank for s in tensor_shapes(spec, config.site_shapes(), d, 2).values()
-    )
-    working = 16 * max(ff, 3 * d) * tokens_per_step * len(bank)
-    return round(weights + config.layers * kept * tokens_per_step * adapters + working + 5 * 4 * trained)
+    d, ff, rows = config.d_model, config.d_ff, step_tokens * len(bank)
+    embeddings = (4 - number_bytes) * config.vocab_size * d  # they stay float32
+    weights = number_bytes * config.parameters() + embeddings
+    # For one token a layer keeps two float32 residuals, and in the trunk's precision: two normed
+    # inputs, q, k and v in the stream and in blocks, what attention gives, the MLP's hidden values.
+    hidden = 3 if isinstance(config, LlamaConfig) else 2
+    kept = 2 * 4 * d + number_bytes * (2 * d + 2 * 3 * d + d + hidden * ff)
+    depth = max((config.layers - layer_of(spec.sites[0]) for spec in bank if spec.sites), default=0)
+    working = 4 * 4 * max(ff, 3 * d)
+    trained = sum(trained_parameters(spec, config, classes=2) for spec in bank)
+    return round(weights + rows * (depth * kept + working) + 5 * 4 * trained)
 
 
 def _split(
-    specs: Sequence[AdapterSpec], config: Config, tokens_per_step: float, memory_bytes: int | None
+    specs: Sequence[AdapterSpec], config: Config, step_tokens: float, memory_bytes: int | None
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
     """Banks that fit the memory. Heads alone go together: their bank needs no backward pass."""
     banks: list[list[AdapterSpec]] = []
     for group in ([s for s in specs if not s.rank], [s for s in specs if s.rank]):
-        bank: list[AdapterSpec] = []
+        full = True
         for spec in group:
-            fits = (
-                memory_bytes is None
-                or expected_memory([*bank, spec], config, tokens_per_step) <= memory_bytes
-            )
-            if bank and not fits:
-                banks.append(bank)
-                bank = []
-            bank.append(spec)
-        if bank:
-            banks.append(bank)
+            if memory_bytes is not None and not full:
+                full = expected_memory([*banks[-1], spec], config, step_tokens) > memory_bytes
+            if full:
+                banks.append([])
+            banks[-1].append(spec)
+            full = False
     return tuple(tuple(bank) for bank in banks)
