@@ -131,8 +131,7 @@ def peer(shape: dict[str, Any], dtype: torch.dtype, width: int | None, grouped: 
     import peft
     import transformers
 
-    config = transformers.GPT2Config(**shape, num_labels=CLASSES, pad_token_id=0)
-    config.use_cache = False
+    config = transformers.GPT2Config(**shape | {"num_labels": CLASSES, "pad_token_id": 0, "use_cache": False})
     model: Any = transformers.GPT2ForSequenceClassification(config)
     lora = peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS, r=RANK, lora_alpha=1, lora_dropout=0.1, fan_in_fan_out=True

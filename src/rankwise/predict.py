@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rankwise import bases, data, hardware
-from rankwise.errors import DataError, ModelError
+from rankwise.errors import DataError, ModelError, UsageError
 from rankwise.nn import families
 from rankwise.nn.classifier import logits
 from rankwise.nn.lora import HEAD, Bank
@@ -72,9 +72,13 @@ class Classifier:
         """
         saved = adapters.load(Path(folder))
         on = hardware.device(device)
+        if not (base or saved.base):
+            raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
         found = bases.find(base or saved.base)
         trunk = load_trunk(found, torch.float32, on)
         _check_fits(saved, trunk, Path(folder))
+        if saved.embedding is not None:
+            trunk.tokens = saved.embedding.to(on)
         merge(trunk, saved)
         trunk.cast(hardware.dtype(precision, on))
         spec = replace(saved.spec, rank=0, sites=())
@@ -102,10 +106,13 @@ class Classifier:
         """(texts, classes) logits.
 
         Raises:
-            DataError: a text is empty.
+            DataError: a text is empty, or no string.
+            UsageError: the texts are one string instead of a list.
         """
+        if isinstance(texts, str):
+            raise UsageError("give a list of texts, not one string", hint="classifier([text])")
         for i, text in enumerate(texts, 1):
-            if not text.strip():
+            if isinstance(text, str) and not text.strip():
                 raise DataError(f"text {i} is empty", hint="there is nothing in it to classify")
         if not texts:
             return np.empty((0, len(self.labels)), dtype=np.float32)
@@ -143,8 +150,10 @@ def predict_file(
         UsageError: the target's suffix is not known.
     """
     column, batches = data.read_rows(source, text_column=text_column)
+    added = {"predicted_label": "", **{f"probability_{label}": 0.0 for label in classifier.labels}}
+    again = data.read_rows(source, text_column=text_column)[1]
     done = 0
-    with write_rows(target) as write:
+    with write_rows(target, ([row | added for row in batch] for batch in again)) as write:
         for batch in batches:
             for row, found in zip(batch, classifier([row[column] for row in batch]), strict=True):
                 row["predicted_label"] = found.label
@@ -220,16 +229,19 @@ def _windows(lengths: Sequence[int], tokens: int) -> Iterator[NDArray[np.int64]]
 def _check_fits(saved: adapters.SavedAdapter, trunk: Trunk, folder: Path) -> None:
     sites = trunk.sites()
     head = saved.state[HEAD]
-    if head.ndim != 2 or head.shape[1] != trunk.d_model:
+    if head.shape[1] != trunk.d_model:
         raise ModelError(
             f"{folder}: the score head {tuple(head.shape)} does not fit a model of width {trunk.d_model}"
         )
+    tokens, embedding = trunk.tokens.shape, saved.embedding
+    if embedding is not None and (embedding.shape[1] != tokens[1] or len(embedding) < tokens[0]):
+        raise ModelError(f"{folder}: the embeddings {tuple(embedding.shape)} do not fit the base model's")
     for site in saved.spec.sites:
         if site not in sites:
             raise ModelError(
                 f"{folder}: the base model has no linear site {site}", hint="give the right --base"
             )
         n_in, n_out = sites[site]
-        a, b = saved.state[f"{site}.lora_A"], saved.state.get(f"{site}.lora_B")
-        if b is None or a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
+        a, b = saved.state[f"{site}.lora_A"], saved.state[f"{site}.lora_B"]
+        if a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
             raise ModelError(f"{folder}: the adapter's tensors at {site} do not fit the base model")

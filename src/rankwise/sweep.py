@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import platform
@@ -34,6 +32,7 @@ from rankwise.report import tables
 from rankwise.store import adapter as adapters
 from rankwise.store import files
 from rankwise.store.run import AdapterResult, Results, RunFolder, slug
+from rankwise.store.writers import csv_line
 from rankwise.tokens import Tokenizer
 from rankwise.train import Step, balanced_weights, train
 
@@ -109,7 +108,7 @@ class _Job:
     def run(self) -> Results:
         """Every stage in turn."""
         with self.timed("total"):
-            files.claim_folder(self.folder.path)
+            files.require_free(self.folder.path)
             self._read()
             self._prepare()
             files.write_text(self.folder.recipe, self.recipe.to_toml())
@@ -215,17 +214,15 @@ class _Job:
 
     def _predictions_csv(self, outcomes: Mapping[str, _Outcome]) -> str:
         """Every evaluated text, every adapter: predicted label and its probability."""
-        out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\n")
         columns = [column for name in outcomes for column in (name, f"{name} probability")]
-        writer.writerow(["split", "text", "label", *columns])
+        lines = [csv_line(["split", "text", "label", *columns])]
         for split in self._evaluated():
             source = self.splits[split].source
             probabilities = [softmax(outcome.logits[split]) for outcome in outcomes.values()]
             for i, (text, label) in enumerate(zip(source.texts, source.labels, strict=True)):
                 cells = [cell for p in probabilities for cell in self._best(p[i])]
-                writer.writerow([split, text, self.dataset.labels[label], *cells])
-        return out.getvalue()
+                lines.append(csv_line([split, text, self.dataset.labels[label], *cells]))
+        return "".join(lines)
 
     def _best(self, probabilities: NDArray[np.float64]) -> tuple[str, str]:
         best = int(probabilities.argmax())

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from rankwise.errors import RankwiseError
 from rankwise.listener import Listener
-from rankwise.report.tables import Table
+from rankwise.report.tables import Table, one_line, printable
 from rankwise.store.run import Results, RunFolder
 
 if TYPE_CHECKING:
@@ -20,26 +22,68 @@ if TYPE_CHECKING:
     from rankwise.plan import Plan
     from rankwise.predict import Prediction
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# Without markup and emoji: paths, labels and texts may hold [brackets] and :colons:.
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+GAP = 2
+"""Spaces between two columns."""
+LONGEST_WORD = 20
+"""A column is never so narrow that a word of up to so many letters, or a number, must be broken."""
 
 
 def show_table(table: Table) -> None:
-    """A table for people; wide cells wrap."""
-    shown = RichTable(title=escape(table.title), title_justify="left", header_style="bold")
-    for i, column in enumerate(table.columns):
-        numeric = all(row[i][:1] in "+-0123456789" for row in table.rows)
-        shown.add_column(escape(column), justify="right" if numeric else "left")
-    for row in table.rows:
-        shown.add_row(*(escape(cell) for cell in row))
-    stdout.print(shown)
+    """A table for people. Cells wrap; columns that do not fit stand below, beside the keys once more."""
+    cells = [[one_line(cell) for cell in row] for row in (table.columns, *table.rows)]
+    columns = list(zip(*cells, strict=True))
+    if table.title:
+        stdout.print(one_line(table.title), soft_wrap=True)
+    for group in _groups(columns, table.keys, stdout.width):
+        stdout.print(_rich_table(group, stdout.width))
+
+
+def _groups(columns: list[tuple[str, ...]], keys: int, room: int) -> list[list[tuple[str, ...]]]:
+    """Columns (header first) that fit beside each other into `room`, each group led by the keys."""
+    groups = [columns[:keys]]
+    for column in columns[keys:]:
+        filled = sum(_narrowest(each) + GAP for each in groups[-1])
+        if filled + _narrowest(column) > room and len(groups[-1]) > keys:
+            groups.append(columns[:keys])
+        groups[-1] = [*groups[-1], column]
+    return groups
+
+
+def _rich_table(columns: list[tuple[str, ...]], room: int) -> RichTable:
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for (header, *cells), width in zip(columns, _widths(columns, room), strict=True):
+        numeric = all(cell[:1] in "+-0123456789" for cell in cells)
+        shown.add_column(Text(header), justify="right" if numeric else "left", width=width)
+    for row in list(zip(*columns, strict=True))[1:]:
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def _widths(columns: list[tuple[str, ...]], room: int) -> list[int]:
+    """Each column's width. What is left over goes to the columns that want little, then to the rest."""
+    widths = [_narrowest(column) for column in columns]
+    wishes = [max(map(cell_len, column)) - width for column, width in zip(columns, widths, strict=True)]
+    spare = max(0, room - sum(widths) - GAP * (len(columns) - 1))
+    for done, i in enumerate(sorted(range(len(columns)), key=wishes.__getitem__)):
+        share = min(wishes[i], spare // (len(columns) - done))
+        widths[i] += share
+        spare -= share
+    return widths
+
+
+def _narrowest(column: tuple[str, ...]) -> int:
+    words = [cell_len(word) for cell in column for word in cell.split()]
+    return min(max(words, default=1), LONGEST_WORD)
 
 
 def show_error(error: RankwiseError) -> None:
     """`error: ...`, then `hint: ...`."""
-    stderr.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+    stderr.print(Text.assemble(("error:", "bold red"), " ", printable(error.message)), soft_wrap=True)
     if error.hint:
-        stderr.print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True)
+        stderr.print(Text.assemble(("hint:", "bold"), " ", printable(error.hint)), soft_wrap=True)
 
 
 def show_plan(plan: Plan) -> None:
@@ -89,9 +133,11 @@ def show_metrics(metrics: Metrics) -> None:
         (c.label, *(f"{100 * score:.2f}" for score in (c.precision, c.recall, c.f1)), f"{c.texts:,}")
         for c in metrics.classes
     ]
+    stdout.print()
     show_table(Table("Per class, in percent", ("label", "precision", "recall", "F1", "texts"), rows))
     labels = [c.label for c in metrics.classes]
     matrix = [(label, *map(str, row)) for label, row in zip(labels, metrics.confusion, strict=True)]
+    stdout.print()
     show_table(Table("Confusion: true label down, predicted across", ("", *labels), matrix))
 
 
@@ -130,7 +176,7 @@ class ProgressBars(Listener):
 
     def note(self, text: str) -> None:
         """Something worth a line."""
-        stderr.print(escape(text), soft_wrap=True)
+        stderr.print(printable(text), soft_wrap=True)
 
     def begin(self, stage: str, total: int | None) -> None:
         """A stage of so many units begins; None where their number is not known."""

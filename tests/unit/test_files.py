@@ -193,19 +193,16 @@ def test_a_new_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
     assert names(tmp_path / "one") == ["a"]
 
 
-@pytest.mark.parametrize("claim", [files.new_folder, files.claim_folder])
-def test_existing_things_are_not_replaced(tmp_path: Path, claim: object) -> None:
+def test_existing_things_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("full", "file", "dangling"):
+        with pytest.raises(UsageError, match="is there already"), files.new_folder(tmp_path / name):
+            pass
         with pytest.raises(UsageError, match="is there already"):
-            if claim is files.new_folder:
-                with files.new_folder(tmp_path / name):
-                    pass
-            else:
-                files.claim_folder(tmp_path / name)
+            files.require_free(tmp_path / name)
     assert names(tmp_path) == ["dangling", "file", "full"]
 
 
@@ -217,10 +214,10 @@ def test_a_folder_filled_by_someone_else_meanwhile_is_kept(tmp_path: Path) -> No
     assert names(tmp_path / "one") == ["theirs"]
 
 
-def test_a_folder_is_claimed_with_its_parents_and_again_while_empty(tmp_path: Path) -> None:
-    files.claim_folder(tmp_path / "a" / "b")
-    files.claim_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
+def test_what_is_missing_or_empty_is_free(tmp_path: Path) -> None:
+    files.require_free(tmp_path / "a" / "b")
+    files.require_free(tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:

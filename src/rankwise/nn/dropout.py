@@ -1,10 +1,9 @@
 """Dropout masks that depend on an adapter's seed, step and site, and on nothing else.
 
 Each mask is cut from a stream of random 16-bit numbers, keyed by (seed, step, site name): an
-adapter meets the same masks alone as among any neighbours, and again after a resume. Sixteen
-bits put the drop rate within 1e-5 of what was asked; the counter-free generators used
-(SFC64 on the CPU, the device's own elsewhere) fill them at memory speed, where bernoulli draws
-would take a fifth of a training step.
+adapter meets the same masks alone as among any neighbours, and again after a resume. Sixteen bits
+put the drop rate within 1e-5 of what was asked. On the CPU the numbers are SFC64's raw words, which
+come at memory speed; bernoulli draws would take a fifth of a training step.
 """
 
 from __future__ import annotations

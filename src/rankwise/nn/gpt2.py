@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.errors import ModelError
+from rankwise.nn.attention import attend
 from rankwise.nn.config import choice, count, fraction, positive
 from rankwise.nn.packing import Stream
-from rankwise.nn.trunk import Hook, Linear, Source, Trunk, attend
+from rankwise.nn.trunk import Hook, Linear, Source, Trunk
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.errors import ModelError
+from rankwise.nn.attention import attend
 from rankwise.nn.config import choice, count, flag, positive
 from rankwise.nn.packing import Stream
-from rankwise.nn.trunk import Hook, Linear, Source, Trunk, attend
+from rankwise.nn.trunk import Hook, Linear, Source, Trunk
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj")

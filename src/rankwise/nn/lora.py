@@ -167,9 +167,9 @@ def _draw(tensors: Mapping[str, Tensor], seed: int, head_std: float) -> None:
         random = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
         if name.endswith("lora_A"):  # PEFT's kaiming_uniform with a = sqrt(5)
             bound = 1 / math.sqrt(tensor.shape[1])
-            tensor.copy_(torch.from_numpy(random.uniform(-bound, bound, tensor.shape)))
+            tensor.copy_(torch.from_numpy(random.uniform(-bound, bound, tensor.shape)).float())
         elif name == HEAD:
-            tensor.copy_(torch.from_numpy(random.normal(0, head_std, tensor.shape)))
+            tensor.copy_(torch.from_numpy(random.normal(0, head_std, tensor.shape)).float())
 
 
 class BankHook(Hook):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from rankwise.store.run import AdapterResult, Results, RunFolder
 
 RANK_COLUMNS = ("rank", "trainable params", "total params", "% trainable")
 SAMPLE_COLUMNS = ("text", "label", "emotion", "predicted label", "predicted emotion")
+_STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, signs that turn the direction of what follows, halves of surrogate pairs."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    keys: int = 1
+    """How many of the first columns name the row."""
 
     def markdown(self) -> str:
         """As a Markdown table. Text from the data cannot become markup."""
@@ -30,25 +35,23 @@ class Table:
 
 
 def rank_table(results: Results) -> Table:
-    """One row an adapter: rank, parameters, and accuracy with its 95 % interval over texts."""
+    """One row an adapter: rank, parameters, accuracy with its 95 % interval over texts, macro-F1."""
     tested = any(row.test for row in results.adapters)
     seeded = len({row.seed for row in results.adapters}) > 1
     columns = (
         *(("seed",) if seeded else ()),
         *RANK_COLUMNS,
-        "validation accuracy",
-        "validation macro-F1",
-        *(("test accuracy", "test macro-F1") if tested else ()),
+        *("validation accuracy", "95 %", "validation macro-F1"),
+        *(("test accuracy", "95 %", "test macro-F1") if tested else ()),
     )
     rows = [_rank_row(row, tested, seeded) for row in results.adapters]
-    return Table(f"{results.base}, {results.texts['train']:,} training texts", columns, rows)
+    title = f"{results.base}, {results.texts['train']:,} training texts"
+    return Table(title, columns, rows, keys=2 if seeded else 1)
 
 
 def _rank_row(row: AdapterResult, tested: bool, seeded: bool) -> tuple[str, ...]:
     splits = [row.validation, row.test] if tested else [row.validation]
-    scores = [
-        cell for split in splits if split for cell in (_accuracy(split), f"{100 * split['macro_f1']:.2f}")
-    ]
+    scores = [cell for split in splits if split for cell in _scores(split)]
     return (
         *((str(row.seed),) if seeded else ()),
         str(row.rank),
@@ -59,9 +62,9 @@ def _rank_row(row: AdapterResult, tested: bool, seeded: bool) -> tuple[str, ...]
     )
 
 
-def _accuracy(split: dict[str, float]) -> str:
-    low, high = 100 * split["accuracy_low"], 100 * split["accuracy_high"]
-    return f"{100 * split['accuracy']:.2f} ({low:.1f} to {high:.1f})"
+def _scores(split: dict[str, float]) -> tuple[str, str, str]:
+    interval = f"{100 * split['accuracy_low']:.1f}-{100 * split['accuracy_high']:.1f}"
+    return f"{100 * split['accuracy']:.2f}", interval, f"{100 * split['macro_f1']:.2f}"
 
 
 def sample_table(run: RunFolder, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
@@ -82,28 +85,54 @@ def sample_table(run: RunFolder, *, adapter: str | None = None, seed: int = 110,
         adapter = max(results.adapters, key=lambda row: (row.validation["accuracy"], -row.rank)).name
     if adapter not in names:
         raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
-    with run.predictions.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = _read_predictions(run, adapter)
     split = "test" if "test" in results.texts else "validation"
     rows = []
     for label, name in enumerate(results.labels):
         mine = [line for line in lines if line["split"] == split and line["label"] == name]
         for line in random.Random(f"{seed} {name}").sample(mine, min(per_class, len(mine))):
             predicted = line[adapter]
-            rows.append((line["text"], str(label), name, str(results.labels.index(predicted)), predicted))
+            number = str(results.labels.index(predicted)) if predicted in results.labels else "?"
+            rows.append((line["text"], str(label), name, number, predicted))
     return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
+
+
+def _read_predictions(run: RunFolder, adapter: str) -> list[dict[str, str]]:
+    try:
+        with run.predictions.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file, restval="", strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{run.predictions}: cannot be read: {error}") from None
+    if not lines or not {"split", "text", "label", adapter} <= lines[0].keys():
+        raise UsageError(f"{run.predictions}: not as the sweep wrote it", hint="run the sweep again")
+    return lines
 
 
 def write(run: RunFolder) -> None:
     """Write table.md and samples.md."""
     ranks, samples = rank_table(run.read_results()), sample_table(run)
-    note = "Accuracy and macro-F1 in percent; in brackets the 95 % interval over texts (Wilson)."
-    files.write_text(run.table, f"{ranks.title}\n\n{ranks.markdown()}\n{note}\n")
-    files.write_text(run.samples, f"{samples.title}\n\n{samples.markdown()}")
+    note = "Accuracy and macro-F1 in percent; 95 %: the interval of the accuracy over texts (Wilson)."
+    files.write_text(run.table, f"{_escape(ranks.title)}\n\n{ranks.markdown()}\n{note}\n")
+    files.write_text(run.samples, f"{_escape(samples.title)}\n\n{samples.markdown()}")
+
+
+def printable(text: str) -> str:
+    r"""Text from outside without anything that steers a terminal; line ends stay.
+
+    >>> ascii(printable("\x1b[2J\n"))
+    "'\\ufffd[2J\\n'"
+    """
+    return _STEERING.sub("\ufffd", text)
+
+
+def one_line(text: str) -> str:
+    """Text from the data as the cell of a table can show it."""
+    return printable(" ".join(text.split()))
 
 
 def _escape(cell: str) -> str:
-    """Markdown and HTML signs made plain."""
-    for sign in "\\`*_{}[]<>#|&~":
+    """Markdown and HTML signs made plain, and what GitHub turns into links, formulas and pictures."""
+    cell = one_line(cell)
+    for sign in "\\`*_{}[]<>#|&~:$@":
         cell = cell.replace(sign, f"\\{sign}")
-    return " ".join(cell.split())
+    return cell.replace("www.", "www\\.")

@@ -8,6 +8,7 @@ tokenizer's files.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,15 @@ _FACTOR = re.compile(
     r"base_model\.model\.(?:transformer|model)\.(?P<site>[\w.]+)\.(?P<half>lora_[AB])\.weight"
 )
 _HEAD = re.compile(r"base_model\.model\.score\.(?:modules_to_save\.)?weight")
-_UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "use_qalora")
+_EMBEDDING = re.compile(r"base_model\.model\.(?:transformer\.wte|model\.embed_tokens)\.weight")
+_TOKENS = "tokens"
+_UNSUPPORTED = (
+    "use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "use_qalora",
+    "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+    "target_parameters", "trainable_token_indices",
+)  # fmt: skip
+_NEUTRAL_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Ways to draw A and B that leave the base model's weights alone; PEFT has others, such as pissa."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,10 @@ class SavedAdapter:
     spec: AdapterSpec
     state: dict[str, Tensor]  # names and shapes as in `Bank.tensors`, float32
     labels: tuple[str, ...]
-    base: str  # name of the base model
+    base: str  # name of the base model; empty where PEFT knew none
     max_length: int  # tokens at which texts are cut
+    embedding: Tensor | None = None
+    """(vocabulary, d_model) instead of the base's, as PEFT saves it where a pad token was added."""
 
 
 def save(
@@ -76,33 +87,27 @@ def load(folder: Path) -> SavedAdapter:
         ModelError: it is no such folder, a file is damaged, its score head is missing, or it asks
             for a variant of LoRA that is not supported.
     """
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{folder}: no adapter_config.json: this is no adapter folder",
-            hint="give runs/NAME/adapters/rR-sS",
-        )
-    config = files.read_object(folder / "adapter_config.json")
-    if config.get("peft_type") != "LORA":
-        raise ModelError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA is supported")
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise ModelError(f"{folder / 'adapter_config.json'}: {key} is not supported")
+    config = _read_config(folder)
     state = _read_tensors(folder)
+    embedding = state.pop(_TOKENS, None)
     model = files.read_object(folder / "config.json") if (folder / "config.json").exists() else {}
-    own = model.get("rankwise", {})
+    settings = model.get("rankwise")
+    own = settings if isinstance(settings, dict) else {}
     sites = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
-    rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    rank, alpha = config["r"], float(config["lora_alpha"])
     if own.get("rank") == 0:  # PEFT has no rank 0: the stored factors are a placeholder of zeros
         rank, sites, state = 0, (), {HEAD: state[HEAD]}
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank) if rank else 0.0
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) if rank else 0.0
     spec = AdapterSpec(
-        rank, alpha, scale, int(own.get("seed", 0)), float(config.get("lora_dropout", 0)), sites
+        rank, alpha, scale, _whole(own, "seed", 0), float(config.get("lora_dropout") or 0), sites
     )
-    names = model.get("id2label", {})
-    classes = state[HEAD].shape[0]
-    labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(classes))
     return SavedAdapter(
-        spec, state, labels, str(config["base_model_name_or_path"]), int(own.get("max_length", 1 << 20))
+        spec,
+        state,
+        _labels(folder, model, classes=len(state[HEAD])),
+        str(config.get("base_model_name_or_path") or ""),
+        max(1, _whole(own, "max_length", 1 << 20)),
+        embedding,
     )
 
 
@@ -111,7 +116,7 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
 
     spec, config = adapter.spec, parse_config(base_config)
     sites = spec.sites or _placeholder_sites(base_config)
-    rslora = spec.rank > 1 and spec.scale == spec.alpha / spec.rank**0.5
+    rslora = spec.rank > 1 and math.isclose(spec.scale, spec.alpha / math.sqrt(spec.rank))
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=max(spec.rank, 1),
@@ -164,6 +169,59 @@ def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
     }
 
 
+def _read_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, if it asks for plain LoRA."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise ModelError(
+            f"{folder}: no adapter_config.json: this is no adapter folder",
+            hint="give runs/NAME/adapters/rR-sS",
+        )
+    config = files.read_object(path)
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA is supported")
+    for key in _UNSUPPORTED:
+        if config.get(key):
+            raise ModelError(f"{path}: {key} is not supported")
+    if config.get("init_lora_weights", True) not in _NEUTRAL_INITS:
+        raise ModelError(
+            f"{path}: init_lora_weights {config['init_lora_weights']!r} changes the base: not supported",
+            hint="convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+        )
+    if type(config.get("r")) is not int or config["r"] < 1:
+        raise ModelError(f"{path}: r must be a whole number from 1, not {config.get('r')!r}")
+    for key in ("lora_alpha", "lora_dropout"):
+        value = config.get(key, 0 if key == "lora_dropout" else None)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ModelError(f"{path}: {key} must be a number, not {value!r}")
+    return config
+
+
+def _whole(json: Mapping[str, Any], key: str, default: int) -> int:
+    value = json.get(key)
+    return value if type(value) is int else default
+
+
+def _labels(folder: Path, model: Mapping[str, Any], *, classes: int) -> tuple[str, ...]:
+    """Label names in the head's order: transformers' id2label, or LABEL_0 and so on."""
+    names = model.get("id2label")
+    if not names:
+        return tuple(f"LABEL_{i}" for i in range(classes))
+    found = [names.get(str(i)) for i in range(classes)] if isinstance(names, dict) else []
+    if not len(names) == classes == len(found) == len({name for name in found if isinstance(name, str)}):
+        raise ModelError(f"{folder / 'config.json'}: id2label must give each of {classes} classes its name")
+    return tuple(map(str, found))
+
+
+def _our_name(name: str) -> str | None:
+    """PEFT's name of a tensor -> the bank's, or `_TOKENS`; None for what is neither."""
+    if factor := _FACTOR.fullmatch(name):
+        return f"{factor['site']}.{factor['half']}"
+    if _HEAD.fullmatch(name):
+        return HEAD
+    return _TOKENS if _EMBEDDING.fullmatch(name) else None
+
+
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / "adapter_model.safetensors"
     try:
@@ -176,13 +234,20 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: damaged or unreadable: {error}") from None
     state: dict[str, Tensor] = {}
     for name, tensor in stored.items():
-        factor = _FACTOR.fullmatch(name)
-        if not factor and not _HEAD.fullmatch(name):
+        ours = _our_name(name)
+        if ours is None:
             raise ModelError(f"{path}: unexpected tensor {name}")
-        state[f"{factor['site']}.{factor['half']}" if factor else HEAD] = tensor.float()
+        if tensor.ndim != 2 or not torch.isfinite(tensor).all():
+            raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
+        state[ours] = tensor.float()
     if HEAD not in state:
         raise ModelError(
             f"{path}: the score head is missing; with a random head every answer would be noise",
             hint='train with task_type SEQ_CLS, or modules_to_save=["score"], so that PEFT saves it',
         )
+    if len(state[HEAD]) < 2:
+        raise ModelError(f"{path}: the score head has {len(state[HEAD])} output, and a classifier needs two")
+    halves = [{name[:-1] for name in state if name.endswith(end)} for end in ("lora_A", "lora_B")]
+    if not halves[0] or halves[0] != halves[1]:
+        raise ModelError(f"{path}: must hold pairs of lora_A and lora_B, and some of them are missing")
     return state

@@ -122,16 +122,14 @@ def new_folder(path: Path | str) -> Iterator[Path]:
         raise
 
 
-def claim_folder(path: Path | str) -> None:
-    """Make a folder to fill step by step.
+def require_free(path: Path | str) -> None:
+    """Check that a folder may be made at `path`, and filled.
 
     Raises:
         UsageError: `path` is there already and is not an empty folder.
     """
-    target = Path(path)
-    with _explained("write", target):
-        _refuse_existing(target)
-        target.mkdir(parents=True, exist_ok=True)
+    with _explained("write", Path(path)):
+        _refuse_existing(Path(path))
 
 
 def append_line(path: Path | str, line: str) -> None:

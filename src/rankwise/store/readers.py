@@ -22,6 +22,9 @@ from typing import Any, BinaryIO
 from rankwise.errors import DataError
 
 BATCH_ROWS = 1024
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a CSV field: any text that fits the memory, where the standard library stops at 131,072."""
+csv.field_size_limit(LONGEST_FIELD)
 
 Row = dict[str, Any]
 NumberedRows = Iterator[tuple[int, Row]]
@@ -72,7 +75,7 @@ def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except FileNotFoundError:
-        raise origin.error("no such file") from None
+        raise origin.error("no such file", hint="check the spelling, and the folder that you are in") from None
     except OSError as error:
         raise origin.error(f"the file cannot be read: {error.strerror or first_line(error)}") from None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -17,23 +17,28 @@ WriteRows = Callable[[Sequence[Row]], None]
 
 
 @contextmanager
-def write_rows(path: Path) -> Iterator[WriteRows]:
+def write_rows(path: Path, preview: Iterable[Sequence[Row]]) -> Iterator[WriteRows]:
     """A function that writes batches of rows; the file is put in place at the end.
 
-    All rows must have the columns of the first.
+    In JSON Lines each row may have columns of its own. The other formats say first of all which
+    columns there are, and Parquet of which type, so for them `preview` is read through before.
+
+    Args:
+        path: .csv, .tsv, .jsonl, .ndjson or .parquet.
+        preview: batches of rows with the same columns, and values of the same kinds, as those to come.
 
     Raises:
-        UsageError: the suffix is none of .csv, .tsv, .jsonl and .parquet.
+        UsageError: the suffix is not known, or a Parquet column has no type that holds its values.
     """
     match path.suffix.lower():
         case ".csv" | ".tsv" as suffix:
             with files.writing(path) as text:
-                yield _csv_writer(text, "," if suffix == ".csv" else "\t")
+                yield _csv_writer(text, _columns(preview), "," if suffix == ".csv" else "\t")
         case ".jsonl" | ".ndjson":
             with files.writing(path) as text:
-                yield lambda rows: text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                yield lambda rows: text.writelines(map(_json_line, rows))
         case ".parquet":
-            with files.writing(path, binary=True) as binary, _parquet_writer(binary) as write:
+            with files.writing(path, binary=True) as binary, _parquet_writer(path, binary, preview) as write:
                 yield write
         case other:
             raise UsageError(
@@ -42,34 +47,115 @@ def write_rows(path: Path) -> Iterator[WriteRows]:
             )
 
 
-def _csv_writer(file: TextIO, delimiter: str) -> WriteRows:
-    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    columns: list[str] = []
+def csv_line(cells: Iterable[Any], delimiter: str = ",") -> str:
+    r"""A line of CSV, its end included. Strings as they are, None as nothing, nested values as JSON.
+
+    The standard library leaves a lone carriage return without quotes (before Python 3.13), and
+    then cannot read its own file.
+
+    >>> csv_line(["a", 1.5, None, "b, c", "d\r", [True]])
+    'a,1.5,,"b, c","d\r",[true]\n'
+    """
+    return delimiter.join(_quoted(_text(cell) or "", delimiter) for cell in cells) + "\n"
+
+
+def _quoted(text: str, delimiter: str) -> str:
+    if any(sign in text for sign in (delimiter, '"', "\n", "\r")):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def _text(value: Any) -> str | None:
+    """A value as the text of a cell. Half a surrogate pair, which no file can hold, becomes its escape."""
+    if value is None:
+        return None
+    nested = isinstance(value, dict | list | tuple | bool)
+    text = json.dumps(value, ensure_ascii=False, default=str) if nested else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _columns(preview: Iterable[Sequence[Row]]) -> list[str]:
+    """Every column, in the order of first appearance."""
+    return list(dict.fromkeys(column for rows in preview for row in rows for column in row))
+
+
+def _csv_writer(file: TextIO, columns: list[str], delimiter: str) -> WriteRows:
+    file.write(csv_line(columns, delimiter))
 
     def write(rows: Sequence[Row]) -> None:
-        if not columns and rows:
-            columns.extend(rows[0])
-            writer.writerow(columns)
-        writer.writerows([row.get(column) for column in columns] for row in rows)
+        file.writelines(csv_line([row.get(column) for column in columns], delimiter) for row in rows)
 
     return write
 
 
+def _json_line(row: Row) -> str:
+    # JSON knows no NaN and no infinity, and a Parquet column may hold them.
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+    line = json.dumps(plain, ensure_ascii=False, default=str) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold as an escape only
+        line = json.dumps(plain, default=str) + "\n"
+    return line
+
+
 @contextmanager
-def _parquet_writer(file: BinaryIO) -> Iterator[WriteRows]:
+def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]) -> Iterator[WriteRows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    opened: list[Any] = []
+    schema = _schema(preview)
+    with pq.ParquetWriter(file, schema) as writer:
 
-    def write(rows: Sequence[Row]) -> None:
-        table = pa.Table.from_pylist(list(rows), schema=opened[0].schema if opened else None)
-        if not opened:
-            opened.append(pq.ParquetWriter(file, table.schema))
-        opened[0].write_table(table)
+        def write(rows: Sequence[Row]) -> None:
+            try:
+                arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
+            except (pa.ArrowException, OverflowError) as error:
+                raise UsageError(
+                    f"{path}: a column holds values that no type of Parquet takes together: {error}",
+                    hint="write .jsonl, which takes any value",
+                ) from None
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+        yield write
+
+
+def _schema(preview: Iterable[Sequence[Row]]) -> Any:
+    """The narrowest Arrow schema for all rows; a column of mixed kinds becomes text."""
+    import pyarrow as pa
+
+    types: dict[str, Any] = {}
+    for rows in preview:
+        for column in _columns([rows]):
+            found = _type([row.get(column) for row in rows])
+            types[column] = _common(types.get(column, pa.null()), found)
+    # Parquet has no structure without fields, which is what {} comes to.
+    return pa.schema({name: pa.string() if "struct<>" in str(t) else t for name, t in types.items()})
+
+
+def _type(values: list[Any]) -> Any:
+    import pyarrow as pa
 
     try:
-        yield write
-    finally:
-        for writer in opened:
-            writer.close()
+        return pa.array(values).type
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return pa.string()
+
+
+def _common(one: Any, other: Any) -> Any:
+    import pyarrow as pa
+
+    schemas = [pa.schema({"": one}), pa.schema({"": other})]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+
+
+def _array(values: list[Any], kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.array([_text(value) for value in values] if pa.types.is_string(kind) else values, kind)

@@ -1,0 +1,49 @@
+"""Made once for all tests: two tiny base models, labelled files, a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rankwise import Classifier, sweep
+from rankwise.store.run import RunFolder
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def gpt2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny GPT-2, without a pad token."""
+    return tiny.gpt2(tmp_path_factory.mktemp("bases") / "tiny-gpt2")
+
+
+@pytest.fixture(scope="session")
+def llama_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Llama, with a pad token."""
+    return tiny.llama(tmp_path_factory.mktemp("bases") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of train, validation and test files of three classes."""
+    return tiny.data_folder(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path, data_folder: Path) -> RunFolder:
+    """A finished run of ranks 0, 1 and 4 on the tiny GPT-2. Not to be changed."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "tiny")
+    sweep(tiny.recipe(gpt2_base, data_folder), folder.path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter(run: RunFolder) -> Path:
+    """The rank-4 adapter of the run. Not to be changed."""
+    return run.adapters / "r4-s110"
+
+
+@pytest.fixture(scope="session")
+def classifier(adapter: Path) -> Classifier:
+    """The rank-4 adapter, ready."""
+    return Classifier.load(adapter, device="cpu", precision="float32")

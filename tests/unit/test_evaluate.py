@@ -1,0 +1,96 @@
+"""Metrics are scikit-learn's, and a file of labelled texts gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score, log_loss
+
+from rankwise import Classifier, DataError, evaluate
+from rankwise.evaluate import metrics
+from rankwise.predict import softmax
+from rankwise.store.run import RunFolder
+from tests import tiny
+
+NAMES = ("a", "b", "c", "d")
+
+
+def random_case(texts: int, classes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Targets below `classes`, and logits for all four labels that lean to them."""
+    random = np.random.default_rng(seed)
+    targets = random.integers(0, classes, texts)
+    logits = random.normal(size=(texts, len(NAMES))).astype(np.float32)
+    logits[np.arange(texts), targets] += 1
+    return targets, logits
+
+
+def test_all_figures_are_scikit_learns() -> None:
+    targets, logits = random_case(200, 4, 0)
+    predicted = logits.argmax(axis=1)
+    found = metrics("validation", targets, logits, NAMES)
+    assert (found.split, found.texts) == ("validation", 200)
+    assert found.accuracy == pytest.approx(accuracy_score(targets, predicted))
+    assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, average="macro"))
+    assert found.log_loss == pytest.approx(log_loss(targets, softmax(logits)))
+    assert found.confusion == confusion_matrix(targets, predicted).tolist()
+    report = classification_report(targets, predicted, output_dict=True, target_names=NAMES)
+    for each in found.classes:
+        theirs = report[each.label]
+        assert (each.precision, each.recall, each.f1, each.texts) == pytest.approx(
+            (theirs["precision"], theirs["recall"], theirs["f1-score"], theirs["support"])
+        )
+    assert found.accuracy_low < found.accuracy < found.accuracy_high
+
+
+def test_a_class_that_is_absent_counts_only_where_it_is_predicted() -> None:
+    targets, logits = random_case(100, 3, 1)
+    assert (logits.argmax(axis=1) == 3).any()
+    found = metrics("test", targets, logits, NAMES)
+    assert found.macro_f1 == pytest.approx(f1_score(targets, logits.argmax(axis=1), average="macro", zero_division=0.0))
+    assert (found.classes[3].texts, found.classes[3].recall) == (0, 0.0)
+    logits[:, 3] = -100.0  # never predicted: three classes are left
+    found = metrics("test", targets, logits, NAMES)
+    assert found.macro_f1 == pytest.approx(f1_score(targets, logits.argmax(axis=1), average="macro"))
+    assert found.confusion[3] == [0, 0, 0, 0] and len(found.confusion) == 4
+
+
+def test_one_text_all_right() -> None:
+    found = metrics("test", np.array([1]), np.array([[0.0, 9.0, 0.0, 0.0]], dtype=np.float32), NAMES)
+    assert (found.accuracy, found.macro_f1) == (1.0, 1.0)
+    assert found.accuracy_low == pytest.approx(0.2065, abs=1e-4)  # Wilson's interval of one in one
+    assert found.accuracy_high == 1.0
+
+
+def test_a_sure_and_wrong_answer_has_a_finite_loss() -> None:
+    found = metrics("test", np.array([0]), np.array([[-1e4, 1e4, 0.0, 0.0]], dtype=np.float32), NAMES)
+    assert np.isfinite(found.log_loss) and found.accuracy == 0.0
+
+
+def test_evaluate_agrees_with_the_sweep(run: RunFolder, adapter: Path, data_folder: Path) -> None:
+    found = evaluate(adapter, data_folder / "test.csv", device="cpu", precision="float32")
+    row = run.read_results().adapters[-1]
+    assert row.name == adapter.name and row.test is not None
+    assert found.split == "test.csv"
+    assert found.confusion == row.test["confusion"]
+    assert found.log_loss == pytest.approx(row.test["log_loss"], abs=1e-5)
+
+
+def test_columns_can_be_named(adapter: Path, tmp_path: Path) -> None:
+    lines = ["id,said,felt", *(f"{i},{text},{label}" for i, (text, label) in enumerate(tiny.rows(6, 4)))]
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="no column for the text"):
+        evaluate(adapter, path)
+    found = evaluate(adapter, path, columns={"text_column": "said", "label_column": "felt"})
+    assert found.texts == 6
+
+
+def test_a_label_that_the_adapter_does_not_know(classifier: Classifier, adapter: Path, tmp_path: Path) -> None:
+    path = tiny.write_csv(tmp_path / "data.csv", [("so glad", "joy"), ("so what", "boredom")])
+    with pytest.raises(DataError) as caught:
+        evaluate(adapter, path)
+    assert caught.value.message.startswith(f"{path}:3: the label 'boredom' is not one of the adapter's")
+    assert ", ".join(classifier.labels) in caught.value.message
