@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,12 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'rankwise' has no attribute {name!r}")
     value = getattr(import_module(f"rankwise.{_HOMES[name]}"), name)
-    # Importing the submodule `rankwise.sweep` binds the module under the function's name.
     globals()[name] = value
+    # Importing the submodule `rankwise.sweep` binds the module under the function's name, and brings
+    # `rankwise.evaluate` along, which does the same.
+    for same in ("evaluate", "sweep"):
+        if module := sys.modules.get(f"rankwise.{same}"):
+            globals()[same] = getattr(module, same)
     return value
 
 

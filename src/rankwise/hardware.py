@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -18,7 +19,7 @@ def device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or not (index or "0").isdecimal():
+    if not re.fullmatch("(cpu|cuda|mps)(:[0-9]+)?", name):
         raise UsageError(f"no device {name!r}", hint="give auto, cpu, cuda, cuda:N or mps")
     if (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()) or (
         kind == "mps" and not torch.backends.mps.is_available()

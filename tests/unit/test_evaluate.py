@@ -49,7 +49,9 @@ def test_a_class_that_is_absent_counts_only_where_it_is_predicted() -> None:
     targets, logits = random_case(100, 3, 1)
     assert (logits.argmax(axis=1) == 3).any()
     found = metrics("test", targets, logits, NAMES)
-    assert found.macro_f1 == pytest.approx(f1_score(targets, logits.argmax(axis=1), average="macro", zero_division=0.0))
+    assert found.macro_f1 == pytest.approx(
+        f1_score(targets, logits.argmax(axis=1), average="macro", zero_division=0.0)
+    )
     assert (found.classes[3].texts, found.classes[3].recall) == (0, 0.0)
     logits[:, 3] = -100.0  # never predicted: three classes are left
     found = metrics("test", targets, logits, NAMES)
@@ -88,7 +90,9 @@ def test_columns_can_be_named(adapter: Path, tmp_path: Path) -> None:
     assert found.texts == 6
 
 
-def test_a_label_that_the_adapter_does_not_know(classifier: Classifier, adapter: Path, tmp_path: Path) -> None:
+def test_a_label_that_the_adapter_does_not_know(
+    classifier: Classifier, adapter: Path, tmp_path: Path
+) -> None:
     path = tiny.write_csv(tmp_path / "data.csv", [("so glad", "joy"), ("so what", "boredom")])
     with pytest.raises(DataError) as caught:
         evaluate(adapter, path)

@@ -67,7 +67,8 @@ def assert_alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], r
 def test_the_folder_is_complete(run: RunFolder, gpt2_base: Path) -> None:
     found = sorted(path.name for path in run.path.iterdir())
     assert found == [
-        "adapters", "history.jsonl", "predictions.csv", "recipe.toml", "results.json", "samples.md", "table.md",
+        "adapters", "history.jsonl", "predictions.csv", "recipe.toml", "results.json", "samples.md",
+        "table.md",
     ]  # fmt: skip
     assert sorted(path.name for path in run.adapters.iterdir()) == NAMES
     for name in NAMES:
@@ -110,9 +111,8 @@ def test_the_figures_are_those_of_the_predictions(run: RunFolder) -> None:
     for split in ("validation", "test"):
         mine = [line for line in lines if line["split"] == split]
         truth = [line["label"] for line in mine]
-        assert (
-            [(line["text"], line["label"]) for line in mine]
-            == tiny.rows(tiny.SIZES[split], {"validation": 1, "test": 2}[split])
+        assert [(line["text"], line["label"]) for line in mine] == tiny.rows(
+            tiny.SIZES[split], {"validation": 1, "test": 2}[split]
         )
         for row in results.adapters:
             found = row.validation if split == "validation" else row.test
@@ -243,7 +243,7 @@ def test_a_missing_validation_split_is_cut_and_said(gpt2_base: Path, tmp_path: P
     assert "no validation split: 6 of 48" in results.notes[0]
     assert ears.notes == results.notes
     assert results.adapters[0].test is None
-    assert "test" not in folder.table.read_text("utf-8")
+    assert "test accuracy" not in folder.table.read_text("utf-8")
     assert folder.samples.read_text("utf-8").startswith("validation texts")
     assert ears.stages == ["train", "validation"]
     assert ears.open == len(ears.stages), "the last stage was never ended"

@@ -129,7 +129,9 @@ def _blocks(
     row = 0
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
-        for texts in np.array_split(members, -(-len(members) * width * width // MAX_BLOCK_SCORES)):
+        most = max(1, MAX_BLOCK_SCORES // width**2)  # texts; one alone may exceed the cap
+        for first in range(0, len(members), most):
+            texts = members[first : first + most]
             n = lengths[texts]
             steps = np.arange(width)
             source = text_starts[texts, None] + np.minimum(steps, n[:, None] - 1)  # (texts, width)

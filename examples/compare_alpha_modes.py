@@ -1,0 +1,60 @@
+"""What alpha's three modes do to a sweep: the same ranks and seed, three ways to scale.
+
+    python examples/compare_alpha_modes.py [--base NAME] [--data DATA] [--out FOLDER]
+
+The alphas are chosen so that all modes have scale 2 at rank 8. There they train the same adapter,
+up to rounding. At rank 1 they part: 16 under `fixed`, 2 under `ratio`, 5.7 under `rslora`. A
+difference between the ranks of one mode is therefore made of two: of the rank, and of the scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from rankwise import RankwiseError, Recipe, Results, sweep
+
+RANKS = (1, 8)
+SCALE = 2.0  # of every mode at rank 8
+ALPHAS = {"fixed": 8 * SCALE, "ratio": SCALE, "rslora": math.sqrt(8) * SCALE}
+
+
+def main() -> None:
+    """One sweep for each mode, one table for all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--base", default="smollm2-135m", help="base model")
+    parser.add_argument("--data", default="starter", help="data to train on")
+    parser.add_argument("--out", type=Path, default=Path("runs/alpha-modes"), help="folder of the three runs")
+    options = parser.parse_args()
+    print("mode    rank  scale  validation accuracy in percent, with its 95 % interval")
+    for mode, alpha in ALPHAS.items():
+        recipe = Recipe.build(
+            {
+                "base": options.base,
+                "data": options.data,
+                "max_length": 64,
+                "ranks": RANKS,
+                "alpha": alpha,
+                "alpha_mode": mode,
+                "learning_rate": 1e-3,
+                "batch_size": 16,
+            }
+        )
+        show(mode, sweep(recipe, options.out / mode))
+
+
+def show(mode: str, results: Results) -> None:
+    """A line for each rank."""
+    for row in results.adapters:
+        accuracy, low, high = (
+            100 * row.validation[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
+        )
+        print(f"{mode:<7} {row.rank:>4}  {row.scale:>5.2f}  {accuracy:.2f} ({low:.1f} to {high:.1f})")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RankwiseError as error:  # the message says what is wrong and what to do
+        raise SystemExit(f"error: {error}") from None

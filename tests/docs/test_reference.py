@@ -1,0 +1,131 @@
+"""The tables of docs/reference.md and docs/concepts.md, against the code."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.resources import files
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+import rankwise
+from rankwise import cli, plan
+from rankwise.bases import KNOWN
+from rankwise.errors import RankwiseError
+from rankwise.evaluate import ClassMetrics, Metrics
+from rankwise.recipe import PRESETS, Recipe
+from rankwise.store.run import SCHEMA, AdapterResult, Results
+from rankwise.sweep import STAGES
+from tests.docs.markdown import ROOT, section, tables
+
+REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")
+CONCEPTS = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+
+
+def table(title: str, number: int = 0) -> list[list[str]]:
+    """Rows of a section's table, without the header."""
+    return tables(section(REFERENCE, title))[number][1:]
+
+
+def test_recipe_fields_and_defaults() -> None:
+    defaults = {
+        name: "unset" if field.default is None else json.dumps(field.default)
+        for name, field in Recipe.model_fields.items()
+    }
+    assert [(name, default) for name, default, _ in table("Recipe")] == list(defaults.items())
+
+
+def test_presets() -> None:
+    given = {
+        name: tomllib.loads((files("rankwise") / "assets" / "presets" / f"{name}.toml").read_text("utf-8"))
+        for name in PRESETS
+    }
+    fields = [name for name in Recipe.model_fields if any(name in values for values in given.values())]
+    expected = [
+        [name, *(json.dumps(values[name]) if name in values else "" for values in given.values())]
+        for name in fields
+    ]
+    assert tables(section(REFERENCE, "Presets"))[0] == [["field", *PRESETS], *expected]
+
+
+@pytest.mark.parametrize(
+    ("number", "model"), [(0, Results), (1, AdapterResult), (2, Metrics), (3, ClassMetrics)]
+)
+def test_results_schema(number: int, model: type[BaseModel]) -> None:
+    assert [row[0] for row in table("results.json", number)] == list(model.model_fields)
+
+
+def test_results_details() -> None:
+    meanings = dict(table("results.json"))
+    assert meanings["schema_version"].endswith(f"; {SCHEMA}")
+    assert set(re.findall(r"`(\w+)`", meanings["seconds"])) == set(STAGES)
+
+
+def test_verbs_and_their_options() -> None:
+    settings = {f"--{name.replace('_', '-')}" for name in Recipe.model_fields}
+    shown = {}
+    for verb, arguments, options, _ in table("Verbs"):
+        named = set(re.findall(r"--[\w-]+", options))
+        shown[verb] = (
+            re.findall(r"[A-Z]+", arguments),
+            named | settings if "every setting" in options else named,
+        )
+    # typer's own copy of click has no public type.
+    verbs = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    real = {
+        name: (
+            [p.name.upper() for p in verb.params if p.param_type_name == "argument"],
+            {option for p in verb.params if p.param_type_name == "option" for option in p.opts},
+        )
+        for name, verb in verbs.items()
+    }
+    assert shown == real
+
+
+def test_public_names() -> None:
+    assert sorted(row[0] for row in table("Python")) == sorted(rankwise.__all__)
+
+
+def test_no_public_name_hides_another() -> None:
+    """Two functions share their names with modules, which an import could put in their place."""
+    lines = (
+        "import rankwise",
+        "assert rankwise.Metrics and callable(rankwise.evaluate)",  # brings in the module of that name
+        "assert callable(rankwise.sweep) and callable(rankwise.evaluate)",
+    )
+    subprocess.run([sys.executable, "-c", "; ".join(lines)], check=True)
+
+
+def test_exit_statuses() -> None:
+    shown = [(int(status), error) for status, error, _ in table("Exit statuses")]
+    classes = [RankwiseError, *_below(RankwiseError)]
+    named = sorted((error.exit_status, error.__name__) for error in classes)
+    assert shown == [(0, ""), *named, (70, ""), (130, ""), (143, "")]
+
+
+def test_gpt2_parameters() -> None:
+    found = plan.make(Recipe.preset("emotion"), KNOWN["gpt2"], has_pad_token=False, classes=6)
+    expected = [
+        [
+            f"{row.rank}",
+            f"{row.trainable_params:,}",
+            f"{row.total_params:,}",
+            f"{row.trainable_percent:.4f}",
+            f"{row.merged_params:,}",
+        ]
+        for row in found.rows
+    ]
+    assert tables(section(CONCEPTS, "Counting parameters"))[0][1:] == expected
+    assert all(row.trainable_params == 36_864 * row.rank + 4_608 for row in found.rows)
+
+
+def _below(error: type[RankwiseError]) -> Iterator[type[RankwiseError]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from _below(child)

@@ -1,0 +1,209 @@
+"""Our adapters in PEFT, and PEFT's in ours: the same logits."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from rankwise import Classifier, ModelError, bases, sweep
+from rankwise.nn.lora import Bank
+from rankwise.predict import bank_logits, load_trunk
+from rankwise.store import adapter as adapters
+from rankwise.tokens import Tokenizer
+from tests import tiny
+
+TOLERANCE = 1e-4
+TEXTS = [*tiny.texts(5, seed=3), "x", "naïve 日本", "scared " * 20]
+# The width of attn.c_proj is the same on both sides: a wrong axis there gives no error, only wrong answers.
+RECIPES: dict[str, dict[str, Any]] = {
+    "gpt2-default": {"alpha": 0.8},
+    "gpt2-ratio": {"alpha": 2.0, "alpha_mode": "ratio", "targets": ("all-linear",)},
+    "gpt2-rslora": {"alpha": 3.0, "alpha_mode": "rslora", "targets": ("attn.c_proj",)},
+    "gpt2-last": {"alpha": 16.0, "last_layers": 1, "targets": ("c_attn", "mlp.c_fc")},
+    "llama-default": {"alpha": 0.8},
+    "llama-ratio": {"alpha": 2.0, "alpha_mode": "ratio", "targets": ("all-linear",)},
+    "llama-rslora": {"alpha": 3.0, "alpha_mode": "rslora", "targets": ("o_proj", "down_proj")},
+    "llama-last": {"alpha": 16.0, "last_layers": 1, "targets": ("q_proj",)},
+}
+
+
+def peft_logits(model: Any, folder: Path) -> NDArray[np.float32]:
+    """(texts, classes); one text at a time, since GPT-2 has no pad token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model.eval()
+    with torch.inference_mode():
+        rows = [model(**tokenizer(text, return_tensors="pt")).logits[0].numpy() for text in TEXTS]
+    found: NDArray[np.float32] = np.stack(rows)
+    return found
+
+
+def our_logits(folder: Path, **options: Any) -> NDArray[np.float32]:
+    return Classifier.load(folder, device="cpu", precision="float32", **options).logits(TEXTS)
+
+
+def in_peft(folder: Path) -> Any:
+    """The adapter as PEFT's users load it, label names from the folder's config.json."""
+    config = AutoConfig.from_pretrained(folder)
+    return peft.AutoPeftModelForSequenceClassification.from_pretrained(
+        folder, num_labels=config.num_labels, id2label=config.id2label, label2id=config.label2id
+    )
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_our_adapters_in_peft(
+    case: str, request: pytest.FixtureRequest, tmp_path: Path, data_folder: Path
+) -> None:
+    base = request.getfixturevalue(f"{case.split('-')[0]}_base")
+    changes = {"epochs": 1, "learning_rate": 0.1, **RECIPES[case]}
+    results = sweep(tiny.recipe(base, data_folder, **changes), tmp_path / "run")
+    for row in results.adapters:
+        folder = tmp_path / "run" / "adapters" / row.name
+        model = in_peft(folder)
+        assert model.config.id2label == dict(enumerate(results.labels))
+        assert model.config.label2id == {label: i for i, label in enumerate(results.labels)}
+        theirs, ours = peft_logits(model, folder), our_logits(folder)
+        np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0, err_msg=row.name)
+        adapted = [p for name, p in model.named_parameters() if "lora_" in name or "modules_to_save" in name]
+        if row.rank:  # rank 0 takes PEFT's smallest, of zeros
+            assert sum(p.numel() for p in adapted) == row.trainable_params
+            trained = adapters.load(folder).state
+            assert all(t.abs().max() > 1e-3 for name, t in trained.items() if name.endswith("lora_B"))
+
+
+@pytest.mark.parametrize("name", ["r0-s110", "r4-s110"])
+def test_names_stand_in_the_folder(run: Any, name: str) -> None:
+    folder = run.adapters / name
+    config = AutoConfig.from_pretrained(folder)
+    assert config.id2label == dict(enumerate(tiny.LABELS))
+    assert config.num_labels == len(tiny.LABELS)
+    assert config.architectures == ["GPT2ForSequenceClassification"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("so glad").input_ids == Tokenizer.load(folder)(["so glad"], 32)[0].tolist()
+    assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_merged_is_unmerged(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    base: Path = request.getfixturevalue(f"{family}_base")
+    from_peft(base, tmp_path, target_modules="all-linear")
+    saved, found = adapters.load(tmp_path), bases.find(str(base))
+    trunk = load_trunk(found, torch.float32, torch.device("cpu"))
+    bank = Bank([saved.spec], trunk.sites(), trunk.d_model, len(saved.labels))
+    bank.load(0, saved.state)
+    beside = bank_logits(trunk, bank, Tokenizer.load(found.folder)(TEXTS, 64))[0]
+    np.testing.assert_allclose(our_logits(tmp_path), beside, atol=1e-4, rtol=0)
+
+
+def test_the_wrong_axis_would_show(gpt2_base: Path, tmp_path: Path) -> None:
+    """What the comparison with PEFT rests on: a square site merged on the wrong axis answers otherwise."""
+    theirs = from_peft(gpt2_base, tmp_path / "a", target_modules=["attn.c_proj"])
+    np.testing.assert_allclose(our_logits(tmp_path / "a"), theirs, atol=TOLERANCE, rtol=0)
+    saved = adapters.load(tmp_path / "a")
+    turned = {
+        name.replace("lora_A", "lora_X")
+        .replace("lora_B", "lora_A")
+        .replace("lora_X", "lora_B"): t.T.contiguous()
+        for name, t in saved.state.items()
+        if name != "score"
+    }
+    config = json.loads((gpt2_base / "config.json").read_text())
+    wrong = replace(saved, state=turned | {"score": saved.state["score"]})
+    adapters.save(tmp_path / "b", wrong, config, [])
+    assert np.abs(our_logits(tmp_path / "b") - theirs).max() > 100 * TOLERANCE
+
+
+def from_peft(base: Path, folder: Path, *, pad: bool = False, **settings: Any) -> NDArray[np.float32]:
+    """Save an adapter of random numbers with PEFT; the logits of PEFT's own model."""
+    torch.manual_seed(5)
+    values: dict[str, Any] = {
+        "task_type": peft.TaskType.SEQ_CLS,
+        "r": 4,
+        "lora_alpha": 8,
+        "lora_dropout": 0.1,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=4)
+        if pad:
+            model.resize_token_embeddings(model.config.vocab_size + 1)
+            model.config.pad_token_id = model.config.vocab_size - 1
+        wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(**(values | settings)))
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        wrapped.save_pretrained(folder)
+    return peft_logits(wrapped, base)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": "all-linear", "lora_alpha": 0.8},
+        {"use_rslora": True, "lora_alpha": 3},
+        {"layers_to_transform": [1], "init_lora_weights": "gaussian"},
+    ],
+    ids=["default", "all-linear", "rslora", "last"],
+)
+def test_pefts_adapters_here(
+    family: str, settings: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    theirs = from_peft(request.getfixturevalue(f"{family}_base"), tmp_path, **settings)
+    np.testing.assert_allclose(our_logits(tmp_path), theirs, atol=TOLERANCE, rtol=0)
+    found = Classifier.load(tmp_path, device="cpu")
+    assert found.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_added_pad_token(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """With a pad token added, as GPT-2 needs it there, PEFT saves the whole table of embeddings."""
+    theirs = from_peft(request.getfixturevalue(f"{family}_base"), tmp_path, pad=True)
+    assert adapters.load(tmp_path).embedding is not None
+    np.testing.assert_allclose(our_logits(tmp_path), theirs, atol=TOLERANCE, rtol=0)
+
+
+def test_trained_embeddings_are_used(gpt2_base: Path, tmp_path: Path) -> None:
+    from_peft(gpt2_base, tmp_path, pad=True)
+    before = our_logits(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    name = next(name for name in tensors if "wte" in name)
+    path.write_bytes(safetensors.torch.save(tensors | {name: tensors[name].flip(0).contiguous()}))
+    assert np.abs(our_logits(tmp_path) - before).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"task_type": peft.TaskType.CAUSAL_LM}, {"task_type": None, "modules_to_save": None}]
+)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_without_its_head(
+    family: str, settings: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from_peft(request.getfixturevalue(f"{family}_base"), tmp_path, **settings)
+    with pytest.raises(ModelError, match="the score head is missing") as caught:
+        Classifier.load(tmp_path)
+    assert "SEQ_CLS" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"use_dora": True}, "use_dora"), ({"rank_pattern": {"c_attn": 2}}, "rank_pattern")],
+)
+def test_other_variants_are_refused(
+    settings: dict[str, Any], name: str, gpt2_base: Path, tmp_path: Path
+) -> None:
+    from_peft(gpt2_base, tmp_path, **settings)
+    with pytest.raises(ModelError, match=f"{name} is not supported"):
+        Classifier.load(tmp_path)

@@ -1,0 +1,234 @@
+"""An adapter folder comes back as it was saved; one that cannot be trusted is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rankwise import Classifier, ModelError, UsageError
+from rankwise.nn.lora import AdapterSpec
+from rankwise.store import adapter as adapters
+from rankwise.store.run import RunFolder
+from tests import tiny
+
+CONFIG = {"model_type": "gpt2", "n_embd": 4, "n_layer": 2, "n_head": 2, "vocab_size": 9}
+SITES = ("h.0.attn.c_proj", "h.1.attn.c_proj")
+
+
+def saved_adapter(rank: int = 2, *, scale: float = 0.4, alpha: float = 0.8) -> adapters.SavedAdapter:
+    """An adapter of random numbers for a GPT-2 of width 4."""
+    torch.manual_seed(rank)
+    sites = SITES if rank else ()
+    state = {}
+    for site in sites:
+        state |= {f"{site}.lora_A": torch.randn(rank, 4), f"{site}.lora_B": torch.randn(4, rank)}
+    spec = AdapterSpec(rank, alpha, scale if rank else 0.0, 3, 0.1 if rank else 0.0, sites)
+    return adapters.SavedAdapter(spec, state | {"score": torch.randn(3, 4)}, tiny.LABELS, "some/base", 77)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 5])
+def test_there_and_back(tmp_path: Path, rank: int) -> None:
+    before = saved_adapter(rank, scale=0.8 / max(rank, 1))
+    adapters.save(tmp_path / "a", before, CONFIG, [])
+    after = adapters.load(tmp_path / "a")
+    assert after.spec == before.spec
+    assert (after.labels, after.base, after.max_length) == (tiny.LABELS, "some/base", 77)
+    assert after.state.keys() == before.state.keys()
+    assert all(torch.equal(after.state[name], tensor) for name, tensor in before.state.items())
+    assert after.embedding is None
+
+
+@pytest.mark.parametrize("rank", [2, 3, 7, 4096])
+def test_rank_stabilised_scale_is_noted(tmp_path: Path, rank: int) -> None:
+    scale = 0.8 / rank**0.5
+    adapters.save(tmp_path / "a", saved_adapter(rank, scale=scale), CONFIG, [])
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["use_rslora"] is True
+    assert adapters.load(tmp_path / "a").spec.scale == pytest.approx(scale, rel=1e-12)
+
+
+def test_targets_are_named_shortly_where_that_names_just_them(run: RunFolder, tmp_path: Path) -> None:
+    stored = json.loads((run.adapters / "r4-s110" / "adapter_config.json").read_text())
+    assert stored["target_modules"] == ["c_attn"]
+    assert (stored["fan_in_fan_out"], stored["modules_to_save"]) == (True, ["score"])
+    adapters.save(tmp_path / "a", saved_adapter(), CONFIG, [])
+    stored = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert stored["target_modules"] == list(SITES)  # c_proj alone would name the MLP's as well
+    assert stored["lora_alpha"] == 0.8
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(UsageError, match="is there already"):
+        adapters.save(tmp_path, saved_adapter(), CONFIG, [])
+
+
+def test_label_names_of_any_kind(tmp_path: Path) -> None:
+    labels = ("0", "joy; \"or\" 'so'", "日本\n")
+    before = saved_adapter()
+    named = adapters.SavedAdapter(before.spec, before.state, labels, "b", 5)
+    adapters.save(tmp_path / "a", named, CONFIG, [])
+    assert adapters.load(tmp_path / "a").labels == labels
+
+
+# What is refused
+
+
+@pytest.fixture
+def copy(adapter: Path, tmp_path: Path) -> Path:
+    """A copy of a good adapter, to spoil."""
+    return shutil.copytree(adapter, tmp_path / "copy")
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+Tensors = dict[str, Tensor]
+
+
+def rewrite(folder: Path, edit: Callable[[Tensors], Tensors]) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(safetensors.torch.save(edit(safetensors.torch.load_file(path))))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        Classifier.load(folder, device="cpu")
+    assert str(folder) in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"use_dora": True},
+        {"rank_pattern": {"c_attn": 8}},
+        {"alpha_pattern": {"c_attn": 8}},
+        {"layer_replication": [[0, 1]]},
+        {"lora_bias": True},
+        {"alora_invocation_tokens": [1]},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "olora"},
+        {"peft_type": "LOHA"},
+        {"r": "4"},
+        {"r": 0},
+        {"r": None},
+        {"lora_alpha": float("inf")},
+        {"lora_alpha": "big"},
+        {"lora_dropout": [0.1]},
+    ],
+)
+def test_other_kinds_of_lora(copy: Path, values: dict[str, Any]) -> None:
+    change(copy / "adapter_config.json", **values)
+    assert next(iter(values)) in refusal(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"x"', "\xff", "{}"])
+def test_a_damaged_adapter_config(copy: Path, content: str) -> None:
+    (copy / "adapter_config.json").write_text(content, encoding="latin-1")
+    refusal(copy)
+
+
+def test_no_adapter_folder(tmp_path: Path, gpt2_base: Path) -> None:
+    for folder in (tmp_path / "none", tmp_path, gpt2_base):
+        assert "this is no adapter folder" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 40, b"\x10\0\0\0\0\0\0\0{", b"x" * 1000])
+def test_damaged_tensors(copy: Path, content: bytes) -> None:
+    (copy / "adapter_model.safetensors").write_bytes(content)
+    assert "damaged or unreadable" in refusal(copy)
+
+
+def test_truncated_tensors(copy: Path) -> None:
+    path = copy / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "damaged or unreadable" in refusal(copy)
+
+
+def test_missing_tensors(copy: Path) -> None:
+    (copy / "adapter_model.safetensors").rename(copy / "adapter_model.bin")
+    assert "no adapter_model.safetensors" in refusal(copy)
+    (copy / "adapter_model.safetensors").mkdir()
+    refusal(copy)
+
+
+def test_without_its_head(copy: Path) -> None:
+    rewrite(copy, lambda tensors: {name: t for name, t in tensors.items() if "score" not in name})
+    assert "the score head is missing" in refusal(copy)
+
+
+A = "base_model.model.transformer.h.1.attn.c_attn.lora_A.weight"
+B = "base_model.model.transformer.h.1.attn.c_attn.lora_B.weight"
+SCORE = "base_model.model.score.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t | {"base_model.model.transformer.ln_f.weight": torch.ones(16)}, "unexpected tensor"),
+        (lambda t: t | {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(48)}, "unexpected"),
+        (lambda t: {"x" + name: tensor for name, tensor in t.items()}, "unexpected tensor"),
+        (lambda t: {name: tensor for name, tensor in t.items() if name != B}, "pairs of lora_A and lora_B"),
+        (lambda t: {name: tensor for name, tensor in t.items() if name != A}, "pairs of lora_A and lora_B"),
+        (lambda t: {SCORE: t[SCORE]}, "pairs of lora_A and lora_B"),
+        (lambda t: t | {A: t[A].T.contiguous()}, "do not fit"),
+        (lambda t: t | {B: t[B][:16].contiguous()}, "do not fit"),
+        (lambda t: t | {A: t[A][:2].contiguous()}, "do not fit"),
+        (lambda t: t | {A: t[A].flatten()}, "no matrix"),
+        (lambda t: t | {A: t[A] * float("nan")}, "no matrix of finite numbers"),
+        (lambda t: t | {SCORE: torch.ones(3, 15)}, "does not fit a model of width 16"),
+        (lambda t: t | {SCORE: torch.ones(16)}, "no matrix"),
+        (lambda t: t | {SCORE: torch.ones(1, 16)}, "a classifier needs two"),
+        (lambda t: t | {SCORE: torch.ones(4, 16)}, "each of 4 classes its name"),
+        (lambda t: t | {name.replace("h.1", "h.2"): t[name] + 1 for name in (A, B)}, "no linear site h.2"),
+        (lambda t: t | {"base_model.model.transformer.wte.weight": torch.ones(5, 16)}, "embeddings (5, 16)"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_belong(copy: Path, edit: Callable[[Tensors], Tensors], message: str) -> None:
+    rewrite(copy, edit)
+    assert message in refusal(copy)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"0": "a", "1": "b"},
+        {"0": "a", "1": "b", "2": "b"},
+        {"1": "a", "2": "b", "3": "c"},
+        {"0": "a", "1": "b", "2": None},
+        {"0": "a", "1": "b", "2": ["c"]},
+        ["a", "b", "c"],
+        "abc",
+    ],
+)
+def test_label_names_that_do_not_fit_the_head(copy: Path, names: Any) -> None:
+    change(copy / "config.json", id2label=names)
+    assert "id2label must give each of 3 classes its name" in refusal(copy)
+
+
+def test_settings_of_the_wrong_kind_are_passed_over(copy: Path) -> None:
+    change(copy / "config.json", rankwise=["x"])
+    assert adapters.load(copy).spec.rank == 4
+    change(copy / "config.json", rankwise={"rank": "0", "seed": "x", "max_length": -5})
+    found = adapters.load(copy)
+    assert (found.spec.rank, found.spec.seed, found.max_length) == (4, 0, 1)
+
+
+def test_a_damaged_model_config(copy: Path) -> None:
+    (copy / "config.json").write_text("{")
+    assert "cannot be read as JSON" in refusal(copy)
+
+
+def test_no_base(copy: Path, gpt2_base: Path) -> None:
+    change(copy / "adapter_config.json", base_model_name_or_path=None)
+    assert "does not say which base model" in refusal(copy)
+    assert Classifier.load(copy, base=str(gpt2_base), device="cpu").labels == tiny.LABELS

@@ -1,0 +1,310 @@
+"""The verbs as people and machines use them: answers on stdout, talk on stderr, exit status."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from rankwise import bases
+from rankwise.cli import app
+from rankwise.predict import Classifier
+from rankwise.recipe import Recipe
+from rankwise.store.run import RunFolder
+from tests import tiny
+
+SETTINGS = ["--ranks", "0,2", "--epochs", "1", "--batch-size", "8", "--max-length", "32"]
+HERE = ["--device", "cpu", "--precision", "float32"]
+
+
+def rankwise(*arguments: object, status: int = 0) -> Result:
+    """Run a verb in this process; its exit status must be as expected."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    assert "\x1b" not in result.output
+    return result
+
+
+def refusal(*arguments: object, status: int) -> str:
+    """What a verb that fails says; nothing on stdout."""
+    result = rankwise(*arguments, status=status)
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    return result.stderr
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Every verb
+
+
+def test_sweep(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
+    result = rankwise("sweep", "--base", gpt2_base, "--data", data_folder, *SETTINGS, *HERE, "--out", "r")
+    assert "rank" in result.stdout and "macro-F1" in result.stdout
+    assert "written to r\n" in result.stdout
+    assert "try: rankwise predict r/adapters/r" in result.stdout
+    assert "train" in result.stderr and "validation" in result.stderr
+    recipe = RunFolder(elsewhere / "r").read_results()
+    assert [row.rank for row in recipe.adapters] == [0, 2]
+    assert Recipe.load(elsewhere / "r" / "recipe.toml").ranks == (0, 2)
+
+
+def test_sweep_as_json_from_a_recipe_file(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder, epochs=1)
+    (elsewhere / "my.toml").write_text(recipe.to_toml())
+    result = rankwise(
+        "sweep", "--recipe", "my.toml", "--ranks", "1", "--no-base-dropout", "--json", "--out", "r"
+    )
+    found = json.loads(result.stdout)
+    assert found == json.loads((elsewhere / "r" / "results.json").read_text())
+    assert [row["rank"] for row in found["adapters"]] == [1]
+    assert Recipe.load(elsewhere / "r" / "recipe.toml").base_dropout is False
+
+
+def test_sweep_names_its_folder_itself(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
+    rankwise("sweep", "--base", gpt2_base, "--data", data_folder, *SETTINGS, *HERE)
+    folders = list((elsewhere / "runs").iterdir())
+    assert [folder.name.rpartition("-2")[0] for folder in folders] == ["tiny-tiny-gpt2"]
+
+
+def test_quickstart(
+    gpt2_base: Path, data_folder: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder, epochs=1)
+    monkeypatch.setattr(Recipe, "preset", lambda name, **changes: recipe)
+    result = rankwise("quickstart", "--out", "first")
+    assert "predicted by" in result.stdout and "written to first" in result.stdout
+
+
+def test_reproduce_says_pass_or_fail(
+    gpt2_base: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder, epochs=1, ranks=(1,), learning_rate=1e-9)
+    monkeypatch.setattr(Recipe, "preset", lambda name, **changes: recipe)
+    result = rankwise("reproduce", "--out", "r", status=1)
+    assert "91.45" in result.stdout and result.stdout.endswith("fail\n")
+
+
+def test_plan(gpt2_base: Path, data_folder: Path) -> None:
+    result = rankwise("plan", "--base", gpt2_base, "--data", data_folder, "--ranks", "1,4")
+    assert "trainable" in result.stdout and "3 classes" in result.stdout
+    assert "steps: 2 for each adapter" in result.stdout
+    assert result.stderr == ""
+
+
+def test_plan_of_the_published_recipe() -> None:
+    found = json.loads(rankwise("plan", "--preset", "emotion", "--json").stdout)
+    assert [(row["rank"], row["trainable_params"], row["total_params"]) for row in found] == [
+        (1, 41_472, 124_486_656),
+        (2, 78_336, 124_523_520),
+        (4, 152_064, 124_597_248),
+        (8, 299_520, 124_744_704),
+        (16, 594_432, 125_039_616),
+    ]
+    assert [round(row["trainable_percent"], 4) for row in found] == [0.0333, 0.0629, 0.1220, 0.2401, 0.4754]
+
+
+def test_evaluate(adapter: Path, data_folder: Path, run: RunFolder) -> None:
+    row = run.read_results().adapters[-1]
+    assert row.test is not None
+    result = rankwise("evaluate", adapter, "--data", data_folder / "test.csv", *HERE)
+    assert f"accuracy {100 * row.test['accuracy']:.2f} %" in result.stdout
+    assert all(word in result.stdout for word in ("precision", "recall", "F1", "Confusion", *tiny.LABELS))
+    result = rankwise("evaluate", adapter, "--data", data_folder / "test.csv", *HERE, "--json")
+    assert json.loads(result.stdout)["confusion"] == row.test["confusion"]
+    assert result.stderr == ""
+
+
+def test_predict_texts(adapter: Path, classifier: Classifier) -> None:
+    texts = ["so glad", "my sister was [b]cross[/b]"]
+    result = rankwise("predict", adapter, *texts, *HERE)
+    assert all(text in result.stdout for text in texts)
+    found = json.loads(rankwise("predict", adapter, *texts, *HERE, "--json").stdout)
+    assert [row["text"] for row in found] == texts
+    for row, expected in zip(found, classifier(texts), strict=True):
+        assert row["label"] == expected.label
+        assert row["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_predict_a_file(adapter: Path, data_folder: Path, elsewhere: Path) -> None:
+    result = rankwise("predict", adapter, "--input", data_folder / "test.csv", "--output", "out.csv", *HERE)
+    assert result.stdout == ""
+    assert "12 texts -> out.csv" in result.stderr
+    with (elsewhere / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 and rows[0]["predicted_label"] in tiny.LABELS
+
+
+def test_samples(run: RunFolder) -> None:
+    result = rankwise("samples", run.path)
+    assert "predicted emotion" in " ".join(result.stdout.split()) or "predicted" in result.stdout
+    found = json.loads(rankwise("samples", run.path, "--adapter", "r1-s110", "--seed", "5", "--json").stdout)
+    assert [row["emotion"] for row in found] == [label for label in tiny.LABELS for _ in range(2)]
+    assert found[0].keys() == {"text", "label", "emotion", "predicted label", "predicted emotion"}
+
+
+def test_version_and_help() -> None:
+    assert rankwise("version").stdout.strip()[0].isdigit()
+    shown = rankwise("sweep", "--help").stdout
+    for name, field in Recipe.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert (field.description or "").split()[0] in shown
+    for verb in ("quickstart", "sweep", "plan", "evaluate", "predict", "samples", "reproduce", "version"):
+        assert verb in rankwise("--help").stdout
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (["--ranks", "1,x"], "ranks"),
+        (["--ranks", "1,1"], "ranks"),
+        (["--ranks", ","], "ranks"),
+        (["--seeds", "-1"], "seeds"),
+        (["--alpha", "nan"], "alpha"),
+        (["--epochs", "1.5"], "epochs"),
+        (["--schedule", "wavy"], "schedule"),
+        (["--device", "tpu"], "device"),
+        (["--lora-dropout", "1"], "lora_dropout"),
+        (["--labels", "a"], "labels"),
+    ],
+)
+def test_a_bad_value_is_named(options: list[str], field: str) -> None:
+    shown = refusal("plan", *options, status=2)
+    assert f"option: {field}" in shown and "\nhint: " in shown
+
+
+def test_all_bad_values_are_named_at_once() -> None:
+    shown = refusal("plan", "--ranks", "1,x", "--epochs", "0", "--keep", "first", status=2)
+    assert all(f"option: {field}" in shown for field in ("ranks", "epochs", "keep"))
+
+
+def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
+    assert "No such option" in rankwise("plan", "--nope", status=2).stderr
+    assert "no preset 'x'" in refusal("plan", "--preset", "x", status=2)
+    assert "not both" in refusal("plan", "--preset", "emotion", "--recipe", "x.toml", status=2)
+    assert "x.toml: the recipe cannot be read" in refusal("plan", "--recipe", "x.toml", status=2)
+    assert "give texts, or --input" in refusal("predict", adapter, status=2)
+    assert "give texts, or --input" in refusal("predict", adapter, "--input", "x.csv", status=2)
+    assert "no adapter r9" in refusal("samples", run.path, "--adapter", "r9", status=2)
+    assert "no finished run" in refusal("samples", elsewhere, status=2)
+
+
+def test_a_folder_in_use(gpt2_base: Path, data_folder: Path, run: RunFolder) -> None:
+    before = sorted(path.name for path in run.path.rglob("*"))
+    shown = refusal("sweep", "--base", gpt2_base, "--data", data_folder, "--out", run.path, status=2)
+    assert "is there already" in shown and "\nhint: " in shown
+    assert sorted(path.name for path in run.path.rglob("*")) == before
+
+
+def test_bad_data(adapter: Path, gpt2_base: Path, elsewhere: Path) -> None:
+    assert "none.csv: no such file" in refusal("evaluate", adapter, "--data", "none.csv", status=3)
+    tiny.write_csv(elsewhere / "bad.csv", [("so glad", "joy"), ("", "fear")])
+    shown = refusal("sweep", "--base", gpt2_base, "--data", "bad.csv", "--out", "r", status=3)
+    assert shown.startswith("error: bad.csv:3: the text is empty\nhint: ")
+    assert not (elsewhere / "r").exists()
+    tiny.write_csv(elsewhere / "other.csv", [("so glad", "bliss")])
+    shown = refusal("evaluate", adapter, "--data", "other.csv", status=3)
+    assert "other.csv:2: the label 'bliss' is not one of the adapter's" in shown
+    assert "text 1 is empty" in refusal("predict", adapter, " ", status=3)
+
+
+def test_a_bad_model(data_folder: Path, elsewhere: Path) -> None:
+    shown = refusal("predict", "nowhere", "text", status=4)
+    assert "nowhere: no adapter_config.json" in shown and "\nhint: " in shown
+    (elsewhere / "base").mkdir()
+    assert "has no config.json" in refusal("sweep", "--base", "base", "--data", data_folder, status=4)
+
+
+def test_no_hub(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bases, "_ask_hub", lambda name, revision: ConnectionError("no route"))
+    shown = refusal("sweep", "--base", "nobody/has-this", "--data", data_folder, status=5)
+    assert "nobody/has-this: not a folder here, and the Hub cannot be reached" in shown
+    assert "\nhint: " in shown
+
+
+def test_a_loss_that_is_no_number(gpt2_base: Path, data_folder: Path) -> None:
+    settings = [*SETTINGS, *HERE, "--learning-rate", "1e30"]
+    result = rankwise("sweep", "--base", gpt2_base, "--data", data_folder, *settings, status=7)
+    assert "has loss" in result.stderr and "hint: a lower --learning-rate" in result.stderr
+
+
+def raising(error: BaseException) -> Any:
+    def load(*arguments: object, **options: object) -> NoReturn:
+        raise error
+
+    return load
+
+
+def test_interrupted(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classifier, "load", raising(KeyboardInterrupt()))
+    assert refusal("predict", adapter, "text", status=130) == "error: interrupted\n"
+
+
+def test_an_error_of_our_own(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classifier, "load", raising(ZeroDivisionError("boom")))
+    shown = refusal("predict", adapter, "text", status=70)
+    assert shown.startswith("error: internal error: ZeroDivisionError: boom\nhint: RANKWISE_DEBUG=1")
+    monkeypatch.setenv("RANKWISE_DEBUG", "1")
+    result = CliRunner().invoke(app, ["predict", str(adapter), "text"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+# As a process of its own
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "rankwise", *map(str, arguments)]
+    return subprocess.run(command, check=False, timeout=120, **options)
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; from rankwise.cli import app; app(['--help'], standalone_mode=False);"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_no_color_on_a_terminal(run: RunFolder) -> None:
+    import pty
+
+    main, side = pty.openpty()
+    terminal = {"TERM": "xterm-256color", "COLUMNS": "80"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR")} | terminal
+    shown = []
+    for extra in ({}, {"NO_COLOR": "1"}):
+        done = process("samples", run.path / "none", stderr=side, stdout=side, env=environment | extra)
+        assert done.returncode == 2
+        shown.append(os.read(main, 4096))
+    os.close(main)
+    os.close(side)
+    coloured, plain = shown
+    assert b"\x1b[1;31merror:" in coloured
+    assert b"31m" not in plain and b"error:" in plain
+
+
+def test_a_reader_that_goes_away(run: RunFolder) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = process("samples", run.path, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr

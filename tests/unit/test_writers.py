@@ -1,0 +1,87 @@
+"""Rows of any values become a file that others read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankwise.errors import UsageError
+from rankwise.store.writers import csv_line, write_rows
+
+Row = dict[str, Any]
+
+
+def written(path: Path, *batches: list[Row]) -> Path:
+    with write_rows(path, iter(batches)) as write:
+        for batch in batches:
+            write(batch)
+    return path
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2), st.sampled_from(",\t"))
+def test_any_strings_come_back_from_csv(cells: list[str], delimiter: str) -> None:
+    line = csv_line(cells, delimiter)
+    assert line.endswith("\n")
+    lines = io.StringIO(line, newline="")
+    assert list(csv.reader(lines, delimiter=delimiter, strict=True)) == [cells]
+
+
+def test_json_lines_hold_what_json_can(tmp_path: Path) -> None:
+    row = {"a": math.nan, "b": math.inf, "c": date(2020, 1, 2), "d": Decimal("1.5"), "e": "\ud800", "f": "é"}
+    text = written(tmp_path / "out.jsonl", [row, {"é": 1}]).read_text("utf-8")
+    assert text.splitlines()[1] == '{"é": 1}'
+    assert json.loads(text.splitlines()[0]) == {
+        "a": None, "b": None, "c": "2020-01-02", "d": "1.5", "e": "\ud800", "f": "é",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_no_rows(tmp_path: Path, suffix: str) -> None:
+    assert written(tmp_path / f"out{suffix}").exists()
+
+
+def test_parquet_columns_take_the_narrowest_type(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "out.parquet",
+        [{"a": None, "b": 1, "c": 1, "d": True, "e": 2**70, "f": None, "g": [], "h": {"x": {}}}],
+        [{"a": "x", "b": 2, "c": 0.5, "d": "no", "e": 1, "f": None, "g": [1], "h": None, "i": 5}],
+    )
+    table = pq.read_table(path)
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "a": "string", "b": "int64", "c": "double", "d": "string", "e": "string", "f": "null",
+        "g": "list<element: int64>", "h": "string", "i": "int64",
+    }  # fmt: skip
+    assert table.to_pylist()[0]["e"] == str(2**70)
+    assert table.to_pylist()[0]["h"] == '{"x": {}}'
+
+
+def test_what_parquet_cannot_hold_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no type of Parquet") as caught:
+        written(tmp_path / "out.parquet", [{"a": 2**53 + 1}], [{"a": 0.5}])
+    assert ".jsonl" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_preview_is_read_where_it_is_needed(tmp_path: Path) -> None:
+    def broken() -> Any:
+        raise AssertionError
+        yield
+
+    with write_rows(tmp_path / "out.jsonl", broken()) as write:
+        write([{"a": 1}])
+    with pytest.raises(AssertionError), write_rows(tmp_path / "out.csv", broken()):
+        pass
+    with pytest.raises(UsageError), write_rows(tmp_path / "out.pdf", broken()):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
