@@ -18,8 +18,8 @@ test: check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev $(VENV)/base
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench examples
+	$(BIN)/ruff format --check src tests bench examples
 	$(BIN)/mypy
 
 bench: $(VENV)/dev $(VENV)/base

@@ -40,7 +40,7 @@ def main() -> None:
     sweep(recipe, options.out)
     folder = options.out / "adapters" / "r4-s110"
 
-    # rankwise merges the adapter into the base. float32, since that is what PEFT computes in below.
+    # rankwise merges the adapter into the base; PEFT adds it at every layer. Both in float32 here.
     ours = Classifier.load(folder, precision="float32")
     peft, tokenizer = load_with_peft(folder)
     theirs = np.concatenate([peft_logits(peft, tokenizer, text, ours.max_length) for text in TEXTS])

@@ -156,6 +156,7 @@ def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool) -> No
         return
     terminal.show_table(tables.rank_table(results))
     if samples:
+        terminal.stdout.print()
         terminal.show_table(tables.sample_table(run))
     terminal.show_written(run, results)
 

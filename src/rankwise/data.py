@@ -278,7 +278,7 @@ def _hub_error(name: str, error: BaseException) -> RankwiseError:
     if _is_outage(error):
         why = "HF_HUB_OFFLINE is set, and it is not in the cache" if config.HF_HUB_OFFLINE else "no answer"
         hint = "try again with a connection, or give a file or folder as the data (--data PATH)"
-        return Unreachable(f"{name}: the Hub cannot be reached: {why}", hint=hint)
+        return Unreachable(f"{name}: no such path here, and the Hub cannot be reached: {why}", hint=hint)
     if isinstance(error, DatasetNotFoundError):
         hint = "check the name; for a private or gated dataset log in first (hf auth login)"
         return DataError("no such file or folder, and no such dataset on the Hub", path=name, hint=hint)

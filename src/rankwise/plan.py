@@ -7,8 +7,9 @@ enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rankwise.errors import UsageError
@@ -89,6 +90,7 @@ def make(
     texts: int | None = None,
     tokens_per_text: float | None = None,
     memory_bytes: int | None = None,
+    number_bytes: int = 2,
 ) -> Plan:
     """The plan of a recipe.
 
@@ -100,6 +102,7 @@ def make(
         texts: training texts, where known (else the recipe's `train_texts`).
         tokens_per_text: their mean length, where known (else the recipe's).
         memory_bytes: what one bank may take, weights included; None for no limit.
+        number_bytes: bytes of a number in matrix products; 2 for bfloat16.
 
     Raises:
         ModelError: the base model is not supported.
@@ -114,7 +117,8 @@ def make(
     specs = adapters(recipe, list(config.site_shapes()), trunk_class(config).default_targets)
     texts, tokens_per_text = texts or recipe.train_texts, tokens_per_text or recipe.tokens_per_text
     step_tokens = recipe.batch_size * (tokens_per_text or recipe.max_length)
-    banks = _split(specs, config, step_tokens, memory_bytes)
+    estimate = partial(expected_memory, config=config, step_tokens=step_tokens, number_bytes=number_bytes)
+    banks = _split(specs, estimate, memory_bytes)
     return Plan(
         base=recipe.base,
         classes=classes,
@@ -122,7 +126,7 @@ def make(
         banks=banks,
         steps=recipe.epochs * math.ceil(texts / recipe.batch_size) if texts else None,
         tokens=round(recipe.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
-        memory_bytes=max(expected_memory(bank, config, step_tokens) for bank in banks),
+        memory_bytes=max(map(estimate, banks)),
     )
 
 
@@ -176,7 +180,9 @@ def expected_memory(
 
 
 def _split(
-    specs: Sequence[AdapterSpec], config: Config, step_tokens: float, memory_bytes: int | None
+    specs: Sequence[AdapterSpec],
+    estimate: Callable[[Sequence[AdapterSpec]], int],
+    memory_bytes: int | None,
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
     """Banks that fit the memory. Heads alone go together: their bank needs no backward pass."""
     banks: list[list[AdapterSpec]] = []
@@ -184,7 +190,7 @@ def _split(
         full = True
         for spec in group:
             if memory_bytes is not None and not full:
-                full = expected_memory([*banks[-1], spec], config, step_tokens) > memory_bytes
+                full = estimate([*banks[-1], spec]) > memory_bytes
             if full:
                 banks.append([])
             banks[-1].append(spec)

@@ -84,7 +84,7 @@ class Classifier:
         spec = replace(saved.spec, rank=0, sites=())
         head = Bank([spec], trunk.sites(), trunk.d_model, len(saved.labels), device=on)
         head.load(0, {HEAD: saved.state[HEAD]})
-        tokenizer = Tokenizer.load(found.folder)
+        tokenizer = Tokenizer.load(Path(folder) if Tokenizer.is_in(Path(folder)) else found.folder)
         return cls(trunk, head, tokenizer, saved.labels, min(saved.max_length, trunk.max_positions))
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
@@ -107,6 +107,7 @@ class Classifier:
 
         Raises:
             DataError: a text is empty, or no string.
+            ModelError: the tokenizer does not fit the model.
             UsageError: the texts are one string instead of a list.
         """
         if isinstance(texts, str):
@@ -116,9 +117,9 @@ class Classifier:
                 raise DataError(f"text {i} is empty", hint="there is nothing in it to classify")
         if not texts:
             return np.empty((0, len(self.labels)), dtype=np.float32)
-        found: NDArray[np.float32] = bank_logits(
-            self._trunk, self._head, self._tokenizer(texts, self.max_length)
-        )[0]
+        ids = self._tokenizer(texts, self.max_length)
+        check_ids(ids, self._trunk)
+        found: NDArray[np.float32] = bank_logits(self._trunk, self._head, ids)[0]
         return found
 
 
@@ -174,6 +175,20 @@ def load_trunk(base: bases.Base, dtype: torch.dtype, device: torch.device) -> Tr
     return families.build(config, Weights(base.folder), dtype, device)
 
 
+def check_ids(texts: Sequence[Ids], trunk: Trunk) -> None:
+    """Check that the model has an embedding for every token.
+
+    Raises:
+        ModelError: the tokenizer is another model's, or tokens were added to it and not to the model.
+    """
+    largest = max(int(ids.max()) for ids in texts)
+    if largest >= len(trunk.tokens):
+        raise ModelError(
+            f"the tokenizer gives token {largest}, and the model has {len(trunk.tokens)} tokens",
+            hint="the tokenizer's files in the folder belong to another model, or to another version of it",
+        )
+
+
 def bank_logits(
     trunk: Trunk, bank: Bank, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda done: None
 ) -> NDArray[np.float32]:
@@ -191,7 +206,8 @@ def bank_logits(
     out = np.empty((len(bank.specs), len(texts), bank.classes), dtype=np.float32)
     with torch.inference_mode():
         for members in _windows([len(text) for text in texts], STREAM_TOKENS // len(bank.specs)):
-            stream = pack([[texts[i] for i in members]] * len(bank.specs), bank.flat.device)
+            batches = [[texts[i] for i in members]] * len(bank.specs)
+            stream = pack(batches, bank.flat.device, same=[0] * len(batches))
             out[:, members] = torch.stack(logits(trunk, bank, stream)).cpu().numpy()
             on_texts(len(members))
     return out

@@ -34,4 +34,5 @@ def preview(recipe: Recipe) -> plan.Plan:
         classes=classes,
         texts=texts,
         tokens_per_text=tokens,
+        number_bytes=4 if recipe.precision == "float32" else 2,
     )

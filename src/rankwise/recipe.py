@@ -56,9 +56,9 @@ class Recipe(BaseModel):
     """Ranks to train. Rank 0 trains the score head alone."""
     seeds: tuple[int, ...] = (110,)
     """Seeds; every rank is trained at every seed."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(2.0, gt=0)
     """LoRA alpha; see alpha_mode."""
-    alpha_mode: Literal["fixed", "ratio", "rslora"] = "fixed"
+    alpha_mode: Literal["fixed", "ratio", "rslora"] = "ratio"
     """Scale of the adapter: fixed = alpha / r; rslora = alpha / sqrt(r); ratio = alpha, as if it were
     given as a multiple of r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -70,11 +70,11 @@ class Recipe(BaseModel):
     base_dropout: bool = True
     """Keep the base model's own dropout active while training (GPT-2: 0.1)."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(3, ge=1)
     """Passes over the training texts."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(16, ge=1)
     """Texts of each adapter in a step."""
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of AdamW."""

@@ -26,7 +26,7 @@ from rankwise.evaluate import Metrics, metrics
 from rankwise.listener import Listener
 from rankwise.nn.lora import AdapterSpec, Bank
 from rankwise.nn.packing import Ids
-from rankwise.predict import bank_logits, load_trunk, softmax
+from rankwise.predict import bank_logits, check_ids, load_trunk, softmax
 from rankwise.recipe import Recipe
 from rankwise.report import tables
 from rankwise.store import adapter as adapters
@@ -154,6 +154,7 @@ class _Job:
         """Plan, and the frozen trunk that every bank shares."""
         texts = self.splits["train"].ids
         self.device = hardware.device(self.recipe.device)
+        self.precision = hardware.dtype(self.recipe.precision, self.device)
         limit = self.recipe.memory_gb
         self.plan = plan.make(
             self.recipe,
@@ -163,10 +164,12 @@ class _Job:
             texts=len(texts),
             tokens_per_text=float(np.mean([len(ids) for ids in texts])),
             memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(self.device)),
+            number_bytes=self.precision.itemsize,
         )
         with self.timed("load"):
-            self.precision = hardware.dtype(self.recipe.precision, self.device)
             self.trunk = load_trunk(self.base, self.precision, self.device)
+        for split in self.splits.values():
+            check_ids(split.ids, self.trunk)
 
     def _train_bank(self, number: int, specs: Sequence[AdapterSpec]) -> dict[str, _Outcome]:
         """Train one bank, evaluating after every epoch; adapter name -> outcome."""

@@ -37,8 +37,12 @@ def show_table(table: Table) -> None:
     columns = list(zip(*cells, strict=True))
     if table.title:
         stdout.print(one_line(table.title), soft_wrap=True)
-    for group in _groups(columns, table.keys, stdout.width):
+    for number, group in enumerate(_groups(columns, table.keys, stdout.width)):
+        if number:
+            stdout.print()
         stdout.print(_rich_table(group, stdout.width))
+    if table.note:
+        stdout.print(table.note)
 
 
 def _groups(columns: list[tuple[str, ...]], keys: int, room: int) -> list[list[tuple[str, ...]]]:
@@ -53,7 +57,9 @@ def _groups(columns: list[tuple[str, ...]], keys: int, room: int) -> list[list[t
 
 
 def _rich_table(columns: list[tuple[str, ...]], room: int) -> RichTable:
-    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    shown = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
     for (header, *cells), width in zip(columns, _widths(columns, room), strict=True):
         numeric = all(cell[:1] in "+-0123456789" for cell in cells)
         shown.add_column(Text(header), justify="right" if numeric else "left", width=width)
@@ -115,7 +121,7 @@ def show_plan(plan: Plan) -> None:
         "unknown until the data is read" if plan.tokens is None else f"about {plan.tokens:,} for each adapter"
     )
     stdout.print(
-        f"steps: {steps}\ntrained tokens: {tokens}\nmemory: about {plan.memory_bytes / 1e9:.1f} GB",
+        f"\nsteps: {steps}\ntrained tokens: {tokens}\nmemory: about {plan.memory_bytes / 1e9:.1f} GB",
         soft_wrap=True,
     )
 
@@ -154,7 +160,7 @@ def show_written(run: RunFolder, results: Results) -> None:
     """Where a sweep's results are, and how long it took."""
     adapter = max(results.adapters, key=lambda row: (row.validation["accuracy"], -row.rank)).name
     stdout.print(
-        f"{results.seconds['total']:.0f} s in all, {results.seconds['train']:.0f} s of it training\n"
+        f"\n{results.seconds['total']:.0f} s in all, {results.seconds['train']:.0f} s of it training\n"
         f"written to {run.path}\n"
         f'try: rankwise predict {run.adapters / adapter} "some text"',
         soft_wrap=True,

@@ -50,7 +50,7 @@ class Tokenizer:
         Raises:
             ModelError: the folder has no tokenizer, a damaged one, or one without a fast form.
         """
-        if not cls._files(folder):
+        if not cls.is_in(folder):
             raise ModelError(f"{folder}: no tokenizer in this folder", hint=f"it needs {FILE_NAMES[0]}")
         from transformers import AutoTokenizer
 
@@ -67,6 +67,11 @@ class Tokenizer:
         if backend.get_vocab_size(with_added_tokens=False) < 2:
             raise ModelError(f"{folder}: the tokenizer has no vocabulary", hint=f"it needs {FILE_NAMES[0]}")
         return cls(folder, backend, has_pad_token=found.pad_token is not None)
+
+    @classmethod
+    def is_in(cls, folder: Path) -> bool:
+        """Whether a folder holds a tokenizer's files."""
+        return bool(cls._files(folder))
 
     def __call__(self, texts: Sequence[str], max_length: int) -> list[NDArray[np.int64]]:
         """The ids of each text, (1 to max_length,) int64.

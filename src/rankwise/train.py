@@ -70,7 +70,7 @@ def train(
         for i in range(per_epoch):
             number = epoch * per_epoch + i
             batches = [each[i * recipe.batch_size : (i + 1) * recipe.batch_size] for each in orders]
-            stream = pack([[texts[n] for n in batch] for batch in batches], bank.flat.device)
+            stream = pack([[texts[n] for n in batch] for batch in batches], bank.flat.device, same=seeds)
             masks = Masks(seeds, number, stream)
             outputs = logits(trunk, bank, stream, masks, recipe.base_dropout)
             each = losses(outputs, [labels[batch] for batch in batches], class_weights)

@@ -104,7 +104,7 @@ def test_no_public_name_hides_another() -> None:
 
 def test_exit_statuses() -> None:
     shown = [(int(status), error) for status, error, _ in table("Exit statuses")]
-    classes = [RankwiseError, *_below(RankwiseError)]
+    classes: list[type[RankwiseError]] = [RankwiseError, *_below(RankwiseError)]
     named = sorted((error.exit_status, error.__name__) for error in classes)
     assert shown == [(0, ""), *named, (70, ""), (130, ""), (143, "")]
 

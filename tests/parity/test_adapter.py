@@ -14,7 +14,12 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from rankwise import Classifier, ModelError, bases, sweep
 from rankwise.nn.lora import Bank
@@ -55,9 +60,11 @@ def our_logits(folder: Path, **options: Any) -> NDArray[np.float32]:
 def in_peft(folder: Path) -> Any:
     """The adapter as PEFT's users load it, label names from the folder's config.json."""
     config = AutoConfig.from_pretrained(folder)
-    return peft.AutoPeftModelForSequenceClassification.from_pretrained(
-        folder, num_labels=config.num_labels, id2label=config.id2label, label2id=config.label2id
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT uses what transformers has renamed
+        return peft.AutoPeftModelForSequenceClassification.from_pretrained(
+            folder, num_labels=config.num_labels, id2label=config.id2label, label2id=config.label2id
+        )
 
 
 @pytest.mark.parametrize("case", RECIPES)
@@ -96,7 +103,7 @@ def test_names_stand_in_the_folder(run: Any, name: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_merged_is_unmerged(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     base: Path = request.getfixturevalue(f"{family}_base")
-    from_peft(base, tmp_path, target_modules="all-linear")
+    save_with_peft(base, tmp_path, target_modules="all-linear")
     saved, found = adapters.load(tmp_path), bases.find(str(base))
     trunk = load_trunk(found, torch.float32, torch.device("cpu"))
     bank = Bank([saved.spec], trunk.sites(), trunk.d_model, len(saved.labels))
@@ -123,8 +130,13 @@ def test_the_wrong_axis_would_show(gpt2_base: Path, tmp_path: Path) -> None:
     assert np.abs(our_logits(tmp_path / "b") - theirs).max() > 100 * TOLERANCE
 
 
-def from_peft(base: Path, folder: Path, *, pad: bool = False, **settings: Any) -> NDArray[np.float32]:
+def from_peft(base: Path, folder: Path, **settings: Any) -> NDArray[np.float32]:
     """Save an adapter of random numbers with PEFT; the logits of PEFT's own model."""
+    return peft_logits(save_with_peft(base, folder, **settings), base)
+
+
+def save_with_peft(base: Path, folder: Path, *, pad: bool = False, **settings: Any) -> Any:
+    """PEFT's model, which it has saved; `pad` adds a pad token to the base before."""
     torch.manual_seed(5)
     values: dict[str, Any] = {
         "task_type": peft.TaskType.SEQ_CLS,
@@ -134,7 +146,9 @@ def from_peft(base: Path, folder: Path, *, pad: bool = False, **settings: Any) -
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=4)
+        causal = settings.get("task_type") == peft.TaskType.CAUSAL_LM
+        kind = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+        model = kind.from_pretrained(base, num_labels=4)
         if pad:
             model.resize_token_embeddings(model.config.vocab_size + 1)
             model.config.pad_token_id = model.config.vocab_size - 1
@@ -143,7 +157,7 @@ def from_peft(base: Path, folder: Path, *, pad: bool = False, **settings: Any) -
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
         wrapped.save_pretrained(folder)
-    return peft_logits(wrapped, base)
+    return wrapped
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -175,7 +189,7 @@ def test_an_added_pad_token(family: str, request: pytest.FixtureRequest, tmp_pat
 
 
 def test_trained_embeddings_are_used(gpt2_base: Path, tmp_path: Path) -> None:
-    from_peft(gpt2_base, tmp_path, pad=True)
+    save_with_peft(gpt2_base, tmp_path, pad=True)
     before = our_logits(tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     tensors = safetensors.torch.load_file(path)
@@ -185,13 +199,13 @@ def test_trained_embeddings_are_used(gpt2_base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"task_type": peft.TaskType.CAUSAL_LM}, {"task_type": None, "modules_to_save": None}]
+    "settings", [{"task_type": peft.TaskType.CAUSAL_LM}, {"task_type": None, "target_modules": "all-linear"}]
 )
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_without_its_head(
     family: str, settings: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    from_peft(request.getfixturevalue(f"{family}_base"), tmp_path, **settings)
+    save_with_peft(request.getfixturevalue(f"{family}_base"), tmp_path, **settings)
     with pytest.raises(ModelError, match="the score head is missing") as caught:
         Classifier.load(tmp_path)
     assert "SEQ_CLS" in caught.value.hint
@@ -204,6 +218,6 @@ def test_without_its_head(
 def test_other_variants_are_refused(
     settings: dict[str, Any], name: str, gpt2_base: Path, tmp_path: Path
 ) -> None:
-    from_peft(gpt2_base, tmp_path, **settings)
+    save_with_peft(gpt2_base, tmp_path, **settings)
     with pytest.raises(ModelError, match=f"{name} is not supported"):
         Classifier.load(tmp_path)

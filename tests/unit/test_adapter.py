@@ -27,7 +27,7 @@ def saved_adapter(rank: int = 2, *, scale: float = 0.4, alpha: float = 0.8) -> a
     """An adapter of random numbers for a GPT-2 of width 4."""
     torch.manual_seed(rank)
     sites = SITES if rank else ()
-    state = {}
+    state: dict[str, Tensor] = {}
     for site in sites:
         state |= {f"{site}.lora_A": torch.randn(rank, 4), f"{site}.lora_B": torch.randn(4, rank)}
     spec = AdapterSpec(rank, alpha, scale if rank else 0.0, 3, 0.1 if rank else 0.0, sites)
@@ -176,7 +176,7 @@ SCORE = "base_model.model.score.weight"
     [
         (lambda t: t | {"base_model.model.transformer.ln_f.weight": torch.ones(16)}, "unexpected tensor"),
         (lambda t: t | {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(48)}, "unexpected"),
-        (lambda t: {"x" + name: tensor for name, tensor in t.items()}, "unexpected tensor"),
+        (lambda t: {"x" + name: tensor for name, tensor in t.items()}, "score head is missing"),
         (lambda t: {name: tensor for name, tensor in t.items() if name != B}, "pairs of lora_A and lora_B"),
         (lambda t: {name: tensor for name, tensor in t.items() if name != A}, "pairs of lora_A and lora_B"),
         (lambda t: {SCORE: t[SCORE]}, "pairs of lora_A and lora_B"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer
 
 from rankwise import Classifier, DataError, ModelError, UsageError
 from rankwise.predict import predict_file, softmax
@@ -112,12 +114,12 @@ def test_what_is_no_list_of_strings_is_refused(classifier: Classifier) -> None:
         classifier(["\ud800"])
 
 
-def test_a_typed_special_token_is_plain_text(classifier: Classifier) -> None:
-    with_token, spelled = classifier.logits(["so glad<|endoftext|>", "so glad<|endoftext|" + " >"])
-    assert not np.allclose(with_token, classifier.logits(["so glad"])[0], atol=1e-3)
-    assert np.abs(with_token - spelled).max() < np.inf
-    ids = classifier._tokenizer(["<|endoftext|>"], 32)[0]
-    assert 0 not in ids and len(ids) > 1
+def test_a_typed_special_token_is_plain_text(classifier: Classifier, adapter: Path) -> None:
+    typed = AutoTokenizer.from_pretrained(adapter)("so glad<|endoftext|>").input_ids
+    assert typed[-1] == 0, "the tokenizer has no such special token: this test shows nothing"
+    ids = classifier._tokenizer(["so glad<|endoftext|>"], 32)[0]
+    assert 0 not in ids and len(ids) > len(typed)
+    assert classifier(["so glad<|endoftext|>"])[0].probability < 1
 
 
 def test_a_long_text_loses_its_end(classifier: Classifier) -> None:
@@ -128,16 +130,27 @@ def test_a_long_text_loses_its_end(classifier: Classifier) -> None:
 
 def test_softmax_of_large_logits() -> None:
     found = softmax(np.array([[1e4, 0.0, -1e4], [2.0, 2.0, 2.0]], dtype=np.float32))
-    np.testing.assert_allclose(found, [[1, 0, 0], [1 / 3] * 3])
+    np.testing.assert_allclose(found, np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]))
 
 
 def test_another_base_is_refused(adapter: Path, llama_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no linear site h.0.attn.c_attn"):
+    with pytest.raises(ModelError, match=r"no linear site h\.0\.attn\.c_attn"):
         Classifier.load(adapter, base=str(llama_base))
     with pytest.raises(UsageError, match="no precision 'float16'"):
         Classifier.load(adapter, precision="float16")
     with pytest.raises(UsageError, match="no device 'tpu'"):
         Classifier.load(adapter, device="tpu")
+
+
+def test_a_tokenizer_of_another_model(adapter: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens(["glad"])
+    tokenizer.save_pretrained(copy)
+    other = Classifier.load(copy, device="cpu", precision="float32")
+    assert other(["so merry"])[0].label in tiny.LABELS
+    with pytest.raises(ModelError, match="the tokenizer gives token"):
+        other(["so glad"])
 
 
 def test_bfloat16_answers_alike(classifier: Classifier, adapter: Path) -> None:

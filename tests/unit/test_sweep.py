@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from transformers import AutoTokenizer
 
 from rankwise import Recipe, UsageError, sweep
-from rankwise.errors import DataError
+from rankwise.errors import DataError, ModelError
 from rankwise.listener import Listener
 from rankwise.store import adapter as adapters
 from rankwise.store.run import Results, RunFolder
@@ -196,7 +197,9 @@ def test_every_adapter_starts_from_its_own_fresh_head(
     gpt2_base: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     still = RunFolder(tmp_path / "still")
-    sweep(tiny.recipe(gpt2_base, data_folder, learning_rate=1e-12, epochs=1, memory_gb=1e-6), still.path)
+    changes: dict[str, Any] = {"learning_rate": 1e-12, "epochs": 2, "keep": "best", "memory_gb": 1e-6}
+    results = sweep(tiny.recipe(gpt2_base, data_folder, **changes), still.path)
+    assert [row.kept_epoch for row in results.adapters] == [1, 1, 1]  # the first among equals
     heads = [state(still, name)["score"] for name in NAMES]
     torch.testing.assert_close(heads[1], heads[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(heads[2], heads[0], rtol=1e-6, atol=1e-6)
@@ -247,6 +250,16 @@ def test_a_missing_validation_split_is_cut_and_said(gpt2_base: Path, tmp_path: P
     assert folder.samples.read_text("utf-8").startswith("validation texts")
     assert ears.stages == ["train", "validation"]
     assert ears.open == len(ears.stages), "the last stage was never ended"
+
+
+def test_a_tokenizer_of_another_model_is_refused(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["glad"])
+    tokenizer.save_pretrained(base)
+    with pytest.raises(ModelError, match="the tokenizer gives token"):
+        sweep(tiny.recipe(base, data_folder), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn.dropout import Masks
-from rankwise.nn.lora import HEAD, Bank, BankHook
+from rankwise.nn.lora import HEAD, Bank, BankHook, DropoutHook
 from rankwise.nn.packing import Stream
 from rankwise.nn.trunk import Trunk
 
@@ -29,9 +29,26 @@ def logits(
     Returns:
         For each adapter (texts, classes) float32.
     """
-    pooled = trunk(stream, BankHook(bank, stream, masks, base_dropout))  # (texts, d_model) float32
+    pooled = _pooled(trunk, bank, stream, masks, base_dropout)  # (texts, d_model) float32
     rows = stream.text_rows()
     return [pooled[rows[k]] @ tensors[HEAD].T for k, tensors in enumerate(bank.tensors)]
+
+
+def _pooled(trunk: Trunk, bank: Bank, stream: Stream, masks: Masks | None, base_dropout: bool) -> Tensor:
+    """The trunk with its adapters; below the first adapted layer, each distinct batch only once."""
+    first = trunk.depth if bank.first_layer is None else bank.first_layer
+    lower, lower_masks = stream.distinct, masks.distinct() if masks and base_dropout else None
+    with torch.no_grad():  # nothing is trained down there
+        below, hook = lower.stream if lower else stream, DropoutHook(lower_masks)
+        x = trunk.embed(below, hook)
+        for i in range(first):
+            x = trunk.layer(i, x, below, hook)
+        if lower:
+            x = x[lower.texts if first == trunk.depth else lower.rows]
+    upper = BankHook(bank, stream, masks, base_dropout)
+    for i in range(first, trunk.depth):
+        x = trunk.layer(i, x, stream, upper)
+    return trunk.normed(x)
 
 
 def losses(

@@ -31,6 +31,13 @@ class Masks:
         self.seeds, self.step, self.stream = seeds, step, stream
         self.device = stream.ids.device
 
+    def distinct(self) -> Masks:
+        """The masks of the stream's distinct batches."""
+        distinct = self.stream.distinct
+        if distinct is None:
+            return self
+        return Masks([self.seeds[k] for k in distinct.adapters], self.step, distinct.stream)
+
     def rows(self, site: str, width: int, rates: Sequence[float], dtype: torch.dtype, pooled: bool) -> Tensor:
         """A mask of ones and zeros for the stream's rows.
 

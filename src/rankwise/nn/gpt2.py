@@ -140,29 +140,33 @@ class GPT2(Trunk):
         self.tokens = self._take("wte.weight", config.vocab_size, config.d_model)
         self.positions = self._take("wpe.weight", config.max_positions, config.d_model)
         self.layers = [self._layer(i) for i in range(config.layers)]
+        self.depth = len(self.layers)
         self.norm = self._norm("ln_f")
         del self._weights
 
-    def __call__(self, stream: Stream, hook: Hook) -> Tensor:
-        """(texts, d_model) float32: the final hidden state of each text's last token."""
-        config = self.config
-        x = self.tokens[stream.ids] + self.positions[stream.positions]  # (tokens, d_model)
-        x = hook.drop("embd", x, config.embd_dropout)
-        for i, layer in enumerate(self.layers):
-            # The head reads each text's last token only, so the last layer computes no other.
-            pooled = i == config.layers - 1
-            qkv = hook.linear(layer.attn, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
-            q, k, v = qkv.view(len(qkv), 3, config.heads, -1).unbind(1)  # (tokens, heads, head_dim)
-            if pooled:
-                q, x = q[stream.last], x[stream.last]
-            keep = hook.keep(f"h.{i}.attn", config.heads, config.attn_dropout, pooled)
-            attended = attend(stream, q, k, v, keep, config.attn_dropout, pooled)
-            branch = hook.linear(layer.attn_out, attended, pooled)
-            x = x + hook.drop(f"h.{i}.attn.resid", branch, config.resid_dropout, pooled)
-            hidden = self._activation(hook.linear(layer.fc, self._normed(x, layer.norm_2), pooled))
-            branch = hook.linear(layer.fc_out, hidden, pooled)
-            x = x + hook.drop(f"h.{i}.mlp.resid", branch, config.resid_dropout, pooled)
-        return F.layer_norm(x, (self.d_model,), *self.norm, config.norm_eps)
+    def embed(self, stream: Stream, hook: Hook) -> Tensor:
+        """(tokens, d_model) float32: what goes into the first layer."""
+        x = self.tokens[stream.ids] + self.positions[stream.positions]
+        return hook.drop("embd", x, self.config.embd_dropout)
+
+    def layer(self, i: int, x: Tensor, stream: Stream, hook: Hook) -> Tensor:
+        """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
+        config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
+        qkv = hook.linear(layer.attn, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
+        q, k, v = qkv.view(len(qkv), 3, config.heads, -1).unbind(1)  # (tokens, heads, head_dim)
+        if pooled:
+            q, x = q[stream.last], x[stream.last]
+        keep = hook.keep(f"h.{i}.attn", config.heads, config.attn_dropout, pooled)
+        attended = attend(stream, q, k, v, keep, config.attn_dropout, pooled)  # (rows, d_model)
+        branch = hook.linear(layer.attn_out, attended, pooled)
+        x = x + hook.drop(f"h.{i}.attn.resid", branch, config.resid_dropout, pooled)
+        hidden = self._activation(hook.linear(layer.fc, self._normed(x, layer.norm_2), pooled))
+        branch = hook.linear(layer.fc_out, hidden, pooled)  # (rows, d_model)
+        return x + hook.drop(f"h.{i}.mlp.resid", branch, config.resid_dropout, pooled)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm of x (texts, d_model) float32."""
+        return F.layer_norm(x, (self.d_model,), *self.norm, self.config.norm_eps)
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in the order of the forward pass."""

@@ -173,29 +173,31 @@ class Llama(Trunk):
         self.tokens = self._take("embed_tokens.weight", config.vocab_size, config.d_model)
         self.frequencies = _frequencies(config).to(self.device)
         self.layers = [self._layer(f"layers.{i}") for i in range(config.layers)]
+        self.depth = len(self.layers)
         self.norm = self._take("norm.weight", config.d_model)
         del self._weights
 
-    def __call__(self, stream: Stream, hook: Hook) -> Tensor:
-        """(texts, d_model) float32: the final hidden state of each text's last token."""
-        config = self.config
-        x = self.tokens[stream.ids]  # (tokens, d_model) float32
-        cos, sin = self._rotation(stream.positions)
-        turned = config.heads + config.kv_heads
-        for i, layer in enumerate(self.layers):
-            # The head reads each text's last token only, so the last layer computes no other.
-            pooled = i == config.layers - 1
-            qkv = hook.linear(layer.qkv, _rms_norm(x, layer.norm_1, config.norm_eps, self.dtype))
-            rows = qkv.view(len(qkv), -1, config.head_dim)
-            qk = _rotate(rows[:, :turned], cos, sin)  # (tokens, heads + kv_heads, head_dim)
-            q, k, v = qk[:, : config.heads], qk[:, config.heads :], rows[:, turned:]
-            if pooled:
-                q, x = q[stream.last], x[stream.last]
-            attended = attend(stream, q, k, v, None, 0.0, pooled)
-            x = x + hook.linear(layer.out, attended, pooled)
-            normed = _rms_norm(x, layer.norm_2, config.norm_eps, self.dtype)
-            x = x + hook.linear(layer.down, _swiglu(hook.linear(layer.gate_up, normed, pooled)), pooled)
-        return _rms_norm(x, self.norm, config.norm_eps, torch.float32)
+    def embed(self, stream: Stream, hook: Hook) -> Tensor:
+        """(tokens, d_model) float32: what goes into the first layer."""
+        return self.tokens[stream.ids]
+
+    def layer(self, i: int, x: Tensor, stream: Stream, hook: Hook) -> Tensor:
+        """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
+        config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
+        qkv = hook.linear(layer.qkv, _rms_norm(x, layer.norm_1, config.norm_eps, self.dtype))
+        rows, turned = qkv.view(len(qkv), -1, config.head_dim), config.heads + config.kv_heads
+        qk = _rotate(rows[:, :turned], *self._rotation(stream.positions))
+        q, k, v = qk[:, : config.heads], qk[:, config.heads :], rows[:, turned:]  # (tokens, heads, head_dim)
+        if pooled:
+            q, x = q[stream.last], x[stream.last]
+        attended = attend(stream, q, k, v, None, 0.0, pooled)  # (rows, heads * head_dim)
+        x = x + hook.linear(layer.out, attended, pooled)
+        hidden = _rms_norm(x, layer.norm_2, config.norm_eps, self.dtype)
+        return x + hook.linear(layer.down, _swiglu(hook.linear(layer.gate_up, hidden, pooled)), pooled)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm of x (texts, d_model) float32."""
+        return _rms_norm(x, self.norm, self.config.norm_eps, torch.float32)
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in the order of the forward pass."""

@@ -112,6 +112,7 @@ class Bank:
         device: where the bank shall live.
 
     Attributes:
+        first_layer: the lowest layer that any adapter is on; None for heads alone.
         flat: (parameters,) float32, every master.
         grad: (parameters,) float32, every gradient.
         segments: each adapter's part of both.
@@ -128,6 +129,7 @@ class Bank:
         device: torch.device | str = "cpu",
     ) -> None:
         self.specs, self.classes = tuple(specs), classes
+        self.first_layer = min((layer_of(site) for spec in specs for site in spec.sites), default=None)
         shapes = [tensor_shapes(spec, sites, d_model, classes) for spec in specs]
         sizes = [sum(math.prod(shape) for shape in each.values()) for each in shapes]
         ends = np.cumsum([0, *sizes]).tolist()
@@ -172,7 +174,27 @@ def _draw(tensors: Mapping[str, Tensor], seed: int, head_std: float) -> None:
             tensor.copy_(torch.from_numpy(random.normal(0, head_std, tensor.shape)).float())
 
 
-class BankHook(Hook):
+class DropoutHook(Hook):
+    """The base model's own dropout, each adapter with its own masks; none without masks."""
+
+    def __init__(self, masks: Masks | None) -> None:
+        self.base_masks = masks
+
+    def drop(self, site: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
+        """Dropout on x (rows, d_model)."""
+        if self.base_masks is None or not rate:
+            return x
+        rates = [rate] * len(self.base_masks.seeds)
+        return x * self.base_masks.rows(site, x.shape[1], rates, x.dtype, pooled) * (1 / (1 - rate))
+
+    def keep(self, site: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
+        """Masks for the attention weights of each block."""
+        if self.base_masks is None or not rate:
+            return None
+        return self.base_masks.attention(site, heads, rate, pooled)
+
+
+class BankHook(DropoutHook):
     """Adds a bank's adapters to a trunk that runs over `stream`.
 
     Args:
@@ -185,8 +207,8 @@ class BankHook(Hook):
     def __init__(
         self, bank: Bank, stream: Stream, masks: Masks | None = None, base_dropout: bool = True
     ) -> None:
+        super().__init__(masks if base_dropout else None)
         self.bank, self.masks = bank, masks
-        self.base_masks = masks if base_dropout else None
         self._rows = {False: stream.token_rows(), True: stream.text_rows()}
         self._rates = [spec.dropout for spec in bank.specs]
 
@@ -213,19 +235,6 @@ class BankHook(Hook):
         if self.masks is None or not any(self._rates):
             return None
         return self.masks.rows(f"{site}.lora", x.shape[1], self._rates, x.dtype, pooled)
-
-    def drop(self, site: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
-        """The base model's own dropout, with each adapter's own masks."""
-        if self.base_masks is None or not rate:
-            return x
-        rates = [rate] * len(self.bank.specs)
-        return x * self.base_masks.rows(site, x.shape[1], rates, x.dtype, pooled) * (1 / (1 - rate))
-
-    def keep(self, site: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Masks of the base model's dropout on attention weights."""
-        if self.base_masks is None or not rate:
-            return None
-        return self.base_masks.attention(site, heads, rate, pooled)
 
 
 class _Use(NamedTuple):

@@ -11,11 +11,14 @@ Attention needs the texts one by one. Texts of like length stand together in a `
 dense array (texts, width); `gather` makes the rows of all blocks out of the stream's rows, and
 `scatter` brings them back. A row that fills up a block repeats its text's last token; causality
 hides it from the real ones.
+
+Adapters of one seed meet the same texts in the same order. Up to the first layer that any of them
+adapts they compute the same, so a stream also knows its `Distinct` batches, each packed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,6 +44,16 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Distinct:
+    """Each different batch of a stream once."""
+
+    stream: Stream
+    adapters: tuple[int, ...]  # whose batches these are: the first adapter that has each
+    rows: Tensor  # (tokens,) int64: row of `stream` that equals each row of the whole
+    texts: Tensor  # (texts,) int64: text of `stream` that equals each text of the whole
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """A packed stream. Offsets live on the host, what the trunk indexes with on the device."""
 
@@ -54,6 +67,7 @@ class Stream:
     scatter: Tensor  # (tokens,) int64: block row of each stream row
     text_gather: Tensor  # (texts,) int64: the texts in the order of the blocks
     text_scatter: Tensor  # (texts,) int64: place of each text in that order
+    distinct: Distinct | None = None  # None: every adapter's batch is its own
 
     @property
     def adapters(self) -> int:
@@ -71,12 +85,17 @@ class Stream:
         return [slice(a, b) for a, b in pairwise(starts)]
 
 
-def pack(batches: Sequence[Sequence[Ids]], device: torch.device | str = "cpu") -> Stream:
+def pack(
+    batches: Sequence[Sequence[Ids]],
+    device: torch.device | str = "cpu",
+    same: Sequence[Hashable] | None = None,
+) -> Stream:
     """One stream of every adapter's batch of texts.
 
     Args:
         batches: for each adapter its texts, each (length,) int64 ids, length at least 1.
         device: where the stream shall live.
+        same: a key for each adapter; those with equal keys have equal batches, dropout masks included.
 
     Raises:
         ValueError: there is no text, or a text without tokens.
@@ -104,6 +123,7 @@ def pack(batches: Sequence[Sequence[Ids]], device: torch.device | str = "cpu") -
         scatter=_to(scatter, device),
         text_gather=_to(text_gather, device),
         text_scatter=_to(np.argsort(text_gather), device),
+        distinct=_distinct(batches, lengths, device, same or range(len(batches))),
     )
 
 
@@ -142,6 +162,24 @@ def _blocks(
             blocks.append(Block(texts, width, rows, _to(n - 1, device)))
             row = rows.stop
     return tuple(blocks), np.concatenate(gather), scatter
+
+
+def _distinct(
+    batches: Sequence[Sequence[Ids]],
+    lengths: NDArray[np.int64],
+    device: torch.device | str,
+    keys: Sequence[Hashable],
+) -> Distinct | None:
+    first = {key: keys.index(key) for key in keys}
+    if len(first) == len(keys):
+        return None
+    adapters = tuple(first.values())
+    stream = pack([batches[adapter] for adapter in adapters], device)
+    place = {key: texts for key, texts in zip(first, stream.text_rows(), strict=True)}
+    texts = np.concatenate([np.arange(place[key].start, place[key].stop) for key in keys])
+    shift = np.repeat(stream.text_starts[texts] - _starts(lengths)[:-1], lengths)
+    rows = np.arange(lengths.sum()) + shift
+    return Distinct(stream, adapters, _to(rows, device), _to(texts, device))
 
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

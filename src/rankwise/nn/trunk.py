@@ -61,15 +61,36 @@ class Trunk(ABC):
 
     tokens: Tensor  # (vocabulary, d_model) float32
     d_model: int
+    depth: int  # layers
     max_positions: int
     dtype: torch.dtype  # of matrix products
     default_targets: tuple[str, ...]
     head_std: float  # standard deviation of a freshly drawn score head
     head_prefix: str  # what transformers calls the trunk inside its classifier
 
-    @abstractmethod
     def __call__(self, stream: Stream, hook: Hook) -> Tensor:
         """(texts, d_model) float32: the final hidden state of each text's last token."""
+        x = self.embed(stream, hook)
+        for i in range(self.depth):
+            x = self.layer(i, x, stream, hook)
+        return self.normed(x)
+
+    @abstractmethod
+    def embed(self, stream: Stream, hook: Hook) -> Tensor:
+        """(tokens, d_model) float32: what goes into the first layer."""
+
+    @abstractmethod
+    def layer(self, i: int, x: Tensor, stream: Stream, hook: Hook) -> Tensor:
+        """Layer i on x (tokens, d_model) float32.
+
+        Returns:
+            (tokens, d_model) float32; of the last layer (texts, d_model), since the head reads each
+            text's last token only.
+        """
+
+    @abstractmethod
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm of x (texts, d_model) float32."""
 
     @abstractmethod
     def linears(self) -> Iterator[Linear]:

@@ -27,6 +27,8 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     keys: int = 1
     """How many of the first columns name the row."""
+    note: str = ""
+    """What the columns mean, in a line."""
 
     def markdown(self) -> str:
         """As a Markdown table. Text from the data cannot become markup."""
@@ -46,7 +48,8 @@ def rank_table(results: Results) -> Table:
     )
     rows = [_rank_row(row, tested, seeded) for row in results.adapters]
     title = f"{results.base}, {results.texts['train']:,} training texts"
-    return Table(title, columns, rows, keys=2 if seeded else 1)
+    note = "Accuracy and macro-F1 in percent; 95 %: the interval of the accuracy over texts (Wilson)."
+    return Table(title, columns, rows, keys=2 if seeded else 1, note=note)
 
 
 def _rank_row(row: AdapterResult, tested: bool, seeded: bool) -> tuple[str, ...]:
@@ -111,8 +114,7 @@ def _read_predictions(run: RunFolder, adapter: str) -> list[dict[str, str]]:
 def write(run: RunFolder) -> None:
     """Write table.md and samples.md."""
     ranks, samples = rank_table(run.read_results()), sample_table(run)
-    note = "Accuracy and macro-F1 in percent; 95 %: the interval of the accuracy over texts (Wilson)."
-    files.write_text(run.table, f"{_escape(ranks.title)}\n\n{ranks.markdown()}\n{note}\n")
+    files.write_text(run.table, f"{_escape(ranks.title)}\n\n{ranks.markdown()}\n{ranks.note}\n")
     files.write_text(run.samples, f"{_escape(samples.title)}\n\n{samples.markdown()}")
 
 

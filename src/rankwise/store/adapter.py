@@ -192,7 +192,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: r must be a whole number from 1, not {config.get('r')!r}")
     for key in ("lora_alpha", "lora_dropout"):
         value = config.get(key, 0 if key == "lora_dropout" else None)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ModelError(f"{path}: {key} must be a number, not {value!r}")
     return config
 
@@ -232,6 +232,11 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         ) from None
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: damaged or unreadable: {error}") from None
+    if not any(map(_HEAD.fullmatch, stored)):
+        raise ModelError(
+            f"{path}: the score head is missing; with a random head every answer would be noise",
+            hint='train with task_type SEQ_CLS, or modules_to_save=["score"], so that PEFT saves it',
+        )
     state: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         ours = _our_name(name)
@@ -240,11 +245,6 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         if tensor.ndim != 2 or not torch.isfinite(tensor).all():
             raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
         state[ours] = tensor.float()
-    if HEAD not in state:
-        raise ModelError(
-            f"{path}: the score head is missing; with a random head every answer would be noise",
-            hint='train with task_type SEQ_CLS, or modules_to_save=["score"], so that PEFT saves it',
-        )
     if len(state[HEAD]) < 2:
         raise ModelError(f"{path}: the score head has {len(state[HEAD])} output, and a classifier needs two")
     halves = [{name[:-1] for name in state if name.endswith(end)} for end in ("lora_A", "lora_B")]

@@ -75,7 +75,9 @@ def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except FileNotFoundError:
-        raise origin.error("no such file", hint="check the spelling, and the folder that you are in") from None
+        raise origin.error(
+            "no such file", hint="check the spelling, and the folder that you are in"
+        ) from None
     except OSError as error:
         raise origin.error(f"the file cannot be read: {error.strerror or first_line(error)}") from None
 

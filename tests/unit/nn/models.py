@@ -1,0 +1,96 @@
+"""What the tests of `nn` run on: tiny trunks of random weights, and adapters of which each does something."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankwise.nn import families
+from rankwise.nn.lora import AdapterSpec, Bank, match_sites
+from rankwise.nn.packing import Ids
+from rankwise.nn.trunk import Trunk
+
+CLASSES = 3
+VOCABULARY = 90
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": VOCABULARY,
+        "n_positions": 64,
+        "n_embd": 24,
+        "n_layer": 3,
+        "n_head": 3,
+    },
+    "llama": {
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    },
+}
+FAMILIES = list(CONFIGS)
+
+
+class RandomWeights:
+    """A `Source` in which a tensor depends on its name and shape alone."""
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        drawn = 0.3 * torch.randn(shape, generator=_generator(name))
+        return drawn + 1 if len(shape) == 1 and not name.endswith("bias") else drawn
+
+
+def trunk(family: str, dtype: torch.dtype = torch.float32) -> Trunk:
+    return families.build(CONFIGS[family], RandomWeights(), dtype)
+
+
+def spec(
+    trunk: Trunk,
+    rank: int,
+    *,
+    seed: int = 0,
+    dropout: float = 0.0,
+    scale: float = 0.5,
+    targets: Sequence[str] = (),
+) -> AdapterSpec:
+    sites = match_sites(list(trunk.sites()), targets or trunk.default_targets)
+    return AdapterSpec(rank, scale * rank, scale, seed, dropout, sites if rank else ())
+
+
+def bank(trunk: Trunk, specs: Sequence[AdapterSpec]) -> Bank:
+    """A fresh bank, as training starts from."""
+    return Bank(specs, trunk.sites(), trunk.d_model, CLASSES, trunk.head_std)
+
+
+def trained_bank(trunk: Trunk, specs: Sequence[AdapterSpec]) -> Bank:
+    """A bank with random values in B too, each adapter's from its own seed."""
+    made = bank(trunk, specs)
+    with torch.no_grad():
+        for each, tensors in zip(specs, made.tensors, strict=True):
+            for name, tensor in tensors.items():
+                if name.endswith("lora_B"):
+                    tensor.copy_(0.3 * torch.randn(tensor.shape, generator=_generator(f"{name}{each.seed}")))
+    return made
+
+
+def texts(lengths: Sequence[int], seed: int = 0) -> list[Ids]:
+    random = np.random.default_rng(seed)
+    return [random.integers(1, VOCABULARY, n) for n in lengths]
+
+
+def close(ours: Tensor, theirs: Tensor, relative: float) -> bool:
+    """Whether the difference is so small beside the whole tensor, which must not be zero."""
+    size = torch.linalg.vector_norm(theirs)
+    return bool(size > 0 and torch.linalg.vector_norm(ours - theirs) <= relative * size)
+
+
+def _generator(name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(name.encode()))

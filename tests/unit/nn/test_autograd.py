@@ -1,0 +1,184 @@
+"""The hand-written backward passes equal plain autograd through the formulas, written out here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rankwise.nn import llama
+from rankwise.nn.attention import attend
+from rankwise.nn.dropout import Masks
+from rankwise.nn.lora import AdapterSpec, Bank, BankHook
+from rankwise.nn.packing import Stream, pack
+from rankwise.nn.trunk import Linear
+from tests.unit.nn.models import close, texts
+
+TIGHT = 2e-6  # relative, in float32
+
+
+def leaves(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def compare(ours: Tensor, theirs: Tensor, inputs: Sequence[Tensor], relative: float = TIGHT) -> None:
+    """Values, and the gradients of every input from the same random gradient of the output."""
+    assert close(ours, theirs, relative)
+    (direction,) = leaves(tuple(ours.shape), seed=99)
+    mine = torch.autograd.grad(ours, inputs, direction.to(ours.dtype))
+    other = torch.autograd.grad(theirs, inputs, direction.to(theirs.dtype))
+    for a, b in zip(mine, other, strict=True):
+        assert close(a, b, relative)
+
+
+def attention_by_text(
+    stream: Stream, q: Tensor, k: Tensor, v: Tensor, keep: dict[int, Tensor], rate: float, pooled: bool
+) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v, text by text and head by head, in float64."""
+    q, k, v = q.double(), k.double(), v.double()
+    rows = []
+    for text, (start, stop) in enumerate(pairwise(stream.text_starts.tolist())):
+        n = stop - start
+        first = n - 1 if pooled else 0  # position of the first query
+        queries = q[text, None] if pooled else q[start:stop]
+        seen = torch.arange(n) <= torch.arange(first, n)[:, None]
+        heads = []
+        for head in range(q.shape[1]):
+            shared = head * k.shape[1] // q.shape[1]  # the key head of a group of query heads
+            scores = queries[:, head] @ k[start:stop, shared].T / q.shape[2] ** 0.5
+            weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+            if keep:
+                weights = weights * keep[text][head, : len(queries), :n] / (1 - rate)
+            heads.append(weights @ v[start:stop, shared])
+        rows.append(torch.cat(heads, -1))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
+def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None:
+    stream = pack([texts([7, 1, 20]), texts([8, 6, 33])])
+    rows = len(stream.last if pooled else stream.ids)
+    q, k, v = leaves((rows, heads, 4), (len(stream.ids), kv_heads, 4), (len(stream.ids), kv_heads, 4))
+    masks = Masks([1, 2], 0, stream).attention("attn", heads, rate, pooled) if rate else None
+    keep = {
+        text: mask
+        for block, dense in zip(stream.blocks, masks or (), strict=bool(masks))
+        for text, mask in zip(block.texts.tolist(), dense, strict=True)
+    }
+    ours = attend(stream, q, k, v, masks, rate, pooled)
+    compare(ours, attention_by_text(stream, q, k, v, keep, rate, pooled), (q, k, v))
+
+
+def bank_of_four(sites: dict[str, tuple[int, int]]) -> Bank:
+    """Adapters of unlike ranks, dropouts, scales and sites; one is a head alone."""
+    both = tuple(sites)
+    specs = [
+        AdapterSpec(2, 1.0, 0.5, 1, 0.3, both),
+        AdapterSpec(0, 1.0, 0.0, 2, 0.0, ()),
+        AdapterSpec(3, 6.0, 2.0, 3, 0.0, both[1:]),
+        AdapterSpec(1, 0.8, 0.8, 4, 0.6, both[:1]),
+    ]
+    bank = Bank(specs, sites, 10, 2)
+    with torch.no_grad():
+        bank.flat.copy_(leaves((len(bank.flat),), seed=5)[0])
+    return bank
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_bank_linear(pooled: bool, dropout: bool, bias: bool) -> None:
+    stream = pack([texts([3, 9]), texts([4]), texts([1, 6, 2]), texts([5, 5])])
+    weight, offset = (t.detach() for t in leaves((11, 10), (11,), seed=1))
+    linear = Linear(weight, offset if bias else None, {"h.0.q": slice(0, 4), "h.0.v": slice(6, 11)})
+    bank = bank_of_four({"h.0.q": (10, 4), "h.0.v": (10, 5)})
+    slices = stream.text_rows() if pooled else stream.token_rows()
+    (x,) = leaves((slices[-1].stop, 10), seed=2)
+    masks = Masks([spec.seed for spec in bank.specs], 3, stream) if dropout else None
+    ours = BankHook(bank, stream, masks).linear(linear, x, pooled)
+
+    theirs = F.linear(x, linear.weight, linear.bias)
+    rates = [spec.dropout for spec in bank.specs]
+    inputs = [x]
+    for site, columns in linear.sites.items():
+        mask = masks.rows(f"{site}.lora", 10, rates, x.dtype, pooled) if masks else torch.ones_like(x)
+        for spec, tensors, rows in zip(bank.specs, bank.tensors, slices, strict=True):
+            if site in spec.sites:
+                a, b = tensors[f"{site}.lora_A"], tensors[f"{site}.lora_B"]
+                dropped = x[rows] * mask[rows] / (1 - spec.dropout if masks else 1)
+                term = torch.zeros_like(theirs)
+                term[rows, columns] = spec.scale * dropped @ a.T @ b.T
+                theirs = theirs + term
+                inputs += [a, b]
+    compare(ours, theirs, inputs)
+
+
+def test_bank_linear_on_a_frozen_input() -> None:
+    """The first layer's input needs no gradient; its adapters do."""
+    stream = pack([texts([3, 9])])
+    (weight,) = leaves((4, 10))
+    linear = Linear(weight.detach(), None, {"h.0.q": slice(0, 4)})
+    bank = Bank([AdapterSpec(2, 1.0, 0.5, 1, 0.0, ("h.0.q",))], {"h.0.q": (10, 4)}, 10, 2)
+    (x,) = leaves((12, 10))
+    BankHook(bank, stream).linear(linear, x.detach()).sum().backward()
+    assert bank.tensors[0]["h.0.q.lora_B"].grad is not None
+    assert float(bank.tensors[0]["h.0.q.lora_B"].grad.abs().sum()) > 0
+
+
+def test_bank_linear_without_adapters() -> None:
+    """A linear layer that no adapter is put on stays the frozen layer."""
+    stream = pack([texts([3, 9])])
+    weight, x = leaves((4, 10), (12, 10))
+    linear = Linear(weight.detach(), None, {"h.0.q": slice(0, 4)})
+    bank = Bank([AdapterSpec(0, 1.0, 0.0, 1, 0.0, ())], {"h.0.q": (10, 4)}, 10, 2)
+    assert torch.equal(BankHook(bank, stream).linear(linear, x), F.linear(x, weight))
+
+
+def test_rms_norm() -> None:
+    x, weight = leaves((7, 10), (10,))
+    weight = weight.detach()
+    for eps in (1e-6, 0.5):
+        theirs = weight * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+        compare(llama._rms_norm(x, weight, eps, torch.float32), theirs, (x,))
+
+
+def test_rms_norm_into_bfloat16() -> None:
+    x, weight = leaves((7, 10), (10,))
+    weight = weight.detach()
+    ours = llama._rms_norm(x, weight, 1e-6, torch.bfloat16)
+    assert ours.dtype == torch.bfloat16
+    theirs = weight * x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    assert close(ours, theirs, 0.01)
+    (gradient,) = torch.autograd.grad(ours.float().sum(), x)
+    assert gradient.dtype == torch.float32
+    assert close(gradient, torch.autograd.grad(theirs.sum(), x)[0], 0.01)
+
+
+def test_rotate() -> None:
+    x, angles = leaves((7, 3, 8), (7, 4))
+    cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
+    a, b = x[..., :4], x[..., 4:]
+    theirs = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    compare(llama._rotate(x, cos, sin), theirs, (x,))
+
+
+def test_rotate_a_part_of_wider_rows() -> None:
+    """As the trunk calls it: on the query and key heads of a row that holds the values too."""
+    wide, angles = leaves((7, 5, 8), (7, 4))
+    cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
+    a, b = wide[:, :3, :4], wide[:, :3, 4:]
+    theirs = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    compare(llama._rotate(wide[:, :3], cos, sin), theirs, (wide,))
+
+
+def test_swiglu() -> None:
+    (x,) = leaves((7, 12))
+    gate, up = x[:, :6], x[:, 6:]
+    compare(llama._swiglu(x), gate * torch.sigmoid(gate) * up, (x,))

@@ -1,0 +1,46 @@
+"""Losses of several adapters at once are each one's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rankwise.nn.classifier import logits, losses
+from rankwise.nn.packing import pack
+from tests.unit.nn import models
+
+TARGETS = [torch.tensor([0, 2, 1, 1]), torch.tensor([2, 0])]
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 4.0])])
+def test_losses(weights: torch.Tensor | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = [torch.randn(len(t), 3, generator=generator) for t in TARGETS]
+    found = losses(outputs, TARGETS, weights)
+    for loss, output, target in zip(found, outputs, TARGETS, strict=True):
+        chosen = -output.log_softmax(-1)[range(len(target)), target]
+        w = torch.ones(len(target)) if weights is None else weights[target]
+        assert float(loss) == pytest.approx(float((w * chosen).sum() / w.sum()), rel=1e-5)
+
+
+def test_the_sum_has_each_adapters_own_gradient() -> None:
+    trunk = models.trunk("llama")
+    specs = [models.spec(trunk, 2, seed=1), models.spec(trunk, 4, seed=2)]
+    batches = [models.texts([3, 20, 9, 9]), models.texts([1, 7])]
+    together = models.trained_bank(trunk, specs)
+    losses(logits(trunk, together, pack(batches)), TARGETS).sum().backward()
+    for k, spec in enumerate(specs):
+        alone = models.trained_bank(trunk, [spec])
+        (output,) = logits(trunk, alone, pack([batches[k]]))
+        F.cross_entropy(output, TARGETS[k]).backward()
+        assert models.close(together.grad[together.segments[k]], alone.grad, 1e-6)
+
+
+def test_one_adapters_loss_reaches_no_other_adapter() -> None:
+    trunk = models.trunk("gpt2")
+    bank = models.trained_bank(trunk, [models.spec(trunk, 2, seed=1), models.spec(trunk, 4, seed=2)])
+    outputs = logits(trunk, bank, pack([models.texts([3, 20]), models.texts([20, 7])]))
+    outputs[1].square().sum().backward()
+    assert not bank.grad[bank.segments[0]].any()
+    assert all(tensor.grad is not None and tensor.grad.any() for tensor in bank.tensors[1].values())

@@ -1,0 +1,123 @@
+"""Dropout masks have the rate that was asked for, and depend on seed, step and site alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankwise.nn.dropout import Masks
+from rankwise.nn.packing import Ids, Stream, pack
+from tests.unit.nn.models import texts
+
+WIDTH = 32
+MINE = texts([5, 20, 1, 9], seed=1)
+NEIGHBOURS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
+
+
+def rows(masks: Masks, adapter: int, rate: float = 0.3, site: str = "h.0.attn.c_attn.lora") -> Tensor:
+    """An adapter's part of a mask over tokens."""
+    every = masks.rows(site, WIDTH, [rate] * len(masks.seeds), torch.float32, pooled=False)
+    return every[masks.stream.token_rows()[adapter]]
+
+
+def attention(masks: Masks, adapter: int, pooled: bool, site: str = "h.0.attn") -> list[Tensor]:
+    """The masks (heads, queries, width) of an adapter's texts, in their order."""
+    found: dict[int, Tensor] = {}
+    for block, mask in zip(masks.stream.blocks, masks.attention(site, 2, 0.3, pooled), strict=True):
+        assert mask.shape == (len(block.texts), 2, 1 if pooled else block.width, block.width)
+        found |= dict(zip(block.texts.tolist(), mask, strict=True))
+    mine = masks.stream.text_rows()[adapter]
+    return [found[text] for text in range(mine.start, mine.stop)]
+
+
+def assert_rate(mask: Tensor, rate: float) -> None:
+    """Five standard errors around the expected share."""
+    error = (rate * (1 - rate) / mask.numel()) ** 0.5
+    assert abs(float(mask.float().mean()) - (1 - rate)) < 5 * error
+
+
+def long_stream(adapters: int = 1) -> Stream:
+    return pack([texts([50] * 20)] * adapters)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
+def test_rates(rate: float) -> None:
+    masks = Masks([7], 0, long_stream())
+    mask = rows(masks, 0, rate)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert_rate(mask, rate)
+    assert_rate(mask.T[:, ::2], rate)
+    (weights,) = masks.attention("h.0.attn", 3, rate, pooled=False)
+    assert weights.dtype == torch.bool
+    assert_rate(weights, rate)
+
+
+def test_places_are_independent() -> None:
+    """Neither neighbouring columns nor neighbouring rows nor two sites keep the same places."""
+    masks = Masks([7], 0, long_stream())
+    mask = rows(masks, 0, 0.5)
+    other = rows(masks, 0, 0.5, "elsewhere")
+    for a, b in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1]), (mask, other)):
+        assert_rate((a == b).float(), 0.5)
+
+
+def test_adapters_of_unlike_rates() -> None:
+    masks = Masks([7, 8, 9], 0, long_stream(3))
+    mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], torch.float32, pooled=False)
+    for part, rate in zip(masks.stream.token_rows(), (0.5, 0.0, 0.1), strict=True):
+        assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
+            mask[part], torch.ones_like(mask[part])
+        )
+
+
+def test_a_row_is_a_text_where_pooled() -> None:
+    stream = pack([MINE, *NEIGHBOURS])
+    mask = Masks([7, 8, 9], 0, stream).rows("site", WIDTH, [0.5, 0.5, 0.5], torch.bfloat16, pooled=True)
+    assert mask.shape == (len(stream.last), WIDTH)
+    assert mask.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_neighbours_do_not_matter(place: int) -> None:
+    """Alone or anywhere in a bank: the same masks."""
+    batches: list[list[Ids]] = list(NEIGHBOURS)
+    batches.insert(place, MINE)
+    seeds = [100, 200]
+    seeds.insert(place, 7)
+    alone, among = Masks([7], 4, pack([MINE])), Masks(seeds, 4, pack(batches))
+    assert torch.equal(rows(alone, 0), rows(among, place))
+    for pooled in (False, True):
+        both = zip(attention(alone, 0, pooled), attention(among, place, pooled), strict=True)
+        assert all(torch.equal(a, b) for a, b in both)
+
+
+def test_a_text_has_its_own_mask_in_a_block() -> None:
+    """Texts of one width share a block, not a mask; and the masks do not change with a block-mate's."""
+    masks = attention(Masks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
+    assert not torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[1], masks[2])
+    among = Masks([7, 8], 0, pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
+    assert all(torch.equal(a, b) for a, b in zip(masks, attention(among, 0, pooled=False), strict=True))
+
+
+def test_seed_step_and_site_matter() -> None:
+    stream = pack([MINE])
+    base = Masks([7], 4, stream)
+    assert torch.equal(rows(base, 0), rows(Masks([7], 4, stream), 0))
+    others = [
+        rows(Masks([8], 4, stream), 0),
+        rows(Masks([7], 5, stream), 0),
+        rows(base, 0, site="h.1.attn.c_attn.lora"),
+        rows(Masks([4], 7, stream), 0),
+    ]
+    assert not any(torch.equal(rows(base, 0), other) for other in others)
+    mine = attention(base, 0, pooled=False)[1]
+    assert not torch.equal(mine, attention(base, 0, pooled=False, site="h.1.attn")[1])
+    assert not torch.equal(mine, attention(Masks([7], 5, stream), 0, pooled=False)[1])
+
+
+def test_equal_seeds_meet_equal_masks() -> None:
+    """Two ranks of one seed train on the same texts in the same order, and drop the same places."""
+    masks = Masks([7, 7], 0, pack([MINE, MINE]))
+    assert torch.equal(rows(masks, 0), rows(masks, 1))

@@ -1,0 +1,85 @@
+"""Trained in a bank or alone, it is the same adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankwise.nn.lora import HEAD, AdapterSpec, Bank
+from rankwise.nn.trunk import Trunk
+from rankwise.recipe import Recipe
+from rankwise.train import train
+from tests.unit.nn import models
+
+STEPS = 20
+RECIPE = Recipe(epochs=5, batch_size=6, learning_rate=5e-3, warmup_steps=3, weight_decay=0.1)
+TEXTS = models.texts([(7 * i) % 30 + 1 for i in range(24)], seed=4)
+TARGETS = torch.arange(24).numpy() % models.CLASSES
+
+
+def of_all_layers(trunk: Trunk) -> list[AdapterSpec]:
+    """Unlike in everything that adapters of a bank may differ in."""
+    return [
+        models.spec(trunk, 0, seed=5),
+        models.spec(trunk, 1, seed=110, dropout=0.1, scale=0.8),
+        models.spec(trunk, 2, seed=1, dropout=0.3, scale=2.0, targets=["all-linear"]),
+        models.spec(trunk, 4, seed=2**40, scale=0.5),
+        models.spec(trunk, 16, seed=110, dropout=0.5, scale=0.05, targets=list(trunk.sites())[-4:]),
+    ]
+
+
+def of_the_last_layers(trunk: Trunk) -> list[AdapterSpec]:
+    """The layers below are computed once for all adapters of a seed."""
+    sites = list(trunk.sites())
+    return [
+        models.spec(trunk, 4, seed=110, dropout=0.1, targets=sites[-4:]),
+        models.spec(trunk, 0, seed=110),
+        models.spec(trunk, 2, seed=7, targets=sites[-6:]),
+        models.spec(trunk, 1, seed=110, dropout=0.3, targets=sites[-1:]),
+        models.spec(trunk, 16, seed=7, dropout=0.5, targets=sites[-7:]),
+    ]
+
+
+def of_no_layer(trunk: Trunk) -> list[AdapterSpec]:
+    """Heads alone share the whole trunk."""
+    return [models.spec(trunk, 0, seed=110, scale=scale) for scale in (1.0, 2.0)] + [
+        models.spec(trunk, 0, seed=7)
+    ]
+
+
+def trained(trunk: Trunk, specs: list[AdapterSpec]) -> Bank:
+    bank = models.bank(trunk, specs)
+    steps: list[int] = []
+    train(trunk, bank, TEXTS, TARGETS, RECIPE, on_step=lambda step: steps.append(step.number))
+    assert steps == list(range(1, STEPS + 1))
+    return bank
+
+
+def movement(state: dict[str, Tensor], fresh: dict[str, Tensor]) -> float:
+    return max(float((state[name] - fresh[name]).abs().max()) for name in state)
+
+
+@pytest.mark.parametrize("adapters", [of_all_layers, of_the_last_layers, of_no_layer])
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_in_a_bank_or_alone(family: str, adapters: Callable[[Trunk], list[AdapterSpec]]) -> None:
+    trunk = models.trunk(family)
+    specs = adapters(trunk)
+    bank = trained(trunk, specs)
+    for k, spec in enumerate(specs):
+        together, alone = bank.state(k), trained(trunk, [spec]).state(0)
+        assert together.keys() == alone.keys()
+        for name in alone:
+            assert models.close(together[name], alone[name], 1e-5), (spec.name, name)
+        assert movement(alone, models.bank(trunk, [spec]).state(0)) > 0.01
+
+
+def test_the_base_models_dropout_is_on_where_the_recipe_has_it() -> None:
+    """So that the test above compares masks, and not their absence."""
+    trunk = models.trunk("gpt2")
+    specs = [models.spec(trunk, 0, seed=5)]
+    with_dropout, without = trained(trunk, specs), models.bank(trunk, specs)
+    train(trunk, without, TEXTS, TARGETS, RECIPE.model_copy(update={"base_dropout": False}))
+    assert not models.close(with_dropout.state(0)[HEAD], without.state(0)[HEAD], 1e-2)
