@@ -132,17 +132,25 @@ class _Job:
         finally:
             self.seconds[stage] += time.perf_counter() - start
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A timed stage that the listener hears of, of no known length."""
+        self.listener.begin(name, None)
+        with self.timed(name):
+            yield
+        self.listener.end()
+
     def _read(self) -> None:
         """Data and base, checked; texts as token ids."""
-        with self.timed("data"):
+        with self.stage("data"):
             self.dataset = data.load(self.recipe)
         for note in self.dataset.notes:
             self.listener.note(note)
-        with self.timed("base"):
+        with self.stage("base"):
             self.base = bases.find(self.recipe.base)
             self.config = files.read_object(self.base.folder / "config.json")
             self.tokenizer = Tokenizer.load(self.base.folder)
-        with self.timed("tokens"):
+        with self.stage("tokens"):
             every = (self.dataset.train, self.dataset.validation, self.dataset.test)
             self.splits = {split.name: self._tokenize(split) for split in every if split is not None}
 
@@ -166,7 +174,7 @@ class _Job:
             memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(self.device)),
             number_bytes=self.precision.itemsize,
         )
-        with self.timed("load"):
+        with self.stage("load"):
             self.trunk = load_trunk(self.base, self.precision, self.device)
         for split in self.splits.values():
             check_ids(split.ids, self.trunk)
@@ -288,7 +296,7 @@ class _BankWatch:
         self.job.trained_tokens += step.tokens
         self.job.log(kind="step", bank=self.number, adapters=self.names, **asdict(step))
         recent = np.mean(self.losses[-20:], axis=0)
-        self.job.listener.advance(1, " ".join(f"{loss:.2f}" for loss in recent))
+        self.job.listener.advance(1, "loss " + " ".join(f"{loss:.2f}" for loss in recent))
 
     def on_epoch(self, epoch: int) -> None:
         """Validate, and keep the adapters that the recipe wants kept."""

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Self
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -173,6 +181,8 @@ class ProgressBars(Listener):
     def __init__(self) -> None:
         self._bars: Progress | None = None
         self._task: TaskID | None = None
+        self._total: int | None = None
+        self._done = 0
 
     def __enter__(self) -> Self:
         return self
@@ -191,20 +201,24 @@ class ProgressBars(Listener):
             stderr.print(stage if total is None else f"{stage} ({total:,})", soft_wrap=True)
             return
         known = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        counting = (TextColumn("{task.completed:,}"),)
         self._bars = Progress(
             TextColumn("{task.description:<12}"),
-            *(counting if total is None else known),
+            *((TimeElapsedColumn(),) if total is None else known),
             TextColumn("{task.fields[detail]}"),
             console=stderr,
         )
         self._bars.start()
         self._task = self._bars.add_task(stage, total=total, detail="")
+        self._total, self._done = total, 0
 
     def advance(self, units: int, detail: str = "") -> None:
         """So many units of the stage are done."""
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, advance=units, detail=f"loss {detail}" if detail else "")
+        if self._bars is None or self._task is None:
+            return
+        self._done += units
+        if self._total is None:
+            detail = f"{self._done:,}"
+        self._bars.update(self._task, advance=units, detail=detail)
 
     def end(self) -> None:
         """The stage is over."""

@@ -113,7 +113,8 @@ def make_pair(
         eos_token_id=1,
         bos_token_id=1,
     )
-    model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    kind: Any = transformers.AutoModelForSequenceClassification
+    model = kind.from_config(config, attn_implementation="eager")
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "ln_" in name or "norm" in name:
             torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)

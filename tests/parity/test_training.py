@@ -69,7 +69,7 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    trainer = InOrder(pair.peft, arguments, train_dataset=rows, data_collator=_pad)  # type: ignore[arg-type]
+    trainer = InOrder(pair.peft, arguments, train_dataset=rows, data_collator=_pad)
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(ours) == len(theirs) == STEPS

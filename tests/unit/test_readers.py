@@ -256,7 +256,7 @@ class TestFiles:
         assert f"{name}:2: a NUL byte" in refused(write(tmp_path, name, good + "a\0;b\n"))
 
     def test_no_such_file(self, tmp_path: Path) -> None:
-        assert refused(tmp_path / "none.csv") == f"{tmp_path}/none.csv: no such file"
+        assert refused(tmp_path / "none.csv").startswith(f"{tmp_path}/none.csv: no such file\nhint: ")
 
     def test_a_folder_and_a_pipe(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").mkdir()

@@ -144,7 +144,7 @@ def progress() -> None:
     with terminal.ProgressBars() as bars:
         bars.note("a [note]")
         bars.begin("train", 1200)
-        bars.advance(3, "0.50 0.60")
+        bars.advance(3, "loss 0.50 0.60")
         bars.begin("predict", None)
         bars.advance(7)
 

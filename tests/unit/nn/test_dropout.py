@@ -121,3 +121,15 @@ def test_equal_seeds_meet_equal_masks() -> None:
     """Two ranks of one seed train on the same texts in the same order, and drop the same places."""
     masks = Masks([7, 7], 0, pack([MINE, MINE]))
     assert torch.equal(rows(masks, 0), rows(masks, 1))
+
+
+def test_distinct_batches_keep_their_masks() -> None:
+    """What adapters of one seed share below their first layer, each would have met by itself."""
+    stream = pack([MINE, NEIGHBOURS[0], MINE], same=[7, 8, 7])
+    masks = Masks([7, 8, 7], 4, stream)
+    below = masks.distinct()
+    assert stream.distinct is not None
+    assert below.stream is stream.distinct.stream
+    for adapter, place in ((0, 0), (1, 1), (2, 0)):
+        assert torch.equal(rows(masks, adapter), rows(below, place))
+    assert Masks([7], 0, pack([MINE])).distinct().seeds == [7]
