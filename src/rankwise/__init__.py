@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,17 +58,22 @@ __all__ = [
 ]
 
 
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing the submodule `rankwise.sweep` would bind the module under the function's name.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import rankwise` stays light."""
     if name not in _HOMES:
         raise AttributeError(f"module 'rankwise' has no attribute {name!r}")
     value = getattr(import_module(f"rankwise.{_HOMES[name]}"), name)
     globals()[name] = value
-    # Importing the submodule `rankwise.sweep` binds the module under the function's name, and brings
-    # `rankwise.evaluate` along, which does the same.
-    for same in ("evaluate", "sweep"):
-        if module := sys.modules.get(f"rankwise.{same}"):
-            globals()[same] = getattr(module, same)
     return value
 
 

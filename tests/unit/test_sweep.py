@@ -248,7 +248,7 @@ def test_a_missing_validation_split_is_cut_and_said(gpt2_base: Path, tmp_path: P
     assert results.adapters[0].test is None
     assert "test accuracy" not in folder.table.read_text("utf-8")
     assert folder.samples.read_text("utf-8").startswith("validation texts")
-    assert ears.stages == ["train", "validation"]
+    assert ears.stages == ["data", "base", "tokens", "load", "train", "validation"]
     assert ears.open == len(ears.stages), "the last stage was never ended"
 
 

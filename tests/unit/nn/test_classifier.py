@@ -29,11 +29,11 @@ def test_the_sum_has_each_adapters_own_gradient() -> None:
     specs = [models.spec(trunk, 2, seed=1), models.spec(trunk, 4, seed=2)]
     batches = [models.texts([3, 20, 9, 9]), models.texts([1, 7])]
     together = models.trained_bank(trunk, specs)
-    losses(logits(trunk, together, pack(batches)), TARGETS).sum().backward()
+    torch.autograd.backward(losses(logits(trunk, together, pack(batches)), TARGETS).sum())
     for k, spec in enumerate(specs):
         alone = models.trained_bank(trunk, [spec])
         (output,) = logits(trunk, alone, pack([batches[k]]))
-        F.cross_entropy(output, TARGETS[k]).backward()
+        torch.autograd.backward(F.cross_entropy(output, TARGETS[k]))
         assert models.close(together.grad[together.segments[k]], alone.grad, 1e-6)
 
 
@@ -41,6 +41,6 @@ def test_one_adapters_loss_reaches_no_other_adapter() -> None:
     trunk = models.trunk("gpt2")
     bank = models.trained_bank(trunk, [models.spec(trunk, 2, seed=1), models.spec(trunk, 4, seed=2)])
     outputs = logits(trunk, bank, pack([models.texts([3, 20]), models.texts([20, 7])]))
-    outputs[1].square().sum().backward()
+    torch.autograd.backward(outputs[1].square().sum())
     assert not bank.grad[bank.segments[0]].any()
     assert all(tensor.grad is not None and tensor.grad.any() for tensor in bank.tensors[1].values())

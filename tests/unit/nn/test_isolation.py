@@ -107,7 +107,7 @@ def answers(trunk: Trunk, bank: Bank) -> tuple[list[Any], list[Tensor]]:
     """Each adapter's logits and gradients, dropout on."""
     stream = pack([models.texts([5, 20, 9], seed=k) for k in range(3)])
     outputs = logits(trunk, bank, stream, Masks([spec.seed for spec in bank.specs], 0, stream))
-    losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum().backward()
+    torch.autograd.backward(losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
     return [each.tolist() for each in outputs], [bank.grad[segment] for segment in bank.segments]
 
 

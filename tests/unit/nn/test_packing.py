@@ -22,9 +22,7 @@ often = settings(max_examples=60, deadline=None, derandomize=True)
 def batches_of(lengths: Lengths) -> list[list[Ids]]:
     """Texts whose ids are all different, over all adapters."""
     numbers = iter(range(1, 10**6))
-    return [
-        [np.array([next(numbers) for _ in range(n)], dtype=np.int64) for n in batch] for batch in lengths
-    ]
+    return [[np.array([next(numbers) for _ in range(n)], dtype=np.int64) for n in batch] for batch in lengths]
 
 
 def stream_of(lengths: Lengths) -> tuple[Stream, list[Ids]]:

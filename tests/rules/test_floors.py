@@ -1,0 +1,128 @@
+"""A module imports only from floors below its own; within a sub-package, and on top, without cycles."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.rules.source import imported, modules
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "recipe", "listener"),
+    ("nn", "store.files", "store.readers", "store.writers", "store.run", "store.gguf"),
+    ("data", "tokens", "bases", "hardware", "stats", "store"),
+    ("plan", "train", "predict"),
+    ("evaluate", "report", "preview"),
+    ("sweep", "reproduce"),
+    ("terminal", "cli", "__init__", "__main__"),
+)
+"""A package's name stands for all its modules that are not named themselves."""
+
+
+def place(module: str) -> tuple[int, str] | None:
+    """Floor of a module, and the entry that puts it there."""
+    found = [
+        (number, entry)
+        for number, floor in enumerate(FLOORS)
+        for entry in floor
+        if module == entry or module.startswith(f"{entry}.")
+    ]
+    return max(found, key=lambda each: len(each[1]), default=None)
+
+
+def needs(module: str) -> set[str]:
+    """The modules of rankwise that a module imports."""
+    package = module if module in packages() else module.rpartition(".")[0]
+    names = imported(modules()[module], f"rankwise.{package}".rstrip("."))
+    own = {name.removeprefix("rankwise.") for name in names if name.startswith("rankwise.")}
+    return {name for name in own if name in modules() and name not in packages()}
+
+
+def packages() -> set[str]:
+    return {module.partition(".")[0] for module in modules() if "." in module}
+
+
+def mates(a: str, b: str) -> bool:
+    """Whether a may import b on its own floor: in a sub-package, on the top floor, and errors anywhere."""
+    top = len(FLOORS) - 1
+    here, there = place(a), place(b)
+    on_top = here is not None and there is not None and here[0] == there[0] == top
+    return b == "errors" or on_top or ("." in a and a.partition(".")[0] == b.partition(".")[0])
+
+
+def test_every_module_has_a_floor() -> None:
+    assert [module for module in modules() if place(module) is None] == []
+
+
+def test_every_floor_is_inhabited() -> None:
+    entries = [entry for floor in FLOORS for entry in floor]
+    inhabited = {found[1] for module in modules() if (found := place(module))}
+    assert [entry for entry in entries if entry not in inhabited] == []
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_down(module: str) -> None:
+    here = place(module)
+    assert here is not None
+    upward = {
+        other
+        for other in needs(module)
+        if (there := place(other)) and there[0] >= here[0] and not mates(module, other)
+    }
+    assert upward == set(), f"{module} stands on floor {here[0]}"
+
+
+def test_a_sub_package_itself_imports_nothing() -> None:
+    """So that importing one of its modules brings along no other."""
+    assert {package: needs(package) for package in packages()} == {package: set() for package in packages()}
+
+
+def test_imports_make_no_circle() -> None:
+    open_modules = {module: needs(module) for module in modules()}
+    while free := [module for module, needed in open_modules.items() if not needed & open_modules.keys()]:
+        for module in free:
+            del open_modules[module]
+    assert open_modules == {}
+
+
+def test_the_graph_is_read_rightly() -> None:
+    """Known edges are there: at the top of a module, within a function, of a module by its name."""
+    assert {"errors", "recipe"} <= needs("cli")
+    assert {"preview", "sweep", "terminal"} <= needs("cli")
+    assert {"bases", "data", "plan", "nn.lora"} <= needs("sweep")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("import rankwise.nn.lora", {"rankwise.nn.lora"}),
+        ("from rankwise import data", {"rankwise", "rankwise.data"}),
+        ("from rankwise.nn.lora import Bank", {"rankwise.nn.lora", "rankwise.nn.lora.Bank"}),
+        ("from . import lora", {"rankwise.nn", "rankwise.nn.lora"}),
+        ("from .lora import Bank", {"rankwise.nn.lora", "rankwise.nn.lora.Bank"}),
+        ("from ..store import files", {"rankwise.store", "rankwise.store.files"}),
+        ("def f():\n    import torch", {"torch"}),
+    ],
+)
+def test_imports_are_read_rightly(line: str, expected: set[str]) -> None:
+    assert set(imported(ast.parse(line), "rankwise.nn")) == expected
+
+
+FOREIGN_TO_NN = {
+    "os", "sys", "io", "pathlib", "shutil", "tempfile", "glob", "subprocess", "socket", "time", "datetime",
+    "logging", "warnings", "random", "secrets", "rich", "typer", "json", "safetensors", "transformers",
+}  # fmt: skip
+FORBIDDEN_IN_NN = ("open", "print", "input", "exec", "eval", "torch.save", "torch.load", "torch.manual_seed")
+GLOBAL_RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "normal", "dropout", "rand_like")
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.split(".")[0] == "nn"])
+def test_mathematics_touches_nothing_else(module: str) -> None:
+    """No file, clock, environment or terminal; and no random state that others share."""
+    tree = modules()[module]
+    assert {name.split(".")[0] for name in imported(tree)} & FOREIGN_TO_NN == set()
+    called = {ast.unparse(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert called.keys() & set(FORBIDDEN_IN_NN) == set()
+    shared = {f"{library}.{name}" for library in ("torch", "F", "np.random") for name in GLOBAL_RANDOM}
+    assert called.keys() & shared == set()

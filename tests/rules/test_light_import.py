@@ -1,0 +1,50 @@
+"""What has to be quick imports nothing heavy; what reads a run needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "pandas", "peft", "pyarrow", "sklearn", "scipy")
+COMMAND = """
+import sys
+from rankwise.cli import main
+sys.argv = {}
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+
+
+def loaded(code: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has after running some code."""
+    ending = "\nimport sys; print('LOADED', *{name.split('.')[0] for name in sys.modules})"
+    found = subprocess.run(
+        [sys.executable, "-c", code + ending], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(found.stdout.rpartition("LOADED")[2].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import rankwise; dir(rankwise)",
+        "from rankwise import Recipe, RankwiseError; Recipe.preset('emotion')",
+        COMMAND.format(["rankwise", "--help"]),
+        COMMAND.format(["rankwise", "sweep", "--help"]),
+        COMMAND.format(["rankwise", "version"]),
+    ],
+    ids=["import", "recipe", "help", "sweep --help", "version"],
+)
+def test_nothing_heavy(code: str) -> None:
+    found = loaded(code)
+    assert "rankwise" in found
+    assert found & set(HEAVY) == set()
+
+
+def test_tables_need_no_torch() -> None:
+    found = loaded("import rankwise.report.tables, rankwise.reproduce, rankwise.terminal")
+    assert found & {"torch", "transformers", "datasets", "peft"} == set()

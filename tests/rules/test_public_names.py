@@ -1,0 +1,73 @@
+"""The public names: these and no others, each importable, each what it says."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import rankwise
+
+PUBLIC = {
+    "Classifier": "class",
+    "DataError": "class",
+    "Metrics": "class",
+    "ModelError": "class",
+    "Prediction": "class",
+    "RankwiseError": "class",
+    "Recipe": "class",
+    "ResourceError": "class",
+    "Results": "class",
+    "TrainingError": "class",
+    "Unreachable": "class",
+    "UsageError": "class",
+    "evaluate": "function",
+    "sweep": "function",
+}
+
+
+def test_the_list() -> None:
+    assert rankwise.__all__ == list(PUBLIC)
+    assert dir(rankwise) == list(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_is_there(name: str) -> None:
+    found = getattr(rankwise, name)
+    assert inspect.isclass(found) if PUBLIC[name] == "class" else inspect.isfunction(found)
+    assert found.__name__ == name
+    assert found.__doc__
+
+
+def test_no_other() -> None:
+    with pytest.raises(AttributeError, match="module 'rankwise' has no attribute 'training'"):
+        _ = rankwise.training
+    assert not hasattr(rankwise, "Sweep")
+
+
+def test_every_error_is_public_and_a_rankwise_error() -> None:
+    from rankwise import errors
+
+    classes = {
+        name
+        for name, each in vars(errors).items()
+        if inspect.isclass(each) and each.__module__ == errors.__name__
+    }
+    assert classes <= set(PUBLIC)
+    assert all(issubclass(getattr(rankwise, name), rankwise.RankwiseError) for name in classes)
+
+
+def test_a_function_is_not_hidden_by_its_module() -> None:
+    """`rankwise.sweep` is a module's name too; importing that must not change what users get."""
+    code = """
+import rankwise.sweep
+from rankwise.evaluate import Metrics
+from rankwise import evaluate, sweep
+print(sweep.__name__, evaluate.__name__, callable(sweep) and callable(evaluate))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stdout == "sweep evaluate True\n"

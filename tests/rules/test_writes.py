@@ -1,0 +1,101 @@
+"""Only `store/files.py` opens files to write, and nothing anywhere reads or writes a pickle."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.rules.source import calls, dotted, imported, modules
+
+WRITER = "store.files"
+METHODS = {
+    "write_text", "write_bytes", "touch", "save_pretrained", "save_file", "save_model", "to_csv",
+    "to_parquet", "tofile", "savetxt", "savez", "copyfile", "copy2", "copytree", "symlink_to",
+}  # fmt: skip
+FUNCTIONS = {
+    "json.dump", "torch.save", "np.save", "tomli_w.dump", "pq.write_table", "parquet.write_table",
+    "shutil.copy", "shutil.move", "os.replace", "os.rename", "tempfile.mkstemp",
+    "tempfile.NamedTemporaryFile",
+}  # fmt: skip
+PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def writes(tree: ast.AST) -> list[str]:
+    """What in a tree would write a file, each as `line: call`."""
+    return [f"{call.lineno}: {name}" for name, call in calls(tree) if _writes(name, call)]
+
+
+def _writes(name: str, call: ast.Call) -> bool:
+    owner, _, method = name.rpartition(".")
+    if owner == "files":  # store/files.py's own functions
+        return False
+    if name == "os.open":
+        return not call.args or dotted(call.args[0]) != "os.devnull"
+    if method == "open":
+        return not _reads(call, position=1 if name in ("open", "io.open", "gzip.open") else 0)
+    return name in FUNCTIONS or method in METHODS
+
+
+def _reads(call: ast.Call, position: int) -> bool:
+    """Whether an open() is given a mode that only reads, or none."""
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    mode = given[0] if given else call.args[position] if len(call.args) > position else ast.Constant("r")
+    return (
+        isinstance(mode, ast.Constant) and isinstance(mode.value, str) and not set(mode.value) & set("wax+")
+    )
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name != WRITER])
+def test_nothing_else_opens_files_to_write(module: str) -> None:
+    assert writes(modules()[module]) == []
+
+
+def test_the_writer_writes() -> None:
+    assert writes(modules()[WRITER])
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_pickles(module: str) -> None:
+    tree = modules()[module]
+    assert {name.split(".")[0] for name in imported(tree)} & PICKLES == set()
+    assert {name for name, _ in calls(tree)} & {"torch.load", "np.load", "numpy.load", "read_pickle"} == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path, 'w')",
+        "open(path, mode='ab')",
+        "open(path, 'r+')",
+        "open(path, mode)",
+        "path.open('x')",
+        "Path(path).open(mode='wb')",
+        "gzip.open(path, 'wt')",
+        "path.write_text('a')",
+        "(folder / 'a').write_bytes(b'')",
+        "json.dump(a, file)",
+        "torch.save(a, path)",
+        "model.save_pretrained(path)",
+        "os.open(path, os.O_WRONLY)",
+    ],
+)
+def test_a_write_is_seen(line: str) -> None:
+    assert writes(ast.parse(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path)",
+        "open(path, 'rb')",
+        "path.open()",
+        "path.open('rb')",
+        "path.open(encoding='utf-8', newline='')",
+        "files.write_text(path, 'a')",
+        "json.dumps(a)",
+        "os.open(os.devnull, os.O_WRONLY)",
+    ],
+)
+def test_a_read_is_let_pass(line: str) -> None:
+    assert not writes(ast.parse(line))

@@ -1,0 +1,226 @@
+"""Recipes: the presets, the round trip through TOML, and a message for whatever is wrong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankwise.errors import UsageError
+from rankwise.recipe import PRESETS, Recipe
+
+# Every field with a value that is not its default.
+EVERYTHING: dict[str, Any] = {
+    "base": "gpt2",
+    "data": 'folder/with = signs, "quotes" and é',
+    "validation": "validation.csv",
+    "test": "test.csv",
+    "data_config": "split",
+    "text_column": "sentence",
+    "label_column": "emotion",
+    "labels": ("no", "yes", "null"),
+    "validation_fraction": 0.25,
+    "max_length": 64,
+    "ranks": (0, 3, 4096),
+    "seeds": (0, 2**63 - 1),
+    "alpha": 0.8,
+    "alpha_mode": "rslora",
+    "lora_dropout": 0.1,
+    "targets": ("c_attn", "h.3.mlp.c_fc"),
+    "last_layers": 2,
+    "base_dropout": False,
+    "epochs": 5,
+    "batch_size": 7,
+    "learning_rate": 1e-05,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "warmup_steps": 50,
+    "max_grad_norm": 0.0,
+    "class_weights": "balanced",
+    "keep": "best",
+    "precision": "float32",
+    "device": "cuda:1",
+    "memory_gb": 1.5,
+    "train_texts": 16000,
+    "tokens_per_text": 20.2,
+}
+
+
+def test_the_published_recipe() -> None:
+    recipe = Recipe.preset("emotion")
+    assert (recipe.base, recipe.data, recipe.data_config) == ("gpt2", "dair-ai/emotion", "split")
+    assert recipe.labels == ("sadness", "joy", "love", "anger", "fear", "surprise")
+    assert recipe.ranks == (1, 2, 4, 8, 16)
+    assert (recipe.alpha, recipe.alpha_mode) == (0.8, "fixed")
+    assert (recipe.lora_dropout, recipe.base_dropout) == (0.1, True)
+    assert (
+        recipe.targets is None and recipe.last_layers is None
+    )  # PEFT's default for GPT-2: c_attn, all layers
+    assert (recipe.learning_rate, recipe.weight_decay) == (5e-4, 0.01)
+    assert (recipe.schedule, recipe.warmup_steps, recipe.max_grad_norm) == ("linear", 0, 1.0)
+    assert (recipe.epochs, recipe.batch_size, recipe.max_length) == (5, 32, 128)
+    assert (recipe.seeds, recipe.class_weights, recipe.keep) == ((110,), "none", "last")
+    assert math.ceil(16000 / recipe.batch_size) * recipe.epochs == 2500
+
+
+def test_the_quickstart_needs_nothing() -> None:
+    recipe = Recipe.preset("quickstart")
+    assert (recipe.base, recipe.data) == ("smollm2-135m", "starter")
+    assert recipe.ranks == (0, 1, 2, 4, 8, 16)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_load_and_take_changes(name: str) -> None:
+    recipe = Recipe.preset(name)
+    assert Recipe.preset(name, seeds=[1, 2]) == recipe.model_copy(update={"seeds": (1, 2)})
+
+
+def test_every_preset_that_is_shipped_is_named() -> None:
+    import rankwise
+
+    shipped = (Path(rankwise.__file__).parent / "assets" / "presets").glob("*.toml")
+    assert sorted(path.stem for path in shipped) == sorted(PRESETS)
+
+
+def test_no_such_preset() -> None:
+    with pytest.raises(UsageError, match="no preset 'emotions'") as caught:
+        Recipe.preset("emotions")
+    assert all(name in caught.value.hint for name in PRESETS)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), *map(Recipe.preset, PRESETS), Recipe(**EVERYTHING)])
+def test_round_trip(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml(), "utf-8")
+    assert Recipe.load(tmp_path / "recipe.toml") == recipe
+
+
+def test_the_round_trip_covers_every_field() -> None:
+    default = Recipe().model_dump()
+    assert default.keys() == EVERYTHING.keys()
+    assert all(default[name] != value for name, value in EVERYTHING.items())
+
+
+def test_toml_writes_every_default_out() -> None:
+    written = Recipe().to_toml()
+    unset = {name for name, value in Recipe().model_dump().items() if value is None}
+    assert {line.split(" = ")[0] for line in written.splitlines() if " = " in line} == (
+        Recipe.model_fields.keys() - unset
+    )
+
+
+def test_changes_are_laid_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("epochs = 7\nranks = [4]\n")
+    recipe = Recipe.load(tmp_path / "mine.toml", ranks=[8], base="gpt2")
+    assert recipe == Recipe(epochs=7, ranks=(8,), base="gpt2")
+
+
+def test_every_field_has_a_text() -> None:
+    assert [name for name, field in Recipe.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "scales", "alphas"),
+    [
+        ("fixed", [0.0, 0.8, 0.2, 0.05], [0.8, 0.8, 0.8, 0.8]),
+        ("ratio", [0.0, 0.8, 0.8, 0.8], [0.0, 0.8, 3.2, 12.8]),
+        ("rslora", [0.0, 0.8, 0.4, 0.2], [0.8, 0.8, 0.8, 0.8]),
+    ],
+)
+def test_scale(mode: str, scales: list[float], alphas: list[float]) -> None:
+    recipe = Recipe.build({"alpha": 0.8, "alpha_mode": mode})
+    ranks = (0, 1, 4, 16)
+    assert [recipe.scale(rank) for rank in ranks] == pytest.approx(scales)
+    assert [recipe.alpha_of(rank) for rank in ranks] == pytest.approx(alphas)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"rank": 4}, "rank: no such setting"),
+    ({"ranks": []}, "ranks: give at least one of ranks (got [])"),
+    ({"ranks": [1, 2, 1]}, "ranks: ranks holds a value twice"),
+    ({"ranks": [-1]}, "ranks: ranks must lie between 0 and 4096"),
+    ({"ranks": [4097]}, "ranks: ranks must lie between 0 and 4096"),
+    ({"ranks": [1.5]}, "ranks.0: Input should be a valid integer"),
+    ({"ranks": ["four"]}, "ranks.0: Input should be a valid integer"),
+    ({"ranks": 4}, "ranks: Input should be a valid tuple (got 4)"),
+    ({"seeds": []}, "seeds: give at least one of seeds"),
+    ({"seeds": [7, 7]}, "seeds: seeds holds a value twice"),
+    ({"seeds": [-1]}, "seeds: seeds must lie between 0 and 9223372036854775807"),
+    ({"seeds": [2**63]}, "seeds: seeds must lie between 0 and"),
+    ({"labels": ["joy"]}, "labels: give at least two labels, each once and none empty"),
+    ({"labels": ["joy", "joy"]}, "labels: give at least two labels"),
+    ({"labels": ["joy", ""]}, "labels: give at least two labels"),
+    ({"validation_fraction": 0}, "validation_fraction: Input should be greater than 0"),
+    ({"validation_fraction": 1}, "validation_fraction: Input should be less than 1"),
+    ({"max_length": 0}, "max_length: Input should be greater than or equal to 1"),
+    ({"alpha": 0}, "alpha: Input should be greater than 0"),
+    ({"alpha": math.inf}, "alpha: Input should be a finite number"),
+    ({"alpha_mode": "auto"}, "alpha_mode: Input should be 'fixed', 'ratio' or 'rslora'"),
+    ({"lora_dropout": 1}, "lora_dropout: Input should be less than 1"),
+    ({"lora_dropout": -0.1}, "lora_dropout: Input should be greater than or equal to 0"),
+    ({"last_layers": 0}, "last_layers: Input should be greater than or equal to 1"),
+    ({"base_dropout": "sometimes"}, "base_dropout: Input should be a valid boolean"),
+    ({"epochs": 0}, "epochs: Input should be greater than or equal to 1"),
+    ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1"),
+    ({"learning_rate": 0}, "learning_rate: Input should be greater than 0"),
+    ({"learning_rate": math.nan}, "learning_rate: Input should be a finite number"),
+    ({"weight_decay": -1}, "weight_decay: Input should be greater than or equal to 0"),
+    ({"schedule": "step"}, "schedule: Input should be 'linear', 'cosine' or 'constant'"),
+    ({"warmup_steps": -1}, "warmup_steps: Input should be greater than or equal to 0"),
+    ({"max_grad_norm": -1}, "max_grad_norm: Input should be greater than or equal to 0"),
+    ({"class_weights": "auto"}, "class_weights: Input should be 'none' or 'balanced'"),
+    ({"keep": "first"}, "keep: Input should be 'last' or 'best'"),
+    ({"precision": "int8"}, "precision: Input should be 'auto', 'bfloat16' or 'float32'"),
+    ({"device": "tpu"}, "device: String should match pattern"),
+    ({"device": "cpu:"}, "device: String should match pattern"),
+    ({"memory_gb": 0}, "memory_gb: Input should be greater than 0"),
+    ({"train_texts": 0}, "train_texts: Input should be greater than or equal to 1"),
+    ({"tokens_per_text": 0}, "tokens_per_text: Input should be greater than 0"),
+    ({"base": 5}, "base: Input should be a valid string (got 5)"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), WRONG)
+def test_what_is_wrong(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Recipe.build(values, where="mine.toml")
+    assert caught.value.message.startswith(f"mine.toml: {message}")
+    assert caught.value.message.count("\n") == 0
+    assert caught.value.hint
+    assert caught.value.exit_status == 2
+
+
+def test_all_that_is_wrong_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        Recipe.build({"epochs": 0, "rank": 4, "alpha": -1})
+    assert sorted(line.split(":")[1].strip() for line in caught.value.message.splitlines()) == [
+        "alpha",
+        "epochs",
+        "rank",
+    ]
+
+
+def test_a_changed_preset_says_where_it_is_wrong() -> None:
+    with pytest.raises(UsageError, match=r"^preset emotion: epochs: "):
+        Recipe.preset("emotion", epochs=0)
+
+
+@pytest.mark.parametrize("content", [b"epochs = ", b"epochs = 1\nepochs = 2", b"base = '\xff'"])
+def test_a_file_that_is_no_toml(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        Recipe.load(path)
+    assert caught.value.message.startswith(f"{path}: the recipe cannot be read: ")
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_file_that_is_not_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the recipe cannot be read"):
+        Recipe.load(tmp_path / name)
+
+
+def test_a_recipe_is_not_changed_by_accident() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().epochs = 3  # type: ignore[misc]

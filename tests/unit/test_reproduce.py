@@ -1,0 +1,93 @@
+"""The published table beside a run, and what passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from rankwise import reproduce
+from rankwise.store.run import AdapterResult, Results
+
+PUBLISHED = {1: 1829, 2: 1826, 4: 1834, 8: 1830, 16: 1828}  # rank -> right answers in 2,000 texts
+TOLERANCE = 24  # texts: 1.2 points
+
+
+def results(right: dict[int, int]) -> Results:
+    """A run with so many right answers in 2,000 at each rank."""
+    adapters = [
+        AdapterResult(
+            name=f"r{rank}-s110",
+            rank=rank,
+            seed=110,
+            alpha=0.8,
+            scale=0.8 / rank,
+            trainable_params=1,
+            total_params=2,
+            trainable_percent=50.0,
+            merged_params=2,
+            bank=1,
+            train_seconds=1.0,
+            train_loss=0.5,
+            kept_epoch=5,
+            validation={"accuracy": number / 2000},
+            test=None,
+        )
+        for rank, number in right.items()
+    ]
+    return Results(
+        rankwise="0",
+        created="2000-01-01T00:00:00+00:00",
+        base="gpt2",
+        labels=["no", "yes"],
+        texts={"train": 1, "validation": 2000},
+        notes=[],
+        device="cpu",
+        precision="float32",
+        threads=1,
+        versions={},
+        seconds={},
+        tokens_per_second=1.0,
+        adapters=adapters,
+    )
+
+
+def verdicts(right: dict[int, int]) -> dict[str, str]:
+    return {row[0]: row[-1] for row in reproduce.compare(results(right)).rows}
+
+
+def test_the_published_numbers() -> None:
+    assert {rank: round(percent * 20) for rank, percent in reproduce.PUBLISHED.items()} == PUBLISHED
+
+
+def test_the_same_numbers_pass() -> None:
+    table = reproduce.compare(results(PUBLISHED))
+    assert table.columns == ("rank", "published accuracy", "accuracy", "difference", "within 1.2 points")
+    assert list(table.rows) == [
+        ("1", "91.45", "91.45", "+0.00", "pass"),
+        ("2", "91.30", "91.30", "+0.00", "pass"),
+        ("4", "91.70", "91.70", "+0.00", "pass"),
+        ("8", "91.50", "91.50", "+0.00", "pass"),
+        ("16", "91.40", "91.40", "+0.00", "pass"),
+    ]
+    assert reproduce.passed(results(PUBLISHED))
+
+
+@pytest.mark.parametrize("rank", PUBLISHED)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_just_the_tolerance_passes_and_a_text_more_fails(rank: int, sign: int) -> None:
+    edge = PUBLISHED | {rank: PUBLISHED[rank] + sign * TOLERANCE}
+    assert reproduce.passed(results(edge))
+    beyond = PUBLISHED | {rank: PUBLISHED[rank] + sign * (TOLERANCE + 1)}
+    assert not reproduce.passed(results(beyond))
+    assert verdicts(beyond) == {str(each): "fail" if each == rank else "pass" for each in PUBLISHED}
+
+
+def test_a_missing_rank_fails() -> None:
+    less = {rank: right for rank, right in PUBLISHED.items() if rank != 8}
+    assert not reproduce.passed(results(less))
+    assert set(verdicts(less).values()) == {"pass"}
+
+
+def test_other_ranks_are_left_out() -> None:
+    more = PUBLISHED | {32: 3}
+    assert reproduce.passed(results(more))
+    assert "32" not in verdicts(more)
