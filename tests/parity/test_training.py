@@ -37,6 +37,7 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
     texts = random_texts(random.integers(1, 30, STEPS * BATCH).tolist(), 500)
     targets = random.integers(0, CLASSES, len(texts))
     recipe = Recipe(
+        epochs=1,
         batch_size=BATCH,
         learning_rate=2e-3,
         weight_decay=0.1,

@@ -585,14 +585,15 @@ def test_the_hub(tmp_path: Path) -> None:
     assert no_such[0] == "DataError" and no_such[1].startswith(
         "org/none: no such file or folder, and no such dataset"
     )
-    assert outage[:2] == ["Unreachable", "org/tiny: the Hub cannot be reached: no answer"]
+    assert outage[:2] == ["Unreachable", "org/tiny: no such path here, and the Hub cannot be reached: no answer"]
 
 
 def test_without_the_hub(tmp_path: Path) -> None:
     (found,) = ask({"data": "dair-ai/emotion"}, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert found == [
         "Unreachable",
-        "dair-ai/emotion: the Hub cannot be reached: HF_HUB_OFFLINE is set, and it is not in the cache",
+        "dair-ai/emotion: no such path here, and the Hub cannot be reached: HF_HUB_OFFLINE is set, and it is "
+        "not in the cache",
         "try again with a connection, or give a file or folder as the data (--data PATH)",
     ]
 
