@@ -158,7 +158,8 @@ def expected_memory(
 ) -> int:
     """Bytes at the peak of a training step: weights, activations kept for the backward pass, optimiser.
 
-    An estimate from the model's shape, good to about a third; `docs/records` holds a measurement.
+    A lower bound from the model's shape. What Python, torch and the mapped weights file take comes on
+    top, as does what the allocator keeps: 3.7 GB were seen where 1.0 GB was expected.
 
     Args:
         bank: the adapters that train together.
