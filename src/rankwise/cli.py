@@ -102,7 +102,8 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in options.items()
     ]
-    # typer reads a verb's parameters from the one and their types from the other.
+    # typer reads a verb's parameters from the one and their types from the other; to mypy a function
+    # has no __signature__.
     with_recipe.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     with_recipe.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
     return with_recipe
