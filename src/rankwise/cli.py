@@ -145,7 +145,7 @@ def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]
 
 def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool) -> None:
     from rankwise import terminal
-    from rankwise.report import tables
+    from rankwise.report import ranks, tables
     from rankwise.store.run import RunFolder
     from rankwise.sweep import default_folder, sweep
 
@@ -159,6 +159,7 @@ def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool) -> No
     if samples:
         terminal.stdout.print()
         terminal.show_table(tables.sample_table(run))
+    terminal.show_comparison(ranks.compare(run), table=len({row.seed for row in results.adapters}) > 1)
     terminal.show_written(run, results)
 
 
@@ -275,6 +276,26 @@ def samples(
         print(jsonlib.dumps(rows, indent=1, ensure_ascii=False))
     else:
         terminal.show_table(table)
+
+
+@_verb
+def compare(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
+    margin: Annotated[
+        float, typer.Option(help="Loss of accuracy, in points, that is nothing to worry about.", min=0)
+    ] = 0.5,
+    json: Json = False,
+) -> None:
+    """Which rank is enough: every pair of ranks on the same validation texts, and a verdict."""
+    from rankwise import terminal
+    from rankwise.report import ranks
+    from rankwise.store.run import RunFolder
+
+    found = ranks.compare(RunFolder(run), margin / 100)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        terminal.show_comparison(found, table=True)
 
 
 @_verb

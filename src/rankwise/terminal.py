@@ -22,6 +22,7 @@ from rich.text import Text
 
 from rankwise.errors import RankwiseError
 from rankwise.listener import Listener
+from rankwise.report.ranks import Comparison, summary_table
 from rankwise.report.tables import Table, one_line, printable
 from rankwise.store.run import Results, RunFolder
 
@@ -162,6 +163,15 @@ def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) ->
         second = sorted(found.probabilities.items(), key=lambda item: -item[1])[1]
         rows.append((text, found.label, f"{found.probability:.3f}", f"{second[0]} {second[1]:.3f}"))
     show_table(Table("", ("text", "label", "probability", "next"), rows))
+
+
+def show_comparison(found: Comparison, *, table: bool) -> None:
+    """The verdict on the ranks, after their table where it is wanted."""
+    stdout.print()
+    if table:
+        show_table(summary_table(found))
+        stdout.print()
+    stdout.print(found.verdict)
 
 
 def show_written(run: RunFolder, results: Results) -> None:

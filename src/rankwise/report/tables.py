@@ -88,7 +88,7 @@ def sample_table(run: RunFolder, *, adapter: str | None = None, seed: int = 110,
         adapter = max(results.adapters, key=lambda row: (row.validation["accuracy"], -row.rank)).name
     if adapter not in names:
         raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
-    lines = _read_predictions(run, adapter)
+    lines = read_predictions(run, [adapter])
     split = "test" if "test" in results.texts else "validation"
     rows = []
     for label, name in enumerate(results.labels):
@@ -100,13 +100,18 @@ def sample_table(run: RunFolder, *, adapter: str | None = None, seed: int = 110,
     return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
 
 
-def _read_predictions(run: RunFolder, adapter: str) -> list[dict[str, str]]:
+def read_predictions(run: RunFolder, adapters: Sequence[str]) -> list[dict[str, str]]:
+    """The lines of predictions.csv, which must hold these adapters.
+
+    Raises:
+        UsageError: the file cannot be read, or is not as the sweep wrote it.
+    """
     try:
         with run.predictions.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file, restval="", strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{run.predictions}: cannot be read: {error}") from None
-    if not lines or not {"split", "text", "label", adapter} <= lines[0].keys():
+    if not lines or not {"split", "text", "label", *adapters} <= lines[0].keys():
         raise UsageError(f"{run.predictions}: not as the sweep wrote it", hint="run the sweep again")
     return lines
 

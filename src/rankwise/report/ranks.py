@@ -1,0 +1,221 @@
+"""Which rank is enough: ranks compared on the same texts and seeds, and a verdict in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from pydantic import BaseModel
+
+from rankwise.report.tables import Table, read_predictions
+from rankwise.stats import Answers, Difference, difference, holm, mcnemar, mean_accuracy_interval
+from rankwise.store.run import Results, RunFolder
+
+MARGIN = 0.005
+"""Loss of accuracy that is nothing to worry about, by default."""
+QUANTILE = 1.645
+"""One-sided 95 % of the normal distribution, to say how many seeds or texts would settle it."""
+
+
+class RankSummary(BaseModel):
+    """One rank over its seeds, on the validation split; fractions."""
+
+    rank: int
+    seeds: int
+    accuracy: float  # mean over seeds
+    accuracy_low: float  # 95 % interval, over texts and, where there are several, over seeds
+    accuracy_high: float
+    accuracy_spread: float | None  # standard deviation over seeds; null for one seed
+
+
+class PairSummary(BaseModel):
+    """Two ranks on the same validation texts and seeds; fractions."""
+
+    rank: int
+    other: int
+    difference: float  # accuracy of `rank` minus that of `other`
+    low: float  # 95 % interval
+    high: float
+    p: float  # two-sided; of no difference
+    p_holm: float  # adjusted for the number of pairs
+    mcnemar: list[float]  # exact p within each seed
+
+
+class Comparison(BaseModel):
+    """What a run's validation texts say of its ranks. The test split is never looked at."""
+
+    margin: float
+    seeds: list[int]
+    ranks: list[RankSummary]
+    pairs: list[PairSummary]
+    best: int  # rank of the highest mean accuracy, the smallest among equals
+    enough: int | None  # smallest rank shown not to lose more than the margin; null if none below the best
+    verdict: str
+
+
+def compare(run: RunFolder, margin: float = MARGIN) -> Comparison:
+    """Compare every pair of a run's ranks.
+
+    A rank is enough where the one-sided 95 % bound of its paired difference to the best rank lies
+    above minus the margin (a test of non-inferiority). Ranks are told apart at 5 %, p adjusted by
+    Holm's method.
+
+    Args:
+        run: a finished run.
+        margin: loss of accuracy that is accepted, as a fraction.
+
+    Raises:
+        UsageError: the run is not finished, or its predictions cannot be read.
+    """
+    results = run.read_results()
+    answers = _answers(run, results)
+    summaries = [_summary(rank, each) for rank, each in answers.items()]
+    best = max(summaries, key=lambda each: (each.accuracy, -each.rank)).rank
+    pairs = _pairs(answers)
+    to_best = {rank: difference(each, answers[best]) for rank, each in answers.items() if rank != best}
+    shown = [rank for rank, found in to_best.items() if rank < best and found.at_least > -margin]
+    enough = min(shown, default=None)
+    return Comparison(
+        margin=margin,
+        seeds=sorted({row.seed for row in results.adapters}),
+        ranks=summaries,
+        pairs=pairs,
+        best=best,
+        enough=enough,
+        verdict=_verdict(best, enough, to_best, pairs, margin, answers[best].shape),
+    )
+
+
+def summary_table(found: Comparison) -> Table:
+    """One row a rank: mean accuracy over seeds, its interval and spread, its difference to the best."""
+    versus = {
+        pair.rank if pair.other == found.best else pair.other: pair
+        for pair in found.pairs
+        if found.best in (pair.rank, pair.other)
+    }
+    rows = [
+        (
+            str(each.rank),
+            f"{100 * each.accuracy:.2f}",
+            f"{100 * each.accuracy_low:.1f}-{100 * each.accuracy_high:.1f}",
+            "" if each.accuracy_spread is None else f"{100 * each.accuracy_spread:.2f}",
+            *_versus(versus.get(each.rank), found.best),
+        )
+        for each in found.ranks
+    ]
+    over = "texts and seeds" if len(found.seeds) > 1 else "texts"
+    return Table(
+        "Ranks on the validation texts",
+        ("rank", "accuracy", "95 %", "spread", f"minus rank {found.best}", "95 % of it", "p"),
+        rows,
+        note=f"Mean over {len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}, in percent and points. "
+        f"95 %: intervals over {over}; spread: standard deviation over seeds; "
+        "p: of no difference, Holm-adjusted over all pairs of ranks.",
+    )
+
+
+def _versus(pair: PairSummary | None, best: int) -> tuple[str, str, str]:
+    if pair is None:
+        return "", "", ""
+    sign = 1 if pair.other == best else -1
+    low, high = sorted((100 * sign * pair.low, 100 * sign * pair.high))
+    return f"{100 * sign * pair.difference:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{pair.p_holm:.2g}"
+
+
+def _answers(run: RunFolder, results: Results) -> dict[int, Answers]:
+    """Rank -> (seeds, texts) whether the validation text was answered rightly."""
+    lines = read_predictions(run, [row.name for row in results.adapters])
+    lines = [line for line in lines if line["split"] == "validation"]
+    found: dict[int, Answers] = {}
+    for rank in sorted({row.rank for row in results.adapters}):
+        names = [row.name for row in sorted(results.adapters, key=lambda row: row.seed) if row.rank == rank]
+        found[rank] = np.array([[line[name] == line["label"] for line in lines] for name in names])
+    return found
+
+
+def _summary(rank: int, answers: Answers) -> RankSummary:
+    low, high = mean_accuracy_interval(answers)
+    by_seed = answers.mean(axis=1)
+    return RankSummary(
+        rank=rank,
+        seeds=len(answers),
+        accuracy=float(by_seed.mean()),
+        accuracy_low=low,
+        accuracy_high=high,
+        accuracy_spread=float(by_seed.std(ddof=1)) if len(answers) > 1 else None,
+    )
+
+
+def _pairs(answers: dict[int, Answers]) -> list[PairSummary]:
+    ranks = list(combinations(answers, 2))
+    found = [difference(answers[one], answers[other]) for one, other in ranks]
+    return [
+        PairSummary(
+            rank=one,
+            other=other,
+            difference=each.mean,
+            low=each.low,
+            high=each.high,
+            p=each.p,
+            p_holm=adjusted,
+            mcnemar=[mcnemar(a, b) for a, b in zip(answers[one], answers[other], strict=True)],
+        )
+        for (one, other), each, adjusted in zip(ranks, found, holm([each.p for each in found]), strict=True)
+    ]
+
+
+def _verdict(
+    best: int,
+    enough: int | None,
+    to_best: dict[int, Difference],
+    pairs: Sequence[PairSummary],
+    margin: float,
+    shape: tuple[int, ...],
+) -> str:
+    points = f"{100 * margin:g} points"
+    if not to_best:
+        return f"Rank {best} is the only one here: nothing to compare it with."
+    caveat = "" if shape[0] > 1 else " One seed says nothing of how seeds differ; give several with --seeds."
+    if enough is not None:
+        gap = 100 * to_best[enough].mean
+        return (
+            f"Rank {enough} is enough: its validation accuracy is {gap:+.2f} points from rank {best}, "
+            f"the best, and with 95 % confidence not more than {points} below it.{caveat}"
+        )
+    apart = {pair.rank for pair in pairs if pair.other == best and pair.p_holm < 0.05}
+    open_ranks = [rank for rank in to_best if rank < best and rank not in apart]
+    if not open_ranks:
+        why = "every smaller rank is worse" if apart else "no smaller rank was tried"
+        return f"Rank {best} is the best, and {why}.{caveat}"
+    names = ", ".join(map(str, open_ranks))
+    # The easiest case decides: one smaller rank shown to be enough is all that is asked.
+    needed = min((_needed(to_best[rank], margin, shape) for rank in open_ranks), key=_effort)
+    return (
+        f"This data cannot tell whether rank {names} is as good as rank {best}, the best, "
+        f"to within {points}. {_advice(needed, shape)}{caveat}"
+    )
+
+
+def _needed(found: Difference, margin: float, shape: tuple[int, ...]) -> tuple[int, float]:
+    """(seeds, multiple of the texts) that would show a true difference of 0 to be within the margin."""
+    seeds, _ = shape
+    wanted = (margin / QUANTILE) ** 2
+    room = wanted - found.text_variance
+    if seeds > 1 and room > 0:
+        return max(seeds, math.ceil(seeds * found.seed_variance / room)), 1.0
+    return seeds, (found.text_variance + found.seed_variance) / wanted
+
+
+def _effort(needed: tuple[int, float]) -> float:
+    return needed[0] * needed[1]
+
+
+def _advice(needed: tuple[int, float], shape: tuple[int, ...]) -> str:
+    (seeds, more), (now, texts) = needed, shape
+    if more > 1:
+        return f"About {math.ceil(more * texts / 100) * 100:,} validation texts instead of {texts:,} would."
+    if seeds > now:
+        return f"About {seeds - now} more seeds would, if they are equally good."
+    return "Their accuracies differ by about as much as the margin; a wider --margin would settle it."

@@ -1,0 +1,133 @@
+"""Which rank is enough: from predictions alone, in words that fit the figures."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rankwise.errors import UsageError
+from rankwise.report.ranks import Comparison, compare, summary_table
+from rankwise.store.run import RunFolder
+
+
+def invented(
+    run: RunFolder, folder: Path, accuracies: dict[int, float], seeds: int, texts: int, shared: float
+) -> RunFolder:
+    """A run of made-up predictions: ranks of given accuracies, wrong on the same texts to a degree.
+
+    Args:
+        run: a real run, whose results.json lends its form.
+        folder: where to write.
+        accuracies: rank -> accuracy of each of its seeds, met as closely as whole texts allow.
+        seeds: number of seeds.
+        texts: validation texts.
+        shared: how far the same texts are hard for everyone; 1 for wholly.
+    """
+    results = run.read_results()
+    row, made = results.adapters[0], RunFolder(folder)
+    rng = np.random.default_rng(0)
+    hard = rng.random(texts)
+    lines = [
+        {"split": "validation", "text": f"text {i}", "label": results.labels[0]} for i in range(texts)
+    ] + [{"split": "test", "text": "another", "label": results.labels[0]}]
+    rows = []
+    for rank, accuracy in accuracies.items():
+        for seed in range(seeds):
+            name = f"r{rank}-s{seed}"
+            rows.append(row.model_copy(update={"name": name, "rank": rank, "seed": seed}))
+            difficulty = shared * hard + (1 - shared) * rng.random(texts)
+            wrong = set(np.argsort(-difficulty)[: round((1 - accuracy) * texts)].tolist())
+            for i, line in enumerate(lines):
+                line[name] = results.labels[1 if i in wrong or i == texts else 0]
+    folder.mkdir()
+    with made.predictions.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    made.results.write_text(results.model_copy(update={"adapters": rows}).model_dump_json(), "utf-8")
+    return made
+
+
+def verdict(run: RunFolder, folder: Path, accuracies: dict[int, float], **options: float) -> Comparison:
+    shape = {"seeds": 3, "texts": 2000, "shared": 0.95} | options
+    made = invented(run, folder, accuracies, int(shape["seeds"]), int(shape["texts"]), shape["shared"])
+    return compare(made)
+
+
+def test_a_small_rank_that_is_as_good_is_enough(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {1: 0.80, 2: 0.929, 8: 0.93}, shared=0.99)
+    assert (found.best, found.enough) == (8, 2)
+    assert found.verdict.startswith("Rank 2 is enough: its validation accuracy is -0.10 points from rank 8")
+    assert "seed" not in found.verdict
+
+
+def test_a_worse_rank_is_not_enough(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {1: 0.80, 2: 0.86, 8: 0.93})
+    assert found.enough is None
+    assert found.verdict == "Rank 8 is the best, and every smaller rank is worse."
+    assert all(pair.p_holm < 0.05 for pair in found.pairs)
+
+
+def test_noise_is_called_noise_and_more_seeds_are_asked_for(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {4: 0.926, 8: 0.93}, shared=0.9)
+    assert found.enough is None
+    assert "cannot tell whether rank 4 is as good as rank 8" in found.verdict
+    assert "more seeds would" in found.verdict
+
+
+def test_one_seed_asks_for_more_texts_and_says_that_it_is_one(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {4: 0.92, 8: 0.93}, seeds=1, texts=300, shared=0.8)
+    assert "validation texts instead of 300 would" in found.verdict
+    assert "One seed says nothing of how seeds differ" in found.verdict
+    assert [each.accuracy_spread for each in found.ranks] == [None, None]
+    assert found.pairs[0].p == found.pairs[0].mcnemar[0]
+
+
+def test_the_smallest_rank_can_be_the_best(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {1: 0.93, 8: 0.90})
+    assert (found.best, found.enough) == (1, None)
+    assert found.verdict == "Rank 1 is the best, and no smaller rank was tried."
+
+
+def test_a_single_rank_has_nothing_to_be_compared_with(run: RunFolder, tmp_path: Path) -> None:
+    assert "nothing to compare" in verdict(run, tmp_path / "run", {8: 0.9}).verdict
+
+
+def test_a_wider_margin_lets_more_ranks_pass(run: RunFolder, tmp_path: Path) -> None:
+    made = invented(run, tmp_path / "run", {1: 0.90, 8: 0.93}, 3, 2000, 0.95)
+    assert compare(made).enough is None
+    assert compare(made, margin=0.05).enough == 1
+
+
+def test_the_test_split_is_never_looked_at(run: RunFolder, tmp_path: Path) -> None:
+    """The one test text of the made-up run, which all get wrong, changes no figure."""
+    found = verdict(run, tmp_path / "run", {1: 0.9, 8: 1.0}, texts=100)
+    assert [each.accuracy for each in found.ranks] == pytest.approx([0.9, 1.0])
+
+
+def test_the_table_shows_each_rank_against_the_best(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {1: 0.80, 2: 0.94, 8: 0.93})
+    rows = {row[0]: row for row in summary_table(found).rows}
+    assert summary_table(found).columns[4] == "minus rank 2"
+    assert rows["1"][4] == "-14.00" and rows["8"][4] == "-1.00" and rows["2"][4:] == ("", "", "")
+    low, high = (float(part) for part in rows["8"][5].split(" to "))
+    assert low < -1 < high
+
+
+def test_a_real_run(run: RunFolder) -> None:
+    found = compare(run)
+    assert [each.rank for each in found.ranks] == [0, 1, 4]
+    by_rank = {row.rank: row.validation["accuracy"] for row in run.read_results().adapters}
+    assert {each.rank: each.accuracy for each in found.ranks} == pytest.approx(by_rank)
+
+
+def test_damaged_predictions_are_named(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("adapters"))
+    copy = RunFolder(tmp_path / "run")
+    copy.predictions.write_text("split,text,label\nvalidation,a,b\n", "utf-8")
+    with pytest.raises(UsageError, match=r"predictions\.csv"):
+        compare(copy)
