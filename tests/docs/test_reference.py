@@ -20,6 +20,7 @@ from rankwise.bases import KNOWN
 from rankwise.errors import RankwiseError
 from rankwise.evaluate import ClassMetrics, Metrics
 from rankwise.recipe import PRESETS, Recipe
+from rankwise.report.ranks import Comparison, PairSummary, RankSummary
 from rankwise.store.run import SCHEMA, AdapterResult, Results
 from rankwise.sweep import STAGES
 from tests.docs.markdown import ROOT, section, tables
@@ -59,6 +60,11 @@ def test_presets() -> None:
 )
 def test_results_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("results.json", number)] == list(model.model_fields)
+
+
+@pytest.mark.parametrize(("number", "model"), [(0, Comparison), (1, RankSummary), (2, PairSummary)])
+def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
+    assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
 
 
 def test_results_details() -> None:

@@ -156,6 +156,17 @@ def test_samples(run: RunFolder) -> None:
     assert found[0].keys() == {"text", "label", "emotion", "predicted label", "predicted emotion"}
 
 
+def test_compare(run: RunFolder) -> None:
+    shown = rankwise("compare", run.path, "--margin", 100).stdout
+    assert "Ranks on the validation texts" in shown
+    assert "One seed says nothing of how seeds differ" in shown
+    found = json.loads(rankwise("compare", run.path, "--margin", 100, "--json").stdout)
+    # Nobody can lose more than 100 points: the smallest rank is enough, if it is not the best already.
+    assert found["enough"] == (0 if found["best"] else None)
+    assert found["margin"] == 1.0
+    assert "no finished run" in refusal("compare", run.adapters, status=2)
+
+
 def test_version_and_help() -> None:
     assert rankwise("version").stdout.strip()[0].isdigit()
     shown = rankwise("sweep", "--help").stdout
