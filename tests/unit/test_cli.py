@@ -157,7 +157,7 @@ def test_samples(run: RunFolder) -> None:
 
 
 def test_compare(run: RunFolder) -> None:
-    shown = rankwise("compare", run.path, "--margin", 100).stdout
+    shown = " ".join(rankwise("compare", run.path, "--margin", 100).stdout.split())
     assert "Ranks on the validation texts" in shown
     assert "One seed says nothing of how seeds differ" in shown
     found = json.loads(rankwise("compare", run.path, "--margin", 100, "--json").stdout)
