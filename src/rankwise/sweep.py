@@ -31,7 +31,7 @@ from rankwise.recipe import Recipe
 from rankwise.report import tables
 from rankwise.store import adapter as adapters
 from rankwise.store import files
-from rankwise.store.run import AdapterResult, Results, RunFolder, slug
+from rankwise.store.run import AdapterResult, Results, RunFolder, Timing, slug
 from rankwise.store.writers import csv_line
 from rankwise.tokens import Tokenizer
 from rankwise.train import Step, balanced_weights, train
@@ -119,6 +119,7 @@ class _Job:
                 self._write_adapters(outcomes)
                 files.write_text(self.folder.predictions, self._predictions_csv(outcomes))
         results = self._results(outcomes)
+        files.write_text(self.folder.timing, self._timing(outcomes).model_dump_json(indent=1) + "\n")
         files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
         tables.write(self.folder)
         return results
@@ -243,11 +244,8 @@ class _Job:
         return [split for split in ("validation", "test") if split in self.splits]
 
     def _results(self, outcomes: Mapping[str, _Outcome]) -> Results:
-        training = self.seconds["train"] - self.seconds["evaluate while training"]
-        seconds = {stage: seconds for stage, seconds in self.seconds.items() if stage in STAGES}
         return Results(
             rankwise=version("rankwise"),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
             base=self.base.name,
             labels=list(self.dataset.labels),
             texts={name: len(split.ids) for name, split in self.splits.items()},
@@ -256,9 +254,17 @@ class _Job:
             precision=str(self.precision).removeprefix("torch."),
             threads=hardware.threads(),
             versions={"python": platform.python_version(), "torch": torch.__version__},
-            seconds={stage: round(each, 3) for stage, each in (seconds | {"train": training}).items()},
-            tokens_per_second=self.trained_tokens / training,
             adapters=[self._row(row, outcomes[f"r{row.rank}-s{row.seed}"]) for row in self.plan.rows],
+        )
+
+    def _timing(self, outcomes: Mapping[str, _Outcome]) -> Timing:
+        training = self.seconds["train"] - self.seconds["evaluate while training"]
+        seconds = {stage: seconds for stage, seconds in self.seconds.items() if stage in STAGES}
+        return Timing(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds={stage: round(each, 3) for stage, each in (seconds | {"train": training}).items()},
+            train_seconds={name: round(outcome.train_seconds, 3) for name, outcome in outcomes.items()},
+            tokens_per_second=self.trained_tokens / training,
         )
 
     def _row(self, row: plan.Row, outcome: _Outcome) -> AdapterResult:
@@ -269,7 +275,7 @@ class _Job:
             name=outcome.spec.name,
             alpha=outcome.spec.alpha,
             scale=outcome.spec.scale,
-            train_seconds=outcome.train_seconds,
+            adapter_bytes=(self.folder.adapters / outcome.spec.name / adapters.WEIGHTS).stat().st_size,
             train_loss=outcome.train_loss,
             kept_epoch=outcome.epoch,
             validation=found["validation"],

@@ -177,8 +177,9 @@ def show_comparison(found: Comparison, *, table: bool) -> None:
 def show_written(run: RunFolder, results: Results) -> None:
     """Where a sweep's results are, and how long it took."""
     adapter = max(results.adapters, key=lambda row: (row.validation["accuracy"], -row.rank)).name
+    seconds = run.read_timing().seconds
     stdout.print(
-        f"\n{results.seconds['total']:.0f} s in all, {results.seconds['train']:.0f} s of it training\n"
+        f"\n{seconds['total']:.0f} s in all, {seconds['train']:.0f} s of it training\n"
         f"written to {run.path}\n"
         f'try: rankwise predict {run.adapters / adapter} "some text"',
         soft_wrap=True,

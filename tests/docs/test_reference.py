@@ -21,7 +21,7 @@ from rankwise.errors import RankwiseError
 from rankwise.evaluate import ClassMetrics, Metrics
 from rankwise.recipe import PRESETS, Recipe
 from rankwise.report.ranks import Comparison, PairSummary, RankSummary
-from rankwise.store.run import SCHEMA, AdapterResult, Results
+from rankwise.store.run import SCHEMA, AdapterResult, Diverged, Reference, Results, Timing
 from rankwise.sweep import STAGES
 from tests.docs.markdown import ROOT, section, tables
 
@@ -56,7 +56,8 @@ def test_presets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "model"), [(0, Results), (1, AdapterResult), (2, Metrics), (3, ClassMetrics)]
+    ("number", "model"),
+    [(0, Results), (1, AdapterResult), (2, Reference), (3, Diverged), (4, Metrics), (5, ClassMetrics)],
 )
 def test_results_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("results.json", number)] == list(model.model_fields)
@@ -67,9 +68,13 @@ def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
 
 
+def test_timing_schema() -> None:
+    assert [row[0] for row in table("timing.json")] == list(Timing.model_fields)
+
+
 def test_results_details() -> None:
-    meanings = dict(table("results.json"))
-    assert meanings["schema_version"].endswith(f"; {SCHEMA}")
+    assert dict(table("results.json"))["schema_version"].endswith(f"; {SCHEMA}")
+    meanings = dict(table("timing.json"))
     assert set(re.findall(r"`(\w+)`", meanings["seconds"])) == set(STAGES)
 
 

@@ -25,7 +25,7 @@ def results(right: dict[int, int]) -> Results:
             trainable_percent=50.0,
             merged_params=2,
             bank=1,
-            train_seconds=1.0,
+            adapter_bytes=1,
             train_loss=0.5,
             kept_epoch=5,
             validation={"accuracy": number / 2000},
@@ -35,7 +35,6 @@ def results(right: dict[int, int]) -> Results:
     ]
     return Results(
         rankwise="0",
-        created="2000-01-01T00:00:00+00:00",
         base="gpt2",
         labels=["no", "yes"],
         texts={"train": 1, "validation": 2000},
@@ -44,8 +43,6 @@ def results(right: dict[int, int]) -> Results:
         precision="float32",
         threads=1,
         versions={},
-        seconds={},
-        tokens_per_second=1.0,
         adapters=adapters,
     )
 

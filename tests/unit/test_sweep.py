@@ -69,7 +69,7 @@ def test_the_folder_is_complete(run: RunFolder, gpt2_base: Path) -> None:
     found = sorted(path.name for path in run.path.iterdir())
     assert found == [
         "adapters", "history.jsonl", "predictions.csv", "recipe.toml", "results.json", "samples.md",
-        "table.md",
+        "table.md", "timing.json",
     ]  # fmt: skip
     assert sorted(path.name for path in run.adapters.iterdir()) == NAMES
     for name in NAMES:
@@ -98,12 +98,18 @@ def test_the_results_say_what_was_run(run: RunFolder, gpt2_base: Path) -> None:
     assert [row.trainable_params for row in results.adapters] == [head, head + site, head + 4 * site]
     for row in results.adapters:
         assert row.kept_epoch == 3
-        assert row.train_seconds > 0
+        weights = run.adapters / row.name / adapters.WEIGHTS
+        assert row.adapter_bytes == weights.stat().st_size
         stored = sum(tensor.numel() for tensor in state(run, row.name).values())
         assert stored == row.trainable_params
-    seconds = results.seconds
+
+
+def test_the_timing_adds_up(run: RunFolder) -> None:
+    timing = run.read_timing()
+    seconds = timing.seconds
     assert seconds["total"] >= sum(v for stage, v in seconds.items() if stage != "total") * 0.99
-    assert results.tokens_per_second > 0
+    assert timing.tokens_per_second > 0
+    assert list(timing.train_seconds) == NAMES and min(timing.train_seconds.values()) > 0
 
 
 def test_the_figures_are_those_of_the_predictions(run: RunFolder) -> None:

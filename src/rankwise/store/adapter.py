@@ -28,6 +28,7 @@ from rankwise.store import files
 _FACTOR = re.compile(
     r"base_model\.model\.(?:transformer|model)\.(?P<site>[\w.]+)\.(?P<half>lora_[AB])\.weight"
 )
+WEIGHTS = "adapter_model.safetensors"
 _HEAD = re.compile(r"base_model\.model\.score\.(?:modules_to_save\.)?weight")
 _EMBEDDING = re.compile(r"base_model\.model\.(?:transformer\.wte|model\.embed_tokens)\.weight")
 _TOKENS = "tokens"
@@ -72,9 +73,7 @@ def save(
         files.write_json(new / "adapter_config.json", _peft_config(adapter, base_config))
         prefix = trunk_class(parse_config(base_config)).head_prefix
         tensors = _peft_tensors(adapter, base_config, prefix)
-        files.write_bytes(
-            new / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"})
-        )
+        files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
         files.write_json(new / "config.json", _model_config(adapter, base_config))
         for path in tokenizer_files:
             files.copy(path, new / path.name)
@@ -223,13 +222,11 @@ def _our_name(name: str) -> str | None:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / "adapter_model.safetensors"
+    path = folder / WEIGHTS
     try:
         stored = safetensors.torch.load_file(path)
     except FileNotFoundError:
-        raise ModelError(
-            f"{folder}: no adapter_model.safetensors", hint="pickle files are not read"
-        ) from None
+        raise ModelError(f"{folder}: no {WEIGHTS}", hint="pickle files are not read") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: damaged or unreadable: {error}") from None
     if not any(map(_HEAD.fullmatch, stored)):

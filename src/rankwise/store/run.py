@@ -1,16 +1,22 @@
-"""A run folder: the names of its files, and the schema of results.json."""
+"""A run folder: the names of its files, and the schemas of results.json and timing.json.
+
+results.json is the same, byte for byte, whenever the same recipe is run on the same machine; what
+differs from run to run, the seconds above all, stands in timing.json.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from rankwise.errors import UsageError
 
 SCHEMA = 1
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class AdapterResult(BaseModel):
@@ -26,11 +32,29 @@ class AdapterResult(BaseModel):
     trainable_percent: float
     merged_params: int
     bank: int  # which pass trained it, from 1
-    train_seconds: float  # of its bank, validation left out, divided by the bank's adapters
+    adapter_bytes: int  # of adapter_model.safetensors
     train_loss: float  # mean over all steps
     kept_epoch: int
     validation: dict[str, Any]  # `evaluate.Metrics`
     test: dict[str, Any] | None
+
+
+class Reference(BaseModel):
+    """A reference row of results.json: what is reached without the ranks that are compared."""
+
+    name: str  # such as "majority class"
+    validation: dict[str, Any]  # `evaluate.Metrics`
+    test: dict[str, Any] | None
+
+
+class Diverged(BaseModel):
+    """An adapter that was dropped because its loss, gradient or weights were no longer numbers."""
+
+    name: str
+    rank: int
+    seed: int
+    step: int  # from 1
+    reason: str
 
 
 class Results(BaseModel):
@@ -38,7 +62,6 @@ class Results(BaseModel):
 
     schema_version: int = SCHEMA
     rankwise: str  # version
-    created: str  # ISO 8601, UTC
     base: str
     labels: list[str]
     texts: dict[str, int]  # split -> texts
@@ -47,9 +70,18 @@ class Results(BaseModel):
     precision: str
     threads: int
     versions: dict[str, str]
-    seconds: dict[str, float]  # stage -> wall seconds
-    tokens_per_second: float  # trained tokens, over the training seconds
     adapters: list[AdapterResult]
+    references: list[Reference] = []
+    diverged: list[Diverged] = []
+
+
+class Timing(BaseModel):
+    """timing.json: what differs between two runs of one recipe."""
+
+    created: str  # when the run ended: ISO 8601, UTC
+    seconds: dict[str, float]  # stage -> wall seconds
+    train_seconds: dict[str, float]  # adapter -> its bank's, validation left out, over the bank's adapters
+    tokens_per_second: float  # trained tokens of all adapters, over the training seconds
 
 
 class RunFolder:
@@ -59,6 +91,7 @@ class RunFolder:
         self.path = Path(path)
         self.recipe = self.path / "recipe.toml"
         self.results = self.path / "results.json"
+        self.timing = self.path / "timing.json"
         self.history = self.path / "history.jsonl"
         self.predictions = self.path / "predictions.csv"
         self.table = self.path / "table.md"
@@ -71,15 +104,26 @@ class RunFolder:
         Raises:
             UsageError: this is no finished run.
         """
+        return self._read(self.results, Results)
+
+    def read_timing(self) -> Timing:
+        """How long the finished run took.
+
+        Raises:
+            UsageError: this is no finished run.
+        """
+        return self._read(self.timing, Timing)
+
+    def _read(self, path: Path, model: type[M]) -> M:
         try:
-            return Results.model_validate_json(self.results.read_text("utf-8"))
+            return model.model_validate_json(path.read_text("utf-8"))
         except FileNotFoundError:
             raise UsageError(
-                f"{self.path}: no results.json: this is no finished run",
+                f"{self.path}: no {path.name}: this is no finished run",
                 hint="give a folder such as runs/NAME",
             ) from None
         except (OSError, ValidationError, UnicodeDecodeError) as error:
-            raise UsageError(f"{self.results}: cannot be read: {error}") from None
+            raise UsageError(f"{path}: cannot be read: {error}") from None
 
 
 def slug(text: str) -> str:
