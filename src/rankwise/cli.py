@@ -299,7 +299,16 @@ def compare(
 
 
 @_verb
-def reproduce(out: Out = None, device: Device = "auto") -> None:
+def reproduce(
+    base: Annotated[
+        str | None, typer.Option(help="Folder of GPT-2, where the Hub cannot be reached.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of the emotion data's files, where the Hub cannot be reached.")
+    ] = None,
+    out: Out = None,
+    device: Device = "auto",
+) -> None:
     """Run the published recipe and compare every row of its table."""
     from rankwise import terminal
     from rankwise.reproduce import compare, passed
@@ -307,7 +316,8 @@ def reproduce(out: Out = None, device: Device = "auto") -> None:
     from rankwise.sweep import default_folder
     from rankwise.sweep import sweep as run
 
-    recipe = Recipe.preset("emotion", device=device)
+    given = {name: value for name, value in (("base", base), ("data", data)) if value}
+    recipe = Recipe.preset("emotion", device=device, **given)
     folder = RunFolder(out or default_folder(recipe))
     with terminal.ProgressBars() as bars:
         results = run(recipe, folder.path, bars)

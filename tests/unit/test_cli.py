@@ -92,9 +92,11 @@ def test_quickstart(
 def test_reproduce_says_pass_or_fail(
     gpt2_base: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny.recipe(gpt2_base, data_folder, epochs=1, ranks=(1,), learning_rate=1e-9)
-    monkeypatch.setattr(Recipe, "preset", lambda name, **changes: recipe)
-    result = rankwise("reproduce", "--out", "r", status=1)
+    hopeless = {"epochs": 1, "ranks": (1,), "learning_rate": 1e-9, "device": "cpu"}
+    monkeypatch.setattr(
+        Recipe, "preset", lambda name, base, data, device: tiny.recipe(base, data, **hopeless)
+    )
+    result = rankwise("reproduce", "--base", gpt2_base, "--data", data_folder, "--out", "r", status=1)
     assert "91.45" in result.stdout and result.stdout.endswith("fail\n")
 
 
