@@ -29,12 +29,13 @@ FILE_NAMES = (
 )
 LARGEST_FILE = 1 << 27  # bytes; the tokenizer.json of a vocabulary of 256,000 has 35 MB
 LARGEST_SETTINGS = 1 << 24  # bytes; some list thousands of added tokens
-SETTINGS = frozenset(
-    """tokenizer_class model_max_length bos_token eos_token unk_token sep_token pad_token cls_token mask_token
-    additional_special_tokens extra_special_tokens added_tokens_decoder add_prefix_space add_bos_token
-    add_eos_token clean_up_tokenization_spaces split_special_tokens padding_side truncation_side
-    trim_offsets errors legacy model_input_names""".split()
-)
+SETTINGS = (
+    "tokenizer_class", "model_max_length", "bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
+    "cls_token", "mask_token", "additional_special_tokens", "extra_special_tokens", "added_tokens_decoder",
+    "add_prefix_space", "add_bos_token", "add_eos_token", "clean_up_tokenization_spaces",
+    "split_special_tokens", "padding_side", "truncation_side", "trim_offsets", "errors", "legacy",
+    "model_input_names",
+)  # fmt: skip
 """The keys of tokenizer_config.json that are passed on: none names a file, or code to run."""
 CHUNK_TEXTS = 512
 CHUNK_CHARACTERS = 1_000_000
@@ -136,7 +137,7 @@ def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
             found = read_object(path, limit=LARGEST_SETTINGS)
             if found.get("auto_map"):
                 raise ModelError(f"{path}: asks for code of its own (auto_map), and none is run")
-            objects[path.name] = {key: found[key] for key in SETTINGS & found.keys()}
+            objects[path.name] = {key: found[key] for key in SETTINGS if key in found}
         elif path.stat().st_size > LARGEST_FILE:
             raise ModelError(f"{path}: larger than {LARGEST_FILE} bytes")
         else:

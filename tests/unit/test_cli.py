@@ -227,7 +227,7 @@ def test_bad_data(adapter: Path, gpt2_base: Path, elsewhere: Path) -> None:
     assert "none.csv: no such file" in refusal("evaluate", adapter, "--data", "none.csv", status=3)
     tiny.write_csv(elsewhere / "bad.csv", [("so glad", "joy"), ("", "fear")])
     shown = refusal("sweep", "--base", gpt2_base, "--data", "bad.csv", "--out", "r", status=3)
-    assert shown.startswith("error: bad.csv:3: the text is empty\nhint: ")
+    assert shown.startswith("error: bad.csv:3: the text is empty (column 'text')\nhint: ")
     assert not (elsewhere / "r").exists()
     tiny.write_csv(elsewhere / "other.csv", [("so glad", "bliss")])
     shown = refusal("evaluate", adapter, "--data", "other.csv", status=3)

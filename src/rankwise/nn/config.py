@@ -16,23 +16,34 @@ MOST |= dict.fromkeys(("n_embd", "hidden_size", "head_dim"), 1 << 17)
 MOST |= dict.fromkeys(("n_inner", "intermediate_size"), 1 << 20)
 """Tighter bounds, each several times that of the largest model there is."""
 
-_SIZE, _REAL, _FLAG, _WORD, _IDS = (int,), (int, float), (bool,), (str,), (int, list)
-_KINDS: dict[tuple[type, ...], str] = {
-    _SIZE: """n_layer n_head n_embd n_inner n_positions n_ctx vocab_size num_hidden_layers hidden_size
-        num_attention_heads num_key_value_heads head_dim intermediate_size max_position_embeddings
-        sliding_window max_window_layers pretraining_tp""",
-    _REAL: """layer_norm_epsilon rms_norm_eps initializer_range embd_pdrop attn_pdrop resid_pdrop
-        rope_theta attention_dropout summary_first_dropout""",
-    _FLAG: """attention_bias mlp_bias tie_word_embeddings use_cache scale_attn_weights use_sliding_window
-        scale_attn_by_inverse_layer_idx reorder_and_upcast_attn add_cross_attention
-        summary_proj_to_labels summary_use_proj""",
-    _WORD: """model_type activation_function hidden_act dtype torch_dtype transformers_version
-        tokenizer_class summary_type""",
-    _IDS: "bos_token_id eos_token_id pad_token_id",
-    (dict,): "rope_parameters rope_scaling",
-    (list,): "architectures layer_types",
-}
-KEYS: dict[str, tuple[type, ...]] = {key: kinds for kinds, keys in _KINDS.items() for key in keys.split()}
+_SIZE, _REAL, _FLAG, _WORD = (int,), (int, float), (bool,), (str,)
+KEYS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "n_ctx", "vocab_size", "num_hidden_layers",
+         "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size",
+         "max_position_embeddings", "sliding_window", "max_window_layers", "pretraining_tp"),
+        _SIZE,
+    ),
+    **dict.fromkeys(
+        ("layer_norm_epsilon", "rms_norm_eps", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop",
+         "rope_theta", "attention_dropout", "summary_first_dropout"),
+        _REAL,
+    ),
+    **dict.fromkeys(
+        ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_cache", "scale_attn_weights",
+         "use_sliding_window", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
+         "add_cross_attention", "summary_proj_to_labels", "summary_use_proj"),
+        _FLAG,
+    ),
+    **dict.fromkeys(
+        ("model_type", "activation_function", "hidden_act", "dtype", "torch_dtype", "transformers_version",
+         "tokenizer_class", "summary_type"),
+        _WORD,
+    ),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), (int, list)),
+    **dict.fromkeys(("rope_parameters", "rope_scaling"), (dict,)),
+    **dict.fromkeys(("architectures", "layer_types"), (list,)),
+}  # fmt: skip
 """The keys of a config.json that are read or passed on, and the types of their values. No other is."""
 
 

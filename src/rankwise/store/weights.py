@@ -86,9 +86,9 @@ class Weights(Mapping[str, Tensor]):
         if (found := tuple(header.get_shape())) != shape:
             raise ModelError(f"{self.folder}: the tensor {name} has shape {found}, expected was {shape}")
         # Without their scales, 8-bit numbers are other numbers.
-        if header.get_dtype() not in DTYPES:
+        if (dtype := header.get_dtype()) not in DTYPES:
             raise ModelError(
-                f"{self.folder}: the tensor {name} is {header.get_dtype()}; quantised weights are not supported",
+                f"{self.folder}: the tensor {name} is {dtype}; quantised weights are not supported",
                 hint="take the model in bfloat16, float16 or float32",
             )
         tensor = self[name]

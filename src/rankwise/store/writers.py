@@ -107,12 +107,14 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema(preview)
+    kinds = _kinds(preview)
+    # Half of a surrogate pair, which JSON allows in a name, is no character.
+    schema = pa.schema([(_text(column), kind) for column, kind in kinds.items()])
     with pq.ParquetWriter(file, schema) as writer:
 
         def write(rows: Sequence[Row]) -> None:
             try:
-                arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
+                arrays = [_array([row.get(name) for row in rows], kind) for name, kind in kinds.items()]
             except (pa.ArrowException, OverflowError) as error:
                 raise UsageError(
                     f"{path}: a column holds values that no type of Parquet takes together: {error}",
@@ -123,8 +125,8 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]
         yield write
 
 
-def _schema(preview: Iterable[Sequence[Row]]) -> Any:
-    """The narrowest Arrow schema for all rows; a column of mixed kinds becomes text."""
+def _kinds(preview: Iterable[Sequence[Row]]) -> dict[str, Any]:
+    """Column -> the narrowest Arrow type for all rows; a column of mixed kinds becomes text."""
     import pyarrow as pa
 
     types: dict[str, Any] = {}
@@ -133,7 +135,7 @@ def _schema(preview: Iterable[Sequence[Row]]) -> Any:
             found = _type([row.get(column) for row in rows])
             types[column] = _common(types.get(column, pa.null()), found)
     # Parquet has no structure without fields, which is what {} comes to.
-    return pa.schema({name: pa.string() if "struct<>" in str(t) else t for name, t in types.items()})
+    return {name: pa.string() if "struct<>" in str(t) else t for name, t in types.items()}
 
 
 def _type(values: list[Any]) -> Any:
