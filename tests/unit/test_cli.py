@@ -148,6 +148,15 @@ def test_predict_a_file(adapter: Path, data_folder: Path, elsewhere: Path) -> No
     assert len(rows) == 12 and rows[0]["predicted_label"] in tiny.LABELS
 
 
+def test_predict_for_a_spreadsheet(adapter: Path, elsewhere: Path) -> None:
+    (elsewhere / "in.csv").write_text("text,more\n=1+1 glad,@x\nso cross,-5\n")
+    rankwise("predict", adapter, "--input", "in.csv", "--output", "out.csv", "--safe-csv", *HERE)
+    with (elsewhere / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["text"], row["more"]) for row in rows] == [("'=1+1 glad", "'@x"), ("so cross", "'-5")]
+    assert "--safe-csv is for the file" in refusal("predict", adapter, "so glad", "--safe-csv", status=2)
+
+
 def test_samples(run: RunFolder) -> None:
     result = rankwise("samples", run.path)
     assert "predicted emotion" in " ".join(result.stdout.split()) or "predicted" in result.stdout
