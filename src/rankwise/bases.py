@@ -20,9 +20,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from rankwise.errors import ModelError, RankwiseError, ResourceError, Unreachable, UsageError
+from rankwise.nn.config import known
 from rankwise.store import files
 
 MODEL_TYPES = ("gpt2", "llama", "qwen2")
@@ -31,7 +33,6 @@ PAD_FILE_LIMIT = 1 << 24  # bytes; some tokenizers list thousands of added token
 SETTINGS = ["config.json", *PAD_FILES]
 EVERYTHING = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
 HUB_SECONDS = 10.0  # to wait for the Hub's answer
-DIGESTS = "sha256.json"
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,10 @@ def _local_folder(name: str) -> Path | None:
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    """The model's config.json, if rankwise has its family. `auto_map`, a list of code to run, is ignored."""
+    """The known keys of the model's config.json, if rankwise has its family.
+
+    `auto_map`, a list of code to run, is not among them.
+    """
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{name}: has no config.json",
@@ -203,11 +207,12 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise ModelError(
-            f"{name}: model_type {kind!r} is not supported", hint=f"supported are {', '.join(MODEL_TYPES)}"
+            f"{name}: model_type {brief(kind)} is not supported",
+            hint=f"supported are {', '.join(MODEL_TYPES)}",
         )
     if config.get("quantization_config"):
         raise ModelError(f"{name}: quantised weights are not supported", hint="take the original model")
-    return config
+    return known(config)
 
 
 def _hub_folder(name: str, revision: str | None, patterns: list[str]) -> Path:
@@ -318,7 +323,7 @@ def _convert(source: Path, config: dict[str, Any], folder: Path) -> None:
     for name, data in contents.items():
         files.write_bytes(folder / name, data)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    files.write_json(folder / DIGESTS, digests)
+    files.write_json(folder / files.DIGESTS, digests)
 
 
 def _json(value: Any) -> bytes:
@@ -328,7 +333,7 @@ def _json(value: Any) -> bytes:
 def _intact(folder: Path) -> bool:
     """Whether a folder that `_convert` wrote is there and as it was written."""
     try:
-        digests = files.read_object(folder / DIGESTS)
+        digests = files.read_object(folder / files.DIGESTS)
         whole = all(files.sha256(folder / name) == digest for name, digest in digests.items())
         return whole and "model.safetensors" in digests
     except RankwiseError:

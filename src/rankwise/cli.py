@@ -221,6 +221,9 @@ def predict(
         Path | None, typer.Option(help="File of texts: CSV, TSV, JSONL, Parquet, or a text a line.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet.")] = None,
+    safe_csv: Annotated[
+        bool, typer.Option("--safe-csv", help="Put ' before cells that a spreadsheet would run as formulas.")
+    ] = False,
     text_column: TextColumn = None,
     base: Base = None,
     device: Device = "auto",
@@ -233,11 +236,17 @@ def predict(
 
     if bool(texts) == bool(input) or bool(input) != bool(output):
         raise UsageError("give texts, or --input FILE with --output FILE")
+    if safe_csv and not output:
+        raise UsageError(
+            "--safe-csv is for the file that is written", hint="give --input FILE --output FILE.csv"
+        )
     classifier = Classifier.load(adapter, base=base, device=device, precision=precision)
     if input and output:
         with terminal.ProgressBars() as bars:
             bars.begin("predict", None)
-            rows = predict_file(classifier, input, output, text_column=text_column, on_rows=bars.advance)
+            rows = predict_file(
+                classifier, input, output, text_column=text_column, safe_csv=safe_csv, on_rows=bars.advance
+            )
         terminal.stderr.print(f"{rows:,} texts -> {output}", soft_wrap=True)
         return
     found = classifier(texts or [])

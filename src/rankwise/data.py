@@ -18,11 +18,13 @@ from itertools import chain
 from pathlib import Path
 from socket import gaierror
 from typing import Any
+from unicodedata import category
 
 from rankwise.errors import DataError, RankwiseError, Unreachable
 from rankwise.recipe import Recipe
 from rankwise.store.readers import (
     BATCH_ROWS,
+    INCOMPLETE,
     SUFFIXES,
     NumberedRows,
     Origin,
@@ -139,7 +141,7 @@ class _Part:
 
 def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[_Part]]:
     """The parts of every split that the recipe's data has; train is always there."""
-    on_hub = _is_hub_id(recipe.data)
+    on_hub = is_hub_id(recipe.data)
     if recipe.data == "starter":
         parts = _starter()
     elif on_hub:
@@ -160,7 +162,7 @@ def _is_path(value: str) -> bool:
     return value.startswith(("/", ".", "~")) or Path(value).suffix.lower() in SUFFIXES
 
 
-def _is_hub_id(value: str) -> bool:
+def is_hub_id(value: str) -> bool:
     """Whether a value that is no existing path has the shape of a Hub id: name, or org/name."""
     if value == "starter" or _is_path(value) or os.path.exists(value):
         return False
@@ -338,7 +340,10 @@ def _text_column(origin: Origin, columns: list[str], text: str | None) -> str:
 
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
-    return origin.error(message, hint=f"name it: --{what}-column NAME")
+    hint = f"name it: --{what}-column NAME; the file's first line must hold the names"
+    if len(columns) == 1 and (sign := next((sign for sign in ";\t|" if sign in columns[0]), None)):
+        hint = f"the separator seems to be {sign!r}: .csv has commas, .tsv has tabs, .txt is text;label"
+    return origin.error(message, hint=hint)
 
 
 def _given(origin: Origin, columns: list[str], name: str | None) -> str | None:
@@ -365,12 +370,14 @@ def _collect(table: Table, text_column: str, label_column: str) -> _Part:
     texts: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
+    once: dict[str, str] = {}  # of a million equal labels one string is kept
     for number, row in table.rows:
-        texts.append(_text_of(origin, number, row.get(text_column)))
-        labels.append(_label_of(origin, number, row.get(label_column), names))
+        texts.append(_text_of(origin, number, row, text_column))
+        label = _label_of(origin, number, row, label_column, names)
+        labels.append(once.setdefault(label, label))
         lines.append(number)
     if not texts:
-        raise origin.error("there are no texts in it")
+        raise origin.error("there are no texts in it", hint=INCOMPLETE)
     return _Part(origin, texts, labels, lines, names)
 
 
@@ -379,7 +386,7 @@ def _batches(path: Path, column: str) -> Iterator[list[Row]]:
         batch: list[Row] = []
         number = 0
         for number, row in table.rows:
-            _text_of(table.origin, number, row.get(column))
+            _text_of(table.origin, number, row, column)
             batch.append(row)
             if len(batch) == BATCH_ROWS:
                 yield batch
@@ -387,45 +394,59 @@ def _batches(path: Path, column: str) -> Iterator[list[Row]]:
         if batch:
             yield batch
         if not number:
-            raise table.origin.error("there are no texts in it")
+            raise table.origin.error("there are no texts in it", hint=INCOMPLETE)
 
 
-def _text_of(origin: Origin, number: int, value: object) -> str:
+def _text_of(origin: Origin, number: int, row: Row, column: str) -> str:
+    value = row.get(column)
     if not isinstance(value, str):
         what = "missing" if value is None else f"of type {type(value).__name__}, not a string"
-        raise origin.error(f"the text is {what}", number)
+        hint = "give it a text, or take the row out; the column of the texts is named by --text-column NAME"
+        raise origin.error(f"the text is {what}", number, column=column, hint=hint)
     if not value.strip():
-        raise origin.error("the text is empty", number, hint="give it a text, or take the line out")
-    return _encodable(origin, number, value)
+        hint = "give it a text, or take the line out"
+        raise origin.error("the text is empty", number, column=column, hint=hint)
+    return _encodable(origin, number, value, column)
 
 
-def _label_of(origin: Origin, number: int, value: object, names: Sequence[str]) -> str:
+def _label_of(origin: Origin, number: int, row: Row, column: str, names: Sequence[str]) -> str:
     """A label as a string: 1 and 1.0 -> '1', True -> 'true', the index of a ClassLabel -> its name."""
+    value = row.get(column)
     if isinstance(value, str):
         label = value.strip()
     elif isinstance(value, bool):
         label = str(value).lower()
     elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         if names and not 0 <= value < len(names):
-            raise origin.error(f"the label {value} is outside 0 to {len(names) - 1}", number)
+            what = f"the label {short(value)} is outside 0 to {len(names) - 1}"
+            hint = "the data names its classes, and this is none of them; -1 stands for a row without label"
+            raise origin.error(what, number, column=column, hint=hint)
         label = names[int(value)] if names else str(int(value))
     else:
         what = "missing" if value is None else f"{short(value)}, neither a string nor a whole number"
-        raise origin.error(f"the label is {what}", number)
+        hint = "give it a label, or take the row out; labels are strings, whole numbers, true or false"
+        raise origin.error(f"the label is {what}", number, column=column, hint=hint)
     if not label:
-        raise origin.error("the label is empty", number, hint="give it a label, or take the line out")
-    return _encodable(origin, number, label)
+        hint = "give it a label, or take the line out"
+        raise origin.error("the label is empty", number, column=column, hint=hint)
+    if not label.isprintable() and any(category(sign) == "Cc" for sign in label):
+        hint = "is a quotation mark left open, or is this the column of the texts?"
+        what = f"the label {short(label)} holds a control character"
+        raise origin.error(what, number, column=column, hint=hint)
+    return _encodable(origin, number, label, column)
 
 
-def _encodable(origin: Origin, number: int, value: str) -> str:
-    """The value, unless it holds a lone surrogate, which JSON allows and no encoding does."""
+def _encodable(origin: Origin, number: int, value: str, column: str) -> str:
+    """The value, unless it holds a NUL or a lone surrogate: JSON allows both, other formats do not."""
+    if "\0" in value:
+        raise origin.error("a NUL, which no text holds", number, column=column, hint="take it out")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
             what = f"\\u{ord(value[error.start]):04x}, half of a surrogate pair, is no character"
             hint = "the text was cut inside a character: write that character whole, or leave it out"
-            raise origin.error(what, number, hint=hint) from None
+            raise origin.error(what, number, column=column, hint=hint) from None
     return value
 
 
@@ -464,8 +485,10 @@ def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -
     """(train, validation, note): a share of each class set aside, by that class and the seed alone."""
     fraction, seed = recipe.validation_fraction, recipe.seeds[0]
     aside: set[int] = set()
-    for index, label in enumerate(labels):
-        rows = [row for row, value in enumerate(train.labels) if value == index]
+    members: list[list[int]] = [[] for _ in labels]
+    for row, index in enumerate(train.labels):
+        members[index].append(row)
+    for label, rows in zip(labels, members, strict=True):
         if len(rows) == 1:
             hint = "add texts of this label, or give a validation file (--validation FILE)"
             what = f"only one text has the label {short(label)}: none can be set aside for validation"

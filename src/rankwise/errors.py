@@ -17,6 +17,7 @@ Status 70 is an error in rankwise itself, 130 and 143 are Ctrl-C and SIGTERM.
 from __future__ import annotations
 
 from pathlib import Path
+from reprlib import repr as brief
 
 
 class RankwiseError(Exception):
@@ -45,7 +46,8 @@ class DataError(RankwiseError):
     """A text or label file that cannot be used.
 
     The message begins with ``file:line:`` (or ``file:``), as compilers do, so that editors
-    can jump to it. ``line`` counts from 1, header included.
+    can jump to it, and ends with the column's name where it is about one. ``line`` counts from 1,
+    header included.
     """
 
     exit_status = 3
@@ -57,12 +59,15 @@ class DataError(RankwiseError):
         *,
         path: Path | str | None = None,
         line: int | None = None,
+        column: str | None = None,
         hint: str = "",
     ) -> None:
         where = "" if path is None else f"{path}:" if line is None else f"{path}:{line}:"
-        super().__init__(f"{where} {message}".lstrip(), hint=hint)
+        which = "" if column is None else f" (column {brief(column)})"
+        super().__init__(f"{where} {message}{which}".lstrip(), hint=hint)
         self.path = path
         self.line = line
+        self.column = column
 
 
 class ModelError(RankwiseError):

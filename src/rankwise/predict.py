@@ -129,6 +129,7 @@ def predict_file(
     target: Path,
     *,
     text_column: str | None = None,
+    safe_csv: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> int:
     """Label every row of a file, of any length, into another file.
@@ -141,6 +142,7 @@ def predict_file(
         source: CSV, TSV, JSON Lines, Parquet, or plain text with a text a line.
         target: .csv, .tsv, .jsonl or .parquet; put in place when it is complete.
         text_column: of the source, where it is not found by itself.
+        safe_csv: put an apostrophe before cells that a spreadsheet would run as formulas.
         on_rows: called with the number of rows done in each batch.
 
     Returns:
@@ -154,7 +156,7 @@ def predict_file(
     added = {"predicted_label": "", **{f"probability_{label}": 0.0 for label in classifier.labels}}
     again = data.read_rows(source, text_column=text_column)[1]
     done = 0
-    with write_rows(target, ([row | added for row in batch] for batch in again)) as write:
+    with write_rows(target, ([row | added for row in batch] for batch in again), safe=safe_csv) as write:
         for batch in batches:
             for row, found in zip(batch, classifier([row[column] for row in batch]), strict=True):
                 row["predicted_label"] = found.label

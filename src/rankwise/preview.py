@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rankwise import bases, data, plan
 from rankwise.recipe import Recipe
 
@@ -23,7 +21,7 @@ def preview(recipe: Recipe) -> plan.Plan:
     """
     texts = tokens = None
     classes = len(recipe.labels or ()) or DEFAULT_CLASSES
-    if recipe.data == "starter" or Path(recipe.data).exists():
+    if not data.is_hub_id(recipe.data):
         found = data.load(recipe)
         texts, classes = len(found.train), len(found.labels)
         tokens = sum(map(len, found.train.texts)) / texts / CHARACTERS_PER_TOKEN

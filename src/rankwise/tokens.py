@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.store import files
+from rankwise.store.files import read_object
 
 FILE_NAMES = (
     "tokenizer.json",
@@ -25,6 +27,16 @@ FILE_NAMES = (
     "merges.txt",
     "tokenizer.model",
 )
+LARGEST_FILE = 1 << 27  # bytes; the tokenizer.json of a vocabulary of 256,000 has 35 MB
+LARGEST_SETTINGS = 1 << 24  # bytes; some list thousands of added tokens
+SETTINGS = (
+    "tokenizer_class", "model_max_length", "bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
+    "cls_token", "mask_token", "additional_special_tokens", "extra_special_tokens", "added_tokens_decoder",
+    "add_prefix_space", "add_bos_token", "add_eos_token", "clean_up_tokenization_spaces",
+    "split_special_tokens", "padding_side", "truncation_side", "trim_offsets", "errors", "legacy",
+    "model_input_names",
+)  # fmt: skip
+"""The keys of tokenizer_config.json that are passed on: none names a file, or code to run."""
 CHUNK_TEXTS = 512
 CHUNK_CHARACTERS = 1_000_000
 
@@ -54,12 +66,13 @@ class Tokenizer:
             raise ModelError(f"{folder}: no tokenizer in this folder", hint=f"it needs {FILE_NAMES[0]}")
         from transformers import AutoTokenizer
 
-        try:
-            found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # the tokenizers library raises bare Exceptions at a damaged file
-            what = (str(error).strip() or type(error).__name__).splitlines()[0]
-            hint = "it needs tokenizer.json, or vocab.json and merges.txt beside the model's config.json"
-            raise ModelError(f"{folder}: the tokenizer cannot be loaded: {what}", hint=hint) from None
+        # transformers sees a copy with the settings that are known, and links to the vocabulary: what
+        # else the folder's JSON asks for (code, other files) it never reads.
+        with files.scratch_folder(*_checked(folder)) as copy:
+            try:
+                found = AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+            except BaseException as error:
+                raise _unusable(folder, error, str(copy)) from None
         if not found.is_fast:
             raise ModelError(f"{folder}: no fast tokenizer", hint="save it as tokenizer.json")
         backend = found.backend_tokenizer
@@ -95,6 +108,8 @@ class Tokenizer:
         except TypeError:  # what the library says of a string with a lone surrogate
             text = next(text for text in chunk if not _is_encodable(text))
             raise DataError(f"half of a surrogate pair, no character, stands in {text[:60]!r}") from None
+        except BaseException as error:  # a tokenizer.json may be read well and fail at a text
+            raise _unusable(self.folder, error) from None
         return encodings
 
     def files(self) -> list[Path]:
@@ -110,6 +125,50 @@ class Tokenizer:
         if max_length <= added:
             raise UsageError(f"max_length {max_length} has no room for text beside {added} special tokens")
         self._backend.enable_truncation(max_length, direction="right")
+
+
+def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """(files to link to, JSON objects to write) of a tokenizer that may be handed to transformers."""
+    paths: dict[str, Path] = {}
+    objects: dict[str, Any] = {}
+    for path in Tokenizer._files(folder):
+        _refuse_outside(folder, path)
+        if path.name in ("tokenizer_config.json", "special_tokens_map.json"):
+            found = read_object(path, limit=LARGEST_SETTINGS)
+            if found.get("auto_map"):
+                raise ModelError(f"{path}: asks for code of its own (auto_map), and none is run")
+            objects[path.name] = {key: found[key] for key in SETTINGS if key in found}
+        elif path.stat().st_size > LARGEST_FILE:
+            raise ModelError(f"{path}: larger than {LARGEST_FILE} bytes")
+        else:
+            paths[path.name] = path
+    if (folder / "config.json").is_file():
+        config = read_object(folder / "config.json", limit=LARGEST_SETTINGS)
+        kept = {key: config.get(key) for key in ("model_type", "tokenizer_class")}
+        objects["config.json"] = {key: value for key, value in kept.items() if isinstance(value, str)}
+    return paths, objects
+
+
+def _refuse_outside(folder: Path, path: Path) -> None:
+    """A tokenizer is copied beside adapters: a link in it must not bring along another file of this machine.
+
+    The Hub's cache links from `snapshots/REVISION` to `blobs`.
+    """
+    real, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs"
+    if not any(real.is_relative_to(inside) for inside in (home, blobs)):
+        hint = "put the file itself into the folder"
+        raise ModelError(f"{path}: a link that leads out of its folder", hint=hint)
+
+
+def _unusable(folder: Path, error: BaseException, copy: str = "") -> ModelError:
+    """What the tokenizers library says: bare Exceptions at a damaged file, or a panic of its Rust code."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    what = (str(error).strip() or type(error).__name__).splitlines()[0]
+    what = what.replace(copy, str(folder)) if copy else what
+    hint = "it needs tokenizer.json, or vocab.json and merges.txt beside the model's config.json"
+    return ModelError(f"{folder}: the tokenizer cannot be used: {what}", hint=hint)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -203,7 +203,7 @@ def test_a_converted_model_is_kept_and_outlives_its_package(package: Path) -> No
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", bases.DIGESTS])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", files.DIGESTS])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "empty object"])
 def test_a_damaged_cache_is_redone(package: Path, file: str, damage: str) -> None:
     folder = bases.find("smollm2-135m").folder
@@ -221,7 +221,7 @@ def test_a_damaged_cache_is_redone(package: Path, file: str, damage: str) -> Non
 def test_a_conversion_that_was_killed_is_redone(package: Path) -> None:
     folder = bases.find("smollm2-135m").folder
     whole = contents(folder)
-    for name in ("tokenizer.json", bases.DIGESTS):
+    for name in ("tokenizer.json", files.DIGESTS):
         (folder / name).unlink()
     bases.find("smollm2-135m")
     assert contents(folder) == whole
@@ -236,7 +236,7 @@ def test_two_processes_convert_at_once(package: Path) -> None:
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for i in range(30):\n"
         "    print(len(Weights(bases.find('smollm2-135m').folder)))\n"
-        "    (bases.find('smollm2-135m').folder / bases.DIGESTS).unlink(missing_ok=True)\n"
+        "    (bases.find('smollm2-135m').folder / files.DIGESTS).unlink(missing_ok=True)\n"
     )
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(package.parents[1]), str(root), str(root / "src")])

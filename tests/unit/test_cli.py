@@ -150,6 +150,15 @@ def test_predict_a_file(adapter: Path, data_folder: Path, elsewhere: Path) -> No
     assert len(rows) == 12 and rows[0]["predicted_label"] in tiny.LABELS
 
 
+def test_predict_for_a_spreadsheet(adapter: Path, elsewhere: Path) -> None:
+    (elsewhere / "in.csv").write_text("text,more\n=1+1 glad,@x\nso cross,-5\n")
+    rankwise("predict", adapter, "--input", "in.csv", "--output", "out.csv", "--safe-csv", *HERE)
+    with (elsewhere / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["text"], row["more"]) for row in rows] == [("'=1+1 glad", "'@x"), ("so cross", "'-5")]
+    assert "--safe-csv is for the file" in refusal("predict", adapter, "so glad", "--safe-csv", status=2)
+
+
 def test_samples(run: RunFolder) -> None:
     result = rankwise("samples", run.path)
     assert "predicted emotion" in " ".join(result.stdout.split()) or "predicted" in result.stdout
@@ -229,7 +238,7 @@ def test_bad_data(adapter: Path, gpt2_base: Path, elsewhere: Path) -> None:
     assert "none.csv: no such file" in refusal("evaluate", adapter, "--data", "none.csv", status=3)
     tiny.write_csv(elsewhere / "bad.csv", [("so glad", "joy"), ("", "fear")])
     shown = refusal("sweep", "--base", gpt2_base, "--data", "bad.csv", "--out", "r", status=3)
-    assert shown.startswith("error: bad.csv:3: the text is empty\nhint: ")
+    assert shown.startswith("error: bad.csv:3: the text is empty (column 'text')\nhint: ")
     assert not (elsewhere / "r").exists()
     tiny.write_csv(elsewhere / "other.csv", [("so glad", "bliss")])
     shown = refusal("evaluate", adapter, "--data", "other.csv", status=3)

@@ -147,6 +147,7 @@ def test_a_tokenizer_of_another_model(adapter: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(copy)
     tokenizer.add_tokens(["glad"])
     tokenizer.save_pretrained(copy)
+    (copy / "sha256.json").unlink()
     other = Classifier.load(copy, device="cpu", precision="float32")
     assert other(["so merry"])[0].label in tiny.LABELS
     with pytest.raises(ModelError, match="the tokenizer gives token"):

@@ -105,10 +105,10 @@ class TestCsv:
             write(tmp_path, "a.csv", "text,text \na,b\n")
         )
 
-    @pytest.mark.parametrize(("line", "fields"), [("c", 1), ("c,d,e", 3)])
-    def test_a_row_of_another_width(self, tmp_path: Path, line: str, fields: int) -> None:
+    @pytest.mark.parametrize(("line", "fields"), [("c", "1 field"), ("c,d,e", "3 fields")])
+    def test_a_row_of_another_width(self, tmp_path: Path, line: str, fields: str) -> None:
         message = refused(write(tmp_path, "a.csv", f'text,label\n"a\nb",x\n{line}\n'))
-        assert f"a.csv:4: {fields} fields, where the header has 2" in message
+        assert f"a.csv:4: {fields}, where the header has 2" in message
 
     def test_a_quote_left_open_is_named_where_it_begins(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "a.csv", 'text,label\na,b\n"c,d\ne,f\n'))
@@ -225,7 +225,7 @@ class TestParquet:
 class TestFiles:
     @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.parquet"])
     def test_an_empty_file(self, tmp_path: Path, name: str) -> None:
-        assert refused(write(tmp_path, name, "")) == f"{tmp_path}/{name}: the file is empty"
+        assert refused(write(tmp_path, name, "")).startswith(f"{tmp_path}/{name}: the file is empty\nhint: ")
 
     @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.parquet", "a.csv.gz"])
     def test_gzip(self, tmp_path: Path, name: str) -> None:

@@ -192,7 +192,7 @@ class TestFoldersThatCannotBeUsed:
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": "1.0"}'])
     def test_a_damaged_one(self, tiny: Path, content: str) -> None:
         (tiny / "tokenizer.json").write_text(content)
-        with pytest.raises(ModelError, match="the tokenizer cannot be loaded: "):
+        with pytest.raises(ModelError, match="the tokenizer cannot be used: "):
             Tokenizer.load(tiny)
 
     def test_a_vocabulary_of_nothing(self, tmp_path: Path) -> None:
@@ -210,5 +210,5 @@ class TestFoldersThatCannotBeUsed:
         (tiny / "evil.py").write_text("raise SystemExit('code of the folder ran')\nclass Evil: ...\n")
         config = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
         (tiny / "tokenizer_config.json").write_text(json.dumps(config))
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError, match="asks for code of its own"):
             Tokenizer.load(tiny)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankwise.errors import UsageError
-from rankwise.store.writers import csv_line, write_rows
+from rankwise.store.writers import csv_line, neutral, write_rows
 
 Row = dict[str, Any]
 
@@ -85,3 +85,30 @@ def test_the_preview_is_read_where_it_is_needed(tmp_path: Path) -> None:
     with pytest.raises(UsageError), write_rows(tmp_path / "out.pdf", broken()):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "sign", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"]
+)
+def test_formulas_get_an_apostrophe(tmp_path: Path, sign: str) -> None:
+    evil = f'{sign}HYPERLINK("x";A1)'
+    assert neutral(evil) == f"'{evil}" and neutral(f"so {sign}") == f"so {sign}"
+    row = {"text": evil, f"{sign}name": "so glad", "number": -1.5, "nested": ["=1"]}
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        with write_rows(tmp_path / name, [[row]], safe=True) as write:
+            write([row])
+        with (tmp_path / name).open(encoding="utf-8", newline="") as file:
+            header, cells = csv.reader(file, delimiter=delimiter)
+        assert header == ["text", f"'{sign}name", "number", "nested"]
+        assert cells == [f"'{evil}", "so glad", "-1.5", '["=1"]']
+        assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in (*header, *cells))
+
+
+def test_only_files_for_spreadsheets_are_made_safe(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.parquet"):
+        with (
+            pytest.raises(UsageError, match=r"only \.csv and \.tsv"),
+            write_rows(tmp_path / name, [], safe=True),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,9 @@
 
 An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes
 them, the score head among the tensors; ``config.json``, the base model's with the label names as
-transformers keeps them (``id2label``) and rankwise's own settings under ``rankwise``; and the
-tokenizer's files.
+transformers keeps them (``id2label``) and rankwise's own settings under ``rankwise``; the
+tokenizer's files; and ``sha256.json``, the digest of each of these, which PEFT passes over. Where it
+is there, every file is verified before it is read. PEFT's own folders have none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
+from unicodedata import category
 
 import safetensors
 import safetensors.torch
@@ -21,9 +24,11 @@ import torch
 from torch import Tensor
 
 from rankwise.errors import ModelError
+from rankwise.nn.config import known
 from rankwise.nn.families import parse_config, trunk_class
 from rankwise.nn.lora import HEAD, AdapterSpec, match_sites
 from rankwise.store import files
+from rankwise.store.weights import DTYPES
 
 _FACTOR = re.compile(
     r"base_model\.model\.(?:transformer|model)\.(?P<site>[\w.]+)\.(?P<half>lora_[AB])\.weight"
@@ -37,6 +42,11 @@ _UNSUPPORTED = (
     "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
     "target_parameters", "trainable_token_indices",
 )  # fmt: skip
+_LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved along may have two gigabytes
+_LARGEST_CONFIG = 1 << 24  # bytes; thousands of label names fit
+_LARGEST_RANK = 4096  # as in a recipe
+_LARGEST_HEAD = 1 << 16  # classes
+_LARGEST_ALPHA = 1e6
 _NEUTRAL_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Ways to draw A and B that leave the base model's weights alone; PEFT has others, such as pissa."""
 
@@ -77,6 +87,8 @@ def save(
         files.write_json(new / "config.json", _model_config(adapter, base_config))
         for path in tokenizer_files:
             files.copy(path, new / path.name)
+        digests = {path.name: files.sha256(path) for path in sorted(new.iterdir())}
+        files.write_json(new / files.DIGESTS, digests)
 
 
 def load(folder: Path) -> SavedAdapter:
@@ -87,9 +99,11 @@ def load(folder: Path) -> SavedAdapter:
             for a variant of LoRA that is not supported.
     """
     config = _read_config(folder)
-    state = _read_tensors(folder)
+    files.verify(folder)
+    state = _read_tensors(folder, config["r"])
     embedding = state.pop(_TOKENS, None)
-    model = files.read_object(folder / "config.json") if (folder / "config.json").exists() else {}
+    path = folder / "config.json"
+    model = files.read_object(path, limit=_LARGEST_CONFIG) if path.exists() else {}
     settings = model.get("rankwise")
     own = settings if isinstance(settings, dict) else {}
     sites = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
@@ -159,7 +173,7 @@ def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any], prefix:
 
 def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[str, Any]:
     architecture = {"gpt2": "GPT2", "llama": "Llama", "qwen2": "Qwen2"}[base_config["model_type"]]
-    return dict(base_config) | {
+    return known(base_config) | {
         "architectures": [f"{architecture}ForSequenceClassification"],
         "num_labels": len(adapter.labels),
         "id2label": {str(i): label for i, label in enumerate(adapter.labels)},
@@ -178,21 +192,26 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     config = files.read_object(path)
     if config.get("peft_type") != "LORA":
-        raise ModelError(f"{folder}: peft_type is {config.get('peft_type')!r}; only LORA is supported")
+        raise ModelError(f"{folder}: peft_type is {brief(config.get('peft_type'))}; only LORA is supported")
     for key in _UNSUPPORTED:
         if config.get(key):
             raise ModelError(f"{path}: {key} is not supported")
     if config.get("init_lora_weights", True) not in _NEUTRAL_INITS:
         raise ModelError(
-            f"{path}: init_lora_weights {config['init_lora_weights']!r} changes the base: not supported",
+            f"{path}: init_lora_weights {brief(config['init_lora_weights'])} changes the base: not supported",
             hint="convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
         )
-    if type(config.get("r")) is not int or config["r"] < 1:
-        raise ModelError(f"{path}: r must be a whole number from 1, not {config.get('r')!r}")
-    for key in ("lora_alpha", "lora_dropout"):
+    if type(config.get("r")) is not int or not 1 <= config["r"] <= _LARGEST_RANK:
+        what = f"a whole number from 1 to {_LARGEST_RANK}, not {brief(config.get('r'))}"
+        raise ModelError(f"{path}: r must be {what}")
+    for key, least, most in (("lora_alpha", -_LARGEST_ALPHA, _LARGEST_ALPHA), ("lora_dropout", 0, 1)):
         value = config.get(key, 0 if key == "lora_dropout" else None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ModelError(f"{path}: {key} must be a number, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ModelError(f"{path}: {key} must be a number from {least:g} to {most:g}, not {brief(value)}")
+    if type(config.get("use_rslora", False)) not in (bool, type(None)):
+        raise ModelError(f"{path}: use_rslora must be true or false, not {brief(config['use_rslora'])}")
+    if not isinstance(config.get("base_model_name_or_path") or "", str):
+        raise ModelError(f"{path}: base_model_name_or_path must be a string")
     return config
 
 
@@ -209,7 +228,14 @@ def _labels(folder: Path, model: Mapping[str, Any], *, classes: int) -> tuple[st
     found = [names.get(str(i)) for i in range(classes)] if isinstance(names, dict) else []
     if not len(names) == classes == len(found) == len({name for name in found if isinstance(name, str)}):
         raise ModelError(f"{folder / 'config.json'}: id2label must give each of {classes} classes its name")
+    if odd := next((name for name in found if not _is_name(name)), None):
+        raise ModelError(f"{folder / 'config.json'}: id2label: {brief(odd)} holds a control character")
     return tuple(map(str, found))
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a label can be shown and written: no control characters, no half of a surrogate pair."""
+    return isinstance(value, str) and not any(category(sign) in ("Cc", "Cs") for sign in value)
 
 
 def _our_name(name: str) -> str | None:
@@ -221,30 +247,54 @@ def _our_name(name: str) -> str | None:
     return _TOKENS if _EMBEDDING.fullmatch(name) else None
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, rank: int) -> dict[str, Tensor]:
+    """Names as in the bank -> float32 tensors; names and shapes are checked before anything is read."""
     path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder}: no {WEIGHTS}", hint="pickle files are not read")
+    if path.stat().st_size > _LARGEST_WEIGHTS:
+        raise ModelError(f"{path}: larger than {_LARGEST_WEIGHTS} bytes")
     try:
-        stored = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ModelError(f"{folder}: no {WEIGHTS}", hint="pickle files are not read") from None
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = _checked_names(path, {name: file.get_slice(name) for name in file.keys()}, rank)  # noqa: SIM118
+            stored = {ours: file.get_tensor(name) for name, ours in names.items()}
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: damaged or unreadable: {error}") from None
-    if not any(map(_HEAD.fullmatch, stored)):
+    for name, ours in names.items():
+        if not torch.isfinite(stored[ours]).all():
+            raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
+    return {ours: tensor.float() for ours, tensor in stored.items()}
+
+
+def _checked_names(path: Path, headers: Mapping[str, Any], rank: int) -> dict[str, str]:
+    """Stored name -> the bank's, if every tensor belongs there and has a shape that it may have."""
+    if not any(map(_HEAD.fullmatch, headers)):
         raise ModelError(
             f"{path}: the score head is missing; with a random head every answer would be noise",
             hint='train with task_type SEQ_CLS, or modules_to_save=["score"], so that PEFT saves it',
         )
-    state: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
-        ours = _our_name(name)
+    names: dict[str, str] = {}
+    for name, header in headers.items():
+        ours, shape = _our_name(name), header.get_shape()
         if ours is None:
-            raise ModelError(f"{path}: unexpected tensor {name}")
-        if tensor.ndim != 2 or not torch.isfinite(tensor).all():
+            raise ModelError(f"{path}: unexpected tensor {brief(name)}")
+        if ours in names.values():
+            raise ModelError(f"{path}: holds the tensor {ours} twice")
+        if len(shape) != 2 or 0 in shape or header.get_dtype() not in DTYPES:
             raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
-        state[ours] = tensor.float()
-    if len(state[HEAD]) < 2:
-        raise ModelError(f"{path}: the score head has {len(state[HEAD])} output, and a classifier needs two")
-    halves = [{name[:-1] for name in state if name.endswith(end)} for end in ("lora_A", "lora_B")]
+        _check_shape(path, ours, shape, rank)
+        names[name] = ours
+    halves = [{name[:-1] for name in names.values() if name.endswith(end)} for end in ("lora_A", "lora_B")]
     if not halves[0] or halves[0] != halves[1]:
         raise ModelError(f"{path}: must hold pairs of lora_A and lora_B, and some of them are missing")
-    return state
+    return names
+
+
+def _check_shape(path: Path, name: str, shape: Sequence[int], rank: int) -> None:
+    if name == HEAD and not 2 <= shape[0] <= _LARGEST_HEAD:
+        raise ModelError(
+            f"{path}: the score head has {shape[0]} outputs, and a classifier needs two to {_LARGEST_HEAD}"
+        )
+    found = shape[0] if name.endswith("lora_A") else shape[1] if name.endswith("lora_B") else rank
+    if found != rank:
+        raise ModelError(f"{path}: the tensors do not fit r = {rank}: {name} has rank {found}")

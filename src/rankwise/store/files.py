@@ -17,7 +17,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, overload
@@ -27,6 +29,9 @@ from rankwise.errors import ModelError, ResourceError, UsageError
 OUT_OF_ROOM = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
+
+DIGESTS = "sha256.json"
+"""Beside files that must stay as they were written: an object of file name -> SHA-256."""
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -122,6 +127,19 @@ def new_folder(path: Path | str) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def scratch_folder(links: Mapping[str, Path], objects: Mapping[str, Any]) -> Iterator[Path]:
+    """A temporary folder of links to files and of JSON files, each by its name; gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="rankwise-") as name:
+        folder = Path(name)
+        with _explained("write", folder):
+            for link, path in links.items():
+                (folder / link).symlink_to(path.resolve())
+            for file, value in objects.items():
+                (folder / file).write_text(json.dumps(value), encoding="utf-8")
+        yield folder
+
+
 def require_free(path: Path | str) -> None:
     """Check that a folder may be made at `path`, and filled.
 
@@ -156,6 +174,23 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def verify(folder: Path) -> None:
+    """Check the files of a folder against its list of digests, if it has one.
+
+    Raises:
+        ModelError: a file is missing, or differs from what was written.
+    """
+    listing = folder / DIGESTS
+    if not listing.exists():
+        return
+    hint = f"copy the folder again; if you changed the file yourself, remove {DIGESTS}"
+    for name, digest in read_object(listing).items():
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ModelError(f"{listing}: names {name!r}, and the folder has no such file", hint=hint)
+        if sha256(folder / name) != digest:
+            raise ModelError(f"{folder / name}: damaged: it is not as it was written", hint=hint)
+
+
 def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
     """The JSON object in a model's file, which is untrusted input.
 
@@ -164,14 +199,17 @@ def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
         limit: largest size in bytes that is read.
 
     Raises:
-        ModelError: the file is missing, larger than `limit`, or holds no JSON object.
+        ModelError: the file is missing, no plain file, larger than `limit`, or holds no JSON object; a
+            name stands twice in an object; or a number is not finite.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait for ever
+            raise ModelError(f"{path}: not a plain file")
         with open(path, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise ModelError(f"{path}: larger than {limit} bytes")
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_once_each, parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -179,6 +217,18 @@ def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
     return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ: of two equal ones, two readers may take different ones."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object holds the same name twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number that JSON knows")
 
 
 def _file_target(path: Path) -> Path:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field: any text that fits the memory, where the standard library stops at 131,072."""
 csv.field_size_limit(LONGEST_FIELD)
 
+INCOMPLETE = "is it the right file, and was it written to its end?"
+AGAIN = "write the file again, or copy it again"
+
 Row = dict[str, Any]
 NumberedRows = Iterator[tuple[int, Row]]
 
@@ -37,12 +42,17 @@ class Origin:
     path: Path | str
     in_rows: bool = False
     """Numbers count rows (Parquet, the Hub), not lines of a text file."""
+    named: bool = True
+    """Columns have names there, as they have not in a `.txt` file."""
 
-    def error(self, message: str, number: int | None = None, *, hint: str = "") -> DataError:
-        """A DataError here, at a line or row (from 1) where a number is given."""
+    def error(
+        self, message: str, number: int | None = None, *, column: str | None = None, hint: str = ""
+    ) -> DataError:
+        """A DataError here: at a line or row (from 1), about a column, where they are given."""
+        column = column if self.named else None
         if self.in_rows and number is not None:
-            return DataError(f"row {number}: {message}", path=self.path, hint=hint)
-        return DataError(message, path=self.path, line=number, hint=hint)
+            return DataError(f"row {number}: {message}", path=self.path, column=column, hint=hint)
+        return DataError(message, path=self.path, line=number, column=column, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -66,12 +76,13 @@ def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
     Raises:
         DataError: here and from the rows, whatever makes the file unreadable or malformed.
     """
-    origin = Origin(path, in_rows=path.suffix.lower() == ".parquet")
+    suffix = path.suffix.lower()
+    origin = Origin(path, in_rows=suffix == ".parquet", named=suffix != ".txt")
     try:
         if path.exists() and not path.is_file():
             raise origin.error("a folder, where a file is expected" if path.is_dir() else "not a plain file")
         with path.open("rb") as file:
-            yield _reader(origin, file.peek(2)[:2], path.suffix.lower(), labelled)(origin, file)
+            yield _reader(origin, file.peek(8)[:8], suffix, labelled)(origin, file)
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except FileNotFoundError:
@@ -80,6 +91,10 @@ def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
         ) from None
     except OSError as error:
         raise origin.error(f"the file cannot be read: {error.strerror or first_line(error)}") from None
+    except ValueError as error:  # of a name that no file can have: it holds a NUL
+        if "\0" not in str(path):
+            raise
+        raise origin.error(f"the file cannot be read: {error}") from None
 
 
 def listed(names: Sequence[str]) -> str:
@@ -96,7 +111,7 @@ def short(value: object) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error from a library says, without its explanations."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
 
 
 # --- bytes to lines -------------------------------------------------------------------------
@@ -104,21 +119,36 @@ def first_line(error: BaseException) -> str:
 
 def _reader(origin: Origin, head: bytes, suffix: str, labelled: bool) -> _Reader:
     if not head:
-        raise origin.error("the file is empty")
-    if head == b"\x1f\x8b":
-        raise origin.error("the file is compressed with gzip", hint="unpack it first, with gunzip")
+        raise origin.error("the file is empty", hint=INCOMPLETE)
+    for mark, (of, what, hint) in _MARKS.items():
+        if head.startswith(mark) and suffix != of:
+            raise origin.error(what, hint=hint)
     if suffix not in _READERS:
         what = f"the suffix {suffix!r} is of no known format" if suffix else "a file name without a suffix"
         raise origin.error(what, hint=f"the known ones are {', '.join(_READERS)}")
     return _read_plain if suffix == ".txt" and not labelled else _READERS[suffix]
 
 
+_MARKS = {
+    b"\x1f\x8b": ("", "the file is compressed with gzip", "unpack it first, with gunzip"),
+    b"BZh": ("", "the file is compressed with bzip2", "unpack it first, with bunzip2"),
+    b"\xfd7zXZ": ("", "the file is compressed with xz", "unpack it first, with unxz"),
+    b"\x28\xb5\x2f\xfd": ("", "the file is compressed with zstd", "unpack it first, with unzstd"),
+    b"PK\x03\x04": (
+        "", "the file is a ZIP archive or a spreadsheet", "unpack it, or save the sheet as CSV in UTF-8",
+    ),
+    b"PAR1": (".parquet", "the file is Parquet", "give it the suffix .parquet"),
+}  # fmt: skip
+"""First bytes -> (the suffix that they belong to, what the file is, what to do)."""
+
+
 def _not_utf8(path: Path) -> DataError:
     """The first byte that is not UTF-8, found by reading again: decoding in blocks loses the place."""
     offset = 0
     with path.open("rb") as file:
-        likely = "UTF-16" if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
-        hint = f"if it is {likely}: iconv -f {likely} -t UTF-8 {path.name} > NEW"
+        head = file.peek(4)
+        likely = "WINDOWS-1252" if b"\0" not in head else "UTF-32" if b"\0\0" in head[:4] else "UTF-16"
+        hint = f"if it is {likely}: iconv -f {likely} -t UTF-8 {shlex.quote(path.name)} > NEW"
         for number, line in enumerate(file, 1):
             try:
                 line.decode()
@@ -134,7 +164,7 @@ def _lines(origin: Origin, file: BinaryIO, newline: str) -> Iterator[str]:
     with io.TextIOWrapper(file, "utf-8-sig", newline=newline) as lines:
         for number, line in enumerate(lines, 1):
             if "\0" in line:
-                hint = "if the file is UTF-16: iconv -f UTF-16 -t UTF-8"
+                hint = "take it out; if the file is UTF-16: iconv -f UTF-16 -t UTF-8 OLD > NEW"
                 raise origin.error("a NUL byte, which no text holds", number, hint=hint)
             yield line
 
@@ -150,8 +180,11 @@ def _filled_lines(origin: Origin, file: BinaryIO) -> Iterator[tuple[int, str]]:
             empty = empty or number
         elif empty:
             raise origin.error("the line is empty", empty, hint="take the line out")
+        elif "\r" in (line := line.rstrip("\r\n")):
+            hint = "line ends are LF or CR LF here; where they are CR alone: tr '\\r' '\\n' < OLD > NEW"
+            raise origin.error("a carriage return within the line", number, hint=hint)
         else:
-            yield number, line.rstrip("\r\n")
+            yield number, line
 
 
 def _read_plain(origin: Origin, file: BinaryIO) -> Table:
@@ -182,7 +215,7 @@ def _read_csv(origin: Origin, file: BinaryIO, delimiter: str) -> Table:
     records = _records(origin, reader)
     number, header = next(records, (1, []))
     columns = [name.strip() for name in header]
-    _refuse_double(origin, columns, number)
+    _check_header(origin, columns, number)
     return Table(origin, columns, _csv_rows(origin, records, columns), {})
 
 
@@ -210,7 +243,8 @@ def _csv_rows(origin: Origin, records: Iterable[tuple[int, list[str]]], columns:
     for number, record in records:
         if len(record) != width:
             hint = "a field that holds the separator, a quotation mark or a line end stands in quotes"
-            raise origin.error(f"{len(record)} fields, where the header has {width}", number, hint=hint)
+            found = f"{len(record)} field" + "s" * (len(record) != 1)
+            raise origin.error(f"{found}, where the header has {width}", number, hint=hint)
         yield number, dict(zip(columns, record, strict=True))
 
 
@@ -221,7 +255,7 @@ def _read_json_lines(origin: Origin, file: BinaryIO) -> Table:
     rows = _json_rows(origin, _lines(origin, file, "\n"))
     first = next(rows, None)
     if first is None:
-        raise origin.error("the file holds no rows")
+        raise origin.error("the file holds no rows", hint=INCOMPLETE)
     return Table(origin, list(first[1]), chain([first], rows), {})
 
 
@@ -236,7 +270,8 @@ def _json_rows(origin: Origin, lines: Iterable[str]) -> NumberedRows:
         except json.JSONDecodeError as error:
             raise origin.error(f"not JSON: {error.msg} (column {error.colno})", number, hint=hint) from None
         except (ValueError, RecursionError) as error:
-            raise origin.error(f"not JSON that can be read: {error}", number) from None
+            what = str(error).partition(";")[0]  # after it Python speaks to programmers
+            raise origin.error(f"not JSON that can be read: {what}", number, hint=hint) from None
         if not isinstance(row, dict):
             raise origin.error("not a JSON object", number, hint=hint)
         yield number, row
@@ -250,27 +285,42 @@ def _fields(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _read_parquet(origin: Origin, file: BinaryIO) -> Table:
-    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    try:
+    with _parquet_errors(origin, "not a Parquet file that can be read"):
         source = ParquetFile(file)
-    except ArrowException as error:
-        raise origin.error(f"not a Parquet file: {first_line(error)}") from None
-    schema = source.schema_arrow
-    _refuse_double(origin, schema.names, None)
-    return Table(origin, schema.names, _parquet_rows(origin, source), _class_names(schema.metadata or {}))
+        schema = source.schema_arrow
+        names = list(schema.names)
+    _check_header(origin, names, None)
+    return Table(origin, names, _parquet_rows(origin, source), _class_names(schema.metadata or {}))
 
 
 def _parquet_rows(origin: Origin, source: Any) -> NumberedRows:
     done = 0
-    for batch in source.iter_batches(batch_size=BATCH_ROWS):
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError:
-            raise origin.error("a string in this row, or in one after it, is not UTF-8", done + 1) from None
+    batches = source.iter_batches(batch_size=BATCH_ROWS)
+    while True:
+        with _parquet_errors(origin, "this row, or one after it, cannot be read", done + 1):
+            batch = next(batches, None)
+            rows = [] if batch is None else batch.to_pylist()
+        if batch is None:
+            return
         yield from enumerate(rows, done + 1)
         done += len(rows)
+
+
+@contextmanager
+def _parquet_errors(origin: Origin, what: str, number: int | None = None) -> Iterator[None]:
+    """What pyarrow raises at a damaged file or a value that Python cannot hold, as a DataError."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except UnicodeDecodeError:
+        what = "a string in this row, or in one after it, is not UTF-8"
+        raise origin.error(what, number, hint=AGAIN) from None
+    except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        why = re.split(r"[:.] ", first_line(error))[0]  # what follows are bytes of the file, or advice
+        raise origin.error(f"{what}: {why}", number, hint=AGAIN) from None
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
@@ -286,7 +336,10 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
         return {}  # no such note, or one that is not understood: labels are then taken as they stand
 
 
-def _refuse_double(origin: Origin, columns: list[str], number: int | None) -> None:
+def _check_header(origin: Origin, columns: list[str], number: int | None) -> None:
+    if not any(columns):
+        hint = "the first line holds them, such as text,label"
+        raise origin.error("there are no column names", hint=INCOMPLETE if origin.in_rows else hint)
     double = next((name for name in columns if columns.count(name) > 1), None)
     if double is not None:
         hint = "give each column a name of its own"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -21,6 +22,7 @@ INDEX = "model.safetensors.index.json"
 INDEX_LIMIT = 1 << 24  # bytes; the index of a model of 400 billion parameters has 0.1 MB
 SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+DTYPES = ("BF16", "F16", "F32", "F64")
 PREFIXES = ("transformer.", "model.")
 HINT = "rankwise reads safetensors only; convert with transformers: from_pretrained(...).save_pretrained(...)"
 
@@ -43,7 +45,7 @@ class Weights(Mapping[str, Tensor]):
         self._where: dict[str, tuple[Any, str]] = {}  # name -> open file, name in the file
         for shard, names in _shards(folder).items():
             file = _open(folder / shard)
-            stored = sorted(file.keys())
+            stored = dict.fromkeys(sorted(file.keys()))
             for full in stored if names is None else names:
                 if full not in stored:
                     raise ModelError(f"{folder / shard}: lacks the tensor {full}, which {INDEX} says it has")
@@ -71,21 +73,29 @@ class Weights(Mapping[str, Tensor]):
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor, checked, in the floating-point type in which it is stored, on the CPU.
 
+        Shape and type are read from the file's header, before anything is allocated.
+
         Raises:
-            ModelError: there is none of this name, or it has another shape, or holds quantised numbers.
+            ModelError: there is none of this name, or it has another shape, or holds quantised numbers
+                or such that are not finite.
         """
         if name not in self._where:
             raise ModelError(f"{self.folder}: lacks the tensor {name}, of shape {shape}")
-        tensor = self[name]
-        if tuple(tensor.shape) != shape:
-            found = tuple(tensor.shape)
+        file, full = self._where[name]
+        header = file.get_slice(full)
+        if (found := tuple(header.get_shape())) != shape:
             raise ModelError(f"{self.folder}: the tensor {name} has shape {found}, expected was {shape}")
         # Without their scales, 8-bit numbers are other numbers.
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
-            dtype = str(tensor.dtype).removeprefix("torch.")
+        if (dtype := header.get_dtype()) not in DTYPES:
             raise ModelError(
                 f"{self.folder}: the tensor {name} is {dtype}; quantised weights are not supported",
                 hint="take the model in bfloat16, float16 or float32",
+            )
+        tensor = self[name]
+        if not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"{self.folder}: the tensor {name} holds numbers that are not finite",
+                hint="the file is damaged, or the model's training diverged; take another copy of it",
             )
         return tensor
 

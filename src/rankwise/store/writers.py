@@ -14,10 +14,11 @@ from rankwise.store import files
 
 Row = Mapping[str, Any]
 WriteRows = Callable[[Sequence[Row]], None]
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @contextmanager
-def write_rows(path: Path, preview: Iterable[Sequence[Row]]) -> Iterator[WriteRows]:
+def write_rows(path: Path, preview: Iterable[Sequence[Row]], *, safe: bool = False) -> Iterator[WriteRows]:
     """A function that writes batches of rows; the file is put in place at the end.
 
     In JSON Lines each row may have columns of its own. The other formats say first of all which
@@ -26,14 +27,20 @@ def write_rows(path: Path, preview: Iterable[Sequence[Row]]) -> Iterator[WriteRo
     Args:
         path: .csv, .tsv, .jsonl, .ndjson or .parquet.
         preview: batches of rows with the same columns, and values of the same kinds, as those to come.
+        safe: make every cell `neutral`, for .csv and .tsv.
 
     Raises:
-        UsageError: the suffix is not known, or a Parquet column has no type that holds its values.
+        UsageError: the suffix is not known, or not of a file for spreadsheets where it should be safe for
+            them; or a Parquet column has no type that holds its values.
     """
+    if safe and path.suffix.lower() not in (".csv", ".tsv"):
+        raise UsageError(
+            f"{path}: only .csv and .tsv are made safe for spreadsheets", hint="leave the option out"
+        )
     match path.suffix.lower():
         case ".csv" | ".tsv" as suffix:
             with files.writing(path) as text:
-                yield _csv_writer(text, _columns(preview), "," if suffix == ".csv" else "\t")
+                yield _csv_writer(text, _columns(preview), "," if suffix == ".csv" else "\t", safe)
         case ".jsonl" | ".ndjson":
             with files.writing(path) as text:
                 yield lambda rows: text.writelines(map(_json_line, rows))
@@ -47,8 +54,22 @@ def write_rows(path: Path, preview: Iterable[Sequence[Row]]) -> Iterator[WriteRo
             )
 
 
-def csv_line(cells: Iterable[Any], delimiter: str = ",") -> str:
+def neutral(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula: an apostrophe goes before a first sign that begins one.
+
+    The signs are those that OWASP names under "CSV Injection": = + - @, tab and line ends, and the
+    full-width forms of the first four. The text then differs from what it was by that apostrophe.
+
+    >>> neutral("=1+1"), neutral("so glad")
+    ("'=1+1", 'so glad')
+    """
+    return f"'{text}" if text.startswith(FORMULA_SIGNS) else text
+
+
+def csv_line(cells: Iterable[Any], delimiter: str = ",", *, safe: bool = False) -> str:
     r"""A line of CSV, its end included. Strings as they are, None as nothing, nested values as JSON.
+
+    With `safe` strings are made `neutral`; numbers stay as they are.
 
     The standard library leaves a lone carriage return without quotes (before Python 3.13), and
     then cannot read its own file.
@@ -56,6 +77,8 @@ def csv_line(cells: Iterable[Any], delimiter: str = ",") -> str:
     >>> csv_line(["a", 1.5, None, "b, c", "d\r", [True]])
     'a,1.5,,"b, c","d\r",[true]\n'
     """
+    if safe:
+        cells = (neutral(cell) if isinstance(cell, str) else cell for cell in cells)
     return delimiter.join(_quoted(_text(cell) or "", delimiter) for cell in cells) + "\n"
 
 
@@ -79,11 +102,11 @@ def _columns(preview: Iterable[Sequence[Row]]) -> list[str]:
     return list(dict.fromkeys(column for rows in preview for row in rows for column in row))
 
 
-def _csv_writer(file: TextIO, columns: list[str], delimiter: str) -> WriteRows:
-    file.write(csv_line(columns, delimiter))
+def _csv_writer(file: TextIO, columns: list[str], delimiter: str, safe: bool) -> WriteRows:
+    file.write(csv_line(columns, delimiter, safe=safe))
 
     def write(rows: Sequence[Row]) -> None:
-        file.writelines(csv_line([row.get(column) for column in columns], delimiter) for row in rows)
+        file.writelines(csv_line(map(row.get, columns), delimiter, safe=safe) for row in rows)
 
     return write
 
@@ -107,12 +130,14 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema(preview)
+    kinds = _kinds(preview)
+    # Half of a surrogate pair, which JSON allows in a name, is no character.
+    schema = pa.schema([(_text(column), kind) for column, kind in kinds.items()])
     with pq.ParquetWriter(file, schema) as writer:
 
         def write(rows: Sequence[Row]) -> None:
             try:
-                arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
+                arrays = [_array([row.get(name) for row in rows], kind) for name, kind in kinds.items()]
             except (pa.ArrowException, OverflowError) as error:
                 raise UsageError(
                     f"{path}: a column holds values that no type of Parquet takes together: {error}",
@@ -123,8 +148,8 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]
         yield write
 
 
-def _schema(preview: Iterable[Sequence[Row]]) -> Any:
-    """The narrowest Arrow schema for all rows; a column of mixed kinds becomes text."""
+def _kinds(preview: Iterable[Sequence[Row]]) -> dict[str, Any]:
+    """Column -> the narrowest Arrow type for all rows; a column of mixed kinds becomes text."""
     import pyarrow as pa
 
     types: dict[str, Any] = {}
@@ -133,7 +158,7 @@ def _schema(preview: Iterable[Sequence[Row]]) -> Any:
             found = _type([row.get(column) for row in rows])
             types[column] = _common(types.get(column, pa.null()), found)
     # Parquet has no structure without fields, which is what {} comes to.
-    return pa.schema({name: pa.string() if "struct<>" in str(t) else t for name, t in types.items()})
+    return {name: pa.string() if "struct<>" in str(t) else t for name, t in types.items()}
 
 
 def _type(values: list[Any]) -> Any:

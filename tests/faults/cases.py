@@ -1,0 +1,789 @@
+# ruff: noqa: E501, RUF001
+"""Files as people have them: (name, file name, bytes, the rows that they are, or what is said of them).
+
+What is said follows the file's path, and is all that is said.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Rows = list[tuple[str, str]]  # text, label
+
+PLAIN = "text,label\nso glad,joy\nsò cross,anger\n"
+BIG = "word " * 200_000 + "."
+
+
+def parquet(columns: dict[str, Any]) -> bytes:
+    return _written(pa.table(columns))
+
+
+def classes(names: list[str], labels: list[int]) -> bytes:
+    """A file whose ClassLabel names are noted as the datasets library does it."""
+    note = {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+    table = pa.table({"text": [f"t{i}" for i in range(len(labels))], "label": labels})
+    return _written(table.replace_schema_metadata({"huggingface": json.dumps(note)}))
+
+
+def zipped(text: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.csv", text)
+    return out.getvalue()
+
+
+def _written(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a", b"\xff"]).buffers())
+TWICE = _written(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]))
+GOOD = parquet({"text": ["a", "b"], "label": ["x", "y"]})
+
+CASES: list[tuple[str, str, bytes, Rows | str]] = [
+    ("utf8", "a.csv", PLAIN.encode(), [("so glad", "joy"), ("sò cross", "anger")]),
+    ("utf8 bom", "a.csv", PLAIN.encode("utf-8-sig"), [("so glad", "joy"), ("sò cross", "anger")]),
+    (
+        "utf16 bom",
+        "a.csv",
+        PLAIN.encode("utf-16"),
+        ":1: not UTF-8: byte 0xff at offset 0\nhint: if it is UTF-16: iconv -f UTF-16 -t UTF-8 a.csv > NEW",
+    ),
+    (
+        "utf16le no bom",
+        "a.csv",
+        PLAIN.encode("utf-16-le"),
+        ":3: not UTF-8: byte 0xf2 at offset 48\nhint: if it is UTF-16: iconv -f UTF-16 -t UTF-8 a.csv > NEW",
+    ),
+    (
+        "utf32",
+        "a.csv",
+        PLAIN.encode("utf-32"),
+        ":1: not UTF-8: byte 0xff at offset 0\nhint: if it is UTF-32: iconv -f UTF-32 -t UTF-8 a.csv > NEW",
+    ),
+    (
+        "latin1",
+        "a.csv",
+        PLAIN.encode("latin-1"),
+        ":3: not UTF-8: byte 0xf2 at offset 24\nhint: if it is WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 a.csv > NEW",
+    ),
+    (
+        "cp1252 quotes",
+        "a.csv",
+        b"text,label\nso glad,joy\n\x93cross\x94,anger\n",
+        ":3: not UTF-8: byte 0x93 at offset 23\nhint: if it is WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 a.csv > NEW",
+    ),
+    (
+        "utf8 cut",
+        "a.csv",
+        PLAIN.encode() + "é".encode()[:1],
+        ":4: not UTF-8: byte 0xc3 at offset 39\nhint: if it is WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 a.csv > NEW",
+    ),
+    (
+        "latin1 txt",
+        "a b.txt",
+        "caf\xe9;x\n".encode("latin-1"),
+        ":1: not UTF-8: byte 0xe9 at offset 3\nhint: if it is WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 'a b.txt' > NEW",
+    ),
+    ("bom txt", "a.txt", "\ufeffa;x\nb;y\n".encode(), [("a", "x"), ("b", "y")]),
+    (
+        "bom jsonl",
+        "a.jsonl",
+        '\ufeff{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'.encode(),
+        [("a", "x"), ("b", "y")],
+    ),
+    (
+        "overlong",
+        "a.csv",
+        b"text,label\n\xc0\xaf,x\nb,y\n",
+        ":2: not UTF-8: byte 0xc0 at offset 11\nhint: if it is WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 a.csv > NEW",
+    ),
+    ("crlf", "a.csv", b"text,label\r\na,x\r\nb,y\r\n", [("a", "x"), ("b", "y")]),
+    ("cr", "a.csv", b"text,label\ra,x\rb,y\r", [("a", "x"), ("b", "y")]),
+    ("mixed ends", "a.csv", b"text,label\na,x\r\nb,y\r", [("a", "x"), ("b", "y")]),
+    ("no last end", "a.csv", b"text,label\na,x\nb,y", [("a", "x"), ("b", "y")]),
+    ("crlf txt", "a.txt", b"a;x\r\nb;y\r\n", [("a", "x"), ("b", "y")]),
+    (
+        "cr txt",
+        "a.txt",
+        b"a;x\rb;y\r",
+        ":1: a carriage return within the line\nhint: line ends are LF or CR LF here; where they are CR alone: tr '\\r' '\\n' < OLD > NEW",
+    ),
+    (
+        "crlf jsonl",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\r\n{"text": "b", "label": "y"}\r\n',
+        [("a", "x"), ("b", "y")],
+    ),
+    (
+        "cr jsonl",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\r{"text": "b", "label": "y"}\r',
+        ':1: not JSON: Extra data (column 29)\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    ("empty lines csv", "a.csv", b"text,label\n\na,x\n\n\nb,y\n\n", [("a", "x"), ("b", "y")]),
+    (
+        "unicode line sep",
+        "a.csv",
+        "text,label\na\u2028b\x85c,x\nb,y\n".encode(),
+        [("a\u2028b\x85c", "x"), ("b", "y")],
+    ),
+    ("form feed", "a.txt", b"a\x0cb;x\nb;y\n", [("a\x0cb", "x"), ("b", "y")]),
+    ("quotes", "a.csv", b'text,label\n"a, ""b""",x\n\'b\',y\n', [('a, "b"', "x"), ("'b'", "y")]),
+    ("embedded newline", "a.csv", b'text,label\n"a\nb\r\nc",x\nb,y\n', [("a\nb\r\nc", "x"), ("b", "y")]),
+    (
+        "unbalanced",
+        "a.csv",
+        b'text,label\na,x\n"b,y\nc,x\n',
+        ':3: not CSV: unexpected end of data\nhint: is a quotation mark left open? One inside a field is doubled: "so ""good"", they said"',
+    ),
+    (
+        "text after quote",
+        "a.csv",
+        b'text,label\n"a" b,x\nc,y\n',
+        ':2: not CSV: \',\' expected after \'"\'\nhint: is a quotation mark left open? One inside a field is doubled: "so ""good"", they said"',
+    ),
+    ("stray quote inside", "a.csv", b'text,label\na "b" c,x\nb,y\n', [('a "b" c', "x"), ("b", "y")]),
+    (
+        "curly quotes",
+        "a.csv",
+        "text,label\n“a, b”,x\nb,y\n".encode(),
+        ":2: 3 fields, where the header has 2\nhint: a field that holds the separator, a quotation mark or a line end stands in quotes",
+    ),
+    ("quote tsv", "a.tsv", b'text\tlabel\n"a\tb"\tx\nb\ty\n', [("a\tb", "x"), ("b", "y")]),
+    ("padded header", "a.csv", b" text , label\na,x\nb,y\n", [("a", "x"), ("b", "y")]),
+    ("quoted bom header", "a.csv", '\ufeff"text","label"\na,x\nb,y\n'.encode(), [("a", "x"), ("b", "y")]),
+    ("capital header", "a.csv", b"Text,LABEL\na,x\nb,y\n", [("a", "x"), ("b", "y")]),
+    (
+        "dup header",
+        "a.csv",
+        b"text,label,text\na,x,c\n",
+        ":1: the column 'text' stands twice in the header\nhint: give each column a name of its own",
+    ),
+    (
+        "dup header padded",
+        "a.csv",
+        b"text,label,label \na,x,c\n",
+        ":1: the column 'label' stands twice in the header\nhint: give each column a name of its own",
+    ),
+    (
+        "no header",
+        "a.csv",
+        b"i am glad,joy,1\nso cross,anger,2\n",
+        ": no column for the text is known by its name; the columns are i am glad, joy, 1\nhint: name it: --text-column NAME; the file's first line must hold the names",
+    ),
+    (
+        "no header of two",
+        "a.csv",
+        b"i am glad,joy\nso cross,anger\n",
+        ": no column for the text is known by its name; the columns are i am glad, joy\nhint: name it: --text-column NAME; the file's first line must hold the names",
+    ),
+    (
+        "header only",
+        "a.csv",
+        b"text,label\n",
+        ": there are no texts in it\nhint: is it the right file, and was it written to its end?",
+    ),
+    ("index column", "a.csv", b",text,label\n0,a,x\n1,b,y\n", [("a", "x"), ("b", "y")]),
+    ("extra column", "a.csv", b"id,text,label,more\n1,a,x,p\n2,b,y,q\n", [("a", "x"), ("b", "y")]),
+    (
+        "extra field",
+        "a.csv",
+        b"text,label\na,x\nb,y,z\n",
+        ":3: 3 fields, where the header has 2\nhint: a field that holds the separator, a quotation mark or a line end stands in quotes",
+    ),
+    (
+        "missing field",
+        "a.csv",
+        b"text,label\na,x\nb\n",
+        ":3: 1 field, where the header has 2\nhint: a field that holds the separator, a quotation mark or a line end stands in quotes",
+    ),
+    ("trailing comma", "a.csv", b"text,label,\na,x,\nb,y,\n", [("a", "x"), ("b", "y")]),
+    (
+        "unquoted comma",
+        "a.csv",
+        b"text,label\nso, glad,x\nb,y\n",
+        ":2: 3 fields, where the header has 2\nhint: a field that holds the separator, a quotation mark or a line end stands in quotes",
+    ),
+    (
+        "no label column",
+        "a.csv",
+        b"text,id,more\na,1,2\nb,2,3\n",
+        ": no column for the label is known by its name; the columns are text, id, more\nhint: name it: --label-column NAME; the file's first line must hold the names",
+    ),
+    (
+        "semicolon csv",
+        "a.csv",
+        b"text;label\na;x\nb;y\n",
+        ": no column for the text is known by its name; the columns are text;label\nhint: the separator seems to be ';': .csv has commas, .tsv has tabs, .txt is text;label",
+    ),
+    (
+        "tabs csv",
+        "a.csv",
+        b"text\tlabel\na\tx\nb\ty\n",
+        ": no column for the text is known by its name; the columns are text\\tlabel\nhint: the separator seems to be '\\t': .csv has commas, .tsv has tabs, .txt is text;label",
+    ),
+    (
+        "commas tsv",
+        "a.tsv",
+        b"text,label\na,x\nb,y\n",
+        ": no column for the text is known by its name; the columns are text,label\nhint: name it: --text-column NAME; the file's first line must hold the names",
+    ),
+    (
+        "sep line of excel",
+        "a.csv",
+        b"sep=,\ntext,label\na,x\nb,y\n",
+        ": no column for the text is known by its name; the columns are sep=, \nhint: name it: --text-column NAME; the file's first line must hold the names",
+    ),
+    (
+        "gzip csv",
+        "a.csv",
+        gzip.compress(PLAIN.encode(), mtime=0),
+        ": the file is compressed with gzip\nhint: unpack it first, with gunzip",
+    ),
+    (
+        "gzip txt",
+        "a.txt",
+        gzip.compress(b"a;x\n", mtime=0),
+        ": the file is compressed with gzip\nhint: unpack it first, with gunzip",
+    ),
+    (
+        "bzip2",
+        "a.csv",
+        bz2.compress(PLAIN.encode()),
+        ": the file is compressed with bzip2\nhint: unpack it first, with bunzip2",
+    ),
+    (
+        "xz",
+        "a.csv",
+        lzma.compress(PLAIN.encode()),
+        ": the file is compressed with xz\nhint: unpack it first, with unxz",
+    ),
+    (
+        "zstd",
+        "a.csv",
+        b"\x28\xb5\x2f\xfd" + b"\0" * 20,
+        ": the file is compressed with zstd\nhint: unpack it first, with unzstd",
+    ),
+    (
+        "xlsx csv",
+        "a.csv",
+        zipped(PLAIN),
+        ": the file is a ZIP archive or a spreadsheet\nhint: unpack it, or save the sheet as CSV in UTF-8",
+    ),
+    ("parquet csv", "a.csv", GOOD, ": the file is Parquet\nhint: give it the suffix .parquet"),
+    (
+        "csv parquet",
+        "a.parquet",
+        PLAIN.encode(),
+        ": not a Parquet file that can be read: Parquet magic bytes not found in footer\nhint: write the file again, or copy it again",
+    ),
+    (
+        "gz suffix",
+        "a.csv.gz",
+        gzip.compress(PLAIN.encode(), mtime=0),
+        ": the file is compressed with gzip\nhint: unpack it first, with gunzip",
+    ),
+    (
+        "xlsx suffix",
+        "a.xlsx",
+        b"x",
+        ": the suffix '.xlsx' is of no known format\nhint: the known ones are .txt, .csv, .tsv, .jsonl, .ndjson, .json, .parquet",
+    ),
+    (
+        "no suffix",
+        "data",
+        b"x",
+        ": a file name without a suffix\nhint: the known ones are .txt, .csv, .tsv, .jsonl, .ndjson, .json, .parquet",
+    ),
+    (
+        "nul",
+        "a.csv",
+        b"text,label\na,x\nb\0c,y\n",
+        ":3: a NUL byte, which no text holds\nhint: take it out; if the file is UTF-16: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+    ),
+    (
+        "nul txt",
+        "a.txt",
+        b"a;x\n\0;y\n",
+        ":2: a NUL byte, which no text holds\nhint: take it out; if the file is UTF-16: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+    ),
+    (
+        "nul jsonl raw",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\n\0\n',
+        ":2: a NUL byte, which no text holds\nhint: take it out; if the file is UTF-16: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+    ),
+    (
+        "nul escaped",
+        "a.jsonl",
+        b'{"text": "a\\u0000b", "label": "x"}\n{"text": "b", "label": "y"}\n',
+        ":1: a NUL, which no text holds (column 'text')\nhint: take it out",
+    ),
+    (
+        "only nul",
+        "a.csv",
+        b"\0" * 100,
+        ":1: a NUL byte, which no text holds\nhint: take it out; if the file is UTF-16: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+    ),
+    (
+        "zero bytes",
+        "a.csv",
+        b"",
+        ": the file is empty\nhint: is it the right file, and was it written to its end?",
+    ),
+    (
+        "zero bytes parquet",
+        "a.parquet",
+        b"",
+        ": the file is empty\nhint: is it the right file, and was it written to its end?",
+    ),
+    (
+        "blank",
+        "a.csv",
+        b"\n\n  \n",
+        ": there are no column names\nhint: the first line holds them, such as text,label",
+    ),
+    (
+        "blank txt",
+        "a.txt",
+        b"\n \n",
+        ": there are no texts in it\nhint: is it the right file, and was it written to its end?",
+    ),
+    (
+        "label ints",
+        "a.jsonl",
+        b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n',
+        [("a", "0"), ("b", "1")],
+    ),
+    (
+        "label floats",
+        "a.jsonl",
+        b'{"text": "a", "label": 0.0}\n{"text": "b", "label": 1.0}\n',
+        [("a", "0"), ("b", "1")],
+    ),
+    (
+        "label half",
+        "a.jsonl",
+        b'{"text": "a", "label": 0}\n{"text": "b", "label": 0.5}\n',
+        ":2: the label is 0.5, neither a string nor a whole number (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "label bools",
+        "a.jsonl",
+        b'{"text": "a", "label": true}\n{"text": "b", "label": false}\n',
+        [("a", "true"), ("b", "false")],
+    ),
+    (
+        "label null",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\n{"text": "b", "label": null}\n',
+        ":2: the label is missing (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "label absent",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\n{"text": "b"}\n',
+        ":2: the label is missing (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "label NaN",
+        "a.jsonl",
+        b'{"text": "a", "label": NaN}\n',
+        ":1: the label is nan, neither a string nor a whole number (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "label list",
+        "a.jsonl",
+        b'{"text": "a", "label": ["x"]}\n',
+        ":1: the label is ['x'], neither a string nor a whole number (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "label words",
+        "a.csv",
+        b"text,label\nnull,NA\nnan,None\nNone,nan\nNA,null\n",
+        [("null", "NA"), ("nan", "None"), ("None", "nan"), ("NA", "null")],
+    ),
+    (
+        "label empty",
+        "a.csv",
+        b"text,label\na,x\nb,\n",
+        ":3: the label is empty (column 'label')\nhint: give it a label, or take the line out",
+    ),
+    (
+        "label blank",
+        "a.txt",
+        b"a;x\nb; \n",
+        ":2: the label is empty\nhint: give it a label, or take the line out",
+    ),
+    ("label padded", "a.csv", b"text,label\na, x\nb,y \n", [("a", "x"), ("b", "y")]),
+    ("label case", "a.csv", b"text,label\na,Joy\nb,joy\n", [("a", "Joy"), ("b", "joy")]),
+    (
+        "label numbers csv",
+        "a.csv",
+        b"text,label\na,1\nb,01\nc,1.0\n",
+        [("a", "1"), ("b", "01"), ("c", "1.0")],
+    ),
+    (
+        "label control",
+        "a.csv",
+        b'text,label\na,x\nb,"y\nz"\n',
+        ":3: the label 'y\\nz' holds a control character (column 'label')\nhint: is a quotation mark left open, or is this the column of the texts?",
+    ),
+    (
+        "label escape",
+        "a.jsonl",
+        b'{"text": "a", "label": "\\u001b[31mx"}\n',
+        ":1: the label '\\x1b[31mx' holds a control character (column 'label')\nhint: is a quotation mark left open, or is this the column of the texts?",
+    ),
+    (
+        "label huge int",
+        "a.jsonl",
+        b'{"text": "a", "label": 1' + b"0" * 5000 + b"}\n",
+        ':1: not JSON that can be read: Exceeds the limit (4300 digits) for integer string conversion: value has 5001 digits\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "one class",
+        "a.csv",
+        b"text,label\na,x\nb,x\n",
+        ": one class only: every text has the label 'x'\nhint: a classifier needs texts of at least two labels",
+    ),
+    (
+        "one row",
+        "a.csv",
+        b"text,label\na,x\n",
+        ": one class only: every text has the label 'x'\nhint: a classifier needs texts of at least two labels",
+    ),
+    (
+        "thousand classes",
+        "a.csv",
+        ("text,label\n" + "".join(f"text {i},class {i % 1000}\n" for i in range(2000))).encode(),
+        [(f"text {i}", f"class {i % 1000}") for i in range(2000)],
+    ),
+    (
+        "text empty",
+        "a.csv",
+        b"text,label\na,x\n,y\n",
+        ":3: the text is empty (column 'text')\nhint: give it a text, or take the line out",
+    ),
+    (
+        "text empty quoted",
+        "a.csv",
+        b'text,label\na,x\n"",y\n',
+        ":3: the text is empty (column 'text')\nhint: give it a text, or take the line out",
+    ),
+    (
+        "text blank",
+        "a.csv",
+        "text,label\na,x\n \t\u3000\u00a0,y\n".encode(),
+        ":3: the text is empty (column 'text')\nhint: give it a text, or take the line out",
+    ),
+    ("text zero width", "a.csv", "text,label\na,x\n\u200b,y\n".encode(), [("a", "x"), ("\u200b", "y")]),
+    ("text megabyte", "a.csv", f"text,label\n{BIG},x\nb,y\n".encode(), [(BIG, "x"), ("b", "y")]),
+    (
+        "text megabyte jsonl",
+        "a.jsonl",
+        (json.dumps({"text": BIG, "label": "x"}) + '\n{"text": "b", "label": "y"}\n').encode(),
+        [(BIG, "x"), ("b", "y")],
+    ),
+    (
+        "text rtl",
+        "a.csv",
+        "text,label\nשלום عالم,x\n\u202eabc,y\n".encode(),
+        [("שלום عالم", "x"), ("\u202eabc", "y")],
+    ),
+    (
+        "text emoji",
+        "a.csv",
+        "text,label\n👩‍👩‍👧‍👦🏳️‍🌈,😀\nb,😡\n".encode(),
+        [
+            (
+                "\U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466\U0001f3f3\ufe0f\u200d\U0001f308",
+                "\U0001f600",
+            ),
+            ("b", "\U0001f621"),
+        ],
+    ),
+    (
+        "text combining",
+        "a.csv",
+        "text,label\ne\u0301,x\n\u00e9,y\n".encode(),
+        [("e\u0301", "x"), ("\xe9", "y")],
+    ),
+    (
+        "text surrogate",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\n{"text": "b\\ud83d", "label": "y"}\n',
+        ":2: \\ud83d, half of a surrogate pair, is no character (column 'text')\nhint: the text was cut inside a character: write that character whole, or leave it out",
+    ),
+    (
+        "text pair",
+        "a.jsonl",
+        b'{"text": "\\ud83d\\ude00", "label": "x"}\n{"text": "b", "label": "y"}\n',
+        [("😀", "x"), ("b", "y")],
+    ),
+    (
+        "label surrogate",
+        "a.jsonl",
+        b'{"text": "a", "label": "\\udc00"}\n',
+        ":1: \\udc00, half of a surrogate pair, is no character (column 'label')\nhint: the text was cut inside a character: write that character whole, or leave it out",
+    ),
+    (
+        "column surrogate",
+        "a.jsonl",
+        b'{"text": "a", "label": "x", "\\ud800": 1}\n{"text": "b", "label": "y"}\n',
+        [("a", "x"), ("b", "y")],
+    ),
+    (
+        "raw surrogate",
+        "a.csv",
+        b"text,label\n\xed\xa0\x80,x\n",
+        ":2: not UTF-8: byte 0xed at offset 11\nhint: if it is WINDOWS-1252: iconv -f WINDOWS-1252 -t UTF-8 a.csv > NEW",
+    ),
+    (
+        "endoftext",
+        "a.csv",
+        b"text,label\n<|endoftext|>,x\n<|endoftext|> and <s>[PAD],y\n",
+        [("<|endoftext|>", "x"), ("<|endoftext|> and <s>[PAD]", "y")],
+    ),
+    (
+        "text number",
+        "a.jsonl",
+        b'{"text": 5, "label": "x"}\n',
+        ":1: the text is of type int, not a string (column 'text')\nhint: give it a text, or take the row out; the column of the texts is named by --text-column NAME",
+    ),
+    (
+        "text list",
+        "a.jsonl",
+        b'{"text": ["a"], "label": "x"}\n',
+        ":1: the text is of type list, not a string (column 'text')\nhint: give it a text, or take the row out; the column of the texts is named by --text-column NAME",
+    ),
+    (
+        "text null",
+        "a.jsonl",
+        b'{"text": null, "label": "x"}\n',
+        ":1: the text is missing (column 'text')\nhint: give it a text, or take the row out; the column of the texts is named by --text-column NAME",
+    ),
+    (
+        "markup",
+        "a.csv",
+        b"text,label\n[b]bold[/b] <script>,[red]x\n=1+1,:smile:\n",
+        [("[b]bold[/b] <script>", "[red]x"), ("=1+1", ":smile:")],
+    ),
+    (
+        "json array",
+        "a.json",
+        b'[{"text": "a", "label": "x"}]\n',
+        ':1: not a JSON object\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "json pretty",
+        "a.json",
+        b'{\n  "text": "a",\n  "label": "x"\n}\n',
+        ':1: not JSON: Expecting property name enclosed in double quotes (column 2)\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "json cut",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\n{"text": "b", "la',
+        ':2: not JSON: Unterminated string starting at (column 15)\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "json single quotes",
+        "a.jsonl",
+        b"{'text': 'a', 'label': 'x'}\n",
+        ':1: not JSON: Expecting property name enclosed in double quotes (column 2)\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "json twice",
+        "a.jsonl",
+        b'{"text": "a", "text": "b", "label": "x"}\n',
+        ':1: not JSON that can be read: an object holds the same name twice\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "json deep",
+        "a.jsonl",
+        b'{"text": "a", "label": "x", "more": ' + b"[" * 100_000 + b"\n",
+        ':1: not JSON that can be read: maximum recursion depth exceeded while decoding a JSON array from a unicode string\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "json scalar",
+        "a.jsonl",
+        b'"a"\n',
+        ':1: not a JSON object\nhint: JSON Lines: one object a line, such as {"text": "...", "label": "..."}',
+    ),
+    (
+        "json empty lines",
+        "a.jsonl",
+        b'\n{"text": "a", "label": "x"}\n\n{"text": "b", "label": "y"}\n\n',
+        [("a", "x"), ("b", "y")],
+    ),
+    (
+        "json other columns",
+        "a.jsonl",
+        b'{"text": "a", "label": "x"}\n{"sentence": "b", "label": "y"}\n',
+        ":2: the text is missing (column 'text')\nhint: give it a text, or take the row out; the column of the texts is named by --text-column NAME",
+    ),
+    ("txt", "a.txt", b"a; b;x\n c ;y\n", [("a; b", "x"), (" c ", "y")]),
+    ("txt header", "a.txt", b"text;label\na;x\nb;y\n", [("a", "x"), ("b", "y")]),
+    (
+        "txt no semicolon",
+        "a.txt",
+        b"a;x\nb\n",
+        ":2: no ';' between text and label\nhint: each line of a .txt file is text;label",
+    ),
+    ("txt empty line", "a.txt", b"a;x\n\nb;y\n", ":2: the line is empty\nhint: take the line out"),
+    (
+        "txt label only",
+        "a.txt",
+        b"a;x\n;y\n",
+        ":2: the text is empty\nhint: give it a text, or take the line out",
+    ),
+    ("tsv", "a.TSV", b"text\tlabel\na, b\tx\nc\ty\n", [("a, b", "x"), ("c", "y")]),
+    (
+        "ndjson",
+        "a.ndjson",
+        b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
+        [("a", "x"), ("b", "y")],
+    ),
+    ("parquet", "a.parquet", GOOD, [("a", "x"), ("b", "y")]),
+    (
+        "parquet cut",
+        "a.parquet",
+        GOOD[:-20],
+        ": not a Parquet file that can be read: Parquet magic bytes not found in footer\nhint: write the file again, or copy it again",
+    ),
+    (
+        "parquet head",
+        "a.parquet",
+        GOOD[:100],
+        ": not a Parquet file that can be read: Parquet magic bytes not found in footer\nhint: write the file again, or copy it again",
+    ),
+    (
+        "parquet footer",
+        "a.parquet",
+        GOOD[:-40] + b"\xff" * 32 + GOOD[-8:],
+        ": not a Parquet file that can be read: Couldn't deserialize thrift\nhint: write the file again, or copy it again",
+    ),
+    (
+        "parquet pages",
+        "a.parquet",
+        GOOD[:4] + b"\xff" * 60 + GOOD[64:],
+        ": row 1: this row, or one after it, cannot be read: Couldn't deserialize thrift\nhint: write the file again, or copy it again",
+    ),
+    (
+        "parquet large strings",
+        "a.parquet",
+        parquet(
+            {
+                "text": pa.array(["a", "b"], pa.large_string()),
+                "label": pa.array(["x", "y"]).dictionary_encode(),
+            }
+        ),
+        [("a", "x"), ("b", "y")],
+    ),
+    (
+        "parquet bytes",
+        "a.parquet",
+        parquet({"text": [b"a", b"b"], "label": ["x", "y"]}),
+        ": row 1: the text is of type bytes, not a string (column 'text')\nhint: give it a text, or take the row out; the column of the texts is named by --text-column NAME",
+    ),
+    (
+        "parquet not utf8",
+        "a.parquet",
+        parquet({"text": NOT_UTF8, "label": ["x", "y"]}),
+        ": row 1: a string in this row, or in one after it, is not UTF-8\nhint: write the file again, or copy it again",
+    ),
+    (
+        "parquet null text",
+        "a.parquet",
+        parquet({"text": ["a", None], "label": ["x", "y"]}),
+        ": row 2: the text is missing (column 'text')\nhint: give it a text, or take the row out; the column of the texts is named by --text-column NAME",
+    ),
+    (
+        "parquet null label",
+        "a.parquet",
+        parquet({"text": ["a", "b"], "label": [1, None]}),
+        ": row 2: the label is missing (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "parquet float label",
+        "a.parquet",
+        parquet({"text": ["a", "b"], "label": [1.0, 2.0]}),
+        [("a", "1"), ("b", "2")],
+    ),
+    (
+        "parquet nan label",
+        "a.parquet",
+        parquet({"text": ["a", "b"], "label": [1.0, float("nan")]}),
+        ": row 2: the label is nan, neither a string nor a whole number (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "parquet bool",
+        "a.parquet",
+        parquet({"text": ["a", "b"], "label": [True, False]}),
+        [("a", "true"), ("b", "false")],
+    ),
+    (
+        "parquet date",
+        "a.parquet",
+        parquet({"text": ["a", "b"], "label": [date(2026, 1, 1), date(2026, 1, 2)]}),
+        ": row 1: the label is datetime.date(2026, 1, 1), neither a string nor a whole number (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "parquet decimal",
+        "a.parquet",
+        parquet({"text": ["a", "b"], "label": [Decimal("1"), Decimal("2")]}),
+        ": row 1: the label is Decimal('1'), neither a string nor a whole number (column 'label')\nhint: give it a label, or take the row out; labels are strings, whole numbers, true or false",
+    ),
+    (
+        "parquet year 300000",
+        "a.parquet",
+        parquet({"text": ["a", "b"], "label": ["x", "y"], "when": pa.array([2**62, 0], pa.timestamp("us"))}),
+        ": row 1: this row, or one after it, cannot be read: date value out of range\nhint: write the file again, or copy it again",
+    ),
+    (
+        "parquet no rows",
+        "a.parquet",
+        parquet({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}),
+        ": there are no texts in it\nhint: is it the right file, and was it written to its end?",
+    ),
+    (
+        "parquet no columns",
+        "a.parquet",
+        parquet({}),
+        ": there are no column names\nhint: is it the right file, and was it written to its end?",
+    ),
+    (
+        "parquet twice",
+        "a.parquet",
+        TWICE,
+        ": the column 'text' stands twice in the header\nhint: give each column a name of its own",
+    ),
+    ("classes", "a.parquet", classes(["neg", "pos"], [1, 0]), [("t0", "pos"), ("t1", "neg")]),
+    (
+        "classes out of range",
+        "a.parquet",
+        classes(["neg", "pos"], [1, 2]),
+        ": row 2: the label 2 is outside 0 to 1 (column 'label')\nhint: the data names its classes, and this is none of them; -1 stands for a row without label",
+    ),
+    (
+        "classes unlabelled",
+        "a.parquet",
+        classes(["neg", "pos"], [-1, -1]),
+        ": row 1: the label -1 is outside 0 to 1 (column 'label')\nhint: the data names its classes, and this is none of them; -1 stands for a row without label",
+    ),
+]
