@@ -10,12 +10,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rankwise.nn.packing import Stream
+from rankwise.nn.packing import Stream, block_width
+
+
+class Part(NamedTuple):
+    """Which texts of its batch a stream holds, where a batch of one adapter is computed in parts."""
+
+    lengths: tuple[int, ...]  # of every text of the batch
+    first: int  # text of the batch that is the stream's first
 
 
 class Masks:
@@ -25,10 +33,12 @@ class Masks:
         seeds: each adapter's seed.
         step: the step, from 0.
         stream: the step's packed texts.
+        part: where the stream is a part of one adapter's batch; its masks are those parts of the
+            batch's masks.
     """
 
-    def __init__(self, seeds: Sequence[int], step: int, stream: Stream) -> None:
-        self.seeds, self.step, self.stream = seeds, step, stream
+    def __init__(self, seeds: Sequence[int], step: int, stream: Stream, part: Part | None = None) -> None:
+        self.seeds, self.step, self.stream, self.part = seeds, step, stream, part
         self.device = stream.ids.device
 
     def distinct(self) -> Masks:
@@ -56,7 +66,8 @@ class Masks:
         for adapter, (rows, rate) in enumerate(zip(slices, rates, strict=True)):
             part = mask[rows]
             if rate:
-                part.copy_(self._keep(adapter, site, part.numel(), rate).view_as(part))
+                sizes = self._sizes(width, pooled) if self.part else None
+                part.copy_(self._keep(adapter, site, part.numel(), rate, sizes).view_as(part))
             else:
                 part.fill_(1)
         return mask
@@ -75,15 +86,43 @@ class Masks:
         sizes = heads * shapes.prod(axis=1)
         parts: list[Tensor] = []
         for adapter, texts in enumerate(self.stream.text_rows()):
-            keep = self._keep(adapter, site, int(sizes[texts].sum()), rate)
+            every = self._attention_sizes(heads, pooled) if self.part else None
+            keep = self._keep(adapter, site, int(sizes[texts].sum()), rate, every)
             parts += torch.split(keep, sizes[texts].tolist())
         return [
             torch.stack([parts[i] for i in block.texts]).view(len(block.texts), heads, -1, block.width)
             for block in self.stream.blocks
         ]
 
-    def _keep(self, adapter: int, site: str, count: int, rate: float) -> Tensor:
-        """(count,) bool, True where a number is kept."""
+    def _sizes(self, width: int, pooled: bool) -> list[int]:
+        """Numbers that each text of the whole batch takes in `rows`."""
+        assert self.part is not None
+        return [width if pooled else width * length for length in self.part.lengths]
+
+    def _attention_sizes(self, heads: int, pooled: bool) -> list[int]:
+        """Numbers that each text of the whole batch takes in `attention`."""
+        assert self.part is not None
+        widths = map(block_width, self.part.lengths)
+        return [heads * width * (1 if pooled else width) for width in widths]
+
+    def _keep(
+        self, adapter: int, site: str, count: int, rate: float, batch: Sequence[int] | None = None
+    ) -> Tensor:
+        """(count,) bool, True where a number is kept.
+
+        Args:
+            adapter: whose.
+            site: name that keys the mask.
+            count: numbers of the stream.
+            rate: drop rate.
+            batch: numbers of each text of the whole batch, where the stream is a part of it.
+        """
+        if batch is not None and self.part is not None:
+            start = sum(batch[: self.part.first])
+            return self._draw(adapter, site, sum(batch), rate)[start : start + count]
+        return self._draw(adapter, site, count, rate)
+
+    def _draw(self, adapter: int, site: str, count: int, rate: float) -> Tensor:
         seed = np.random.SeedSequence([self.seeds[adapter], self.step, zlib.crc32(site.encode())])
         if self.device.type == "cpu":
             words = np.random.SFC64(seed).random_raw(-(-count // 4))

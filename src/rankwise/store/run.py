@@ -70,6 +70,7 @@ class Results(BaseModel):
     precision: str
     threads: int
     versions: dict[str, str]
+    fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of what was read
     adapters: list[AdapterResult]
     references: list[Reference] = []
     diverged: list[Diverged] = []
@@ -97,6 +98,16 @@ class RunFolder:
         self.table = self.path / "table.md"
         self.samples = self.path / "samples.md"
         self.adapters = self.path / "adapters"
+        self.logits = self.path / "logits"
+        self.checkpoint = self.path / "checkpoint"
+
+    def is_begun(self) -> bool:
+        """Whether a sweep was begun here."""
+        return self.recipe.exists()
+
+    def is_complete(self) -> bool:
+        """Whether a sweep was brought to its end here."""
+        return self.results.exists() and not self.checkpoint.exists()
 
     def read_results(self) -> Results:
         """The finished run's results.

@@ -1,0 +1,146 @@
+"""Going on with a run: whether recipe, data and base are still its own, and what it has already."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwise.errors import UsageError
+from rankwise.nn.packing import Ids
+from rankwise.recipe import Recipe
+from rankwise.store import files
+from rankwise.store.checkpoint import BankPlan, JobState
+from rankwise.store.run import Results, RunFolder, Timing
+
+CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb")
+"""Settings that may be others when a run goes on: they leave alone what was trained."""
+
+
+def merge(begun: Recipe, given: Recipe, where: Path) -> Recipe:
+    """The recipe to go on with: the run's own, with the ranks and seeds that were added.
+
+    Args:
+        begun: what the run was begun with.
+        given: what is asked for now. Ranks and seeds that it leaves out stay in the run.
+        where: the run, for the message.
+
+    Raises:
+        UsageError: another setting is not the run's.
+    """
+    for name in Recipe.model_fields:
+        old, new = getattr(begun, name), getattr(given, name)
+        if name not in CHANGEABLE and new != old:
+            raise UsageError(
+                f"{where}: {name} is {old!r} in this run, and {new!r} was asked for",
+                hint=f"--resume takes other values of {', '.join(CHANGEABLE)} only; "
+                "give another --out for a new run",
+            )
+    ranks, seeds = _union(begun.ranks, given.ranks), _union(begun.seeds, given.seeds)
+    if list(begun.ranks) == sorted(begun.ranks):
+        ranks = tuple(sorted(ranks))
+    return given.model_copy(update={"ranks": ranks, "seeds": seeds})
+
+
+def _union(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+    """The first seed stays first, since it cuts the validation split."""
+    return (*old, *(each for each in new if each not in old))
+
+
+def fingerprint(splits: Mapping[str, tuple[Sequence[Ids], NDArray[np.int64]]], base: Path) -> dict[str, str]:
+    """SHA-256 of each split's token ids and labels, and of the base's weights files.
+
+    Args:
+        splits: name -> token ids of each text, label ids (texts,).
+        base: the folder of the base model.
+    """
+    found = {}
+    for name, (texts, labels) in splits.items():
+        digest = hashlib.sha256(np.array([len(labels), *map(len, texts)], dtype="<i8").tobytes())
+        for ids in (*texts, labels):
+            digest.update(np.ascontiguousarray(ids, dtype="<i8").tobytes())
+        found[name] = digest.hexdigest()
+    weights = [f"{path.name} {files.sha256(path)}" for path in sorted(base.glob("*.safetensors"))]
+    return found | {"base": hashlib.sha256("\n".join(weights).encode()).hexdigest()}
+
+
+def require_same(found: Mapping[str, str], begun: Mapping[str, str], where: Path) -> None:
+    """Check that data and base are those that a run was begun with.
+
+    Raises:
+        UsageError: one is not, or is missing.
+    """
+    for name in sorted(begun.keys() | found.keys()):
+        if found.get(name) != begun.get(name):
+            what = "the base model's weights are" if name == "base" else f"the {name} split is"
+            raise UsageError(
+                f"{where}: {what} not what this run was begun with",
+                hint="bring it back as it was, or give another --out to begin anew",
+            )
+
+
+def from_results(recipe: Recipe, results: Results, timing: Timing) -> JobState:
+    """The state of a run that was complete, to be extended.
+
+    Args:
+        recipe: of the run.
+        results: its results.json.
+        timing: its timing.json.
+    """
+    banks: dict[int, list[str]] = {}
+    for row in results.adapters:
+        banks.setdefault(row.bank, []).append(row.name)
+    return JobState(
+        recipe=recipe.model_dump(mode="json"),
+        fingerprint=results.fingerprint,
+        environment=environment(results.versions, results.device, results.precision, results.threads),
+        banks=[BankPlan(adapters=banks.get(number, [])) for number in range(1, 1 + max(banks, default=0))],
+        diverged=results.diverged,
+        trained_tokens=round(timing.tokens_per_second * timing.seconds["train"]),
+        seconds=timing.seconds,
+        train_seconds=timing.train_seconds,
+    )
+
+
+def environment(versions: Mapping[str, str], device: str, precision: str, threads: int) -> dict[str, str]:
+    """What may change the last digits of a result though the recipe is the same."""
+    return dict(versions) | {"device": device, "precision": precision, "threads": str(threads)}
+
+
+def changes(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs between two environments, as `torch 2.10 -> 2.11`; empty where nothing does."""
+    return ", ".join(
+        f"{name} {begun.get(name)} -> {now.get(name)}"
+        for name in sorted(begun.keys() | now.keys())
+        if begun.get(name) != now.get(name)
+    )
+
+
+def refusal(run: RunFolder) -> UsageError:
+    """Why a sweep cannot begin in a folder that holds something, and how to go on."""
+    if not run.is_begun():
+        return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
+    found = "a finished sweep" if run.is_complete() else "a sweep that did not end"
+    return UsageError(
+        f"{run.path}: holds {found}",
+        hint=f"rankwise sweep --resume {run.path} goes on with it; or choose another --out",
+    )
+
+
+def stored_recipe(run: RunFolder, state: JobState | None) -> Recipe:
+    """The recipe that a run was begun with: its checkpoint's, else its recipe.toml.
+
+    Raises:
+        UsageError: there is no run, or its recipe cannot be read.
+    """
+    if not run.is_begun():
+        raise UsageError(
+            f"{run.path}: nothing to resume: no sweep was begun here",
+            hint="give the command without --resume",
+        )
+    values: dict[str, Any] | None = state.recipe if state else None
+    return Recipe.build(values, where=str(run.checkpoint)) if values else Recipe.load(run.recipe)
