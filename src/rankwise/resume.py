@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
 from rankwise.store import files
 from rankwise.store.checkpoint import BankPlan, JobState
-from rankwise.store.run import Results, RunFolder, Timing
+from rankwise.store.run import Results, RunFolder
 
 CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb")
 """Settings that may be others when a run goes on: they leave alone what was trained."""
@@ -83,23 +84,44 @@ def require_same(found: Mapping[str, str], begun: Mapping[str, str], where: Path
             )
 
 
-def from_results(recipe: Recipe, results: Results, timing: Timing) -> JobState:
+def wanted(recipe: Recipe) -> set[str]:
+    """Names of the adapters that a recipe asks for."""
+    return {f"r{rank}-s{seed}" for rank in recipe.ranks for seed in recipe.seeds}
+
+
+def reached(results: Results) -> set[str]:
+    """Names of the adapters that a complete run has trained, those that were dropped included."""
+    return {row.name for row in results.adapters} | {each.name for each in results.diverged}
+
+
+def is_line_of(line: str, names: Container[str]) -> bool:
+    """Whether a line of history.jsonl is of these adapters alone."""
+    try:
+        return all(name in names for name in json.loads(line)["adapters"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def from_results(run: RunFolder, recipe: Recipe, results: Results) -> JobState:
     """The state of a run that was complete, to be extended.
 
     Args:
-        recipe: of the run.
+        run: its folder.
+        recipe: what it was begun with.
         results: its results.json.
-        timing: its timing.json.
     """
+    timing = run.read_timing()
     banks: dict[int, list[str]] = {}
     for row in results.adapters:
         banks.setdefault(row.bank, []).append(row.name)
+    banks.setdefault(1, []).extend(each.name for each in results.diverged)
     return JobState(
         recipe=recipe.model_dump(mode="json"),
         fingerprint=results.fingerprint,
         environment=environment(results.versions, results.device, results.precision, results.threads),
-        banks=[BankPlan(adapters=banks.get(number, [])) for number in range(1, 1 + max(banks, default=0))],
+        banks=[BankPlan(adapters=banks.get(number, [])) for number in range(1, 1 + max(banks))],
         diverged=results.diverged,
+        history_bytes=files.size(run.history),
         trained_tokens=round(timing.tokens_per_second * timing.seconds["train"]),
         seconds=timing.seconds,
         train_seconds=timing.train_seconds,

@@ -100,11 +100,11 @@ def train(
         each, tokens = batch.backward(answers, class_weights, min(parts, len(batches[0])))
         rate = recipe.learning_rate * schedule(recipe.schedule, number, steps, recipe.warmup_steps)
         with signals.held():
-            norms = _update(optimizer, each, rate, skip=recipe.on_nan == "skip")
+            norms = optimizer.step(rate)
             done = Step(
                 number + 1, steps, (number + 1) / per_epoch, rate, each.tolist(), norms.tolist(), tokens
             )
-            if failures := _failures(done, bank, batches, skip=recipe.on_nan == "skip"):
+            if failures := _failures(done, bank, batches):
                 (on_failure or _raise)(done, failures)
                 return
             on_step(done)
@@ -171,31 +171,12 @@ class _Batch:
         return loss, sum(lengths)
 
 
-@torch.no_grad()
-def _update(optimizer: AdamW, each: Tensor, rate: float, *, skip: bool) -> Tensor:
-    """The optimiser's step; where `skip`, adapters whose loss or gradient is no number stay as they were."""
-    bank = optimizer.bank
-    flat = (bank.flat, optimizer.mean, optimizer.square)
-    before = []
-    if skip:
-        norms = torch.stack([torch.linalg.vector_norm(bank.grad[s]) for s in bank.segments])
-        bad = (~torch.isfinite(norms + each)).nonzero().flatten().tolist()
-        before = [(part[bank.segments[k]], part[bank.segments[k]].clone()) for k in bad for part in flat]
-    norms = optimizer.step(rate)
-    for part, old in before:
-        part.copy_(old)
-    return norms
-
-
-def _failures(step: Step, bank: Bank, batches: Sequence[NDArray[np.int64]], *, skip: bool) -> list[Failure]:
-    """The adapters that are no longer finite; where `skip`, those whose weights are not.
-
-    The norm of an adapter's masters tells of all its weights.
-    """
+def _failures(step: Step, bank: Bank, batches: Sequence[NDArray[np.int64]]) -> list[Failure]:
+    """The adapters that are no longer finite. The norm of an adapter's masters tells of all its weights."""
     weights = torch.stack([torch.linalg.vector_norm(bank.flat[s].detach()) for s in bank.segments]).tolist()
     found = []
     for k, (loss, norm, weight) in enumerate(zip(step.losses, step.grad_norms, weights, strict=True)):
-        if not math.isfinite(weight if skip else loss + norm + weight):
+        if not math.isfinite(loss + norm + weight):
             texts = ", ".join(str(n + 1) for n in batches[k].tolist())
             reason = f"loss {loss}, gradient norm {norm} and weight norm {weight} on training texts {texts}"
             found.append(Failure(bank.specs[k].name, reason))
@@ -205,5 +186,6 @@ def _failures(step: Step, bank: Bank, batches: Sequence[NDArray[np.int64]], *, s
 def _raise(step: Step, failures: list[Failure]) -> None:
     raise TrainingError(
         "\n".join(f"step {step.number}: adapter {each.adapter} has {each.reason}" for each in failures),
-        hint="a lower --learning-rate or --precision float32 usually helps",
+        hint="a lower --learning-rate or --precision float32 usually helps; "
+        "--on-nan drop goes on without the adapter",
     )

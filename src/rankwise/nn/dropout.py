@@ -9,7 +9,7 @@ come at memory speed; bernoulli draws would take a fifth of a training step.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,13 +61,16 @@ class Masks:
         Returns:
             (tokens or texts, width). What it keeps still wants the factor `1 / (1 - rate)`.
         """
+
+        def each(length: int) -> int:
+            return width if pooled else width * length
+
         slices = self.stream.text_rows() if pooled else self.stream.token_rows()
         mask = torch.empty((slices[-1].stop, width), dtype=dtype, device=self.device)
         for adapter, (rows, rate) in enumerate(zip(slices, rates, strict=True)):
             part = mask[rows]
             if rate:
-                sizes = self._sizes(width, pooled) if self.part else None
-                part.copy_(self._keep(adapter, site, part.numel(), rate, sizes).view_as(part))
+                part.copy_(self._keep(adapter, site, part.numel(), rate, each).view_as(part))
             else:
                 part.fill_(1)
         return mask
@@ -80,47 +83,31 @@ class Masks:
             else `width` of them. A text's part depends on its own length and its place in its
             adapter's batch, not on who shares its block.
         """
+
+        def each(length: int) -> int:
+            width = block_width(length)
+            return heads * width * (1 if pooled else width)
+
         shapes = np.empty((self.stream.last.shape[0], 2), dtype=np.int64)  # queries, width
         for block in self.stream.blocks:
             shapes[block.texts] = (1 if pooled else block.width, block.width)
         sizes = heads * shapes.prod(axis=1)
         parts: list[Tensor] = []
         for adapter, texts in enumerate(self.stream.text_rows()):
-            every = self._attention_sizes(heads, pooled) if self.part else None
-            keep = self._keep(adapter, site, int(sizes[texts].sum()), rate, every)
+            keep = self._keep(adapter, site, int(sizes[texts].sum()), rate, each)
             parts += torch.split(keep, sizes[texts].tolist())
         return [
             torch.stack([parts[i] for i in block.texts]).view(len(block.texts), heads, -1, block.width)
             for block in self.stream.blocks
         ]
 
-    def _sizes(self, width: int, pooled: bool) -> list[int]:
-        """Numbers that each text of the whole batch takes in `rows`."""
-        assert self.part is not None
-        return [width if pooled else width * length for length in self.part.lengths]
-
-    def _attention_sizes(self, heads: int, pooled: bool) -> list[int]:
-        """Numbers that each text of the whole batch takes in `attention`."""
-        assert self.part is not None
-        widths = map(block_width, self.part.lengths)
-        return [heads * width * (1 if pooled else width) for width in widths]
-
-    def _keep(
-        self, adapter: int, site: str, count: int, rate: float, batch: Sequence[int] | None = None
-    ) -> Tensor:
-        """(count,) bool, True where a number is kept.
-
-        Args:
-            adapter: whose.
-            site: name that keys the mask.
-            count: numbers of the stream.
-            rate: drop rate.
-            batch: numbers of each text of the whole batch, where the stream is a part of it.
-        """
-        if batch is not None and self.part is not None:
-            start = sum(batch[: self.part.first])
-            return self._draw(adapter, site, sum(batch), rate)[start : start + count]
-        return self._draw(adapter, site, count, rate)
+    def _keep(self, adapter: int, site: str, count: int, rate: float, each: Callable[[int], int]) -> Tensor:
+        """(count,) bool, True where a number is kept; `each` says how many a text of a length takes."""
+        if self.part is None:
+            return self._draw(adapter, site, count, rate)
+        sizes = [each(length) for length in self.part.lengths]
+        start = sum(sizes[: self.part.first])
+        return self._draw(adapter, site, sum(sizes), rate)[start : start + count]
 
     def _draw(self, adapter: int, site: str, count: int, rate: float) -> Tensor:
         seed = np.random.SeedSequence([self.seeds[adapter], self.step, zlib.crc32(site.encode())])

@@ -45,6 +45,8 @@ class BankPlan(_Strict):
 class AdapterProgress(_Strict):
     """How far an adapter has come that is not finished; its numbers lie among the tensors."""
 
+    parameters: int
+    steps: int
     epochs: int = 0  # validated
     kept_epoch: int = 0  # 0: none yet
     kept_accuracy: float = 0.0
@@ -130,10 +132,20 @@ def load(path: Path) -> Checkpoint:
         raise Damaged(f"cannot be read: {str(error).splitlines()[0]}") from None
     if state.schema_version != SCHEMA:
         raise Damaged(f"schema version {state.schema_version}, and this version of rankwise reads {SCHEMA}")
+    _check_tensors(state, tensors)
+    return Checkpoint(state, tensors)
+
+
+def _check_tensors(state: JobState, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise Damaged(f"{name} holds what is no finite number")
-    return Checkpoint(state, tensors)
+    for adapter, progress in state.progress.items():
+        sizes = dict.fromkeys(("masters", "mean", "square"), progress.parameters) | {"losses": progress.steps}
+        for what, size in sizes.items():
+            found = tensors.get(f"{adapter}/{what}")
+            if found is None or found.shape != (size,):
+                raise Damaged(f"{adapter}/{what} must hold {size} numbers")
 
 
 def _manifest(content: Mapping[str, bytes]) -> bytes:

@@ -177,6 +177,13 @@ def truncate(path: Path | str, size: int) -> None:
             sync(path)
 
 
+def size(path: Path | str) -> int:
+    """Bytes of the file at `path`; 0 where there is none."""
+    with _explained("read", Path(path)), suppress(FileNotFoundError):
+        return os.stat(path).st_size
+    return 0
+
+
 def remove(path: Path | str) -> None:
     """Remove the file or folder at `path`, if it is there."""
     path = Path(path)
@@ -207,8 +214,7 @@ def locked(folder: Path | str) -> Iterator[None]:
     folder, path = Path(folder), Path(folder) / LOCK
     with _explained("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a", encoding="utf-8")
-    with file:
+    with open(path, "a", encoding="utf-8") as file:
         if not _lock(file):
             raise UsageError(
                 f"{folder}: another process is at work in this folder", hint="wait for it, or choose another"
