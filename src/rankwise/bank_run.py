@@ -283,6 +283,8 @@ class BankRun:
         """Log a step of some of the bank's adapters, and say it."""
         chosen = list(adapters)
         names = [self.names[k] for k in chosen]
+        if not names:
+            return
         figures = {key: [getattr(step, key)[k] for k in chosen] for key in ("losses", "grad_norms")}
         for name, loss in zip(names, figures["losses"], strict=True):
             self.losses[name].append(loss)

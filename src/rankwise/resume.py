@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rankwise.errors import UsageError
 from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
-from rankwise.store import files
+from rankwise.store import checkpoint, files
 from rankwise.store.checkpoint import BankPlan, JobState
 from rankwise.store.run import Results, RunFolder
 
@@ -144,13 +144,26 @@ def changes(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 def refusal(run: RunFolder) -> UsageError:
     """Why a sweep cannot begin in a folder that holds something, and how to go on."""
+    again = f"rankwise sweep --resume {run.path}"
     if not run.is_begun():
         return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
-    found = "a finished sweep" if run.is_complete() else "a sweep that did not end"
+    if run.is_complete():
+        return UsageError(
+            f"{run.path}: holds a finished sweep",
+            hint=f"{again} prints its table, with --ranks or --seeds it trains more; or choose another --out",
+        )
+    found, _ = checkpoint.load_last(run.checkpoint)
     return UsageError(
-        f"{run.path}: holds {found}",
-        hint=f"rankwise sweep --resume {run.path} goes on with it; or choose another --out",
+        f"{run.path}: holds a sweep that did not end{_how_far(found.state) if found else ''}",
+        hint=f"{again} goes on with it; or choose another --out",
     )
+
+
+def _how_far(state: JobState) -> str:
+    begun = {name: each.steps for name, each in state.progress.items() if each.steps}
+    if not begun:
+        return ""
+    return f", saved with {', '.join(begun)} at step {max(begun.values()):,}"
 
 
 def stored_recipe(run: RunFolder, state: JobState | None) -> Recipe:
@@ -159,10 +172,6 @@ def stored_recipe(run: RunFolder, state: JobState | None) -> Recipe:
     Raises:
         UsageError: there is no run, or its recipe cannot be read.
     """
-    if not run.is_begun():
-        raise UsageError(
-            f"{run.path}: nothing to resume: no sweep was begun here",
-            hint="give the command without --resume",
-        )
+    run.require_begun()
     values: dict[str, Any] | None = state.recipe if state else None
     return Recipe.build(values, where=str(run.checkpoint)) if values else Recipe.load(run.recipe)

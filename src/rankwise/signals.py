@@ -19,7 +19,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM. `exit_status` is 128 and the signal's number: 130 or 143."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__("interrupted" if number == signal.SIGINT else "ended by SIGTERM")
         self.exit_status = 128 + number
 
 
@@ -47,7 +47,7 @@ _signals = _Signals()
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise Interrupted in the block. Main thread only; elsewhere it does nothing."""
+    """Let Ctrl-C and SIGTERM raise Interrupted in the block; in a thread other than the main one, nothing."""
     global _signals
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -105,6 +105,18 @@ class RunFolder:
         """Whether a sweep was begun here."""
         return self.recipe.exists()
 
+    def require_begun(self) -> None:
+        """Check that there is a sweep to go on with.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self.is_begun():
+            raise UsageError(
+                f"{self.path}: nothing to resume: no sweep was begun here",
+                hint="give the command without --resume",
+            )
+
     def is_complete(self) -> bool:
         """Whether a sweep was brought to its end here."""
         return self.results.exists() and not self.checkpoint.exists()
