@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import typer
 
+from rankwise import signals
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.recipe import PRESETS, Recipe
 
@@ -54,6 +55,8 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **options)
         except RankwiseError as error:
             _fail(error, error.exit_status)
+        except signals.Interrupted as error:
+            _fail(RankwiseError(str(error)), error.exit_status)
         except KeyboardInterrupt:
             _fail(RankwiseError("interrupted"), 130)
         except BrokenPipeError:
@@ -89,6 +92,10 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def with_recipe(preset: str | None, recipe: Path | None, **options: Any) -> None:
         changes = {name: options.pop(name) for name in Recipe.model_fields}
+        if resumed := options.get("resume"):
+            if preset or recipe:
+                raise UsageError("--resume goes on with the run's own recipe: no --preset or --recipe")
+            recipe = _begun(resumed)
         function(_build_recipe(preset, recipe, changes), **options)
 
     signature = inspect.signature(function, eval_str=True)
@@ -107,6 +114,15 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     with_recipe.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     with_recipe.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
     return with_recipe
+
+
+def _begun(run: Path) -> Path:
+    """The recipe file of a run that was begun."""
+    from rankwise.store.run import RunFolder
+
+    folder = RunFolder(run)
+    folder.require_begun()
+    return folder.recipe
 
 
 def _setting(name: str) -> Any:
@@ -143,15 +159,17 @@ def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]
     return Recipe.preset(preset, **given) if preset else Recipe.build(given, where="option")
 
 
-def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool) -> None:
-    from rankwise import terminal
-    from rankwise.report import ranks, tables
-    from rankwise.store.run import RunFolder
-    from rankwise.sweep import default_folder, sweep
+def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool, **going_on: Any) -> None:
+    with signals.stopping():
+        from rankwise import terminal
+        from rankwise.store.run import RunFolder
+        from rankwise.sweep import default_folder, sweep
 
-    run = RunFolder(out or default_folder(recipe))
-    with terminal.ProgressBars() as bars:
-        results = sweep(recipe, run.path, bars)
+        run = RunFolder(out or default_folder(recipe))
+        with terminal.ProgressBars() as bars:
+            results = sweep(recipe, run.path, bars, **going_on)
+    from rankwise.report import ranks, tables
+
     if as_json:
         print(results.model_dump_json(indent=1))
         return
@@ -171,9 +189,27 @@ def quickstart(out: Out = None, json: Json = False) -> None:
 
 @_verb
 @_with_recipe
-def sweep(recipe: Recipe, *, out: Out = None, json: Json = False) -> None:
+def sweep(
+    recipe: Recipe,
+    *,
+    out: Out = None,
+    json: Json = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Run folder to go on with; --ranks and --seeds may add to what it has."),
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Minutes between two checkpoints; each epoch has one besides.", min=0)
+    ] = 10,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(help="Steps between two checkpoints.", min=1)
+    ] = None,
+) -> None:
     """Fine-tune at every rank in one pass and print the rank table."""
-    _sweep(recipe, out, json, samples=False)
+    if resume and out:
+        raise UsageError("give --resume or --out, not both")
+    saving = {"checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
+    _sweep(recipe, resume or out, json, samples=False, resume=resume is not None, **saving)
 
 
 @_verb
@@ -319,17 +355,16 @@ def reproduce(
     device: Device = "auto",
 ) -> None:
     """Run the published recipe and compare every row of its table."""
-    from rankwise import terminal
-    from rankwise.reproduce import compare, passed
-    from rankwise.store.run import RunFolder
-    from rankwise.sweep import default_folder
-    from rankwise.sweep import sweep as run
-
     given = {name: value for name, value in (("base", base), ("data", data)) if value}
     recipe = Recipe.preset("emotion", device=device, **given)
-    folder = RunFolder(out or default_folder(recipe))
-    with terminal.ProgressBars() as bars:
-        results = run(recipe, folder.path, bars)
+    with signals.stopping():
+        from rankwise import terminal
+        from rankwise.sweep import sweep as run
+
+        with terminal.ProgressBars() as bars:
+            results = run(recipe, out, bars)
+    from rankwise.reproduce import compare, passed
+
     table = compare(results)
     terminal.show_table(table)
     terminal.stdout.print("pass" if passed(results) else "fail")

@@ -91,6 +91,7 @@ def make(
     tokens_per_text: float | None = None,
     memory_bytes: int | None = None,
     number_bytes: int = 2,
+    decided: Sequence[Sequence[str]] = (),
 ) -> Plan:
     """The plan of a recipe.
 
@@ -103,6 +104,8 @@ def make(
         tokens_per_text: their mean length, where known (else the recipe's).
         memory_bytes: what one bank may take, weights included; None for no limit.
         number_bytes: bytes of a number in matrix products; 2 for bfloat16.
+        decided: adapters' names, bank by bank, where a run goes on: those banks come first and stay as
+            they are, and what the recipe has besides is split into further ones.
 
     Raises:
         ModelError: the base model is not supported.
@@ -118,7 +121,10 @@ def make(
     texts, tokens_per_text = texts or recipe.train_texts, tokens_per_text or recipe.tokens_per_text
     step_tokens = recipe.batch_size * (tokens_per_text or recipe.max_length)
     estimate = partial(expected_memory, config=config, step_tokens=step_tokens, number_bytes=number_bytes)
-    banks = _split(specs, estimate, memory_bytes)
+    by_name = {spec.name: spec for spec in specs}
+    old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
+    new = [spec for spec in specs if not any(spec in bank for bank in old)]
+    banks = old + _split(new, estimate, memory_bytes)
     return Plan(
         base=recipe.base,
         classes=classes,
@@ -126,7 +132,7 @@ def make(
         banks=banks,
         steps=recipe.epochs * math.ceil(texts / recipe.batch_size) if texts else None,
         tokens=round(recipe.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
-        memory_bytes=max(map(estimate, banks)),
+        memory_bytes=max(map(estimate, filter(None, banks))),
     )
 
 

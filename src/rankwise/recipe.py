@@ -89,6 +89,10 @@ class Recipe(BaseModel):
     keep: Literal["last", "best"] = "last"
     """Which epoch's adapter to keep: the last, or the best on validation."""
 
+    on_nan: Literal["drop", "stop"] = "drop"
+    """Where an adapter's loss, gradient or weights are no longer numbers: drop it and go on with the
+    others, or stop the sweep."""
+
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the base and of matrix products; auto = bfloat16 where the hardware has it."""
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")

@@ -2,93 +2,83 @@
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from rankwise import bases, data, hardware, plan
-from rankwise.errors import ResourceError
-from rankwise.evaluate import Metrics, metrics
+from rankwise import bases, data, hardware, outcomes, plan, resume, signals
+from rankwise.bank_run import AdapterState, BankRun, Setting, Split, Trained
+from rankwise.errors import ResourceError, TrainingError
 from rankwise.listener import Listener
-from rankwise.nn.lora import AdapterSpec, Bank
-from rankwise.nn.packing import Ids
-from rankwise.predict import bank_logits, check_ids, load_trunk, softmax
+from rankwise.predict import check_ids, load_trunk
 from rankwise.recipe import Recipe
 from rankwise.report import tables
 from rankwise.store import adapter as adapters
-from rankwise.store import files
-from rankwise.store.run import AdapterResult, Results, RunFolder, Timing, slug
-from rankwise.store.writers import csv_line
+from rankwise.store import checkpoint, files, outcome
+from rankwise.store.checkpoint import BankPlan, Checkpoint, JobState
+from rankwise.store.outcome import Outcome
+from rankwise.store.run import AdapterResult, Diverged, Results, RunFolder, Timing, slug
 from rankwise.tokens import Tokenizer
-from rankwise.train import Step, balanced_weights, train
 
 STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "write", "total")
 MEMORY_SHARE = 0.6
 """Part of the free memory that a bank may take where the recipe names no limit."""
+CHECKPOINT_MINUTES = 10.0
+"""Minutes between two checkpoints; there is one after every epoch besides."""
 
 
-@dataclass
-class _Split:
-    """A split as the sweep uses it."""
-
-    source: data.Split
-    ids: list[Ids]
-    targets: NDArray[np.int64]
-
-
-@dataclass
-class _Outcome:
-    """What became of one adapter."""
-
-    spec: AdapterSpec
-    state: dict[str, Tensor]
-    epoch: int  # that was kept
-    logits: dict[str, NDArray[np.float32]]  # split -> (texts, classes)
-    train_loss: float = math.nan  # mean over all steps
-    train_seconds: float = 0.0
-
-
-def sweep(recipe: Recipe, folder: Path | str | None = None, listener: Listener | None = None) -> Results:
+def sweep(
+    recipe: Recipe,
+    folder: Path | str | None = None,
+    listener: Listener | None = None,
+    *,
+    resume: bool = False,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    checkpoint_steps: int | None = None,
+) -> Results:
     """Train every rank and seed of a recipe, evaluate them, and write a run folder.
 
     Args:
         recipe: what to train.
         folder: where to write; by default `runs/DATA-BASE-TIME`.
         listener: told of progress.
+        resume: go on with the run in `folder`, which `recipe` may extend by ranks and seeds. What is
+            finished is not trained again; what was begun ends in the same bits as if it had never
+            stopped (on the CPU, with the same number of threads).
+        checkpoint_minutes: minutes between two checkpoints; there is one after every epoch besides.
+        checkpoint_steps: steps between two checkpoints, where they shall be counted too.
 
     Returns:
         What results.json holds.
 
     Raises:
-        UsageError: the folder is in use, or the recipe does not fit the model.
+        UsageError: the folder is in use, the recipe does not fit the model, or there is no run, or
+            another one, to resume.
         DataError: the data cannot be used.
         ModelError: the base model cannot be used.
         Unreachable: data or base must be fetched and the Hub does not answer.
-        TrainingError: a loss is no longer a number.
+        TrainingError: no adapter is left whose loss is a number, or the recipe wants to stop at the first.
         ResourceError: memory or disk is full.
     """
     job = _Job(recipe, RunFolder(folder or default_folder(recipe)), listener or Listener())
+    job.resumed, job.save_seconds, job.save_steps = resume, 60 * checkpoint_minutes, checkpoint_steps
     try:
         return job.run()
-    except torch.OutOfMemoryError:
-        raise ResourceError(
-            "out of device memory",
-            hint="give --memory-gb to split the sweep into smaller banks, or a smaller --batch-size",
-        ) from None
+    except KeyboardInterrupt:
+        job.say_interrupted()
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not hardware.is_out_of_memory(error):
+            raise
+    raise ResourceError("out of memory", hint="close other programs, or take a smaller base")
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -100,29 +90,35 @@ def default_folder(recipe: Recipe) -> Path:
 class _Job:
     """One sweep, stage by stage."""
 
+    resumed = False
+    save_seconds = 60 * CHECKPOINT_MINUTES
+    save_steps: int | None = None
+
     def __init__(self, recipe: Recipe, run: RunFolder, listener: Listener) -> None:
         self.recipe, self.folder, self.listener = recipe, run, listener
+        self.saved: Checkpoint | None = None  # the last state that was saved
+        self.began = self.saved_at = self.lap = time.perf_counter()
+        self.banks: list[BankPlan] = []
+        self.outcomes: dict[str, Outcome] = {}  # finished adapters
+        self.states: dict[str, AdapterState] = {}  # those that were begun, as they were last saved
+        self.diverged: list[Diverged] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)  # stage -> wall seconds
+        self.train_seconds: defaultdict[str, float] = defaultdict(float)  # adapter -> wall seconds
         self.trained_tokens = 0
 
     def run(self) -> Results:
         """Every stage in turn."""
-        with self.timed("total"):
-            files.require_free(self.folder.path)
-            self._read()
-            self._prepare()
-            files.write_text(self.folder.recipe, self.recipe.to_toml())
-            outcomes: dict[str, _Outcome] = {}
-            for number, specs in enumerate(self.plan.banks, 1):
-                outcomes |= self._train_bank(number, specs)
-            with self.timed("write"):
-                self._write_adapters(outcomes)
-                files.write_text(self.folder.predictions, self._predictions_csv(outcomes))
-        results = self._results(outcomes)
-        files.write_text(self.folder.timing, self._timing(outcomes).model_dump_json(indent=1) + "\n")
-        files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
-        tables.write(self.folder)
-        return results
+        with files.locked(self.folder.path):
+            with self.timed("total"):
+                if results := self._open():
+                    return results
+                self._read()
+                self._prepare()
+                self._start()
+                self._train()
+                with self.timed("write"):
+                    self._write_predictions()
+            return self._write_results()
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -141,6 +137,27 @@ class _Job:
             yield
         self.listener.end()
 
+    def _open(self) -> Results | None:
+        """What the folder holds: nothing, a run to go on with, or a complete one, whose results are given."""
+        if not self.resumed:
+            if not files.is_free(self.folder.path):
+                raise resume.refusal(self.folder)
+            return None
+        self.saved, complaints = checkpoint.load_last(self.folder.checkpoint)
+        for complaint in complaints:
+            self.listener.note(complaint)
+        begun = resume.stored_recipe(self.folder, self.saved.state if self.saved else None)
+        self.recipe = resume.merge(begun, self.recipe, self.folder.path)
+        if self.folder.is_complete():
+            results = self.folder.read_results()
+            if resume.wanted(self.recipe) <= resume.reached(results):
+                self.listener.note(f"{self.folder.path} is complete: nothing is left to train")
+                return results
+            self.saved = Checkpoint(resume.from_results(self.folder, begun, results))
+        elif complaints and self.saved is None:
+            self.listener.note("no whole checkpoint is left: adapters that are not finished begin anew")
+        return None
+
     def _read(self) -> None:
         """Data and base, checked; texts as token ids."""
         with self.stage("data"):
@@ -155,16 +172,17 @@ class _Job:
             every = (self.dataset.train, self.dataset.validation, self.dataset.test)
             self.splits = {split.name: self._tokenize(split) for split in every if split is not None}
 
-    def _tokenize(self, split: data.Split) -> _Split:
+    def _tokenize(self, split: data.Split) -> Split:
         ids = self.tokenizer(split.texts, self.recipe.max_length)
-        return _Split(split, ids, np.array(split.labels, dtype=np.int64))
+        return Split(split, ids, np.array(split.labels, dtype=np.int64))
 
     def _prepare(self) -> None:
         """Plan, and the frozen trunk that every bank shares."""
         texts = self.splits["train"].ids
-        self.device = hardware.device(self.recipe.device)
-        self.precision = hardware.dtype(self.recipe.precision, self.device)
+        device = hardware.device(self.recipe.device)
+        self.precision = hardware.dtype(self.recipe.precision, device)
         limit = self.recipe.memory_gb
+        decided = self.saved.state.banks if self.saved else []
         self.plan = plan.make(
             self.recipe,
             self.config,
@@ -172,172 +190,271 @@ class _Job:
             classes=len(self.dataset.labels),
             texts=len(texts),
             tokens_per_text=float(np.mean([len(ids) for ids in texts])),
-            memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(self.device)),
+            memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device)),
             number_bytes=self.precision.itemsize,
+            decided=[bank.adapters for bank in decided],
         )
+        self.specs = {spec.name: spec for bank in self.plan.banks for spec in bank}
         with self.stage("load"):
-            self.trunk = load_trunk(self.base, self.precision, self.device)
+            trunk = load_trunk(self.base, self.precision, device)
         for split in self.splits.values():
-            check_ids(split.ids, self.trunk)
+            check_ids(split.ids, trunk)
+        labels, history = self.dataset.labels, self.folder.history
+        self.setting = Setting(self.recipe, trunk, self.splits, labels, self.listener, history, device)
 
-    def _train_bank(self, number: int, specs: Sequence[AdapterSpec]) -> dict[str, _Outcome]:
-        """Train one bank, evaluating after every epoch; adapter name -> outcome."""
-        trunk, classes, split = self.trunk, len(self.dataset.labels), self.splits["train"]
-        bank = Bank(specs, trunk.sites(), trunk.d_model, classes, trunk.head_std, self.device)
-        weights = None
-        if self.recipe.class_weights == "balanced":
-            weights = balanced_weights(split.targets, classes).to(self.device)
-        watch = _BankWatch(self, number, bank)
-        with self.timed("train"):
-            train(
-                trunk,
-                bank,
-                split.ids,
-                split.targets,
-                self.recipe,
-                class_weights=weights,
-                on_step=watch.on_step,
-                on_epoch=watch.on_epoch,
+    def _start(self) -> None:
+        """The run folder, and the first checkpoint in it; or what there is already of a run."""
+        self.fingerprint = resume.fingerprint(
+            {name: (split.ids, split.targets) for name, split in self.splits.items()}, self.base.folder
+        )
+        files.remove_litter(self.folder.path)
+        if self.saved:
+            self._check_same(self.saved.state)
+            self._restore(self.saved)
+            self._add_times(self.saved.state)
+        planned = [[spec.name for spec in bank] for bank in self.plan.banks]
+        self.banks += [BankPlan(adapters=names) for names in planned[len(self.banks) :]]
+        sizes = {split: len(self.splits[split].ids) for split in self.setting.evaluated()}
+        for name in self.specs:
+            found = outcome.load(self.folder, name, self.fingerprint, sizes, len(self.dataset.labels))
+            if found:
+                self.outcomes[name] = found
+        if self.saved is None:
+            self._forget_unfinished()
+        files.write_text(self.folder.recipe, self.recipe.to_toml())
+        self._save()
+
+    def _check_same(self, state: JobState) -> None:
+        """Refuse other data or another base; say what else may change the last digits."""
+        if state.fingerprint:
+            resume.require_same(self.fingerprint, state.fingerprint, self.folder.path)
+        if changed := resume.changes(state.environment, self._environment()):
+            self.listener.note(f"not as when this run was begun: {changed}; the last digits may differ")
+
+    def _train(self) -> None:
+        """Every bank that is not finished; one that does not fit the memory in smaller parts."""
+        number = 1
+        while number <= len(self.banks):
+            try:
+                self._train_bank(number)
+                number += 1
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not hardware.is_out_of_memory(error):
+                    raise
+            # Beyond the except clause, where the error no longer holds on to the step's tensors.
+            self._relieve(number)
+        if not self.outcomes:
+            raise TrainingError(
+                "no adapter is left: " + "; ".join(f"{each.name} {each.reason}" for each in self.diverged),
+                hint="a lower --learning-rate or --precision float32 usually helps",
             )
-        return watch.finish()
 
-    def predict(self, bank: Bank, split: str) -> NDArray[np.float32]:
-        """(adapters, texts, classes) logits of a bank on a split."""
-        self.listener.begin(split, len(self.splits[split].ids))
-        with self.timed("evaluate"):
-            logits = bank_logits(self.trunk, bank, self.splits[split].ids, self.listener.advance)
-        self.listener.end()
-        return logits
+    def _train_bank(self, number: int) -> None:
+        bank = self.banks[number - 1]
+        gone = {each.name for each in self.diverged}
+        specs = [self.specs[name] for name in bank.adapters if name not in gone]
+        if all(spec.name in self.outcomes for spec in specs):
+            return
+        title = f"train {number}/{len(self.banks)}" if len(self.banks) > 1 else "train"
+        run = BankRun(
+            self.setting,
+            title,
+            number,
+            specs,
+            self.states,
+            parts=bank.parts,
+            diverged=self.diverged,
+            on_saveable=self._on_saveable,
+        )
+        self.lap, self.saved_at = time.perf_counter(), time.perf_counter()
+        try:
+            trained = run.run()
+        except KeyboardInterrupt:
+            if run.settled:
+                self._save(run)
+            raise
+        self._count(run)
+        self._keep(trained)
 
-    def metrics(self, split: str, logits: NDArray[np.float32]) -> Metrics:
-        """One adapter's metrics on a split."""
-        return metrics(split, self.splits[split].targets, logits, self.dataset.labels)
+    def _on_saveable(self, run: BankRun, epoch: bool) -> None:
+        due = time.perf_counter() - self.saved_at >= self.save_seconds
+        if epoch or due or (self.save_steps and run.steps % self.save_steps == 0):
+            self._save(run)
 
-    def log(self, **line: Any) -> None:
-        """A line of history.jsonl."""
-        files.append_line(self.folder.history, json.dumps(line))
-
-    def _write_adapters(self, outcomes: Mapping[str, _Outcome]) -> None:
-        for name, outcome in outcomes.items():
-            saved = adapters.SavedAdapter(
-                outcome.spec, outcome.state, self.dataset.labels, self.base.name, self.recipe.max_length
+    def _save(self, run: BankRun | None = None) -> None:
+        """Write a checkpoint. The bank in training must be between two steps."""
+        with signals.held():
+            now = time.perf_counter()
+            if run:
+                self._count(run)
+                self.states |= run.states()
+            gone = {each.name for each in self.diverged}
+            self.states = {name: state for name, state in self.states.items() if name not in gone}
+            files.sync(self.folder.history)
+            self.saved = Checkpoint(
+                JobState(
+                    recipe=self.recipe.model_dump(mode="json"),
+                    fingerprint=self.fingerprint,
+                    environment=self._environment(),
+                    banks=self.banks,
+                    progress={name: state.progress() for name, state in self.states.items()},
+                    diverged=self.diverged,
+                    history_bytes=files.size(self.folder.history),
+                    trained_tokens=self.trained_tokens,
+                    seconds=self.seconds | {"total": self.seconds["total"] + now - self.began},
+                    train_seconds=dict(self.train_seconds),
+                ).model_copy(deep=True),
+                {
+                    f"{name}/{what}": tensor
+                    for name, state in self.states.items()
+                    for what, tensor in state.tensors().items()
+                },
             )
-            adapters.save(self.folder.adapters / name, saved, self.config, self.tokenizer.files())
+            checkpoint.save(self.folder.checkpoint, self.saved)
+            self.saved_at = time.perf_counter()
 
-    def _predictions_csv(self, outcomes: Mapping[str, _Outcome]) -> str:
-        """Every evaluated text, every adapter: predicted label and its probability."""
-        columns = [column for name in outcomes for column in (name, f"{name} probability")]
-        lines = [csv_line(["split", "text", "label", *columns])]
-        for split in self._evaluated():
-            source = self.splits[split].source
-            probabilities = [softmax(outcome.logits[split]) for outcome in outcomes.values()]
-            for i, (text, label) in enumerate(zip(source.texts, source.labels, strict=True)):
-                cells = [cell for p in probabilities for cell in self._best(p[i])]
-                lines.append(csv_line([split, text, self.dataset.labels[label], *cells]))
-        return "".join(lines)
+    def _restore(self, saved: Checkpoint) -> None:
+        """Be where a checkpoint was saved."""
+        state = saved.state.model_copy(deep=True)
+        self.banks, self.diverged, self.states = state.banks, state.diverged, {}
+        for name, progress in state.progress.items():
+            mine = {
+                key.removeprefix(f"{name}/"): tensor
+                for key, tensor in saved.tensors.items()
+                if key.startswith(f"{name}/")
+            }
+            self.states[name] = AdapterState.read(progress, mine)
+        files.truncate(self.folder.history, state.history_bytes)
 
-    def _best(self, probabilities: NDArray[np.float64]) -> tuple[str, str]:
-        best = int(probabilities.argmax())
-        return self.dataset.labels[best], f"{probabilities[best]:.4f}"
+    def _add_times(self, state: JobState) -> None:
+        """What was spent before a run was resumed."""
+        self.trained_tokens += state.trained_tokens
+        for stage, seconds in state.seconds.items():
+            self.seconds[stage] += seconds
+        for name, seconds in state.train_seconds.items():
+            self.train_seconds[name] += seconds
 
-    def _evaluated(self) -> list[str]:
-        return [split for split in ("validation", "test") if split in self.splits]
+    def _forget_unfinished(self) -> None:
+        """Leave the lines of finished adapters in history.jsonl, where no checkpoint says how long it was."""
+        history = self.folder.history
+        if history.exists():
+            lines = history.read_text("utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if resume.is_line_of(line, self.outcomes)]
+            files.write_text(history, "".join(kept))
 
-    def _results(self, outcomes: Mapping[str, _Outcome]) -> Results:
+    def _count(self, run: BankRun) -> None:
+        """Add what a bank has spent since it was last counted."""
+        now = time.perf_counter()
+        training = now - self.lap - run.evaluating
+        self.seconds["train"] += training
+        self.seconds["evaluate"] += run.evaluating
+        for name in run.names:
+            self.train_seconds[name] += training / len(run.names)
+        self.trained_tokens += run.tokens
+        self.lap, run.evaluating, run.tokens = now, 0.0, 0
+
+    def _keep(self, trained: Mapping[str, Trained]) -> None:
+        """Put finished adapters into the run folder: the adapter, then its logits, then a checkpoint."""
+        with self.timed("write"):
+            for name, each in trained.items():
+                files.remove(self.folder.adapters / name)  # of a bank that did not come to its end
+                saved = adapters.SavedAdapter(
+                    each.spec, each.state, self.dataset.labels, self.base.name, self.recipe.max_length
+                )
+                adapters.save(self.folder.adapters / name, saved, self.config, self.tokenizer.files())
+                self.outcomes[name] = Outcome(name, each.epoch, each.train_loss, each.logits)
+                outcome.save(self.folder, self.outcomes[name], self.fingerprint)
+        self.states = {name: state for name, state in self.states.items() if name not in trained}
+        self._save()
+
+    def _relieve(self, number: int) -> None:
+        """Halve a bank that did not fit the memory, or a lone adapter's batch; go back to what was saved."""
+        assert self.saved is not None
+        self._restore(self.saved)
+        if self.setting.device.type == "cuda":
+            torch.cuda.empty_cache()
+        bank = self.banks[number - 1]
+        gone = {each.name for each in self.diverged}
+        names = [name for name in bank.adapters if name not in gone]
+        if len(names) > 1:
+            half = (len(names) + 1) // 2
+            first = [name for name in bank.adapters if name not in names[half:]]
+            self.banks[number - 1 : number] = [
+                BankPlan(adapters=first, parts=bank.parts),
+                BankPlan(adapters=names[half:], parts=bank.parts),
+            ]
+            done = f"the bank of {len(names)} adapters is split into {half} and {len(names) - half}"
+        elif bank.parts < min(self.recipe.batch_size, len(self.splits["train"].ids)):
+            bank.parts = min(2 * bank.parts, self.recipe.batch_size)
+            done = f"batches of {self.recipe.batch_size} are computed in {bank.parts} parts"
+        else:
+            raise ResourceError(
+                f"out of memory with one adapter and one text of {self.recipe.max_length} tokens at a time",
+                hint="in a new run give a smaller --max-length, or a smaller --base",
+            )
+        self.listener.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")
+        self._save()
+
+    def say_interrupted(self) -> None:
+        """What is saved of a sweep that a signal ends, and how to go on."""
+        if self.folder.is_begun():
+            self.listener.note(f"saved; go on with: rankwise sweep --resume {self.folder.path}")
+        else:
+            self.listener.note("nothing was trained yet, so there is nothing to save")
+
+    def _finished(self) -> list[Outcome]:
+        """What became of the adapters that were trained to the end, in the plan's order."""
+        names = [f"r{row.rank}-s{row.seed}" for row in self.plan.rows]
+        return [self.outcomes[name] for name in names if name in self.outcomes]
+
+    def _write_predictions(self) -> None:
+        files.write_text(self.folder.predictions, outcomes.predictions_csv(self.setting, self._finished()))
+
+    def _write_results(self) -> Results:
+        """Figures and tables; without a checkpoint beside them the run is complete."""
+        results = self._results()
+        files.write_text(self.folder.timing, self._timing().model_dump_json(indent=1) + "\n")
+        files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
+        tables.write(self.folder)
+        files.remove(self.folder.checkpoint)
+        return results
+
+    def _environment(self) -> dict[str, str]:
+        device, precision = str(self.setting.device), str(self.precision).removeprefix("torch.")
+        return resume.environment(_versions(), device, precision, hardware.threads())
+
+    def _results(self) -> Results:
         return Results(
             rankwise=version("rankwise"),
             base=self.base.name,
             labels=list(self.dataset.labels),
             texts={name: len(split.ids) for name, split in self.splits.items()},
             notes=list(self.dataset.notes),
-            device=str(self.device),
+            device=str(self.setting.device),
             precision=str(self.precision).removeprefix("torch."),
             threads=hardware.threads(),
-            versions={"python": platform.python_version(), "torch": torch.__version__},
-            adapters=[self._row(row, outcomes[f"r{row.rank}-s{row.seed}"]) for row in self.plan.rows],
+            versions=_versions(),
+            fingerprint=self.fingerprint,
+            adapters=[self._row(each) for each in self._finished()],
+            diverged=self.diverged,
         )
 
-    def _timing(self, outcomes: Mapping[str, _Outcome]) -> Timing:
-        training = self.seconds["train"] - self.seconds["evaluate while training"]
-        seconds = {stage: seconds for stage, seconds in self.seconds.items() if stage in STAGES}
+    def _row(self, outcome: Outcome) -> AdapterResult:
+        (bank,) = (n for n, each in enumerate(self.banks, 1) if outcome.name in each.adapters)
+        spec, folder = self.specs[outcome.name], self.folder.adapters / outcome.name
+        (planned,) = (row for row in self.plan.rows if (row.rank, row.seed) == (spec.rank, spec.seed))
+        return outcomes.row(self.setting, planned, spec, outcome, bank, folder)
+
+    def _timing(self) -> Timing:
+        training = self.seconds["train"]
         return Timing(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds={stage: round(each, 3) for stage, each in (seconds | {"train": training}).items()},
-            train_seconds={name: round(outcome.train_seconds, 3) for name, outcome in outcomes.items()},
-            tokens_per_second=self.trained_tokens / training,
-        )
-
-    def _row(self, row: plan.Row, outcome: _Outcome) -> AdapterResult:
-        found = {
-            split: self.metrics(split, outcome.logits[split]).model_dump() for split in self._evaluated()
-        }
-        return AdapterResult(
-            name=outcome.spec.name,
-            alpha=outcome.spec.alpha,
-            scale=outcome.spec.scale,
-            adapter_bytes=(self.folder.adapters / outcome.spec.name / adapters.WEIGHTS).stat().st_size,
-            train_loss=outcome.train_loss,
-            kept_epoch=outcome.epoch,
-            validation=found["validation"],
-            test=found.get("test"),
-            **asdict(row),
+            seconds={stage: round(self.seconds[stage], 3) for stage in STAGES},
+            train_seconds={each.name: round(self.train_seconds[each.name], 3) for each in self._finished()},
+            tokens_per_second=self.trained_tokens / training if training else 0.0,
         )
 
 
-class _BankWatch:
-    """Follows one bank through its training: log, progress, validation, what to keep."""
-
-    def __init__(self, job: _Job, number: int, bank: Bank) -> None:
-        self.job, self.number, self.bank = job, number, bank
-        self.names = [spec.name for spec in bank.specs]
-        self.losses: list[list[float]] = []
-        self.outcomes: dict[str, _Outcome] = {}
-        self.best: dict[str, float] = {}
-        self.started, self.paused = time.perf_counter(), 0.0
-        self._begin()
-
-    def on_step(self, step: Step) -> None:
-        """Log a step."""
-        self.losses.append(step.losses)
-        self.job.trained_tokens += step.tokens
-        self.job.log(kind="step", bank=self.number, adapters=self.names, **asdict(step))
-        recent = np.mean(self.losses[-20:], axis=0)
-        self.job.listener.advance(1, "loss " + " ".join(f"{loss:.2f}" for loss in recent))
-
-    def on_epoch(self, epoch: int) -> None:
-        """Validate, and keep the adapters that the recipe wants kept."""
-        start = time.perf_counter()
-        logits = self.job.predict(self.bank, "validation")
-        found = [self.job.metrics("validation", each) for each in logits]
-        figures = {key: [getattr(m, key) for m in found] for key in ("accuracy", "macro_f1", "log_loss")}
-        self.job.log(kind="validation", bank=self.number, adapters=self.names, epoch=epoch, **figures)
-        for k, (spec, accuracy) in enumerate(zip(self.bank.specs, figures["accuracy"], strict=True)):
-            if self.job.recipe.keep == "last" or accuracy > self.best.get(spec.name, -1.0):
-                self.best[spec.name] = accuracy
-                self.outcomes[spec.name] = _Outcome(
-                    spec, self.bank.state(k), epoch, {"validation": logits[k]}
-                )
-        self.paused += time.perf_counter() - start
-        if epoch < self.job.recipe.epochs:
-            self._begin()
-
-    def finish(self) -> dict[str, _Outcome]:
-        """Adapter name -> outcome, with test predictions where there is a test split."""
-        seconds = time.perf_counter() - self.started - self.paused
-        self.job.seconds["evaluate while training"] += self.paused
-        for k, name in enumerate(self.names):
-            outcome = self.outcomes[name]
-            outcome.train_loss = float(np.mean([step[k] for step in self.losses]))
-            outcome.train_seconds = seconds / len(self.names)
-            self.bank.load(k, outcome.state)
-        if "test" in self.job.splits:
-            for name, logits in zip(self.names, self.job.predict(self.bank, "test"), strict=True):
-                self.outcomes[name].logits["test"] = logits
-        return self.outcomes
-
-    def _begin(self) -> None:
-        banks = len(self.job.plan.banks)
-        self.job.listener.begin(
-            f"train {self.number}/{banks}" if banks > 1 else "train", self.job.plan.steps or 0
-        )
-        self.job.listener.advance(len(self.losses))
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__}

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rankwise import signals
 from rankwise.errors import TrainingError
 from rankwise.nn.adamw import AdamW, schedule
 from rankwise.nn.classifier import logits, losses
-from rankwise.nn.dropout import Masks
+from rankwise.nn.dropout import Masks, Part
 from rankwise.nn.lora import Bank
 from rankwise.nn.packing import Ids, pack
 from rankwise.nn.trunk import Trunk
@@ -34,6 +36,17 @@ class Step:
     tokens: int  # of the whole bank
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An adapter whose loss, gradient or weights are no longer finite numbers after a step."""
+
+    adapter: str  # its name
+    reason: str  # with the training texts of the step, counted from 1
+
+
+Failed = Callable[[Step, list[Failure]], None]
+
+
 def train(
     trunk: Trunk,
     bank: Bank,
@@ -42,10 +55,16 @@ def train(
     recipe: Recipe,
     *,
     class_weights: Tensor | None = None,
+    optimizer: AdamW | None = None,
+    parts: int = 1,
     on_step: Callable[[Step], None] = lambda step: None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
+    on_failure: Failed | None = None,
 ) -> None:
     """Train every adapter of a bank on the same texts, each in its own order.
+
+    Signals are held back (`signals.held`) from the optimiser's update to the end of `on_step`, so
+    that masters, optimiser and the caller's record always belong to the same step.
 
     Args:
         trunk: the frozen model.
@@ -54,41 +73,48 @@ def train(
         targets: (texts,) label ids.
         recipe: epochs, batch size, learning rate and so on.
         class_weights: (classes,) float32, where the loss is weighted.
+        optimizer: of the bank, where training goes on: its `steps` were made before.
+        parts: that a batch is split into, with the gradients added up; for a bank of one adapter.
         on_step: called after every step.
         on_epoch: called with the number of epochs done, from 1.
+        on_failure: called in place of `on_step` where adapters have failed, and `train` returns then;
+            the other adapters have made the step. By default TrainingError is raised.
 
     Raises:
-        TrainingError: a loss or gradient is no longer a finite number.
+        TrainingError: a loss, gradient or weight is no longer a finite number.
     """
-    optimizer = AdamW(bank, recipe.weight_decay, recipe.max_grad_norm)
-    seeds = [spec.seed for spec in bank.specs]
+    optimizer = optimizer or AdamW(bank, recipe.weight_decay, recipe.max_grad_norm)
     labels = torch.from_numpy(targets).to(bank.flat.device)
-    per_epoch = math.ceil(len(texts) / recipe.batch_size)
+    seeds = [spec.seed for spec in bank.specs]
+    per_epoch = steps_per_epoch(len(texts), recipe)
     steps = recipe.epochs * per_epoch
-    for epoch in range(recipe.epochs):
-        orders = [order(seed, epoch, len(texts)) for seed in seeds]
-        for i in range(per_epoch):
-            number = epoch * per_epoch + i
-            batches = [each[i * recipe.batch_size : (i + 1) * recipe.batch_size] for each in orders]
-            stream = pack([[texts[n] for n in batch] for batch in batches], bank.flat.device, same=seeds)
-            masks = Masks(seeds, number, stream)
-            outputs = logits(trunk, bank, stream, masks, recipe.base_dropout)
-            each = losses(outputs, [labels[batch] for batch in batches], class_weights)
-            torch.autograd.backward(each.sum())
-            rate = recipe.learning_rate * schedule(recipe.schedule, number, steps, recipe.warmup_steps)
+    start = optimizer.steps
+    for number in range(start, steps):
+        signals.check()
+        epoch, i = divmod(number, per_epoch)
+        if i == 0 or number == start:
+            orders = [order(seed, epoch, len(texts)) for seed in seeds]
+        batches = [each[i * recipe.batch_size : (i + 1) * recipe.batch_size] for each in orders]
+        batch = _Batch(trunk, bank, [[texts[n] for n in each] for each in batches], number, recipe)
+        answers = [labels[each] for each in batches]
+        each, tokens = batch.backward(answers, class_weights, min(parts, len(batches[0])))
+        rate = recipe.learning_rate * schedule(recipe.schedule, number, steps, recipe.warmup_steps)
+        with signals.held():
             norms = optimizer.step(rate)
             done = Step(
-                number + 1,
-                steps,
-                (number + 1) / per_epoch,
-                rate,
-                each.tolist(),
-                norms.tolist(),
-                len(stream.ids),
+                number + 1, steps, (number + 1) / per_epoch, rate, each.tolist(), norms.tolist(), tokens
             )
-            _check(done, bank)
+            if failures := _failures(done, bank, batches):
+                (on_failure or _raise)(done, failures)
+                return
             on_step(done)
-        on_epoch(epoch + 1)
+        if i + 1 == per_epoch:
+            on_epoch(epoch + 1)
+
+
+def steps_per_epoch(texts: int, recipe: Recipe) -> int:
+    """Steps of one pass over so many texts."""
+    return math.ceil(texts / recipe.batch_size)
 
 
 def order(seed: int, epoch: int, texts: int) -> NDArray[np.int64]:
@@ -106,10 +132,60 @@ def balanced_weights(targets: NDArray[np.int64], classes: int) -> Tensor:
     return torch.from_numpy(weights).float()
 
 
-def _check(step: Step, bank: Bank) -> None:
-    for spec, loss, norm in zip(bank.specs, step.losses, step.grad_norms, strict=True):
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {step.number}: adapter {spec.name} has loss {loss} and gradient norm {norm}",
-                hint="a lower --learning-rate or --precision float32 usually helps",
-            )
+@dataclass(frozen=True)
+class _Batch:
+    """The texts of one step."""
+
+    trunk: Trunk
+    bank: Bank
+    texts: list[list[Ids]]  # of each adapter
+    number: int  # of the step, from 0
+    recipe: Recipe
+
+    def backward(self, answers: list[Tensor], weights: Tensor | None, parts: int) -> tuple[Tensor, int]:
+        """Forward and backward pass: (adapters,) losses, and the number of tokens."""
+        if parts > 1:
+            return self._by_parts(answers[0], weights, parts)
+        seeds = [spec.seed for spec in self.bank.specs]
+        stream = pack(self.texts, self.bank.flat.device, same=seeds)
+        masks = Masks(seeds, self.number, stream)
+        outputs = logits(self.trunk, self.bank, stream, masks, self.recipe.base_dropout)
+        each = losses(outputs, answers, weights)
+        torch.autograd.backward(each.sum())
+        return each.detach(), len(stream.ids)
+
+    def _by_parts(self, answers: Tensor, weights: Tensor | None, parts: int) -> tuple[Tensor, int]:
+        """The same for a bank of one adapter, part after part; the gradients add up to the batch's."""
+        (texts,), (spec,) = self.texts, self.bank.specs
+        lengths = [len(ids) for ids in texts]
+        total = len(texts) if weights is None else weights[answers].sum()
+        loss = torch.zeros(1, device=answers.device)
+        for members in np.array_split(np.arange(len(texts)), parts):
+            first, end = int(members[0]), int(members[-1]) + 1
+            stream = pack([texts[first:end]], self.bank.flat.device)
+            masks = Masks([spec.seed], self.number, stream, Part(tuple(lengths), first))
+            (output,) = logits(self.trunk, self.bank, stream, masks, self.recipe.base_dropout)
+            part = F.cross_entropy(output, answers[first:end], weight=weights, reduction="sum") / total
+            torch.autograd.backward(part)
+            loss += part.detach()
+        return loss, sum(lengths)
+
+
+def _failures(step: Step, bank: Bank, batches: Sequence[NDArray[np.int64]]) -> list[Failure]:
+    """The adapters that are no longer finite. The norm of an adapter's masters tells of all its weights."""
+    weights = torch.stack([torch.linalg.vector_norm(bank.flat[s].detach()) for s in bank.segments]).tolist()
+    found = []
+    for k, (loss, norm, weight) in enumerate(zip(step.losses, step.grad_norms, weights, strict=True)):
+        if not math.isfinite(loss + norm + weight):
+            texts = ", ".join(str(n + 1) for n in batches[k].tolist())
+            reason = f"loss {loss}, gradient norm {norm} and weight norm {weight} on training texts {texts}"
+            found.append(Failure(bank.specs[k].name, reason))
+    return found
+
+
+def _raise(step: Step, failures: list[Failure]) -> None:
+    raise TrainingError(
+        "\n".join(f"step {step.number}: adapter {each.adapter} has {each.reason}" for each in failures),
+        hint="a lower --learning-rate or --precision float32 usually helps; "
+        "--on-nan drop goes on without the adapter",
+    )

@@ -68,7 +68,7 @@ def assert_alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], r
 def test_the_folder_is_complete(run: RunFolder, gpt2_base: Path) -> None:
     found = sorted(path.name for path in run.path.iterdir())
     assert found == [
-        "adapters", "history.jsonl", "predictions.csv", "recipe.toml", "results.json", "samples.md",
+        "adapters", "history.jsonl", "logits", "predictions.csv", "recipe.toml", "results.json", "samples.md",
         "table.md", "timing.json",
     ]  # fmt: skip
     assert sorted(path.name for path in run.adapters.iterdir()) == NAMES

@@ -79,7 +79,7 @@ def compare(run: RunFolder, margin: float = MARGIN) -> Comparison:
     enough = min(shown, default=None)
     return Comparison(
         margin=margin,
-        seeds=sorted({row.seed for row in results.adapters}),
+        seeds=_shared(results)[1],
         ranks=summaries,
         pairs=pairs,
         best=best,
@@ -125,14 +125,29 @@ def _versus(pair: PairSummary | None, best: int) -> tuple[str, str, str]:
 
 
 def _answers(run: RunFolder, results: Results) -> dict[int, Answers]:
-    """Rank -> (seeds, texts) whether the validation text was answered rightly."""
+    """Rank -> (seeds, texts) whether the validation text was answered rightly; the same seeds for all."""
     lines = read_predictions(run, [row.name for row in results.adapters])
     lines = [line for line in lines if line["split"] == "validation"]
-    found: dict[int, Answers] = {}
-    for rank in sorted({row.rank for row in results.adapters}):
-        names = [row.name for row in sorted(results.adapters, key=lambda row: row.seed) if row.rank == rank]
-        found[rank] = np.array([[line[name] == line["label"] for line in lines] for name in names])
-    return found
+    ranks, seeds = _shared(results)
+    names = {(row.rank, row.seed): row.name for row in results.adapters}
+    return {
+        rank: np.array([[line[names[rank, seed]] == line["label"] for line in lines] for seed in seeds])
+        for rank in ranks
+    }
+
+
+def _shared(results: Results) -> tuple[list[int], list[int]]:
+    """Ranks, and the seeds that all of them have.
+
+    Where adapters were dropped, ranks may have no seed in common. Those with the fewest seeds are then
+    left out, the largest first.
+    """
+    seeds: dict[int, set[int]] = {}
+    for row in sorted(results.adapters, key=lambda row: row.rank):
+        seeds.setdefault(row.rank, set()).add(row.seed)
+    while not (shared := set.intersection(*seeds.values())):
+        del seeds[min(seeds, key=lambda rank: (len(seeds[rank]), -rank))]
+    return list(seeds), sorted(shared)
 
 
 def _summary(rank: int, answers: Answers) -> RankSummary:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rankwise.errors import UsageError
 from rankwise.store import files
-from rankwise.store.run import AdapterResult, Results, RunFolder
+from rankwise.store.run import AdapterResult, Diverged, Results, RunFolder
 
 RANK_COLUMNS = ("rank", "trainable params", "total params", "% trainable")
 SAMPLE_COLUMNS = ("text", "label", "emotion", "predicted label", "predicted emotion")
@@ -39,7 +39,7 @@ class Table:
 def rank_table(results: Results) -> Table:
     """One row an adapter: rank, parameters, accuracy with its 95 % interval over texts, macro-F1."""
     tested = any(row.test for row in results.adapters)
-    seeded = len({row.seed for row in results.adapters}) > 1
+    seeded = len({row.seed for row in results.adapters} | {row.seed for row in results.diverged}) > 1
     columns = (
         *(("seed",) if seeded else ()),
         *RANK_COLUMNS,
@@ -47,9 +47,18 @@ def rank_table(results: Results) -> Table:
         *(("test accuracy", "95 %", "test macro-F1") if tested else ()),
     )
     rows = [_rank_row(row, tested, seeded) for row in results.adapters]
+    rows += [_dropped_row(each, len(columns), seeded) for each in results.diverged]
     title = f"{results.base}, {results.texts['train']:,} training texts"
     note = "Accuracy and macro-F1 in percent; 95 %: the interval of the accuracy over texts (Wilson)."
+    if results.diverged:
+        note += " Dropped: loss, gradient or weights were no longer numbers."
     return Table(title, columns, rows, keys=2 if seeded else 1, note=note)
+
+
+def _dropped_row(each: Diverged, columns: int, seeded: bool) -> tuple[str, ...]:
+    keys = (*((str(each.seed),) if seeded else ()), str(each.rank), "-", "-", "-")
+    rest = (f"dropped at step {each.step}", *("-",) * columns)
+    return (*keys, *rest)[:columns]
 
 
 def _rank_row(row: AdapterResult, tested: bool, seeded: bool) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -32,6 +33,9 @@ OUT_OF_ROOM = frozenset(
 
 DIGESTS = "sha256.json"
 """Beside files that must stay as they were written: an object of file name -> SHA-256."""
+LOCK = ".lock"
+"""File in a folder that one process at a time works in."""
+_TEMP_PREFIX = ".rankwise-"
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -120,7 +124,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
             if target.is_dir():
                 target.rmdir()
             _sync_folder(temp)
-            temp.rename(target)
+            os.replace(temp, target)
             _sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
@@ -150,12 +154,112 @@ def require_free(path: Path | str) -> None:
         _refuse_existing(Path(path))
 
 
-def append_line(path: Path | str, line: str) -> None:
-    """Add `line` and a line end to the UTF-8 file at `path`, made where it is missing."""
+def is_free(path: Path | str) -> bool:
+    """Whether a folder may be made at `path`: nothing is there, or what a killed process left behind."""
+    path = Path(path)
+    if not path.is_dir():
+        return not path.exists() and not path.is_symlink()
+    return all(each.name == LOCK or _is_temporary(each) for each in path.iterdir())
+
+
+def append_line(path: Path | str, line: str) -> int:
+    """Add `line` and a line end to the UTF-8 file at `path`, made where it is missing; its size after."""
     with _explained("write", Path(path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8", newline="") as file:
             file.write(line + "\n")
+            file.flush()
+            return os.fstat(file.fileno()).st_size
+
+
+def sync(path: Path | str) -> None:
+    """Flush what was appended to the file at `path`, if it is there, to the disk."""
+    with _explained("write", Path(path)), suppress(FileNotFoundError), open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def truncate(path: Path | str, size: int) -> None:
+    """Cut the file at `path` to its first `size` bytes; a file that is missing counts as empty.
+
+    Raises:
+        UsageError: the file is shorter than that.
+    """
+    path = Path(path)
+    with _explained("write", path):
+        length = path.stat().st_size if path.exists() else 0
+        if length < size:
+            raise UsageError(f"{path}: has {length:,} bytes, and {size:,} were written to it")
+        if length > size:
+            os.truncate(path, size)
+            sync(path)
+
+
+def size(path: Path | str) -> int:
+    """Bytes of the file at `path`; 0 where there is none."""
+    with _explained("read", Path(path)), suppress(FileNotFoundError):
+        return os.stat(path).st_size
+    return 0
+
+
+def remove(path: Path | str) -> None:
+    """Remove the file or folder at `path`, if it is there."""
+    path = Path(path)
+    with _explained("remove", path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_litter(folder: Path | str) -> None:
+    """Remove the temporary files and folders that a killed process left in a folder and those below."""
+    for path in sorted(Path(folder).rglob(f"{_TEMP_PREFIX}*")):
+        if _is_temporary(path):
+            remove(path)
+
+
+@contextmanager
+def locked(folder: Path | str) -> Iterator[None]:
+    """Keep other processes out of a folder during the block. The folder is made, and goes again if empty.
+
+    The lock is the system's (flock), so it ends with the process that holds it, however that dies.
+    Where a file system has no locks the block runs without.
+
+    Raises:
+        UsageError: another process holds the lock.
+    """
+    folder, path = Path(folder), Path(folder) / LOCK
+    with _explained("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        if not _lock(file):
+            raise UsageError(
+                f"{folder}: another process is at work in this folder", hint="wait for it, or choose another"
+            )
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+                folder.rmdir()
+
+
+def _lock(file: TextIO) -> bool:
+    """Whether the lock on an open file was had."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between our open and our lock the holder may have removed the file and others made another.
+            return os.fstat(file.fileno()).st_nlink > 0
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 def copy(source: Path | str, target: Path | str) -> None:
@@ -249,7 +353,11 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _beside(target: Path) -> Path:
-    return target.with_name(f".rankwise-{secrets.token_hex(8)}.tmp")
+    return target.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(8)}.tmp")
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(_TEMP_PREFIX) and path.suffix == ".tmp"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -70,6 +70,7 @@ class Results(BaseModel):
     precision: str
     threads: int
     versions: dict[str, str]
+    fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of what was read
     adapters: list[AdapterResult]
     references: list[Reference] = []
     diverged: list[Diverged] = []
@@ -97,6 +98,28 @@ class RunFolder:
         self.table = self.path / "table.md"
         self.samples = self.path / "samples.md"
         self.adapters = self.path / "adapters"
+        self.logits = self.path / "logits"
+        self.checkpoint = self.path / "checkpoint"
+
+    def is_begun(self) -> bool:
+        """Whether a sweep was begun here."""
+        return self.recipe.exists()
+
+    def require_begun(self) -> None:
+        """Check that there is a sweep to go on with.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self.is_begun():
+            raise UsageError(
+                f"{self.path}: nothing to resume: no sweep was begun here",
+                hint="give the command without --resume",
+            )
+
+    def is_complete(self) -> bool:
+        """Whether a sweep was brought to its end here."""
+        return self.results.exists() and not self.checkpoint.exists()
 
     def read_results(self) -> Results:
         """The finished run's results.

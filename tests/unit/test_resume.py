@@ -1,0 +1,302 @@
+"""A sweep that was stopped ends in the same bits; a finished one is not trained again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankwise import Recipe, UsageError, sweep
+from rankwise.listener import Listener
+from rankwise.store import files
+from rankwise.store.run import RunFolder
+from tests import tiny
+
+SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
+STEPS = 6  # of 8 texts, in 48
+Whole = Callable[[tuple[int, ...]], dict[str, bytes]]
+
+
+class Stop(Listener):
+    """Presses Ctrl-C after so many steps of the run, or when the n-th stage of a name begins."""
+
+    def __init__(self, step: int | None = None, stage: tuple[str, int] = ("", 0)) -> None:
+        self.step, self.stage, self.nth = step, *stage
+        self.steps, self.seen = 0, 0
+        self.training = False
+        self.notes: list[str] = []
+        self.stages: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, stage: str, total: int | None) -> None:
+        self.stages.append(stage)
+        self.training = stage.startswith("train")
+        self.seen += stage == self.stage
+        if self.nth and self.seen == self.nth:
+            raise KeyboardInterrupt
+
+    def advance(self, units: int, detail: str = "") -> None:
+        if self.training and detail:
+            self.steps += 1
+
+    def check(self) -> None:
+        if self.steps == self.step:
+            raise KeyboardInterrupt
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a run that must be the same each time."""
+    found = {name: (folder / name).read_bytes() for name in SAME}
+    for part in ("adapters", "logits"):
+        for path in sorted((folder / part).rglob("*.*")):
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    assert not (folder / "checkpoint").exists() and not (folder / files.LOCK).exists()
+    return found
+
+
+def stopped(recipe: Recipe, folder: Path, stop: Stop, **options: Any) -> Stop:
+    """Run a sweep, or go on with it, until the listener stops it."""
+    from rankwise import signals
+
+    real, signals.check = signals.check, stop.check
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(recipe, folder, stop, **options)
+    finally:
+        signals.check = real
+    return stop
+
+
+@pytest.fixture(scope="module")
+def whole(gpt2_base: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Ranks -> what their sweep comes to when nothing stops it."""
+
+    @cache
+    def of(ranks: tuple[int, ...]) -> dict[str, bytes]:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        sweep(tiny.recipe(gpt2_base, data_folder, ranks=ranks, keep="best"), folder)
+        return content(folder)
+
+    return of
+
+
+@pytest.mark.parametrize("ranks", [(0,), (1,), (16,), (0, 1, 16), (1, 2, 3, 4, 16)], ids=str)
+@pytest.mark.parametrize("step", [1, STEPS + 2, 2 * STEPS, 3 * STEPS - 1, 3 * STEPS], ids=str)
+def test_stopped_at_a_step(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, whole: Whole, ranks: tuple[int, ...], step: int
+) -> None:
+    """Mid-epoch, at an epoch's end before its validation, at the last step; heads, one bank, several."""
+    recipe = tiny.recipe(gpt2_base, data_folder, ranks=ranks, keep="best")
+    stop = stopped(recipe, tmp_path / "cut", Stop(step))
+    assert (tmp_path / "cut" / "checkpoint").exists()
+    assert stop.notes == [f"saved; go on with: rankwise sweep --resume {tmp_path / 'cut'}"]
+    again = Stop()
+    sweep(recipe, tmp_path / "cut", again, resume=True)
+    left = 3 * STEPS * (2 if 0 in ranks and len(ranks) > 1 else 1) - step
+    assert again.steps == left, "steps were made twice, or left out"
+    assert content(tmp_path / "cut") == whole(ranks)
+
+
+@pytest.mark.parametrize("stage", [("validation", 1), ("validation", 3), ("test", 1), ("test", 2)], ids=str)
+def test_stopped_while_evaluating(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, stage: tuple[str, int]
+) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder)
+    stopped(recipe, tmp_path / "cut", Stop(stage=stage))
+    sweep(recipe, tmp_path / "cut", resume=True)
+    assert content(tmp_path / "cut") == content(run.path)
+
+
+@pytest.mark.parametrize("stage", ["data", "base", "tokens", "load"])
+def test_stopped_before_training(gpt2_base: Path, data_folder: Path, tmp_path: Path, stage: str) -> None:
+    """There is nothing to save, which is said, and no folder is left in the way."""
+    recipe = tiny.recipe(gpt2_base, data_folder)
+    stop = stopped(recipe, tmp_path / "cut", Stop(stage=(stage, 1)))
+    assert stop.notes == ["nothing was trained yet, so there is nothing to save"]
+    assert not (tmp_path / "cut").exists()
+
+
+def test_stopped_again_and_again(gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder) -> None:
+    recipe, folder = tiny.recipe(gpt2_base, data_folder), tmp_path / "cut"
+    stopped(recipe, folder, Stop(3))
+    for _ in range(7):
+        stopped(recipe, folder, Stop(4), resume=True)
+    sweep(recipe, folder, resume=True)
+    assert content(folder) == content(run.path)
+
+
+def test_killed_between_checkpoints(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder
+) -> None:
+    """What came after the last checkpoint is done again, and its lines of the history are cut off."""
+    recipe, folder = tiny.recipe(gpt2_base, data_folder), tmp_path / "cut"
+    stopped(recipe, folder, Stop(8))
+    saved = shutil.copytree(folder, tmp_path / "saved")
+    stopped(recipe, folder, Stop(5), resume=True)
+    shutil.rmtree(folder / "checkpoint")
+    shutil.copytree(saved / "checkpoint", folder / "checkpoint")
+    assert (folder / "history.jsonl").stat().st_size > (saved / "history.jsonl").stat().st_size
+    sweep(recipe, folder, resume=True)
+    assert content(folder) == content(run.path)
+
+
+def test_a_finished_sweep_is_not_trained_again(run: RunFolder, gpt2_base: Path, data_folder: Path) -> None:
+    before, ears = content(run.path), Stop()
+    results = sweep(tiny.recipe(gpt2_base, data_folder), run.path, ears, resume=True)
+    assert results == run.read_results()
+    assert (ears.stages, ears.notes) == ([], [f"{run.path} is complete: nothing is left to train"])
+    assert content(run.path) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_sweep_is_extended(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, finished: bool
+) -> None:
+    """By a rank and a seed: what was trained stays as it is, what is new is trained."""
+    folder = RunFolder(tmp_path / "more")
+    recipe = tiny.recipe(gpt2_base, data_folder)
+    if finished:
+        shutil.copytree(run.path, folder.path)
+    else:
+        stopped(recipe, folder.path, Stop(3 * STEPS + 4))
+    ears = Stop()
+    results = sweep(recipe.model_copy(update={"ranks": (2,), "seeds": (7,)}), folder.path, ears, resume=True)
+    names = ["r0-s110", "r1-s110", "r2-s110", "r4-s110", "r0-s7", "r1-s7", "r2-s7", "r4-s7"]
+    assert [row.name for row in results.adapters] == names
+    assert [row.bank for row in results.adapters] == [1, 2, 4, 2, 3, 4, 4, 4]
+    for name in ("r0-s110", "r1-s110", "r4-s110"):
+        for part in (f"adapters/{name}/adapter_model.safetensors", f"logits/{name}.safetensors"):
+            assert (folder.path / part).read_bytes() == (run.path / part).read_bytes()
+    old = {row.name: row for row in run.read_results().adapters}
+    assert {row.name: row for row in results.adapters if row.name in old} == old
+    assert ears.steps == 2 * 3 * STEPS + (0 if finished else 3 * STEPS - 4)
+    assert Recipe.load(folder.recipe).seeds == (110, 7)
+    history = folder.history.read_text("utf-8")
+    assert history.startswith(run.history.read_text("utf-8"))
+    whole = sweep(Recipe.load(folder.recipe), tmp_path / "whole")
+    for one, other in zip(results.adapters, whole.adapters, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+
+
+def test_another_setting_is_refused(run: RunFolder, gpt2_base: Path, data_folder: Path) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder, epochs=4)
+    with pytest.raises(UsageError, match="epochs is 3 in this run, and 4 was asked for"):
+        sweep(recipe, run.path, resume=True)
+
+
+def test_other_data_or_another_base_is_refused(gpt2_base: Path, tmp_path: Path) -> None:
+    data, base = tiny.data_folder(tmp_path / "data"), shutil.copytree(gpt2_base, tmp_path / "base")
+    recipe, folder = tiny.recipe(base, data), tmp_path / "cut"
+    stopped(recipe, folder, Stop(3))
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(UsageError, match="the base model's weights are not what this run was begun with"):
+        sweep(recipe, folder, resume=True)
+    (base / "model.safetensors").write_bytes(weights)
+    tiny.write_csv(data / "test.csv", tiny.rows(12, 99))
+    with pytest.raises(UsageError, match="the test split is not what this run was begun with"):
+        sweep(recipe, folder, resume=True)
+    tiny.data_folder(data)
+    sweep(recipe, folder, resume=True)
+
+
+def test_the_same_command_again(run: RunFolder, gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder)
+    with pytest.raises(UsageError, match="holds a finished sweep") as caught:
+        sweep(recipe, run.path)
+    assert f"rankwise sweep --resume {run.path} prints its table" in caught.value.hint
+    stopped(recipe, tmp_path / "cut", Stop(2))
+    with pytest.raises(UsageError, match="a sweep that did not end, saved with r0-s110 at step 2") as caught:
+        sweep(recipe, tmp_path / "cut")
+    assert f"rankwise sweep --resume {tmp_path / 'cut'} goes on" in caught.value.hint
+
+
+def test_nothing_to_resume(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to resume"):
+        sweep(tiny.recipe(gpt2_base, data_folder), tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def _damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_damaged_checkpoints(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, damaged: int
+) -> None:
+    """The one before is taken; without any, what is not finished begins anew. Both are said."""
+    recipe, folder, ears = tiny.recipe(gpt2_base, data_folder), tmp_path / "cut", Stop()
+    stopped(recipe, folder, Stop(3 * STEPS + STEPS + 2))
+    for path in sorted((folder / "checkpoint").iterdir())[-damaged:]:
+        _damage(path / "state.safetensors")
+    sweep(recipe, folder, ears, resume=True)
+    assert sum("is damaged and not used: state.safetensors" in note for note in ears.notes) == damaged
+    assert ("no whole checkpoint is left" in ears.notes[-1]) == (damaged == 2)
+    assert ears.steps == (2 * STEPS if damaged == 1 else 3 * STEPS)
+    assert content(folder) == content(run.path)
+
+
+@pytest.mark.parametrize("part", ["logits/r1-s110.safetensors", "adapters/r1-s110/adapter_model.safetensors"])
+def test_a_damaged_finished_adapter_is_trained_again(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, part: str
+) -> None:
+    folder = shutil.copytree(run.path, tmp_path / "run")
+    (folder / "results.json").unlink()
+    _damage(folder / part)
+    sweep(tiny.recipe(gpt2_base, data_folder), folder, resume=True)
+    after, before = content(folder), content(run.path)
+    after.pop("history.jsonl"), before.pop("history.jsonl")
+    assert after == before
+
+
+def _hold(folder: str, ready: Any, done: Any) -> None:
+    with files.locked(folder):
+        ready.set()
+        done.wait(30)
+        os._exit(0)  # as a killed process does: nothing is tidied up
+
+
+def test_two_processes(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    """The second is refused; the lock of one that died is no hindrance."""
+    folder, recipe = tmp_path / "run", tiny.recipe(gpt2_base, data_folder, ranks=(1,), epochs=1)
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(folder), ready, done))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(UsageError, match="another process is at work in this folder"):
+        sweep(recipe, folder)
+    done.set()
+    other.join(30)
+    assert (folder / files.LOCK).exists()
+    sweep(recipe, folder)
+    assert not (folder / files.LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "saves"), [({}, 2), ({"checkpoint_steps": 2}, 4), ({"checkpoint_minutes": 0}, 7)], ids=str
+)
+def test_checkpoints_by_steps_and_by_time(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, options: dict[str, Any], saves: int
+) -> None:
+    """At the start, then every so often, then at Ctrl-C; the last two are kept."""
+    stopped(tiny.recipe(gpt2_base, data_folder, ranks=(1,)), tmp_path / "run", Stop(5), **options)
+    kept = sorted(int(name) for name in os.listdir(tmp_path / "run" / "checkpoint"))
+    assert kept == [saves - 1, saves]
+
+
+def test_history_is_valid_json(run: RunFolder) -> None:
+    for line in run.history.read_text("utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
