@@ -10,7 +10,7 @@ import inspect
 import json as jsonlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
@@ -38,6 +38,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, bfloat16 or float32.")]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
+
+DATA_SETTINGS = (
+    *("base", "validation", "test", "data_config", "text_column", "label_column", "labels"),
+    *("validation_fraction", "max_length"),
+)
+"""The settings of a recipe that `rankwise data` takes."""
 
 
 def main() -> None:
@@ -79,8 +85,10 @@ def _fail(error: RankwiseError, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
-def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb --preset, --recipe and an option for every setting of a recipe.
+def _with_recipe(
+    function: Callable[..., None], settings: Iterable[str] = tuple(Recipe.model_fields)
+) -> Callable[..., None]:
+    """Give a verb --preset, --recipe and an option for every setting of a recipe, or for some.
 
     The verb gets the finished recipe as its first argument. The text under each of the recipe's
     fields is the option's help.
@@ -88,7 +96,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def with_recipe(preset: str | None, recipe: Path | None, **options: Any) -> None:
-        changes = {name: options.pop(name) for name in Recipe.model_fields}
+        changes = {name: options.pop(name) for name in settings}
         function(_build_recipe(preset, recipe, changes), **options)
 
     signature = inspect.signature(function, eval_str=True)
@@ -96,7 +104,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     options = {
         "preset": Annotated[str | None, typer.Option(help=f"Start from a preset: {', '.join(PRESETS)}.")],
         "recipe": Annotated[Path | None, typer.Option(help="Start from a recipe file (TOML).")],
-        **{name: _setting(name) for name in Recipe.model_fields},
+        **{name: _setting(name) for name in settings},
     }
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
@@ -188,6 +196,31 @@ def plan(recipe: Recipe, *, json: Json = False) -> None:
         print(jsonlib.dumps(found.to_json(), indent=1))
     else:
         terminal.show_plan(found)
+
+
+@_verb
+@functools.partial(_with_recipe, settings=DATA_SETTINGS)
+def data(
+    recipe: Recipe,
+    *,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="A file, a folder or a Hub id; or files of train, validation and test, in turn."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What the data holds: sizes, classes, lengths, duplicates, contradicting labels, leaks."""
+    from rankwise import terminal
+    from rankwise.preview import data_report
+
+    if len(files or []) > 3:
+        raise UsageError("give at most three files: train, validation and test")
+    given = dict(zip(("data", "validation", "test"), files or [], strict=False))
+    found, notes = data_report(recipe.model_copy(update=given))
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        terminal.show_data(found, notes)
 
 
 @_verb

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from rankwise.errors import RankwiseError
 from rankwise.listener import Listener
+from rankwise.report.data import DataReport, class_table, contradiction_table, leak_table, split_table
 from rankwise.report.ranks import Comparison, summary_table
 from rankwise.report.tables import Table, one_line, printable
 from rankwise.store.run import Results, RunFolder
@@ -135,13 +136,30 @@ def show_plan(plan: Plan) -> None:
     )
 
 
+def show_data(found: DataReport, notes: Sequence[str]) -> None:
+    """Splits, classes, leaks and contradictions, as far as there are any."""
+    shown = [split_table(found), class_table(found)]
+    shown += [leak_table(found)] if found.leaks else []
+    shown += [contradiction_table(found)] if found.contradictions else []
+    for number, table in enumerate(shown):
+        if number:
+            stdout.print()
+        show_table(table)
+    if not found.leaks and len(found.splits) > 1:
+        stdout.print("\nNo text of one split stands in another.")
+    if not found.contradictions:
+        stdout.print("\nNo text carries two labels.")
+    for note in notes:
+        stdout.print("\n" + printable(note), soft_wrap=True)
+
+
 def show_metrics(metrics: Metrics) -> None:
     """Accuracy and macro-F1, then a row a class, then the confusion matrix."""
     interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
     stdout.print(
         f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % "
         f"(95 % interval {interval}), "
-        f"macro-F1 {100 * metrics.macro_f1:.2f} %, log loss {metrics.log_loss:.3f}",
+        f"macro-F1 {100 * metrics.macro_f1:.2f} %{_calibration(metrics)}",
         soft_wrap=True,
     )
     rows = [
@@ -154,6 +172,29 @@ def show_metrics(metrics: Metrics) -> None:
     matrix = [(label, *map(str, row)) for label, row in zip(labels, metrics.confusion, strict=True)]
     stdout.print()
     show_table(Table("Confusion: true label down, predicted across", ("", *labels), matrix))
+    bins = [
+        (
+            f"{100 * b.low:.0f}-{100 * b.high:.0f}",
+            f"{100 * b.confidence:.1f}",
+            f"{100 * b.accuracy:.1f}",
+            f"{b.texts:,}",
+        )
+        for b in metrics.reliability
+    ]
+    stdout.print()
+    show_table(
+        Table(
+            "Reliability, in percent: texts by the probability of the predicted label",
+            ("probability", "mean", "accuracy", "texts"),
+            bins,
+        )
+    )
+
+
+def _calibration(metrics: Metrics) -> str:
+    if metrics.log_loss is None or metrics.ece is None:
+        return ""
+    return f", log loss {metrics.log_loss:.3f}, expected calibration error {100 * metrics.ece:.2f} %"
 
 
 def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
