@@ -88,6 +88,8 @@ class Recipe(BaseModel):
     """Weight of each class in the loss; balanced = inverse to its frequency in train."""
     keep: Literal["last", "best"] = "last"
     """Which epoch's adapter to keep: the last, or the best on validation."""
+    baselines: bool = True
+    """Add reference rows: majority class, TF-IDF + linear SVM, untrained head, rank 0."""
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the base and of matrix products; auto = bfloat16 where the hardware has it."""

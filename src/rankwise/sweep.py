@@ -20,23 +20,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise import bases, data, hardware, plan
+from rankwise import bases, data, hardware, plan, references
 from rankwise.errors import ResourceError
 from rankwise.evaluate import Metrics, metrics
-from rankwise.listener import Listener
+from rankwise.listener import Listener, Validated
 from rankwise.nn.lora import AdapterSpec, Bank
 from rankwise.nn.packing import Ids
 from rankwise.predict import bank_logits, check_ids, load_trunk, softmax
 from rankwise.recipe import Recipe
+from rankwise.report import data as data_report
 from rankwise.report import tables
 from rankwise.store import adapter as adapters
 from rankwise.store import files
-from rankwise.store.run import AdapterResult, Results, RunFolder, Timing, slug
+from rankwise.store.run import AdapterResult, Reference, Results, RunFolder, Timing, slug
 from rankwise.store.writers import csv_line
 from rankwise.tokens import Tokenizer
 from rankwise.train import Step, balanced_weights, train
 
-STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "write", "total")
+STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "references", "write", "total")
 MEMORY_SHARE = 0.6
 """Part of the free memory that a bank may take where the recipe names no limit."""
 
@@ -112,13 +113,16 @@ class _Job:
             self._read()
             self._prepare()
             files.write_text(self.folder.recipe, self.recipe.to_toml())
+            data_report.write(self.folder, self.dataset, self.recipe.max_length, self.tokenizer.lengths)
             outcomes: dict[str, _Outcome] = {}
             for number, specs in enumerate(self.plan.banks, 1):
                 outcomes |= self._train_bank(number, specs)
+            with self.timed("references"):
+                rows = self._references()
             with self.timed("write"):
                 self._write_adapters(outcomes)
                 files.write_text(self.folder.predictions, self._predictions_csv(outcomes))
-        results = self._results(outcomes)
+        results = self._results(outcomes).model_copy(update={"references": rows})
         files.write_text(self.folder.timing, self._timing(outcomes).model_dump_json(indent=1) + "\n")
         files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
         tables.write(self.folder)
@@ -209,13 +213,26 @@ class _Job:
         self.listener.end()
         return logits
 
-    def metrics(self, split: str, logits: NDArray[np.float32]) -> Metrics:
-        """One adapter's metrics on a split."""
-        return metrics(split, self.splits[split].targets, logits, self.dataset.labels)
+    def metrics(self, split: str, logits: NDArray[np.float32], probabilistic: bool = True) -> Metrics:
+        """One adapter's, or reference's, metrics on a split."""
+        targets = self.splits[split].targets
+        return metrics(split, targets, logits, self.dataset.labels, probabilistic=probabilistic)
 
     def log(self, **line: Any) -> None:
         """A line of history.jsonl."""
         files.append_line(self.folder.history, json.dumps(line))
+
+    def _references(self) -> list[Reference]:
+        """The reference rows, on the splits that the adapters are measured on."""
+        classes = len(self.dataset.labels)
+        rows = []
+        for each in references.answers(self.recipe, self.trunk, self.splits, classes, self.listener):
+            found = {
+                split: self.metrics(split, logits, each.probabilistic).model_dump()
+                for split, logits in each.logits.items()
+            }
+            rows.append(Reference(name=each.name, validation=found["validation"], test=found.get("test")))
+        return rows
 
     def _write_adapters(self, outcomes: Mapping[str, _Outcome]) -> None:
         for name, outcome in outcomes.items():
@@ -302,6 +319,7 @@ class _BankWatch:
         self.job.trained_tokens += step.tokens
         self.job.log(kind="step", bank=self.number, adapters=self.names, **asdict(step))
         recent = np.mean(self.losses[-20:], axis=0)
+        self.job.listener.step(self.names, step.number, step.steps, step.losses)
         self.job.listener.advance(1, "loss " + " ".join(f"{loss:.2f}" for loss in recent))
 
     def on_epoch(self, epoch: int) -> None:
@@ -311,6 +329,9 @@ class _BankWatch:
         found = [self.job.metrics("validation", each) for each in logits]
         figures = {key: [getattr(m, key) for m in found] for key in ("accuracy", "macro_f1", "log_loss")}
         self.job.log(kind="validation", bank=self.number, adapters=self.names, epoch=epoch, **figures)
+        self.job.listener.validation(
+            Validated(self.names, epoch, self.job.recipe.epochs, len(self.losses), **figures)
+        )
         for k, (spec, accuracy) in enumerate(zip(self.bank.specs, figures["accuracy"], strict=True)):
             if self.job.recipe.keep == "last" or accuracy > self.best.get(spec.name, -1.0):
                 self.best[spec.name] = accuracy
