@@ -151,15 +151,18 @@ def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]
     return Recipe.preset(preset, **given) if preset else Recipe.build(given, where="option")
 
 
-def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool) -> None:
+def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool, track: str | None = None) -> None:
     from rankwise import terminal
+    from rankwise.listener import Listeners
     from rankwise.report import ranks, tables
     from rankwise.store.run import RunFolder
     from rankwise.sweep import default_folder, sweep
+    from rankwise.tracking import Trackers
 
     run = RunFolder(out or default_folder(recipe))
-    with terminal.ProgressBars() as bars:
-        results = sweep(recipe, run.path, bars)
+    names = [name.strip() for name in (track or "").split(",") if name.strip()]
+    with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
+        results = sweep(recipe, run.path, Listeners(bars, trackers))
     if as_json:
         print(results.model_dump_json(indent=1))
         return
@@ -179,9 +182,20 @@ def quickstart(out: Out = None, json: Json = False) -> None:
 
 @_verb
 @_with_recipe
-def sweep(recipe: Recipe, *, out: Out = None, json: Json = False) -> None:
+def sweep(
+    recipe: Recipe,
+    *,
+    out: Out = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            help="Send losses and accuracies to tensorboard, wandb, mlflow, trackio.", metavar="A,B,..."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Fine-tune at every rank in one pass and print the rank table."""
-    _sweep(recipe, out, json, samples=False)
+    _sweep(recipe, out, json, samples=False, track=track)
 
 
 @_verb

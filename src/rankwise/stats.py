@@ -112,7 +112,7 @@ def _difference(
     """`pooled` is the mean square of seeds over all pairs, of which so many are independent."""
     spread = _spread(squares, pooled, independent)
     mean, error = squares.mean, math.sqrt(spread.variance)
-    one_sided, two_sided = (t.ppf([0.95, 0.975], spread.freedom) * error).tolist()
+    one_sided, two_sided = (np.asarray(t.ppf([0.95, 0.975], spread.freedom)) * error).tolist()
     if len(one) == 1:
         p = mcnemar(one[0], other[0])
     else:

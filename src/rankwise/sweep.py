@@ -117,11 +117,11 @@ class _Job:
             outcomes: dict[str, _Outcome] = {}
             for number, specs in enumerate(self.plan.banks, 1):
                 outcomes |= self._train_bank(number, specs)
-            with self.timed("references"):
-                rows = self._references()
             with self.timed("write"):
                 self._write_adapters(outcomes)
                 files.write_text(self.folder.predictions, self._predictions_csv(outcomes))
+            with self.timed("references"):
+                rows = self._references()
         results = self._results(outcomes).model_copy(update={"references": rows})
         files.write_text(self.folder.timing, self._timing(outcomes).model_dump_json(indent=1) + "\n")
         files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
