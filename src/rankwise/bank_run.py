@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankwise import data, signals
 from rankwise.evaluate import Metrics, metrics
-from rankwise.listener import Listener
+from rankwise.listener import Listener, Validated
 from rankwise.nn.adamw import AdamW
 from rankwise.nn.lora import AdapterSpec, Bank
 from rankwise.nn.packing import Ids
@@ -59,9 +59,10 @@ class Setting:
         self.listener.end()
         return logits
 
-    def metrics(self, split: str, logits: NDArray[np.float32]) -> Metrics:
-        """One adapter's metrics on a split."""
-        return metrics(split, self.splits[split].targets, logits, self.labels)
+    def metrics(self, split: str, logits: NDArray[np.float32], probabilistic: bool = True) -> Metrics:
+        """One adapter's, or reference's, metrics on a split."""
+        targets = self.splits[split].targets
+        return metrics(split, targets, logits, self.labels, probabilistic=probabilistic)
 
     def evaluated(self) -> list[str]:
         """The splits that finished adapters are evaluated on."""
@@ -290,6 +291,7 @@ class BankRun:
             self.losses[name].append(loss)
         self.tokens += step.tokens * len(chosen) // len(self.names)
         self._log(kind="step", bank=self.number, adapters=names, **asdict(step) | figures)
+        self.setting.listener.step(names, step.number, step.steps, figures["losses"])
         recent = np.mean([self.losses[name][-20:] for name in names], axis=1)
         self.setting.listener.advance(1, "loss " + " ".join(f"{loss:.2f}" for loss in recent))
 
@@ -309,6 +311,9 @@ class BankRun:
                     self.kept[name] = Kept(epoch, accuracy, self.bank.state(k), logits[k])
             self.epochs = epoch
             self._settled = True
+            self.setting.listener.validation(
+                Validated(self.names, epoch, self.setting.recipe.epochs, self.steps, **figures)
+            )
             self.evaluating += time.perf_counter() - start
         self.on_saveable(self, True)
         if epoch < self.setting.recipe.epochs:

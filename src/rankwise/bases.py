@@ -174,6 +174,30 @@ def has_pad_token(name: str) -> bool:
     return any(files.read_object(path, limit=PAD_FILE_LIMIT).get("pad_token") for path in present)
 
 
+def at_hand(name: str) -> Path | None:
+    """The folder of a model whose tokenizer is on this machine already; None where it must be fetched.
+
+    Raises:
+        ModelError: the name is a file's.
+    """
+    if name in _PACKAGED:
+        found: Path | None = cache_folder() / f"{name}-{_PACKAGED[name].sha256[:12]}"
+    else:
+        found = _local_folder(name) or _cached_folder(name)
+    return found if found and (found / "tokenizer.json").is_file() else None
+
+
+def _cached_folder(name: str) -> Path | None:
+    """The newest folder of a model in the Hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "tokenizer.json")
+    except ValueError:  # the name is no Hub id
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: RANKWISE_CACHE, or rankwise in the user's cache folder."""
     if own := os.environ.get("RANKWISE_CACHE"):

@@ -10,7 +10,7 @@ import inspect
 import json as jsonlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
@@ -39,6 +39,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, bfloat16 or float32.")]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
+
+DATA_SETTINGS = (
+    *("base", "validation", "test", "data_config", "text_column", "label_column", "labels"),
+    *("validation_fraction", "max_length"),
+)
+"""The settings of a recipe that `rankwise data` takes."""
 
 
 def main() -> None:
@@ -82,8 +88,10 @@ def _fail(error: RankwiseError, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
-def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb --preset, --recipe and an option for every setting of a recipe.
+def _with_recipe(
+    function: Callable[..., None], settings: Iterable[str] = tuple(Recipe.model_fields)
+) -> Callable[..., None]:
+    """Give a verb --preset, --recipe and an option for every setting of a recipe, or for some.
 
     The verb gets the finished recipe as its first argument. The text under each of the recipe's
     fields is the option's help.
@@ -91,7 +99,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def with_recipe(preset: str | None, recipe: Path | None, **options: Any) -> None:
-        changes = {name: options.pop(name) for name in Recipe.model_fields}
+        changes = {name: options.pop(name) for name in settings}
         if resumed := options.get("resume"):
             if preset or recipe:
                 raise UsageError("--resume goes on with the run's own recipe: no --preset or --recipe")
@@ -103,7 +111,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     options = {
         "preset": Annotated[str | None, typer.Option(help=f"Start from a preset: {', '.join(PRESETS)}.")],
         "recipe": Annotated[Path | None, typer.Option(help="Start from a recipe file (TOML).")],
-        **{name: _setting(name) for name in Recipe.model_fields},
+        **{name: _setting(name) for name in settings},
     }
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
@@ -159,15 +167,20 @@ def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]
     return Recipe.preset(preset, **given) if preset else Recipe.build(given, where="option")
 
 
-def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool, **going_on: Any) -> None:
+def _sweep(
+    recipe: Recipe, out: Path | None, as_json: bool, samples: bool, track: str | None = None, **going_on: Any
+) -> None:
     with signals.stopping():
         from rankwise import terminal
+        from rankwise.listener import Listeners
         from rankwise.store.run import RunFolder
         from rankwise.sweep import default_folder, sweep
+        from rankwise.tracking import Trackers
 
         run = RunFolder(out or default_folder(recipe))
-        with terminal.ProgressBars() as bars:
-            results = sweep(recipe, run.path, bars, **going_on)
+        names = [name.strip() for name in (track or "").split(",") if name.strip()]
+        with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
+            results = sweep(recipe, run.path, Listeners(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
 
     if as_json:
@@ -204,12 +217,18 @@ def sweep(
     checkpoint_steps: Annotated[
         int | None, typer.Option(help="Steps between two checkpoints.", min=1)
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            help="Send losses and accuracies to tensorboard, wandb, mlflow, trackio.", metavar="A,B,..."
+        ),
+    ] = None,
 ) -> None:
     """Fine-tune at every rank in one pass and print the rank table."""
     if resume and out:
         raise UsageError("give --resume or --out, not both")
     saving = {"checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
-    _sweep(recipe, resume or out, json, samples=False, resume=resume is not None, **saving)
+    _sweep(recipe, resume or out, json, samples=False, track=track, resume=resume is not None, **saving)
 
 
 @_verb
@@ -224,6 +243,31 @@ def plan(recipe: Recipe, *, json: Json = False) -> None:
         print(jsonlib.dumps(found.to_json(), indent=1))
     else:
         terminal.show_plan(found)
+
+
+@_verb
+@functools.partial(_with_recipe, settings=DATA_SETTINGS)
+def data(
+    recipe: Recipe,
+    *,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="A file, a folder or a Hub id; or files of train, validation and test, in turn."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What the data holds: sizes, classes, lengths, duplicates, contradicting labels, leaks."""
+    from rankwise import terminal
+    from rankwise.preview import data_report
+
+    if len(files or []) > 3:
+        raise UsageError("give at most three files: train, validation and test")
+    given = dict(zip(("data", "validation", "test"), files or [], strict=False))
+    found, notes = data_report(recipe.model_copy(update=given))
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        terminal.show_data(found, notes)
 
 
 @_verb

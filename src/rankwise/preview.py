@@ -1,9 +1,11 @@
-"""A plan before anything is fetched: what `rankwise plan` shows."""
+"""What can be said before a base is fetched: what `rankwise plan` and `rankwise data` show."""
 
 from __future__ import annotations
 
 from rankwise import bases, data, plan
 from rankwise.recipe import Recipe
+from rankwise.report.data import DataReport, report
+from rankwise.tokens import Tokenizer
 
 CHARACTERS_PER_TOKEN = 4.4
 """English text in GPT-2's tokens, about; used only where no tokenizer has been fetched yet."""
@@ -34,3 +36,19 @@ def preview(recipe: Recipe) -> plan.Plan:
         tokens_per_text=tokens,
         number_bytes=4 if recipe.precision == "float32" else 2,
     )
+
+
+def data_report(recipe: Recipe) -> tuple[DataReport, tuple[str, ...]]:
+    """What a recipe's data holds, and notes on how they were read.
+
+    Lengths are in tokens where the base's tokenizer is on this machine, else in words.
+
+    Raises:
+        DataError: the data cannot be used.
+        ModelError: the base's tokenizer is damaged.
+        Unreachable: the data is on the Hub, and the Hub does not answer.
+    """
+    found = data.load(recipe)
+    folder = bases.at_hand(recipe.base)
+    lengths = Tokenizer.load(folder).lengths if folder else None
+    return report(found, recipe.max_length, lengths), found.notes

@@ -88,6 +88,8 @@ class Recipe(BaseModel):
     """Weight of each class in the loss; balanced = inverse to its frequency in train."""
     keep: Literal["last", "best"] = "last"
     """Which epoch's adapter to keep: the last, or the best on validation."""
+    baselines: bool = True
+    """Add reference rows: majority class, TF-IDF + linear SVM, untrained head, rank 0."""
 
     on_nan: Literal["drop", "stop"] = "drop"
     """Where an adapter's loss, gradient or weights are no longer numbers: drop it and go on with the

@@ -4,19 +4,25 @@ A sweep asks every adapter the same texts, so its answers form a table of seeds 
 samples: of the seeds that could have been drawn, and of the texts that could have been asked. The
 variance of the table's mean counts both, by the crossed two-way layout with random effects
 (Searle, Casella and McCulloch 1992, Variance Components, chapter 4), and its degrees of freedom
-are Satterthwaite's (1946). Resampling seeds instead would understate their share, by a third where
-there are three.
+are Satterthwaite's (1946). Where several ranks are compared, the mean square of seeds is pooled over
+all pairs, as in the analysis of variance: that of a single pair has too few degrees of freedom for
+a correction of many tests. Resampling seeds instead would understate their share, by a third where
+there are three; `bench/coverage.py` measures both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, t
+
+K = TypeVar("K", bound=Hashable)
 
 Answers = NDArray[np.bool_]
 """(seeds, texts): whether the adapter of a seed answered a text rightly."""
@@ -50,7 +56,7 @@ def mean_accuracy_interval(answers: Answers, confidence: float = 0.95) -> tuple[
     if seeds == 1 or mean in (0.0, 1.0):
         # Without a single mistake, or success, nothing is known of how seeds differ.
         return accuracy_interval(round(mean * texts), texts, confidence)
-    spread = _spread(answers.astype(np.float64))
+    spread = _spread(_squares(answers.astype(np.float64)))
     number = mean * (1 - mean) / spread.variance
     quantile = float(t.ppf((1 + confidence) / 2, spread.freedom))
     shift = quantile**2 / number
@@ -67,29 +73,56 @@ class Difference:
     low: float  # 95 % interval
     high: float
     at_least: float  # one-sided 95 % bound
+    at_most: float
     p: float  # two-sided; of no difference
     text_variance: float  # part of the mean's variance that more texts would shrink, and seeds would not
     seed_variance: float  # part that more seeds would shrink
 
+    def reversed(self) -> Difference:
+        """How much more often the other rank is right than the one."""
+        turned = {"mean": -self.mean, "low": -self.high, "high": -self.low}
+        return replace(self, **turned, at_least=-self.at_most, at_most=-self.at_least)
+
 
 def difference(one: Answers, other: Answers) -> Difference:
-    """The paired difference of two ranks' accuracies.
+    """The paired difference of two ranks' accuracies, where there are but two; see `differences`."""
+    return differences({0: one, 1: other})[0, 1]
 
-    With several seeds, a t test on the crossed layout of seeds and texts. With one seed nothing is
-    known of how seeds differ: the interval is over texts, and p is McNemar's, exact.
+
+def differences(answers: Mapping[K, Answers]) -> dict[tuple[K, K], Difference]:
+    """The paired difference of every two ranks' accuracies, in both directions: (rank, other).
+
+    With several seeds, a t test on the crossed layout of seeds and texts; how much the differences vary
+    with the seed is taken to be alike for all pairs of ranks. With one seed nothing is known of how
+    seeds differ: the interval is over texts, and p is McNemar's, exact.
     """
-    values = one.astype(np.float64) - other
-    spread = _spread(values)
-    mean, error = float(values.mean()), math.sqrt(spread.variance)
-    quantile = float(t.ppf(0.975, spread.freedom)) * error
-    p = mcnemar(one[0], other[0])
-    if len(values) > 1:
+    pairs = list(combinations(answers, 2))
+    squares = [_squares(answers[a].astype(np.float64) - answers[b]) for a, b in pairs]
+    pooled = float(np.mean([each.of_seeds for each in squares])) if pairs else 0.0
+    found = {}
+    for (a, b), each in zip(pairs, squares, strict=True):
+        found[a, b] = _difference(answers[a], answers[b], each, pooled, len(answers) - 1)
+        found[b, a] = found[a, b].reversed()
+    return found
+
+
+def _difference(
+    one: Answers, other: Answers, squares: _Squares, pooled: float, independent: int
+) -> Difference:
+    """`pooled` is the mean square of seeds over all pairs, of which so many are independent."""
+    spread = _spread(squares, pooled, independent)
+    mean, error = squares.mean, math.sqrt(spread.variance)
+    one_sided, two_sided = (np.asarray(t.ppf([0.95, 0.975], spread.freedom)) * error).tolist()
+    if len(one) == 1:
+        p = mcnemar(one[0], other[0])
+    else:
         p = float(2 * t.sf(abs(mean) / error, spread.freedom)) if error else float(mean == 0)
     return Difference(
         mean=mean,
-        low=max(-1.0, mean - quantile),
-        high=min(1.0, mean + quantile),
-        at_least=max(-1.0, mean - float(t.ppf(0.95, spread.freedom)) * error),
+        low=max(-1.0, mean - two_sided),
+        high=min(1.0, mean + two_sided),
+        at_least=max(-1.0, mean - one_sided),
+        at_most=min(1.0, mean + one_sided),
         p=p,
         text_variance=spread.texts,
         seed_variance=spread.seeds,
@@ -123,6 +156,28 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
+class _Squares:
+    """Mean of a (seeds, texts) table, and its mean squares: of seeds, of texts, of what is left."""
+
+    seeds: int
+    texts: int
+    mean: float
+    of_seeds: float
+    of_texts: float
+    left: float
+
+
+def _squares(table: NDArray[np.float64]) -> _Squares:
+    seeds, texts = table.shape
+    mean, by_seed, by_text = table.mean(), table.mean(axis=1), table.mean(axis=0)
+    rest = table - by_seed[:, None] - by_text + mean
+    of_seeds = texts * ((by_seed - mean) ** 2).sum() / max(1, seeds - 1)
+    of_texts = seeds * ((by_text - mean) ** 2).sum() / max(1, texts - 1)
+    left = (rest**2).sum() / max(1, (seeds - 1) * (texts - 1))
+    return _Squares(seeds, texts, float(mean), float(of_seeds), float(of_texts), float(left))
+
+
+@dataclass(frozen=True)
 class _Spread:
     """Variance of the mean of a (seeds, texts) table, its parts, its degrees of freedom."""
 
@@ -132,25 +187,24 @@ class _Spread:
     freedom: float
 
 
-def _spread(table: NDArray[np.float64]) -> _Spread:
-    seeds, texts = table.shape
-    mean, by_seed, by_text = table.mean(), table.mean(axis=1), table.mean(axis=0)
-    if seeds == 1:
-        variance = float(table.var(ddof=1) / texts) if texts > 1 else 0.0
-        return _Spread(variance, variance, 0.0, max(1, texts - 1))
-    rest = table - by_seed[:, None] - by_text + mean
-    freedom = np.array([seeds - 1, texts - 1, (seeds - 1) * max(1, texts - 1)], dtype=np.float64)
-    squares = np.array(
-        [texts * ((by_seed - mean) ** 2).sum(), seeds * ((by_text - mean) ** 2).sum(), (rest**2).sum()]
-    )
-    # Mean squares of seeds, of texts, of what is left. A component of variance is not below 0.
-    of_seeds, of_texts, left = (squares / np.maximum(freedom, 1)).tolist()
-    parts = max(0.0, of_seeds - left), max(0.0, of_texts - left), left
-    total = sum(parts)
-    if total == 0.0:
-        return _Spread(0.0, 0.0, 0.0, float(freedom[2]))
-    # The seeds' mean square stays in even where it is small: with few seeds a small one is often luck.
-    used = np.array([of_seeds, of_texts if parts[1] else 0.0, left])
-    degrees = total**2 / float((used**2 / np.maximum(freedom, 1)).sum())
+def _spread(squares: _Squares, of_seeds: float | None = None, tables: int = 1) -> _Spread:
+    """Spread of a table's mean, the mean square of seeds being that of so many independent tables."""
+    seeds, texts, left = squares.seeds, squares.texts, squares.left
     cells = seeds * texts
-    return _Spread(total / cells, parts[1] / cells, (parts[0] + left) / cells, max(1.0, degrees))
+    if seeds == 1:
+        return _Spread(squares.of_texts / cells, squares.of_texts / cells, 0.0, max(1, texts - 1))
+    of_seeds = squares.of_seeds if of_seeds is None else of_seeds
+    of_texts = max(squares.of_texts, left)
+    # A component of variance is not below 0. One that is not above 0 has no uncertainty either.
+    by_seed = max(0.0, of_seeds - left)
+    total = by_seed + of_texts
+    if total == 0.0:
+        return _Spread(0.0, 0.0, 0.0, float(seeds - 1))
+    freedom = np.array([tables * (seeds - 1), max(1, texts - 1), (seeds - 1) * max(1, texts - 1)])
+    # Satterthwaite's formula takes a small mean square of few degrees of freedom, which is often
+    # luck, at its word. The factor, 1.25 for two degrees, makes up for it, as `bench/coverage.py` shows.
+    # The degrees are not fewer than those of seeds alone.
+    used = np.array([of_seeds * (1 + 0.5 / freedom[0]) if by_seed else 0.0, of_texts, left])
+    degrees = total**2 / float((used**2 / freedom).sum())
+    by_text = of_texts - left
+    return _Spread(total / cells, by_text / cells, (by_seed + left) / cells, max(float(freedom[0]), degrees))

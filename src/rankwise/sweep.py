@@ -14,21 +14,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rankwise import bases, data, hardware, outcomes, plan, resume, signals
+from rankwise import bases, data, hardware, outcomes, plan, references, resume, signals
 from rankwise.bank_run import AdapterState, BankRun, Setting, Split, Trained
 from rankwise.errors import ResourceError, TrainingError
 from rankwise.listener import Listener
 from rankwise.predict import check_ids, load_trunk
 from rankwise.recipe import Recipe
+from rankwise.report import data as data_report
 from rankwise.report import tables
 from rankwise.store import adapter as adapters
 from rankwise.store import checkpoint, files, outcome
 from rankwise.store.checkpoint import BankPlan, Checkpoint, JobState
 from rankwise.store.outcome import Outcome
-from rankwise.store.run import AdapterResult, Diverged, Results, RunFolder, Timing, slug
+from rankwise.store.run import AdapterResult, Diverged, Reference, Results, RunFolder, Timing, slug
 from rankwise.tokens import Tokenizer
 
-STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "write", "total")
+STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "references", "write", "total")
 MEMORY_SHARE = 0.6
 """Part of the free memory that a bank may take where the recipe names no limit."""
 CHECKPOINT_MINUTES = 10.0
@@ -116,6 +117,8 @@ class _Job:
                 self._prepare()
                 self._start()
                 self._train()
+                with self.timed("references"):
+                    self.references = self._references()
                 with self.timed("write"):
                     self._write_predictions()
             return self._write_results()
@@ -222,6 +225,7 @@ class _Job:
         if self.saved is None:
             self._forget_unfinished()
         files.write_text(self.folder.recipe, self.recipe.to_toml())
+        data_report.write(self.folder, self.dataset, self.recipe.max_length, self.tokenizer.lengths)
         self._save()
 
     def _check_same(self, state: JobState) -> None:
@@ -407,6 +411,20 @@ class _Job:
         """What became of the adapters that were trained to the end, in the plan's order."""
         names = [f"r{row.rank}-s{row.seed}" for row in self.plan.rows]
         return [self.outcomes[name] for name in names if name in self.outcomes]
+
+    def _references(self) -> list[Reference]:
+        """The reference rows, on the splits that the adapters are measured on."""
+        rows = []
+        setting = self.setting
+        for each in references.answers(
+            self.recipe, setting.trunk, self.splits, len(setting.labels), self.listener
+        ):
+            found = {
+                split: setting.metrics(split, logits, each.probabilistic).model_dump()
+                for split, logits in each.logits.items()
+            }
+            rows.append(Reference(name=each.name, validation=found["validation"], test=found.get("test")))
+        return rows
 
     def _write_predictions(self) -> None:
         files.write_text(self.folder.predictions, outcomes.predictions_csv(self.setting, self._finished()))

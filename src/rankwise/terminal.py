@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from rankwise.errors import RankwiseError
-from rankwise.listener import Listener
+from rankwise.listener import Listener, Validated
+from rankwise.live import Board, line
+from rankwise.report.data import DataReport, class_table, contradiction_table, leak_table, split_table
 from rankwise.report.ranks import Comparison, summary_table
 from rankwise.report.tables import Table, one_line, printable
 from rankwise.store.run import Results, RunFolder
@@ -135,13 +137,30 @@ def show_plan(plan: Plan) -> None:
     )
 
 
+def show_data(found: DataReport, notes: Sequence[str]) -> None:
+    """Splits, classes, leaks and contradictions, as far as there are any."""
+    shown = [split_table(found), class_table(found)]
+    shown += [leak_table(found)] if found.leaks else []
+    shown += [contradiction_table(found)] if found.contradictions else []
+    for number, table in enumerate(shown):
+        if number:
+            stdout.print()
+        show_table(table)
+    if not found.leaks and len(found.splits) > 1:
+        stdout.print("\nNo text of one split stands in another.")
+    if not found.contradictions:
+        stdout.print("\nNo text carries two labels.")
+    for note in notes:
+        stdout.print("\n" + printable(note), soft_wrap=True)
+
+
 def show_metrics(metrics: Metrics) -> None:
     """Accuracy and macro-F1, then a row a class, then the confusion matrix."""
     interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
     stdout.print(
         f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % "
         f"(95 % interval {interval}), "
-        f"macro-F1 {100 * metrics.macro_f1:.2f} %, log loss {metrics.log_loss:.3f}",
+        f"macro-F1 {100 * metrics.macro_f1:.2f} %{_calibration(metrics)}",
         soft_wrap=True,
     )
     rows = [
@@ -154,6 +173,29 @@ def show_metrics(metrics: Metrics) -> None:
     matrix = [(label, *map(str, row)) for label, row in zip(labels, metrics.confusion, strict=True)]
     stdout.print()
     show_table(Table("Confusion: true label down, predicted across", ("", *labels), matrix))
+    bins = [
+        (
+            f"{100 * b.low:.0f}-{100 * b.high:.0f}",
+            f"{100 * b.confidence:.1f}",
+            f"{100 * b.accuracy:.1f}",
+            f"{b.texts:,}",
+        )
+        for b in metrics.reliability
+    ]
+    stdout.print()
+    show_table(
+        Table(
+            "Reliability, in percent: texts by the probability of the predicted label",
+            ("probability", "mean", "accuracy", "texts"),
+            bins,
+        )
+    )
+
+
+def _calibration(metrics: Metrics) -> str:
+    if metrics.log_loss is None or metrics.ece is None:
+        return ""
+    return f", log loss {metrics.log_loss:.3f}, expected calibration error {100 * metrics.ece:.2f} %"
 
 
 def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
@@ -187,19 +229,24 @@ def show_written(run: RunFolder, results: Results) -> None:
 
 
 class ProgressBars(Listener):
-    """A bar a stage on a terminal, a line a stage elsewhere."""
+    """A bar a stage, and the board of a sweep above them, on a terminal; a line a stage elsewhere."""
 
     def __init__(self) -> None:
-        self._bars: Progress | None = None
-        self._task: TaskID | None = None
-        self._total: int | None = None
-        self._done = 0
+        self._board = Board()
+        self._bars = _Bars(self._board)
+        self._tasks: dict[str, TaskID] = {}  # stages so far
+        self._lengths: dict[str, int | None] = {}
+        self._stage = ""
+        self._stepped: set[str] = set()  # stages whose progress `step` tells
 
     def __enter__(self) -> Self:
+        if stderr.is_terminal:
+            self._bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.end()
+        self._bars.stop()
 
     def note(self, text: str) -> None:
         """Something worth a line."""
@@ -208,31 +255,53 @@ class ProgressBars(Listener):
     def begin(self, stage: str, total: int | None) -> None:
         """A stage of so many units begins; None where their number is not known."""
         self.end()
-        if not stderr.is_terminal:
-            stderr.print(stage if total is None else f"{stage} ({total:,})", soft_wrap=True)
-            return
-        known = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bars = Progress(
-            TextColumn("{task.description:<12}"),
-            *((TimeElapsedColumn(),) if total is None else known),
-            TextColumn("{task.fields[detail]}"),
-            console=stderr,
-        )
-        self._bars.start()
-        self._task = self._bars.add_task(stage, total=total, detail="")
-        self._total, self._done = total, 0
+        self._stage, self._lengths[stage] = stage, total
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, detail="")
+            if not stderr.is_terminal:
+                stderr.print(stage if total is None else f"{stage} ({total:,})", soft_wrap=True)
+        elif stage not in self._stepped:
+            self._bars.reset(self._tasks[stage], total=total)
 
     def advance(self, units: int, detail: str = "") -> None:
         """So many units of the stage are done."""
-        if self._bars is None or self._task is None:
-            return
-        self._done += units
-        if self._total is None:
-            detail = f"{self._done:,}"
-        self._bars.update(self._task, advance=units, detail=detail)
+        if self._stage and self._stage not in self._stepped:
+            self._bars.update(self._tasks[self._stage], advance=units, detail=detail)
+
+    def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
+        """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
+        self._board.step(adapters, losses)
+        self._stepped.add(self._stage)
+        self._bars.update(self._tasks[self._stage], completed=number, total=steps)
+
+    def validation(self, found: Validated) -> None:
+        """These adapters of a bank have been validated after an epoch."""
+        self._board.validation(found)
+        if not stderr.is_terminal:
+            stderr.print(line(found), soft_wrap=True)
 
     def end(self) -> None:
-        """The stage is over."""
-        if self._bars is not None:
-            self._bars.stop()
-        self._bars = self._task = None
+        """The stage is over. One of unknown length leaves no bar behind."""
+        if self._stage and self._lengths[self._stage] is None:
+            self._bars.remove_task(self._tasks.pop(self._stage))
+        self._stage = ""
+
+
+class _Bars(Progress):
+    """Progress bars under a sweep's board."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        super().__init__(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True)),
+            console=stderr,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The board, where there is something on it, and the bars."""
+        board = self._board.table(stderr.width, stderr.height - len(self.tasks))
+        return [*([board] if board else []), self.make_tasks_table(self.tasks)]

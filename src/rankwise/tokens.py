@@ -102,6 +102,18 @@ class Tokenizer:
                 ids.append(np.array(encoding.ids, dtype=np.int64))
         return ids
 
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """(texts,) int64 tokens of each text as it is, special tokens included: nothing is cut off.
+
+        Raises:
+            DataError: as for a call.
+        """
+        self._backend.no_truncation()
+        return np.array(
+            [len(encoding.ids) for chunk in _chunks(texts) for encoding in self._encode(chunk)],
+            dtype=np.int64,
+        )
+
     def _encode(self, chunk: list[str]) -> list[Any]:
         try:
             encodings: list[Any] = self._backend.encode_batch_fast(chunk)

@@ -95,6 +95,7 @@ class RunFolder:
         self.timing = self.path / "timing.json"
         self.history = self.path / "history.jsonl"
         self.predictions = self.path / "predictions.csv"
+        self.data = self.path / "data.json"
         self.table = self.path / "table.md"
         self.samples = self.path / "samples.md"
         self.adapters = self.path / "adapters"
