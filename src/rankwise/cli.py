@@ -155,7 +155,7 @@ def _sweep(recipe: Recipe, out: Path | None, as_json: bool, samples: bool) -> No
     if as_json:
         print(results.model_dump_json(indent=1))
         return
-    terminal.show_table(tables.rank_table(results))
+    terminal.show_table(tables.rank_table(run))
     if samples:
         terminal.stdout.print()
         terminal.show_table(tables.sample_table(run))
