@@ -28,7 +28,7 @@ from rankwise.nn.lora import AdapterSpec, Bank
 from rankwise.nn.packing import Ids
 from rankwise.predict import bank_logits, check_ids, load_trunk, softmax
 from rankwise.recipe import Recipe
-from rankwise.report import tables
+from rankwise.report import build
 from rankwise.store import adapter as adapters
 from rankwise.store import files
 from rankwise.store.run import AdapterResult, Results, RunFolder, Timing, slug
@@ -121,7 +121,7 @@ class _Job:
         results = self._results(outcomes)
         files.write_text(self.folder.timing, self._timing(outcomes).model_dump_json(indent=1) + "\n")
         files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
-        tables.write(self.folder)
+        build.write(self.folder)
         return results
 
     @contextmanager

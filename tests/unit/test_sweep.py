@@ -68,13 +68,13 @@ def assert_alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], r
 def test_the_folder_is_complete(run: RunFolder, gpt2_base: Path) -> None:
     found = sorted(path.name for path in run.path.iterdir())
     assert found == [
-        "adapters", "history.jsonl", "predictions.csv", "recipe.toml", "results.json", "samples.md",
-        "table.md", "timing.json",
+        "README.md", "adapters", "errors.csv", "figures", "history.jsonl", "predictions.csv", "recipe.toml",
+        "report.html", "results.json", "samples.md", "table.csv", "table.md", "timing.json",
     ]  # fmt: skip
     assert sorted(path.name for path in run.adapters.iterdir()) == NAMES
     for name in NAMES:
         assert sorted(path.name for path in (run.adapters / name).iterdir()) == [
-            "adapter_config.json", "adapter_model.safetensors", "config.json",
+            "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json",
             "tokenizer.json", "tokenizer_config.json",
         ]  # fmt: skip
         copied = (run.adapters / name / "tokenizer.json").read_bytes()

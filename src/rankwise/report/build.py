@@ -15,6 +15,7 @@ from rankwise.report.html import Story, run_page
 from rankwise.report.learning import learning_curves
 from rankwise.report.predictions import read_predictions
 from rankwise.report.ranks import compare
+from rankwise.report.runs import runs_page
 from rankwise.report.scores import Row, by_rank, rank_rows, reference_rows, splits
 from rankwise.report.verdict import Chosen, chosen
 from rankwise.store import files
@@ -45,7 +46,7 @@ def write(run: RunFolder) -> None:
         raise RankwiseError(
             f"{run.path}: the run is finished and its results are safe, but the report could not be made: "
             f"{type(error).__name__}: {error}",
-            hint=f"rankwise report {run.path} tries again; RANKWISE_DEBUG=1 shows where",
+            hint=f"rankwise report {run.path} tries again; please report it",
         ) from error
 
 
@@ -91,6 +92,24 @@ def _drawings(run: RunFolder, results: Results, rows: Sequence[Row], choice: Cho
     return found
 
 
-def page_path(run: RunFolder) -> Path:
-    """Where a run's page lies."""
-    return run.path / "report.html"
+def report(runs: Sequence[RunFolder], out: Path | None = None) -> Path:
+    """Write the reports that `rankwise report` is asked for; the path of the page to read.
+
+    Args:
+        runs: one run, whose folder gets all of it anew, or several, which get a page side by side.
+        out: where the page goes; by default into the run's own folder.
+
+    Raises:
+        UsageError: several runs and no `out`, or a run that is not finished or cannot be read.
+        ResourceError: the disk is full.
+    """
+    if len(runs) > 1:
+        if out is None:
+            raise UsageError("several runs make one page of their own", hint="say where: --out FILE.html")
+        files.write_text(out, runs_page(runs))
+        return out
+    write(runs[0])
+    page = runs[0].path / "report.html"
+    if out is not None:
+        files.copy(page, out)
+    return out or page

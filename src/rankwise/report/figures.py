@@ -71,8 +71,7 @@ def _plot_accuracy(
             _point(axes, places[row.rank or 0], row.scores[split], marked == row.rank)
         else:
             _point_below(axes, places[0], row.scores[split])
-    for k, row in enumerate(row for row in references if row in shown):
-        _reference_line(axes, row.name, 100 * row.scores[split].accuracy, k)
+    _reference_lines(axes, [row for row in references if row in shown], split)
     hidden = [row for row in hidden if row.rank is None]
     if hidden:
         _below(axes, [f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}" for row in hidden])
@@ -142,12 +141,20 @@ def _point_below(axes: Axes, place: float, score: Score) -> None:
     )  # fmt: skip
 
 
-def _reference_line(axes: Axes, name: str, accuracy: float, number: int) -> None:
-    axes.axhline(accuracy, color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + number % 5], zorder=1)
-    axes.annotate(
-        f"{shorten(name, 34)} {accuracy:.1f}", (1, accuracy), (0, 2), xycoords=("axes fraction", "data"),
-        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=LIGHT["muted"],
-    )  # fmt: skip
+def _reference_lines(axes: Axes, rows: Sequence[Row], split: str) -> None:
+    """A dashed line each, its name above it, or below it where the next one is near."""
+    low, high = axes.get_ylim()
+    ordered = sorted(rows, key=lambda row: row.scores[split].accuracy)
+    for k, row in enumerate(ordered):
+        accuracy = 100 * row.scores[split].accuracy
+        above = [100 * each.scores[split].accuracy for each in ordered[k + 1 : k + 2]]
+        near = any(each - accuracy < 0.07 * (high - low) for each in above)
+        axes.axhline(accuracy, color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
+        axes.annotate(
+            f"{shorten(row.name, 34)} {accuracy:.1f}", (1, accuracy), (0, -2 if near else 2),
+            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+            va="top" if near else "bottom", fontsize=8.5, color=LIGHT["muted"],
+        )  # fmt: skip
 
 
 def _below(axes: Axes, names: Sequence[str]) -> None:
@@ -184,13 +191,12 @@ def _plot_runs(figure: Figure, runs: Sequence[tuple[str, Sequence[Row]]]) -> Non
         shift = (k - (len(runs) - 1) / 2) * min(0.16, 0.6 / len(runs))
         x = [places[row.rank or 0] + shift for row in rows]
         scores = [row.scores["validation"] for row in rows]
-        colour = LIGHT[SERIES[k % len(SERIES)]]
+        colour = LIGHT[SERIES[(k + k // len(SERIES)) % len(SERIES)]]
         for place, score in zip(x, scores, strict=True):
             axes.plot([place, place], [100 * score.low, 100 * score.high], color=colour, alpha=0.45)
         axes.plot(
             x, [100 * score.accuracy for score in scores], color=colour, label=shorten(name, 26),
-            marker=MARKERS[k % len(MARKERS)], linestyle=DASHES[k // len(SERIES) % len(DASHES) or k % len(DASHES)],
-            linewidth=1,
+            marker=MARKERS[k % len(MARKERS)], linestyle=DASHES[k % len(DASHES)], linewidth=1,
         )  # fmt: skip
     _rank_axis(axes, places)
     axes.set_ylabel("validation accuracy, %")
@@ -296,7 +302,7 @@ def _plot_classes(figure: Figure, classes: Sequence[Mapping[str, Any]]) -> None:
     y = [len(classes) - i for i in range(len(classes))]
     f1, precision, recall = ([100 * each[name] for each in classes] for name in ("f1", "precision", "recall"))
     axes.barh(y, f1, height=0.62, color=LIGHT["blue"], alpha=0.35, label="F1")
-    marks = {"linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.3}
+    marks: dict[str, Any] = {"linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.3}
     axes.plot(
         precision, y, marker="o", color=LIGHT["orange"], markerfacecolor="none", label="precision", **marks
     )
@@ -320,7 +326,8 @@ def reliability(split: str, whose: str, bins: Sequence[Mapping[str, float]], ece
     """
     filled = [each for each in bins if each["texts"]]
     said = [
-        f"{100 * each['confidence']:.0f} % sure, {100 * each['accuracy']:.0f} % right ({each['texts']:g} texts)"
+        f"{100 * each['confidence']:.0f} % sure, {100 * each['accuracy']:.0f} % right "
+        f"({each['texts']:g} texts)"
         for each in filled
     ]
     return Drawing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,15 +27,22 @@ def read_curves(run: RunFolder) -> dict[str, Curve]:
     """
     curves: dict[str, Curve] = {}
     for line in _lines(run):
-        for k, name in enumerate(line.get("adapters", ())):
-            curve = curves.setdefault(name, Curve())
-            match line.get("kind"):
-                case "step":
-                    curve.losses[line["epoch"]] = line["losses"][k]
-                case "validation":
-                    curve.accuracy[line["epoch"]] = line["accuracy"][k]
-                    curve.log_loss[line["epoch"]] = line["log_loss"][k]
+        # A line of another form is none of ours.
+        with suppress(KeyError, IndexError, TypeError, ValueError):
+            for k, name in enumerate(line["adapters"]):
+                _add(curves.setdefault(name, Curve()), line, k)
     return curves
+
+
+def _add(curve: Curve, line: dict[str, Any], k: int) -> None:
+    """What a line says of its k-th adapter."""
+    epoch = float(line["epoch"])
+    match line["kind"]:
+        case "step":
+            curve.losses[epoch] = float(line["losses"][k])
+        case "validation":
+            curve.accuracy[epoch] = float(line["accuracy"][k])
+            curve.log_loss[epoch] = float(line["log_loss"][k])
 
 
 def _lines(run: RunFolder) -> Iterator[dict[str, Any]]:

@@ -53,7 +53,8 @@ def run_page(story: Story) -> str:
         pairs=summary_table(story.found) if len(story.found.ranks) > 1 else None,
         classes=_class_table(choice),
         confused=_confused(results, choice),
-        samples=sample_table(story.run, adapter=choice.best.name),
+        samples=_samples(story),
+        sampled="test texts" if "test" in results.texts else "validation texts",
         wrong=errors_table(story.wrong, len(results.adapters), MOST_ERRORS),
         all_wrong=sum(each.wrong == 1 for each in story.wrong),
         listed=len(story.wrong),
@@ -134,6 +135,16 @@ def _confused(results: Results, choice: Chosen) -> Table:
         (true, predicted, f"{texts:,.0f}", f"{100 * share:.1f}") for true, predicted, texts, share in found
     ]
     return Table("Most often confused", ("true label", "predicted", "texts", "% of the label's"), rows)
+
+
+def _samples(story: Story) -> Table:
+    """The sample table without numbers of labels, and with what is right in a column of its own."""
+    drawn = sample_table(story.run, adapter=story.choice.best.name)
+    rows = [
+        (text, label, predicted, "right" if predicted == label else "wrong")
+        for text, _, label, _, predicted in drawn.rows
+    ]
+    return Table("", ("text", "label", "predicted", ""), rows)
 
 
 def _cost(story: Story) -> Table:

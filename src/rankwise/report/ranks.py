@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-import numpy as np
 from pydantic import BaseModel
 
 from rankwise.report.predictions import answers_by_rank, read_predictions
