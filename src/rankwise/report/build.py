@@ -31,6 +31,8 @@ def write(run: RunFolder) -> None:
         RankwiseError: the report could not be made; the run's results are not touched by that.
     """
     try:
+        if not run.read_results().adapters:
+            raise UsageError(f"{run.path}: every adapter diverged: there is nothing to report")
         tables.write(run)
         story = read_story(run)
         files.write_text(run.path / "errors.csv", errors_csv(story.wrong))
@@ -53,8 +55,6 @@ def write(run: RunFolder) -> None:
 def read_story(run: RunFolder) -> Story:
     """A run's files, read and worked out for its page."""
     results = run.read_results()
-    if not results.adapters:
-        raise UsageError(f"{run.path}: every adapter diverged: there is nothing to report")
     found = compare(run)
     choice, rows = chosen(results, found), rank_rows(run, results)
     names = [row.name for row in results.adapters]

@@ -124,7 +124,7 @@ class Drawing:
 def _rename(element: ElementTree.Element, prefix: str) -> None:
     """Ids and references begin with the drawing's name; fonts are the page's."""
     if "id" in element.attrib:
-        element.set("id", prefix + element.attrib["id"])
+        element.set("id", prefix + element.attrib["id"].removeprefix("matplotlib."))
     if _XLINK in element.attrib:
         element.set("href", f"#{prefix}{element.attrib.pop(_XLINK).removeprefix('#')}")
     if "clip-path" in element.attrib:

@@ -61,7 +61,11 @@ def rank_table(run: RunFolder) -> Table:
     scores = ("accuracy", *(("spread",) if several else ()), "95 %", "macro-F1")
     named = [f"{split} {each}" if each[0] in "am" else each for split in shown for each in scores]
     seeds = len({row.seed for row in results.adapters})
-    rows = [*rank_rows(run, results), *reference_rows(results)]
+    finished = {row.rank for row in results.adapters}
+    lost = sorted({each.rank for each in results.diverged} - finished)
+    dropped = [Row(f"{rank} (dropped)", rank, (), {}) for rank in lost]
+    ranks = sorted([*rank_rows(run, results), *dropped], key=lambda row: row.rank or 0)
+    rows = [*ranks, *reference_rows(results)]
     return Table(
         title=f"{results.base}, {results.texts['train']:,} training texts",
         columns=(*RANK_COLUMNS, *named),
