@@ -186,11 +186,11 @@ def _sweep(
     if as_json:
         print(results.model_dump_json(indent=1))
         return
-    terminal.show_table(tables.rank_table(results))
+    terminal.show_table(tables.rank_table(run))
     if samples:
         terminal.stdout.print()
         terminal.show_table(tables.sample_table(run))
-    terminal.show_comparison(ranks.compare(run), table=len({row.seed for row in results.adapters}) > 1)
+    terminal.show_comparison(ranks.compare(run), table=False)
     terminal.show_written(run, results)
 
 
@@ -385,6 +385,45 @@ def compare(
         print(found.model_dump_json(indent=1))
     else:
         terminal.show_comparison(found, table=True)
+
+
+@_verb
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, such as runs/NAME.", metavar="RUN...")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Page to write; needed for several runs [default: RUN/report.html]."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a run's tables, figures, page and cards anew from its files; or set several runs side by side."""
+    from rankwise import terminal
+    from rankwise.report import build
+    from rankwise.store.run import RunFolder
+
+    written = build.report([RunFolder(run) for run in runs], out)
+    if json:
+        print(jsonlib.dumps({"page": str(written)}, indent=1, ensure_ascii=False))
+    else:
+        terminal.show_report(written)
+
+
+@_verb
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """The runs in a folder: what each was, what it reached, and whether it ended."""
+    from rankwise import terminal
+    from rankwise.report.runs import list_runs, runs_table
+
+    found = list_runs(folder)
+    if json:
+        print(jsonlib.dumps([each.model_dump() for each in found], indent=1, ensure_ascii=False))
+    elif found:
+        terminal.show_table(runs_table(found))
+    else:
+        terminal.stdout.print(f"no runs in {folder}", soft_wrap=True)
 
 
 @_verb

@@ -20,8 +20,8 @@ from rankwise.errors import ResourceError, TrainingError
 from rankwise.listener import Listener
 from rankwise.predict import check_ids, load_trunk
 from rankwise.recipe import Recipe
+from rankwise.report import build
 from rankwise.report import data as data_report
-from rankwise.report import tables
 from rankwise.store import adapter as adapters
 from rankwise.store import checkpoint, files, outcome
 from rankwise.store.checkpoint import BankPlan, Checkpoint, JobState
@@ -103,6 +103,7 @@ class _Job:
         self.outcomes: dict[str, Outcome] = {}  # finished adapters
         self.states: dict[str, AdapterState] = {}  # those that were begun, as they were last saved
         self.diverged: list[Diverged] = []
+        self.references: list[Reference] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)  # stage -> wall seconds
         self.train_seconds: defaultdict[str, float] = defaultdict(float)  # adapter -> wall seconds
         self.trained_tokens = 0
@@ -434,7 +435,7 @@ class _Job:
         results = self._results()
         files.write_text(self.folder.timing, self._timing().model_dump_json(indent=1) + "\n")
         files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
-        tables.write(self.folder)
+        build.write(self.folder)
         files.remove(self.folder.checkpoint)
         return results
 
@@ -455,6 +456,7 @@ class _Job:
             versions=_versions(),
             fingerprint=self.fingerprint,
             adapters=[self._row(each) for each in self._finished()],
+            references=self.references,
             diverged=self.diverged,
         )
 

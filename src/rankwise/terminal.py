@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from rich import box
@@ -223,9 +224,15 @@ def show_written(run: RunFolder, results: Results) -> None:
     stdout.print(
         f"\n{seconds['total']:.0f} s in all, {seconds['train']:.0f} s of it training\n"
         f"written to {run.path}\n"
+        f"to read: {run.path / 'report.html'}\n"
         f'try: rankwise predict {run.adapters / adapter} "some text"',
         soft_wrap=True,
     )
+
+
+def show_report(page: Path) -> None:
+    """Where a page was written."""
+    stdout.print(f"to read: {page}", soft_wrap=True)
 
 
 class ProgressBars(Listener):

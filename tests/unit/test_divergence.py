@@ -129,11 +129,11 @@ def test_ranks_are_compared_on_the_seeds_they_share(
 ) -> None:
     poisoned("r4-s7", 3)
     folder = RunFolder(tmp_path / "run")
-    results = sweep(tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), seeds=(7, 8), epochs=1), folder.path)
+    sweep(tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), seeds=(7, 8), epochs=1), folder.path)
     found = ranks.compare(folder)
     assert found.seeds == [8]
     assert [each.rank for each in found.ranks] == [1, 4]
-    assert tables.rank_table(results).rows[-1][:3] == ("7", "4", "-")
+    assert ["4 (1 of 2 seeds)"] == [row[0] for row in tables.rank_table(folder).rows if row[0][0] == "4"]
 
 
 def test_ranks_without_a_common_seed(

@@ -28,7 +28,7 @@ class Stop(Listener):
     """Presses Ctrl-C after so many steps of the run, or when the n-th stage of a name begins."""
 
     def __init__(self, step: int | None = None, stage: tuple[str, int] = ("", 0)) -> None:
-        self.step, self.stage, self.nth = step, *stage
+        self.at, self.stage, self.nth = step, *stage
         self.steps, self.seen = 0, 0
         self.training = False
         self.notes: list[str] = []
@@ -49,7 +49,7 @@ class Stop(Listener):
             self.steps += 1
 
     def check(self) -> None:
-        if self.steps == self.step:
+        if self.steps == self.at:
             raise KeyboardInterrupt
 
 

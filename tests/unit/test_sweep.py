@@ -68,13 +68,14 @@ def assert_alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], r
 def test_the_folder_is_complete(run: RunFolder, gpt2_base: Path) -> None:
     found = sorted(path.name for path in run.path.iterdir())
     assert found == [
-        "adapters", "history.jsonl", "logits", "predictions.csv", "recipe.toml", "results.json", "samples.md",
+        "README.md", "adapters", "data.json", "errors.csv", "figures", "history.jsonl", "logits",
+        "predictions.csv", "recipe.toml", "report.html", "results.json", "samples.md", "table.csv",
         "table.md", "timing.json",
     ]  # fmt: skip
     assert sorted(path.name for path in run.adapters.iterdir()) == NAMES
     for name in NAMES:
         assert sorted(path.name for path in (run.adapters / name).iterdir()) == [
-            "adapter_config.json", "adapter_model.safetensors", "config.json",
+            "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json",
             "tokenizer.json", "tokenizer_config.json",
         ]  # fmt: skip
         copied = (run.adapters / name / "tokenizer.json").read_bytes()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
 from rankwise.errors import UsageError
 from rankwise.report import tables
-from rankwise.report.tables import Table, one_line, printable, rank_table, sample_table
-from rankwise.store.run import RunFolder
+from rankwise.report.tables import Table, one_line, plain_cell, printable, rank_csv, rank_table, sample_table
+from rankwise.store.run import Diverged, RunFolder
 from tests import tiny
+from tests.made import made_run
+
+DROPPED = Diverged(name="r4-s7", rank=4, seed=7, step=12, reason="loss")
 
 HOSTILE = [
     "a | b || c",
@@ -90,7 +95,7 @@ def test_nothing_steers_the_terminal() -> None:
 
 def test_the_rank_table(run: RunFolder) -> None:
     results = run.read_results()
-    table = rank_table(results)
+    table = rank_table(run)
     assert table.columns == (
         "rank", "trainable params", "total params", "% trainable",
         "validation accuracy", "95 %", "validation macro-F1", "test accuracy", "95 %", "test macro-F1",
@@ -114,21 +119,57 @@ def test_the_rank_table(run: RunFolder) -> None:
     assert cells(table.markdown())[1:] == [list(row) for row in table.rows]
 
 
-def test_seeds_are_shown_where_there_are_several(run: RunFolder) -> None:
-    results = run.read_results()
-    other = [row.model_copy(update={"seed": 7}) for row in results.adapters]
-    table = rank_table(results.model_copy(update={"adapters": results.adapters + other}))
-    assert (table.columns[0], table.keys) == ("seed", 2)
-    assert [row[0] for row in table.rows] == ["110"] * 3 + ["7"] * 3
-    assert {len(row) for row in table.rows} == {len(table.columns)}
-
-
-def test_without_a_test_split(run: RunFolder) -> None:
-    results = run.read_results()
+def test_without_a_test_split(copy: RunFolder) -> None:
+    results = copy.read_results()
     alone = [row.model_copy(update={"test": None}) for row in results.adapters]
-    table = rank_table(results.model_copy(update={"adapters": alone}))
+    copy.results.write_text(results.model_copy(update={"adapters": alone}).model_dump_json())
+    table = rank_table(copy)
     assert table.columns[-1] == "validation macro-F1"
     assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_several_seeds_make_one_row_a_rank_and_references_follow(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(3, 5, 7), diverged=[DROPPED])
+    results, table = made.read_results(), rank_table(made)
+    assert table.columns[4:8] == ("validation accuracy", "spread", "95 %", "validation macro-F1")
+    names = [row[0] for row in table.rows]
+    assert names == ["1", "4 (2 of 3 seeds)", "majority class", "TF-IDF + linear SVM", "untrained head"]
+    for name, rank in (("1", 1), ("4 (2 of 3 seeds)", 4)):
+        row = next(each for each in table.rows if each[0] == name)
+        found = [each.validation["accuracy"] for each in results.adapters if each.rank == rank]
+        assert row[4:6] == (f"{100 * np.mean(found):.2f}", f"{100 * np.std(found, ddof=1):.2f}")
+        low, high = map(float, row[6].split("-"))
+        assert low < 100 * np.mean(found) < high
+    assert table.rows[2][4:8] == (
+        f"{100 * results.references[0].validation['accuracy']:.2f}",
+        "",
+        table.rows[2][6],
+        f"{100 * results.references[0].validation['macro_f1']:.2f}",
+    )
+    assert "Dropped: r4-s7 diverged at step 12." in table.note
+
+
+def test_the_csv_holds_ranks_adapters_and_references_unrounded(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(3, 5))
+    results, rows = made.read_results(), list(csv.DictReader(io.StringIO(rank_csv(made))))
+    assert [row["kind"] for row in rows] == ["rank"] * 2 + ["adapter"] * 4 + ["reference"] * 3
+    for row in results.adapters:
+        cells = next(each for each in rows if each["name"] == row.name)
+        assert (int(cells["rank"]), int(cells["seed"])) == (row.rank, row.seed)
+        assert float(cells["validation_accuracy"]) == row.validation["accuracy"]
+        assert float(cells["test_accuracy_low"]) == (row.test or {})["accuracy_low"]
+    mean = np.mean([row.validation["accuracy"] for row in results.adapters if row.rank == 1])
+    assert float(rows[0]["validation_accuracy"]) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\t=1", " =1", "\r=1"])
+def test_no_cell_is_a_formula(text: str) -> None:
+    assert plain_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-1", "+0.5", "so = so", "", "a@b"])
+def test_what_is_no_formula_stays(text: str) -> None:
+    assert plain_cell(text) == text
 
 
 def test_two_samples_of_each_class(run: RunFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,11 +45,13 @@ def assert_whole(text: str, columns: int, table: Table) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 140, 250])
-def test_the_rank_table(run: RunFolder, screen: Screen, columns: int) -> None:
+def test_the_rank_table(run: RunFolder, screen: Screen, columns: int, tmp_path: Path) -> None:
     results = run.read_results()
     for row in results.adapters:
         row.total_params += 1_234_567_890
-    table, file = rank_table(results), screen(columns)
+    large = RunFolder(tmp_path)
+    large.results.write_text(results.model_dump_json(), "utf-8")
+    table, file = rank_table(large), screen(columns)
     terminal.show_table(table)
     shown = file.getvalue()
     assert_whole(shown.partition("\n")[2], columns, table)

@@ -6,16 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-import numpy as np
 from pydantic import BaseModel
 
 from rankwise import stats
-from rankwise.report.tables import Table, read_predictions
+from rankwise.report.predictions import answers_by_rank, read_predictions
+from rankwise.report.tables import Table
 from rankwise.stats import Answers, Difference, holm, mcnemar, mean_accuracy_interval
 from rankwise.store.run import Results, RunFolder
 
 MARGIN = 0.005
 """Loss of accuracy that is nothing to worry about, by default."""
+_UNDECIDED = "This data cannot tell"
 QUANTILE = 1.645
 """One-sided 95 % of the normal distribution, to say how many seeds or texts would settle it."""
 
@@ -73,7 +74,10 @@ def compare(run: RunFolder, margin: float = MARGIN) -> Comparison:
         UsageError: the run is not finished, or its predictions cannot be read.
     """
     results = run.read_results()
-    answers = _answers(run, results)
+    ranks, seeds = _shared(results)
+    shared = [row for row in results.adapters if row.rank in ranks and row.seed in seeds]
+    lines = read_predictions(run, [row.name for row in results.adapters])
+    answers = answers_by_rank(lines, results.model_copy(update={"adapters": shared}), "validation")
     summaries = [_summary(rank, each) for rank, each in answers.items()]
     best = max(summaries, key=lambda each: (each.accuracy, -each.rank)).rank
     found = stats.differences(answers)
@@ -82,7 +86,7 @@ def compare(run: RunFolder, margin: float = MARGIN) -> Comparison:
     enough = smallest_enough(best, to_best, margin)
     return Comparison(
         margin=margin,
-        seeds=_shared(results)[1],
+        seeds=seeds,
         ranks=summaries,
         pairs=pairs,
         best=best,
@@ -105,6 +109,17 @@ def smallest_enough(best: int, to_best: Mapping[int, Difference], margin: float)
             break
         enough = rank
     return enough
+
+
+def in_short(found: Comparison) -> str:
+    """The verdict in a few words, for a headline or a list of runs."""
+    if len(found.ranks) == 1:
+        return f"Only rank {found.best} was tried"
+    if found.enough is not None:
+        return f"Rank {found.enough} is enough"
+    if found.verdict.startswith(_UNDECIDED):
+        return f"Undecided: rank {found.best} leads"
+    return f"Rank {found.best} is the best"
 
 
 def summary_table(found: Comparison) -> Table:
@@ -141,18 +156,6 @@ def _versus(pair: PairSummary | None, best: int) -> tuple[str, str, str]:
     sign = 1 if pair.other == best else -1
     low, high = sorted((100 * sign * pair.low, 100 * sign * pair.high))
     return f"{100 * sign * pair.difference:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{pair.p_holm:.2g}"
-
-
-def _answers(run: RunFolder, results: Results) -> dict[int, Answers]:
-    """Rank -> (seeds, texts) whether the validation text was answered rightly; the same seeds for all."""
-    lines = read_predictions(run, [row.name for row in results.adapters])
-    lines = [line for line in lines if line["split"] == "validation"]
-    ranks, seeds = _shared(results)
-    names = {(row.rank, row.seed): row.name for row in results.adapters}
-    return {
-        rank: np.array([[line[names[rank, seed]] == line["label"] for line in lines] for seed in seeds])
-        for rank in ranks
-    }
 
 
 def _shared(results: Results) -> tuple[list[int], list[int]]:
@@ -229,7 +232,7 @@ def _verdict(
     # The easiest case decides: one smaller rank shown to be enough is all that is asked.
     needed = min((_needed(to_best[rank], margin, shape) for rank in open_ranks), key=_effort)
     return (
-        f"This data cannot tell whether rank {names} is as good as rank {best}, the best, "
+        f"{_UNDECIDED} whether rank {names} is as good as rank {best}, the best, "
         f"to within {points}. {_advice(needed, shape)}{caveat}"
     )
 

@@ -1,0 +1,210 @@
+"""Model cards: README.md of each adapter, with the Hub's metadata, and of the run.
+
+The form of the metadata is the Hub's (huggingface.co/docs/hub/model-cards). Nothing here is made up:
+where rankwise cannot know a thing, such as the licence, the card says that it is to be filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from rankwise.recipe import Recipe
+from rankwise.report.ranks import Comparison
+from rankwise.report.scores import splits
+from rankwise.report.tables import Table, escape, one_line, percent, rank_table, sample_table
+from rankwise.report.verdict import Chosen
+from rankwise.store import files
+from rankwise.store.run import AdapterResult, Results, RunFolder, slug
+
+HUB_NAMES = {
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+"""Short names of bases -> their names on the Hub."""
+PACKAGED = "smollm2-135m"
+"""The base that comes out of a Python package, in 4-bit form: not the Hub's weights to the digit."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LICENCE = (
+    "license: other  # to be filled in: the licence under which you publish, which the base's must allow"
+)
+
+
+def write_cards(run: RunFolder, results: Results, recipe: Recipe, found: Comparison, choice: Chosen) -> None:
+    """Write README.md of the run, and of each adapter folder that is there."""
+    files.write_text(run.path / "README.md", run_card(run, results, recipe, found, choice))
+    for row in results.adapters:
+        folder = run.adapters / row.name
+        if folder.is_dir():
+            files.write_text(folder / "README.md", adapter_card(results, recipe, row))
+
+
+def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
+    """The model card of one adapter."""
+    split, found = ("test", row.test) if row.test else ("validation", row.validation)
+    base, packaged = hub_base(results.base), results.base == PACKAGED
+    source = f"find({json.dumps(PACKAGED)}).folder" if packaged else json.dumps(base or "BASE")
+    return _render(
+        "adapter.md.jinja",
+        metadata=_Markdown(_metadata(results, recipe, row)),
+        results=results,
+        recipe=recipe,
+        row=row,
+        data=_data_name(recipe),
+        figures=_Markdown(_figures(results, row).markdown()),
+        split=split,
+        classes=_Markdown(_classes(found).markdown()),
+        base=base,
+        packaged=packaged,
+        source=_Markdown(source),
+        settings=_Markdown(_settings(recipe)),
+    )
+
+
+def run_card(run: RunFolder, results: Results, recipe: Recipe, found: Comparison, choice: Chosen) -> str:
+    """README.md of a run folder: verdict, table, what lies where, how to repeat it."""
+    ranks, samples = rank_table(run), sample_table(run)
+    return _render(
+        "run.md.jinja",
+        name=run.path.resolve().name,
+        verdict=found.verdict,
+        results=results,
+        data=_data_name(recipe),
+        ranks=_Markdown(ranks.markdown()),
+        note=_Markdown(ranks.note),
+        best=_Markdown(choice.best.name),
+        samples_title=samples.title,
+        samples=_Markdown(samples.markdown()),
+        again=_Markdown(repeat_command(run)),
+    )
+
+
+class _Markdown(str):
+    """Text that is Markdown, or code, already; all else that a template shows is escaped."""
+
+
+def _render(template: str, **values: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # which is for HTML
+        finalize=lambda value: value if isinstance(value, _Markdown) else escape(str(value)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def repeat_command(run: RunFolder) -> str:
+    """The command that repeats a run, to be given in the folder that holds it."""
+    name = one_line(run.path.resolve().name)
+    return (
+        f"rankwise sweep --recipe {shlex.quote(f'{name}/recipe.toml')} --out {shlex.quote(f'{name}-again')}"
+    )
+
+
+def hub_base(name: str) -> str | None:
+    """The base's name on the Hub; None for a local folder."""
+    found = HUB_NAMES.get(name, name)
+    return found if _HUB_ID.fullmatch(found) and not Path(name).exists() else None
+
+
+def _hub_data(recipe: Recipe) -> str | None:
+    """The data's name on the Hub; None for files."""
+    data = recipe.data
+    return data if _HUB_ID.fullmatch(data) and not Path(data).suffix and not Path(data).exists() else None
+
+
+def _data_name(recipe: Recipe) -> str:
+    """What to call the data: their name on the Hub, or the file's or folder's without its path."""
+    return one_line(_hub_data(recipe) or Path(recipe.data).name or recipe.data)
+
+
+def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:
+    """The front matter. Names pass through YAML's own quoting."""
+    from huggingface_hub.repocard_data import ModelCardData
+
+    data, base = _hub_data(recipe), hub_base(results.base)
+    card = ModelCardData(
+        base_model=base,
+        library_name="peft",
+        pipeline_tag="text-classification",
+        tags=["lora", "rankwise", "text-classification"],
+        datasets=[data] if data else None,
+        license="other",
+        model_name=f"{slug(_data_name(recipe))}-{row.name}",
+        eval_results=[each for split in splits(results) for each in _eval_results(recipe, row, split)],
+    )
+    return re.sub(r"^license: other$", LICENCE, card.to_yaml(), count=1, flags=re.MULTILINE).strip()
+
+
+def _eval_results(recipe: Recipe, row: AdapterResult, split: str) -> list[Any]:
+    from huggingface_hub.repocard_data import EvalResult
+
+    found = row.validation if split == "validation" else row.test or {}
+    named = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
+    kind = re.sub(r"[^\w.-]+", "-", _data_name(recipe).lower()).strip("-") or "texts"
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=_hub_data(recipe) or kind,
+            dataset_name=_data_name(recipe),
+            dataset_config=recipe.data_config,
+            dataset_split=split,
+            metric_type="f1" if key == "macro_f1" else key,
+            metric_name=name,
+            metric_value=round(found[key], 6),
+        )
+        for key, name in named.items()
+        if key in found
+    ]
+
+
+def _figures(results: Results, row: AdapterResult) -> Table:
+    rows = []
+    for split in splits(results):
+        found = row.validation if split == "validation" else row.test
+        if found:
+            rows.append(
+                (
+                    split,
+                    f"{found['texts']:,}",
+                    percent(found["accuracy"]),
+                    f"{100 * found['accuracy_low']:.1f}-{100 * found['accuracy_high']:.1f}",
+                    percent(found["macro_f1"]),
+                )
+            )
+    return Table("", ("split", "texts", "accuracy", "95 %", "macro-F1"), rows)
+
+
+def _classes(found: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            each["label"],
+            *(percent(each[name]) for name in ("precision", "recall", "f1")),
+            f"{each['texts']:,}",
+        )
+        for each in found["classes"]
+    ]
+    return Table("", ("label", "precision", "recall", "F1", "texts"), rows)
+
+
+def _settings(recipe: Recipe) -> str:
+    """The recipe without what belongs to this machine or to other adapters."""
+    hidden = {"base", "data", "validation", "test", "ranks", "seeds", "device", "memory_gb", "labels"}
+    values = recipe.model_dump(mode="json", exclude_none=True, exclude=hidden)
+    # A name with backticks must not end the code block.
+    return tomli_w.dumps(values).replace("```", "'''")

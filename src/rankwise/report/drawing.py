@@ -1,0 +1,165 @@
+"""Drawings: one plot as SVG with light colours, as SVG that follows the page's colours, and as PNG.
+
+matplotlib draws, through its object API and under settings of our own, so that nothing of the
+user's settings shows and the same numbers give the same bytes. Its SVG is then made plain: text
+stays text in the reader's own font, colours become CSS variables where the page is to choose them,
+ids are the drawing's own, and a title and a description are there for those who cannot see it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from rankwise.report.tables import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LIGHT = {
+    "paper": "#ffffff", "ink": "#1c242e", "muted": "#59646f", "rule": "#aeb7c1", "grid": "#e4e8ed",
+    "blue": "#1d5fa6", "orange": "#b3480d", "green": "#187554", "purple": "#7b3f98", "gold": "#856404",
+}  # fmt: skip
+DARK = {
+    "paper": "#14181d", "ink": "#e7eaee", "muted": "#a3adb8", "rule": "#56616d", "grid": "#2a323b",
+    "blue": "#7fb6f2", "orange": "#f19a63", "green": "#63c9a2", "purple": "#d0a3e8", "gold": "#d9b94f",
+}  # fmt: skip
+"""The same names. Each colour has a contrast of at least 4.5 to paper, but for rule and grid."""
+SERIES = ("blue", "orange", "green", "purple", "gold", "ink")
+MARKERS = ("o", "s", "D", "^", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), (0, (8, 3)))
+"""Series differ by marker and dash as well as by colour."""
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+WIDTH = 4.4
+"""Inches: legible at the width of a phone, and two stand side by side on a wide screen."""
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.5, "text.parse_math": False,
+    "text.color": LIGHT["ink"], "axes.edgecolor": LIGHT["rule"], "axes.labelcolor": LIGHT["muted"],
+    "axes.labelsize": 9.5, "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": LIGHT["grid"], "grid.linewidth": 0.8,
+    "xtick.color": LIGHT["rule"], "ytick.color": LIGHT["rule"], "xtick.labelcolor": LIGHT["muted"],
+    "ytick.labelcolor": LIGHT["muted"], "xtick.labelsize": 9.5, "ytick.labelsize": 9.5,
+    "xtick.major.size": 3, "ytick.major.size": 0, "lines.linewidth": 1.6, "lines.markersize": 5,
+    "figure.facecolor": LIGHT["paper"], "axes.facecolor": "none", "savefig.dpi": 200,
+}  # fmt: skip
+_FONT = re.compile(r"font:([^;]*?)([\d.]+)px[^;]*")
+_SVG = "{http://www.w3.org/2000/svg}"
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be written or put into a page."""
+
+    name: str  # of its files
+    title: str  # says which split it shows
+    description: str  # its figures in words
+    plot: Callable[[Figure], None]
+    size: tuple[float, float]  # inches
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Suffix -> content of the figure's files: svg and png."""
+        with _settings(self.name):
+            figure = self._figure()
+            png, svg = io.BytesIO(), io.BytesIO()
+            # Without the sign of the software and the date, the bytes depend on the numbers alone.
+            figure.savefig(png, format="png", metadata={"Software": None})
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None})
+        return {"svg": svg.getvalue(), "png": png.getvalue()}
+
+    def standalone(self) -> str:
+        """An SVG file in the light colours."""
+        root = self._plain()
+        root.set("xmlns", "http://www.w3.org/2000/svg")
+        return '<?xml version="1.0" encoding="utf-8"?>\n' + _text(root) + "\n"
+
+    def inline(self) -> str:
+        """SVG to stand in a page, coloured by the page's variables `--paper`, `--ink` and so on."""
+        root = self._plain()
+        names = {value: f"var(--{name})" for name, value in LIGHT.items()}
+        pattern = re.compile("|".join(names))
+        for element in root.iter():
+            if style := element.get("style"):
+                element.set("style", pattern.sub(lambda match: names[match[0]], style))
+        return _text(root)
+
+    def _figure(self) -> Figure:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=self.size)
+        FigureCanvasAgg(figure)
+        self.plot(figure)
+        return figure
+
+    def _plain(self) -> ElementTree.Element:
+        """matplotlib's SVG without names of its own, with a title and a description."""
+        root = ElementTree.fromstring(self.files["svg"])
+        for parent in list(root.iter()):
+            for child in [each for each in parent if each.tag.endswith(("metadata", "}style"))]:
+                parent.remove(child)
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+            _rename(element, f"{self.name}-")
+        for side in ("width", "height", "version"):
+            root.attrib.pop(side, None)
+        label = f"{self.name}-title {self.name}-description"
+        root.attrib |= {"role": "img", "aria-labelledby": label, "style": f"font-family: {FONTS}"}
+        for place, (tag, text) in enumerate((("title", self.title), ("desc", self.description))):
+            element = ElementTree.Element(tag, {"id": label.split()[place]})
+            element.text = one_line(text)
+            root.insert(place, element)
+        return root
+
+
+def _rename(element: ElementTree.Element, prefix: str) -> None:
+    """Ids and references begin with the drawing's name; fonts are the page's."""
+    if "id" in element.attrib:
+        element.set("id", prefix + element.attrib["id"].removeprefix("matplotlib."))
+    if _XLINK in element.attrib:
+        element.set("href", f"#{prefix}{element.attrib.pop(_XLINK).removeprefix('#')}")
+    if "clip-path" in element.attrib:
+        element.set("clip-path", element.attrib["clip-path"].replace("url(#", f"url(#{prefix}"))
+    if style := element.get("style"):
+        element.set("style", _FONT.sub(r"font-size:\2px", style))
+
+
+def _text(root: ElementTree.Element) -> str:
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+@contextmanager
+def _settings(salt: str) -> Iterator[None]:
+    """matplotlib under our settings alone, and quiet: a font cache and missing glyphs are no news here."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        import matplotlib
+
+        with warnings.catch_warnings(), matplotlib.rc_context():
+            warnings.simplefilter("ignore")
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE | {"svg.hashsalt": salt})
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def shorten(text: str, longest: int = 22) -> str:
+    """Text from the data as a figure can show it.
+
+    >>> shorten("a" * 30, 10)
+    'aaaaaaaaa…'
+    """
+    text = one_line(text)
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,120 @@
+"""report.html in a real browser: nothing wider than the window, nothing fetched, light and dark.
+
+Needs Chromium or Chrome on the path; without one these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankwise.report import build
+from rankwise.report.drawing import DARK, LIGHT
+from rankwise.store.run import RunFolder
+from tests.made import made_run
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+QUIET = (
+    "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--virtual-time-budget=10000",
+)  # fmt: skip
+MEASURE = """
+<script>
+const wide = [...document.querySelectorAll("body *")].filter(each => {
+  const box = each.getBoundingClientRect();
+  return box.right > innerWidth + 1 && !each.closest(".scroll, pre, svg, .skip");
+});
+parent.postMessage(JSON.stringify({
+  width: innerWidth,
+  scroll: document.documentElement.scrollWidth,
+  wide: wide.map(each => each.tagName + "." + each.className),
+  fetched: performance.getEntriesByType("resource").map(each => each.name),
+  background: getComputedStyle(document.body).backgroundColor,
+  ink: getComputedStyle(document.body).color,
+  text: getComputedStyle(document.querySelector("svg text")).fill,
+  dots: getComputedStyle(document.querySelector("svg [style*='--blue']")).fill,
+  smallest: Math.min(...[...document.querySelectorAll("svg text")].map(each => {
+    const svg = each.ownerSVGElement;
+    return parseFloat(getComputedStyle(each).fontSize) * svg.clientWidth / svg.viewBox.baseVal.width;
+  })),
+}), "*");
+</script>
+"""
+FRAMES = """<!doctype html>
+<script>
+const found = [];
+addEventListener("message", each => {
+  found.push(JSON.parse(each.data));
+  document.documentElement.dataset.found = JSON.stringify(found);
+});
+</script>
+"""
+"""A page of frames: a window cannot be made as narrow as a phone, a frame can."""
+WIDTHS = (360, 800, 1440)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page that measures itself: without its policy, which lets no script run."""
+    long = "Donaudampfschifffahrtsgesellschaft" * 8
+    folder = tmp_path_factory.mktemp("made") / ("name-" * 30)
+    run = made_run(folder, labels=("yes", "no", "x" * 200), texts=("a text", long, "<b>bold</b> " * 40))
+    build.write(run)
+    source = (RunFolder(folder).path / "report.html").read_text("utf-8")
+    assert MEASURE not in source
+    source, policies = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
+    assert policies == 1
+    target = tmp_path_factory.mktemp("page") / "page.html"
+    target.write_text(source.replace("</body>", f"{MEASURE}</body>"), "utf-8")
+    return target
+
+
+def measured(page: Path, profile: Path, *, dark: bool) -> list[dict[str, Any]]:
+    """What the page finds at each width."""
+    assert BROWSER is not None
+    frames = page.with_name("frames.html")
+    shown = [
+        f'<iframe src="{page.name}" width="{width}" height="900" style="border:0"></iframe>'
+        for width in WIDTHS
+    ]
+    frames.write_text(FRAMES + "".join(shown), "utf-8")
+    command = [BROWSER, *QUIET, f"--user-data-dir={profile}", "--window-size=1600,3000", "--dump-dom"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--no-sandbox")
+    command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", frames.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    match = re.search(r'data-found="([^"]+)"', done.stdout)
+    assert match, done.stderr
+    found: list[dict[str, Any]] = json.loads(html.unescape(match[1]))
+    return sorted(found, key=lambda each: each["width"])
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_fits_its_window(page: Path, tmp_path: Path, dark: bool) -> None:
+    palette, measures = DARK if dark else LIGHT, measured(page, tmp_path, dark=dark)
+    assert [found["width"] for found in measures] == list(WIDTHS)
+    for found in measures:
+        assert found["scroll"] <= found["width"]
+        assert found["wide"] == []
+        assert found["fetched"] == []
+        assert found["background"] == rgb(palette["paper"])
+        assert found["ink"] == rgb(palette["ink"])
+        assert found["text"] in {rgb(palette["ink"]), rgb(palette["muted"])}
+        assert found["dots"] in {rgb(palette["blue"]), "none"}
+        assert found["smallest"] >= 8  # pixels
+
+
+def rgb(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgb({red}, {green}, {blue})"

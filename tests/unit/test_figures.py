@@ -1,0 +1,180 @@
+"""The figures: the run's numbers are in them, whatever the run looks like."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from rankwise.report import figures
+from rankwise.report.drawing import Drawing
+from rankwise.report.history import read_curves
+from rankwise.report.learning import learning_curves
+from rankwise.report.scores import by_rank, rank_rows, reference_rows
+from rankwise.store.run import RunFolder
+from tests.made import made_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return made_run(tmp_path_factory.mktemp("made") / "run")
+
+
+def texts(drawing: Drawing) -> list[str]:
+    """What the figure says in words, tick labels included."""
+    tree = ElementTree.fromstring(drawing.inline())
+    return ["".join(each.itertext()).strip() for each in tree.iter("text")]
+
+
+def accuracy(run: RunFolder, split: str = "validation") -> Drawing:
+    results = run.read_results()
+    return figures.accuracy_by_rank(split, rank_rows(run, results), reference_rows(results), 4)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_accuracy_by_rank(made: RunFolder, split: str) -> None:
+    shown, results = accuracy(made, split), made.read_results()
+    assert split in shown.title
+    assert f"{split} accuracy, %" in texts(shown)
+    for row in rank_rows(made, results):
+        score = row.scores[split]
+        assert f"{100 * score.accuracy:.1f}" in texts(shown)
+        said = (
+            f"rank {row.name}: {100 * score.accuracy:.2f} % ({100 * score.low:.1f} to {100 * score.high:.1f})"
+        )
+        assert said in shown.description
+    for row in reference_rows(results):
+        assert f"{row.name} {100 * row.scores[split].accuracy:.1f}" in " ".join(texts(shown))
+        assert f"{row.name}: {100 * row.scores[split].accuracy:.2f} %" in shown.description
+
+
+def test_the_interval_has_the_length_that_it_should(made: RunFolder) -> None:
+    """A bar's ends against the axis' ticks, from the SVG alone."""
+    shown, results = accuracy(made), made.read_results()
+    tree = ElementTree.fromstring(shown.inline())
+    scale = ticks(tree)
+    row = next(each for each in rank_rows(made, results) if each.rank == 4)
+    bars = [
+        [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", each.get("d", ""))]
+        for each in tree.iter("path")
+        if "stroke-width: 2.4" in each.get("style", "") and "--orange" in each.get("style", "")
+    ]
+    assert len(bars) == 1
+    found = sorted(scale(y) for y in bars[0])
+    assert found == pytest.approx(
+        [100 * row.scores["validation"].low, 100 * row.scores["validation"].high], abs=0.02
+    )
+
+
+def ticks(tree: ElementTree.Element):  # type: ignore[no-untyped-def]
+    """Height in the SVG -> value on the y axis, from the grid lines and their labels."""
+    found = []
+    for group in tree.iter("g"):
+        if re.search(r"-ytick_\d+$", group.get("id", "")):
+            path, text = next(group.iter("path")), next(group.iter("text"))
+            height = float(re.findall(r"M [\d.]+ ([\d.]+)", path.get("d", ""))[0])
+            found.append((height, float("".join(text.itertext()).strip())))
+    (y0, v0), (y1, v1) = found[0], found[-1]
+    return lambda y: v0 + (y - y0) * (v1 - v0) / (y1 - y0)
+
+
+def test_ranks_stand_in_order_and_rank_0_to_the_left(made: RunFolder) -> None:
+    places = figures._places([0, 1, 2, 4, 16])
+    assert [places[rank] for rank in (1, 2, 4, 16)] == [0, 1, 2, 4]
+    assert places[0] <= -1
+    assert "rank, logarithmic; 0 is the head alone" in texts(accuracy(made))
+
+
+def test_confusion(made: RunFolder) -> None:
+    row = made.read_results().adapters[0]
+    found = row.validation["confusion"]
+    shown = figures.confusion("validation", "rank 0", made.read_results().labels, found)
+    assert shown.title == "Confusion matrix of rank 0 on the validation split"
+    for count in {count for line in found for count in line if count}:
+        number = sum(line.count(count) for line in found)
+        assert texts(shown).count(str(count)) == number
+    true, predicted, number, share = figures.confusions(made.read_results().labels, found)[0]
+    i, j = (made.read_results().labels.index(label) for label in (true, predicted))
+    assert (
+        number == found[i][j] == max(c for a, line in enumerate(found) for b, c in enumerate(line) if a != b)
+    )
+    assert share == pytest.approx(found[i][j] / sum(found[i]))
+    assert f"{true} taken for {predicted}: {number}" in shown.description
+
+
+def test_per_class(made: RunFolder) -> None:
+    classes = made.read_results().adapters[1].validation["classes"]
+    shown = figures.per_class("validation", "rank 1", classes)
+    order = [each["label"] for each in sorted(classes, key=lambda each: each["f1"])]
+    assert [text for text in texts(shown) if text in order] == order
+    for each in classes:
+        assert f"{100 * each['f1']:.1f}" in texts(shown)
+        assert f"recall {100 * each['recall']:.1f} %" in shown.description
+
+
+def test_reliability(made: RunFolder) -> None:
+    found = made.read_results().adapters[1].validation
+    shown = figures.reliability("validation", "rank 1", found["reliability"], found["ece"])
+    assert f"ECE {100 * found['ece']:.2f} points" in texts(shown)
+    for each in found["reliability"]:
+        said = f"{100 * each['accuracy']:.0f} % right ({each['texts']} texts)"
+        assert (said in shown.description) == (each["texts"] > 0)
+
+
+def test_learning_curves(made: RunFolder) -> None:
+    curves, results = read_curves(made), made.read_results()
+    losses, accuracies = learning_curves(curves, by_rank(results))
+    assert [text for text in texts(losses) if text.startswith("rank ")] == [
+        f"rank {rank}" for rank in by_rank(results)
+    ]
+    ends = [curves[f"r4-s{seed}"].log_loss[3.0] for seed in (0, 1, 2)]
+    assert f"rank 4: training {mean_loss(curves):.3f}, validation {sum(ends) / 3:.3f}" in losses.description
+    best = [curves[f"r4-s{seed}"].accuracy for seed in (0, 1, 2)]
+    said = ", ".join(f"{100 * sum(each[epoch] for each in best) / 3:.1f}" for epoch in (1.0, 2.0, 3.0))
+    assert f"rank 4: {said}" in accuracies.description
+    assert "validation split" in losses.title and "validation split" in accuracies.title
+
+
+def mean_loss(curves) -> float:  # type: ignore[no-untyped-def]
+    return sum(curves[f"r4-s{seed}"].losses[3.0] for seed in (0, 1, 2)) / 3
+
+
+def test_a_torn_history_is_read_as_far_as_it_goes(made: RunFolder, tmp_path: Path) -> None:
+    whole = made.history.read_text("utf-8").splitlines()
+    torn = RunFolder(tmp_path)
+    lines = [*whole[:50], "[]", '{"adapters": 3}', '{"kind": "live"}', whole[50][:70]]
+    torn.history.write_text("\n".join(lines), "utf-8")
+    assert len(read_curves(torn)["r1-s0"].losses) == 49  # and one validation
+    assert read_curves(RunFolder(tmp_path / "none")) == {}
+    assert learning_curves({}, by_rank(made.read_results())) == []
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "labels", "seeds"),
+    [
+        ({8: 0.9}, ("yes", "no"), (1,)),
+        ({0: 0.6}, ("yes", "no"), (1, 2)),
+        ({0: 0.6, 4096: 0.9}, tuple(f"class {i}" for i in range(50)), (1,)),
+        ({1: 1.0, 2: 1.0}, ("x" * 200, "y" * 200, "\u202e$z"), (1,)),
+    ],
+    ids=["one rank", "rank 0 alone", "fifty classes", "long labels, all right"],
+)
+def test_any_run_can_be_drawn(
+    tmp_path: Path, accuracies: dict[int, float], labels: tuple[str, ...], seeds: tuple[int, ...]
+) -> None:
+    made = made_run(tmp_path / "run", accuracies=accuracies, labels=labels, seeds=seeds, references=False)
+    results = made.read_results()
+    found = results.adapters[-1].validation
+    drawn = [
+        accuracy(made),
+        figures.confusion("validation", "x", labels, found["confusion"]),
+        figures.per_class("validation", "x", found["classes"]),
+        *learning_curves(read_curves(made), by_rank(results)),
+    ]
+    for each in drawn:
+        tree = ElementTree.fromstring(each.inline())
+        assert "nan" not in each.inline().lower()
+        assert len(list(tree.iter("path"))) > 3
+        assert max(map(len, texts(each))) <= 45

@@ -1,0 +1,219 @@
+"""report.html: one page, whole in itself, with the run's figures, and nothing of the data as markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from rankwise.errors import RankwiseError, UsageError
+from rankwise.report import build, html
+from rankwise.report.ranks import compare, in_short
+from rankwise.report.scores import rank_rows
+from rankwise.report.tables import one_line
+from rankwise.store.run import Diverged, RunFolder
+from tests.made import made_run
+from tests.unit.hostile import LABELS, TEXTS
+from tests.unit.page import Page
+
+TAGS = {
+    "html", "head", "meta", "title", "link", "style", "body", "a", "header", "main", "footer", "nav",
+    "section", "h1", "h2", "h3", "p", "ul", "li", "dl", "dt", "dd", "div", "figure", "figcaption", "span",
+    "table", "caption", "thead", "tbody", "tr", "th", "td", "bdi", "details", "summary", "pre", "code",
+    "strong", "svg", "desc", "defs", "g", "path", "use", "text", "tspan", "clippath", "rect",
+}  # fmt: skip
+DATA = {
+    "splits": [
+        {
+            "name": "train", "texts": 10,
+            "classes": [{"label": "<i>a</i>", "texts": 7}, {"label": "b", "texts": 3}],
+            "tokens_mean": 20.25, "tokens_p50": 18, "tokens_p95": 41, "tokens_max": 87, "truncated": 2,
+            "duplicates": 1,
+        }
+    ],
+    "contradictions": [{"text": "<u>both</u>", "labels": ["a", "b"]}],
+    "contradictions_total": 51,
+    "leaks": [{"splits": ["train", "test"], "texts": 11, "same_label": 0, "other_label": 11}],
+    "max_length": 128,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    run = made_run(tmp_path_factory.mktemp("made") / "emotions")
+    (run.path / "data.json").write_text(json.dumps(DATA), "utf-8")
+    build.write(run)
+    return run
+
+
+def page(run: RunFolder) -> Page:
+    return Page((run.path / "report.html").read_text("utf-8"))
+
+
+def test_the_verdict_comes_first(made: RunFolder) -> None:
+    shown, found = page(made), compare(made)
+    assert shown.headings[0] == (1, f"{in_short(found)}.")
+    assert shown.text.index(found.verdict) < shown.text.index("Accuracy against rank")
+
+
+def test_it_is_whole_in_itself(made: RunFolder) -> None:
+    """No script, no address but those within the page, nothing to fetch."""
+    shown = page(made)
+    assert shown.tags["script"] == shown.tags["img"] == shown.tags["iframe"] == 0
+    for _, name, value in shown.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src"):
+            assert value.startswith("#") or value == "data:,"
+            assert value == "data:," or value[1:] in shown.ids
+    assert not re.search(r"@import|url\((?!#)", shown.source)
+    assert "default-src 'none'" in shown.source
+
+
+def test_its_structure_can_be_followed(made: RunFolder) -> None:
+    """Language, landmarks, headings without gaps, ids once, names for figures and tables."""
+    shown = page(made)
+    assert ("html", "lang", "en") in shown.attributes
+    assert all(shown.tags[tag] == 1 for tag in ("main", "header", "footer", "nav", "h1"))
+    assert shown.tags["title"] == 1 + shown.tags["svg"]
+    levels = [level for level, _ in shown.headings]
+    assert all(next_ <= level + 1 for level, next_ in pairwise(levels))
+    assert len(set(shown.ids)) == len(shown.ids)
+    named = [value for _, name, value in shown.attributes if name == "aria-labelledby"]
+    assert all(each in shown.ids for value in named for each in value.split())
+    assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 7
+    labels = [value for _, name, value in shown.attributes if name == "aria-label"]
+    assert len(labels) == shown.tags["table"] + 1 and all(labels)
+    assert set(shown.tags) <= TAGS
+
+
+def test_every_section_is_there(made: RunFolder) -> None:
+    shown = page(made)
+    assert [title for level, title in shown.headings if level == 2] == [
+        "Accuracy against rank", "Learning curves", "Class by class", "Sample predictions", "Errors", "Data",
+        "Cost", "Recipe, machine, and how to repeat it",
+    ]  # fmt: skip
+    results = made.read_results()
+    for row in rank_rows(made, results):
+        for score in row.scores.values():
+            assert f"{100 * score.accuracy:.2f}" in shown.text
+    for word in ("majority class", "TF-IDF + linear SVM", "torch", results.versions["torch"], "5,123"):
+        assert word in shown.text
+    assert "rankwise sweep --recipe emotions/recipe.toml --out emotions-again" in shown.text
+    assert made.recipe.read_text("utf-8") in shown.text
+    for said in ("20.2", "truncated", "7 (70.0 %)", "Texts with contradicting labels: 51", "train and test"):
+        assert said in shown.text
+
+
+def test_every_figure_names_its_split(made: RunFolder) -> None:
+    for drawing in build.read_story(made).drawings:
+        assert "validation" in drawing.title or "test" in drawing.title
+        assert drawing.name.endswith("-test") == ("test split" in drawing.title)
+
+
+def test_the_choice_does_not_look_at_test(made: RunFolder, tmp_path: Path) -> None:
+    """The test split's figures turned upside down change neither verdict nor choice."""
+    copy = RunFolder(shutil.copytree(made.path, tmp_path / "run"))
+    results = copy.read_results()
+    for row in results.adapters:
+        assert row.test is not None
+        row.test["accuracy"] = 1 - row.test["accuracy"]
+    copy.results.write_text(results.model_dump_json(), "utf-8")
+    one, other = build.read_story(made), build.read_story(copy)
+    assert (one.found, one.choice.best.name) == (other.found, other.choice.best.name)
+
+
+def test_the_same_files_give_the_same_bytes(made: RunFolder, tmp_path: Path) -> None:
+    copy = RunFolder(shutil.copytree(made.path, tmp_path / made.path.name))
+    build.write(copy)
+    for path in made.path.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (copy.path / path.relative_to(made.path)).read_bytes(), path.name
+
+
+def test_hostile_data_stays_text(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "<b>run</b>", accuracies={1: 0.7, 2: 0.7}, labels=LABELS, texts=TEXTS)
+    results = made.read_results().model_copy(
+        update={"base": "</title><script>x</script>", "notes": [TEXTS[0]]}
+    )
+    made.results.write_text(results.model_dump_json(), "utf-8")
+    (made.path / "data.json").write_text(json.dumps(DATA), "utf-8")
+    build.write(made)
+    shown = page(made)
+    assert set(shown.tags) <= TAGS
+    assert shown.tags["style"] == 1 and shown.tags["title"] == 1 + shown.tags["svg"]
+    assert not any(name.startswith("on") for _, name, _ in shown.attributes)
+    # Each text is drawn often enough to be among the errors or samples; it reads as it was written.
+    assert sum(one_line(text) in shown.text for text in TEXTS) > 5
+    assert all(label in shown.text for label in LABELS)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown.source)
+    for path in (made.path / "figures").glob("*.svg"):
+        assert "<script" not in path.read_text("utf-8")
+
+
+def test_a_run_without_most_things(tmp_path: Path) -> None:
+    """One rank, one seed, no test, references, history, timing or calibration: the sections are left out."""
+    made = made_run(
+        tmp_path / "run", accuracies={4: 0.9}, seeds=(1,), sizes={"validation": 60}, references=False,
+        calibration=False,
+    )  # fmt: skip
+    made.history.unlink()
+    made.timing.unlink()
+    results = made.read_results()
+    for row in results.adapters:  # whatever measures them, here they are not
+        row.validation.pop("reliability", None)
+    made.results.write_text(results.model_dump_json(), "utf-8")
+    build.write(made)
+    shown = page(made)
+    titles = [title for _, title in shown.headings]
+    assert titles[0] == "Only rank 4 was tried." and "Learning curves" not in titles and "Data" not in titles
+    assert "test" not in {word for _, title in shown.headings for word in title.split()}
+    assert sorted(path.stem for path in (made.path / "figures").glob("*.svg")) == [
+        "accuracy-validation", "classes-validation", "confusion-validation",
+    ]  # fmt: skip
+    assert "ECE" not in shown.text
+
+
+def test_dropped_adapters_are_named(tmp_path: Path) -> None:
+    dropped = [Diverged(name=f"r16-s{s}", rank=16, seed=s, step=1_234, reason="the <loss>") for s in (0, 1)]
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 2: 0.8, 16: 0.9}, seeds=(0, 1), diverged=dropped)
+    build.write(made)
+    text = page(made).text
+    assert "r16-s1 (step 1,234: the <loss>)" in text and "16 (dropped)" in text
+    assert "16 (dropped)" in made.table.read_text("utf-8")
+
+
+def test_nothing_finished(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
+    results = made.read_results().model_copy(update={"adapters": []})
+    made.results.write_text(results.model_dump_json(), "utf-8")
+    with pytest.raises(UsageError, match="every adapter diverged"):
+        build.write(made)
+
+
+def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
+    monkeypatch.setattr(build, "read_story", lambda run: 1 / 0)
+    with pytest.raises(
+        RankwiseError, match="its results are safe, but the report could not be made"
+    ) as caught:
+        build.write(made)
+    assert "rankwise report" in caught.value.hint
+    assert made.table.exists() and made.read_results().adapters
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"splits": 3}', "\xff"])
+def test_a_damaged_data_report_is_left_out(tmp_path: Path, content: str) -> None:
+    (tmp_path / "data.json").write_text(content, "latin-1")
+    assert html.data_tables(RunFolder(tmp_path)) == []
+
+
+def test_sizes_of_files() -> None:
+    assert [html.size(number) for number in (5, 1_000, 2_345_678, 3_000_000_000)] == [
+        "5 bytes", "1.0 kB", "2.3 MB", "3.0 GB",
+    ]  # fmt: skip
