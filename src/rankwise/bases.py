@@ -174,6 +174,11 @@ def has_pad_token(name: str) -> bool:
     return any(files.read_object(path, limit=PAD_FILE_LIMIT).get("pad_token") for path in present)
 
 
+def package(name: str) -> tuple[str, str]:
+    """(module, pip requirement) of the Python package that a base comes in; KeyError where it is in none."""
+    return _PACKAGED[name].module, _PACKAGED[name].requirement
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: RANKWISE_CACHE, or rankwise in the user's cache folder."""
     if own := os.environ.get("RANKWISE_CACHE"):
