@@ -1,6 +1,7 @@
 # make quickstart   a first run, from nothing to a rank table
 # make test         install, then all tests, the linter and the type checker
-# make check        linter and type checker alone
+# make check        linter, type checker and known vulnerabilities alone
+# make lock         requirements.lock anew: every dependency but torch, with its hashes
 # make bench        our training step beside transformers + PEFT; prints the ratio
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test check bench reproduce clean
+.PHONY: quickstart test check lock bench reproduce clean
 
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
@@ -18,9 +19,16 @@ test: check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev $(VENV)/base
-	$(BIN)/ruff check src tests bench examples
-	$(BIN)/ruff format --check src tests bench examples
+	$(BIN)/ruff check src tests bench examples .ci
+	$(BIN)/ruff format --check src tests bench examples .ci
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
+
+# torch is left out: each of its indexes has files, and so hashes, of its own.
+lock: $(VENV)/dev
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev --constraint constraints.txt \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	  --no-emit-options --no-allow-unsafe --unsafe-package torch --output-file requirements.lock pyproject.toml
 
 bench: $(VENV)/dev $(VENV)/base
 	$(BIN)/python bench/train_step.py --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md

@@ -198,6 +198,11 @@ def _cached_folder(name: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+def package(name: str) -> tuple[str, str]:
+    """(module, pip requirement) of the Python package that a base comes in; KeyError where it is in none."""
+    return _PACKAGED[name].module, _PACKAGED[name].requirement
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: RANKWISE_CACHE, or rankwise in the user's cache folder."""
     if own := os.environ.get("RANKWISE_CACHE"):

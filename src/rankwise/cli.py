@@ -380,6 +380,8 @@ def compare(
     from rankwise.report import ranks
     from rankwise.store.run import RunFolder
 
+    if not margin > 0:  # no number of texts shows a loss of nothing
+        raise UsageError("--margin must be above 0", hint="half a point is the default")
     found = ranks.compare(RunFolder(run), margin / 100)
     if json:
         print(found.model_dump_json(indent=1))
@@ -452,6 +454,20 @@ def reproduce(
     terminal.show_table(table)
     terminal.stdout.print("pass" if passed(results) else "fail")
     raise typer.Exit(0 if passed(results) else 1)
+
+
+@_verb
+def doctor(json: Json = False) -> None:
+    """Check the installation and the machine, the numbers of a tiny model among them."""
+    from rankwise import terminal
+    from rankwise.doctor import examine
+
+    if json:
+        findings = list(examine())
+        print(jsonlib.dumps([finding.to_json() for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        findings = terminal.show_findings(examine())
+    raise typer.Exit(int(any(finding.state == "problem" for finding in findings)))
 
 
 @_verb

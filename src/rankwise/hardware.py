@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
 import torch
 
 from rankwise.errors import UsageError
+
+_GROUP = "/sys/fs/cgroup"
+_NO_LIMIT = 1 << 62
 
 
 def device(name: str) -> torch.device:
@@ -36,7 +40,7 @@ def dtype(precision: str, on: torch.device) -> torch.dtype:
     """
     match precision:
         case "auto":
-            return torch.bfloat16 if _has_bfloat16(on) else torch.float32
+            return torch.bfloat16 if bfloat16_by(on) else torch.float32
         case "bfloat16":
             return torch.bfloat16
         case "float32":
@@ -44,13 +48,14 @@ def dtype(precision: str, on: torch.device) -> torch.dtype:
     raise UsageError(f"no precision {precision!r}", hint="give auto, bfloat16 or float32")
 
 
-def _has_bfloat16(on: torch.device) -> bool:
+def bfloat16_by(on: torch.device) -> str:
+    """What multiplies bfloat16 natively there, such as avx512_bf16; empty where nothing does."""
     if on.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     if on.type == "cpu":
         able = torch.cpu.get_capabilities()
-        return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "arm_bf16"))
-    return False
+        return next((name for name in ("amx_bf16", "avx512_bf16", "arm_bf16") if able.get(name)), "")
+    return ""
 
 
 def free_memory(on: torch.device) -> int:
@@ -67,17 +72,35 @@ def free_memory(on: torch.device) -> int:
 def _container_limit() -> int:
     """Bytes left under a Linux control group's limit, which the machine's own figures do not show."""
     try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+        with open(f"{_GROUP}/memory.max") as limit, open(f"{_GROUP}/memory.current") as used:
             return int(limit.read()) - int(used.read())
     except (OSError, ValueError):  # no such group, or "max"
-        return 1 << 62
+        return _NO_LIMIT
+
+
+def is_limited() -> bool:
+    """Whether a container's limit, not the machine, says how much memory there is."""
+    return _container_limit() < _NO_LIMIT
+
+
+def cores() -> int:
+    """Logical cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota() -> float:
+    """Cores' worth of time that a Linux control group leaves this process; infinite without a limit."""
+    try:
+        with open(f"{_GROUP}/cpu.max") as file:
+            quota, period = file.read().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such group, or "max"
+        return math.inf
 
 
 def threads() -> int:
     """Threads that torch computes with; as many as this process may run on."""
-    return min(
-        torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1 << 16
-    )
+    return min(torch.get_num_threads(), cores())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

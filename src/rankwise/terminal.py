@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 from rich import box
@@ -30,6 +31,7 @@ from rankwise.report.tables import Table, one_line, printable
 from rankwise.store.run import Results, RunFolder
 
 if TYPE_CHECKING:
+    from rankwise.doctor import Finding
     from rankwise.evaluate import Metrics
     from rankwise.plan import Plan
     from rankwise.predict import Prediction
@@ -233,6 +235,23 @@ def show_written(run: RunFolder, results: Results) -> None:
 def show_report(page: Path) -> None:
     """Where a page was written."""
     stdout.print(f"to read: {page}", soft_wrap=True)
+
+
+def show_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """What the doctor found, then what to do about it; the findings, to be judged."""
+    with stderr.status("looking", spinner="line") if stderr.is_terminal else nullcontext():
+        found = list(findings)
+    rows = [(each.check, each.found, "" if each.state == "ok" else each.state) for each in found]
+    show_table(Table("", ("check", "found", ""), rows))
+    stdout.print()
+    for each in found:
+        if each.state != "ok":
+            stdout.print(
+                printable(f"{each.state}: {each.check}: {each.found}\nhint: {each.hint}"), soft_wrap=True
+            )
+    if all(each.state != "problem" for each in found):
+        stdout.print("nothing is wrong")
+    return found
 
 
 class ProgressBars(Listener):

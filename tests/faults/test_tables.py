@@ -28,7 +28,7 @@ NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infini
 NESTED = st.recursive(
     TEXTS | NUMBERS | st.booleans() | st.none(), lambda v: st.lists(v, max_size=3), max_leaves=5
 )
-CELLS = {
+CELLS: dict[str, list[st.SearchStrategy[Any]]] = {
     ".csv": [TEXTS],
     ".tsv": [TEXTS],
     ".jsonl": [NESTED],
