@@ -246,7 +246,8 @@ class ProgressBars(Listener):
 
     def __exit__(self, *exception: object) -> None:
         self.end()
-        self._bars.stop()
+        if stderr.is_terminal:
+            self._bars.stop()
 
     def note(self, text: str) -> None:
         """Something worth a line."""
