@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from rich import box
@@ -272,7 +272,8 @@ class ProgressBars(Listener):
 
     def __exit__(self, *exception: object) -> None:
         self.end()
-        self._bars.stop()
+        if stderr.is_terminal:
+            self._bars.stop()
 
     def note(self, text: str) -> None:
         """Something worth a line."""

@@ -133,7 +133,7 @@ def test_ranks_are_compared_on_the_seeds_they_share(
     found = ranks.compare(folder)
     assert found.seeds == [8]
     assert [each.rank for each in found.ranks] == [1, 4]
-    assert ["4 (1 of 2 seeds)"] == [row[0] for row in tables.rank_table(folder).rows if row[0][0] == "4"]
+    assert [row[0] for row in tables.rank_table(folder).rows if row[0][0] == "4"] == ["4 (1 of 2 seeds)"]
 
 
 def test_ranks_without_a_common_seed(

@@ -71,6 +71,46 @@ def test_a_sure_and_wrong_answer_has_a_finite_loss() -> None:
     assert np.isfinite(found.log_loss) and found.accuracy == 0.0
 
 
+def test_calibration_by_hand() -> None:
+    """Two texts of 0.85, one of them right; two of 0.65, both right: (2 * 0.35 + 2 * 0.35) / 4."""
+    shares = np.array([[0.85, 0.15], [0.85, 0.15], [0.35, 0.65], [0.65, 0.35]])
+    found = metrics("test", np.array([0, 1, 1, 0]), np.log(shares).astype(np.float32), ("a", "b"))
+    assert found.ece == pytest.approx(0.35)
+    low, high = found.reliability
+    assert (low.texts, low.accuracy, high.texts, high.accuracy) == (2, 1.0, 2, 0.5)
+    assert low.confidence == pytest.approx(0.65) and high.confidence == pytest.approx(0.85)
+    assert (low.low, low.high) == (9 / 15, 10 / 15) and (high.low, high.high) == (12 / 15, 13 / 15)
+
+
+def test_calibration_of_shares_that_are_true() -> None:
+    """Labels drawn by the stated probabilities: no bin is far off, and a sharpened model is worse."""
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(20_000, 4)).astype(np.float32)
+    shares = softmax(logits)
+    targets = (shares.cumsum(axis=1) > random.random((20_000, 1))).argmax(axis=1)
+    found, sharp = (metrics("test", targets, scale * logits, NAMES) for scale in (1, 3))
+    assert found.ece is not None and sharp.ece is not None
+    assert found.ece < 0.015 < 0.1 < sharp.ece
+    assert sum(each.texts for each in found.reliability) == 20_000
+    confidence = shares.max(axis=1)
+    for each in found.reliability:
+        inside = (confidence > each.low) & (confidence <= each.high)
+        assert each.texts == inside.sum()
+        assert each.confidence == pytest.approx(confidence[inside].mean())
+
+
+def test_a_certain_answer_is_in_the_last_bin() -> None:
+    found = metrics("test", np.array([1]), np.array([[-1e4, 1e4]], dtype=np.float32), ("a", "b"))
+    assert (found.ece, [(each.low, each.high) for each in found.reliability]) == (0.0, [(14 / 15, 1.0)])
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration() -> None:
+    targets, logits = random_case(50, 4, 3)
+    found, other = (metrics("test", targets, logits, NAMES, probabilistic=p) for p in (False, True))
+    assert (found.log_loss, found.ece, found.reliability) == (None, None, [])
+    assert found.confusion == other.confusion and found.macro_f1 == other.macro_f1
+
+
 def test_evaluate_agrees_with_the_sweep(run: RunFolder, adapter: Path, data_folder: Path) -> None:
     found = evaluate(adapter, data_folder / "test.csv", device="cpu", precision="float32")
     row = run.read_results().adapters[-1]

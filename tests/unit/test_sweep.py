@@ -17,6 +17,8 @@ from transformers import AutoTokenizer
 from rankwise import Recipe, UsageError, sweep
 from rankwise.errors import DataError, ModelError
 from rankwise.listener import Listener
+from rankwise.report import ranks
+from rankwise.report.tables import sample_table
 from rankwise.store import adapter as adapters
 from rankwise.store.run import Results, RunFolder
 from rankwise.sweep import default_folder
@@ -255,8 +257,30 @@ def test_a_missing_validation_split_is_cut_and_said(gpt2_base: Path, tmp_path: P
     assert results.adapters[0].test is None
     assert "test accuracy" not in folder.table.read_text("utf-8")
     assert folder.samples.read_text("utf-8").startswith("validation texts")
-    assert ears.stages == ["data", "base", "tokens", "load", "train", "validation"]
+    assert ears.stages == ["data", "base", "tokens", "load", "train", "validation", "references", "rank 0"]
     assert ears.open == len(ears.stages), "the last stage was never ended"
+
+
+def test_what_is_chosen_does_not_depend_on_the_test_split(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """Other labels in the test file change test figures, and nothing else: no kept epoch, no verdict."""
+    data = shutil.copytree(data_folder, tmp_path / "data")
+    turned = [(text, tiny.LABELS[(tiny.LABELS.index(label) + 1) % 3]) for text, label in tiny.rows(12, 2)]
+    tiny.write_csv(data / "test.csv", turned)
+    recipes = [tiny.recipe(gpt2_base, folder, keep="best") for folder in (data_folder, data)]
+    runs = [RunFolder(tmp_path / name) for name in ("one", "other")]
+    one, other = (sweep(recipe, run.path) for recipe, run in zip(recipes, runs, strict=True))
+    assert [row.test for row in one.adapters] != [row.test for row in other.adapters]
+    for found in (one, other):
+        for row in (*found.adapters, *found.references):
+            row.test = None
+    assert one == other
+    assert ranks.compare(runs[0]) == ranks.compare(runs[1])
+    titles = [sample_table(run).title for run in runs]
+    assert titles[0] == titles[1] and titles[0].startswith("test texts, predicted by ")
+    for name in NAMES:
+        assert_alike(state(runs[0], name), state(runs[1], name), 0)
 
 
 def test_a_tokenizer_of_another_model_is_refused(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:

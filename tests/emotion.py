@@ -1,0 +1,15 @@
+"""The dataset dair-ai/emotion, where it lies beside this repository or where RANKWISE_EMOTION says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE = Path(__file__).parents[2] / "shared" / "data" / "emotion"
+EMOTION = Path(os.environ.get("RANKWISE_EMOTION", _BESIDE))
+needs_emotion = pytest.mark.skipif(
+    not (EMOTION / "train.txt").is_file(),
+    reason="dair-ai/emotion is not here; RANKWISE_EMOTION names its folder",
+)

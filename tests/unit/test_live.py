@@ -1,0 +1,115 @@
+"""The board of a running sweep, on terminals of any size."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from rankwise import terminal
+from rankwise.listener import Validated
+from rankwise.live import Board, line
+
+
+def shown(board: Board, columns: int, lines: int) -> str:
+    file = io.StringIO()
+    table = board.table(columns, lines)
+    Console(file=file, width=columns).print(table or "")
+    return file.getvalue()
+
+
+def board(ranks: int, seeds: int, epochs: int) -> Board:
+    """Rank r of seed s has accuracy r + s points after each epoch, and a loss of 1."""
+    made = Board()
+    names = [f"r{rank}-s{seed}" for seed in range(seeds) for rank in range(ranks)]
+    for epoch in range(1, epochs + 1):
+        made.step(names, [1.0] * len(names))
+        points = [(int(name[1:].partition("-")[0]) + int(name.partition("s")[2])) / 100 for name in names]
+        made.validation(Validated(names, epoch, epochs, epoch, points, points, points))
+    return made
+
+
+def test_a_line_an_adapter_a_column_an_epoch() -> None:
+    lines = shown(board(2, 2, 3), 100, 40).splitlines()
+    assert lines[0].split() == ["adapter", "loss", "epoch", "1", "epoch", "2", "epoch", "3"]
+    assert lines[2].split() == ["r0-s0", "1.000", "0.00", "0.00", "0.00"]
+    assert lines[5].split() == ["r1-s1", "1.000", "2.00", "2.00", "2.00"]
+
+
+def test_the_loss_is_the_mean_of_the_last_steps() -> None:
+    made = Board()
+    for loss in (9.0, *[1.0] * 19, 3.0):
+        made.step(["r1-s1"], [loss])
+    assert "1.100" in shown(made, 80, 20)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_it_fits_narrow_terminals_with_the_latest_epoch(columns: int) -> None:
+    text = shown(board(4, 1, 12), columns, 40)
+    assert max(map(cell_len, text.splitlines())) <= columns
+    assert "epoch 12" in text and "…" not in text
+
+
+def test_forty_adapters_become_a_line_a_rank() -> None:
+    text = shown(board(8, 5, 1), 80, 24)
+    lines = text.splitlines()
+    assert len(lines) <= 24 - 2 and lines[0].startswith("rank")
+    assert lines[2].split() == ["r0", "1.000", "2.00"]  # the mean of seeds 0 to 4
+
+
+def test_more_ranks_than_lines_are_counted() -> None:
+    text = shown(board(40, 1, 1), 80, 24)
+    assert len(text.splitlines()) <= 24 - 2
+    assert "and 22 more" in text
+
+
+def test_nothing_before_the_first_step() -> None:
+    assert Board().table(80, 24) is None
+
+
+def told() -> None:
+    """What a sweep of two epochs tells."""
+    with terminal.ProgressBars() as bars:
+        bars.begin("data", None)
+        bars.end()
+        bars.begin("train", 4)
+        for number in (1, 2, 3, 4):
+            bars.step(["r1-s1"], number, 4, [0.5])
+            bars.advance(1, "loss 0.50")
+            if number % 2 == 0:
+                bars.begin("validation", 10)
+                bars.advance(10)
+                bars.end()
+                bars.validation(Validated(["r1-s1"], number // 2, 2, number, [0.9], [0.8], [0.3]))
+                if number < 4:
+                    bars.begin("train", 4)
+                    bars.advance(number)
+
+
+def test_a_sweep_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=100, height=30, force_terminal=True, color_system=None, markup=False)
+    monkeypatch.setattr(terminal, "stderr", console)
+    told()
+    last = file.getvalue().rpartition("adapter")[2]
+    assert last.splitlines()[2].split() == ["r1-s1", "0.500", "90.00", "90.00"]
+    assert "4/4" in last and "10/10" in last and "data" not in last
+
+
+def test_a_sweep_in_a_pipe_says_each_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(terminal, "stderr", Console(file=file, width=80, markup=False))
+    told()
+    assert file.getvalue().splitlines() == [
+        "data",
+        "train (4)",
+        "validation (10)",
+        "epoch 1/2, validation accuracy: r1-s1 90.00",
+        "epoch 2/2, validation accuracy: r1-s1 90.00",
+    ]
+
+
+def test_the_line_of_an_epoch() -> None:
+    assert line(Validated(["a", "b"], 2, 3, 9, [0.5, 1.0], [0, 0], [0, 0])).endswith("a 50.00, b 100.00")

@@ -1,0 +1,136 @@
+"""Reference rows: right, on the same texts, and the same each time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rankwise import Recipe, data, sweep
+from rankwise.listener import Listener
+from rankwise.references import Answers, linear_svm, majority
+from rankwise.store.run import Reference, RunFolder
+from tests import tiny
+from tests.emotion import EMOTION, needs_emotion
+
+NAMES = ["majority class", "TF-IDF + linear SVM", "untrained head"]
+
+
+class Material:
+    """A split as the references want it."""
+
+    def __init__(self, split: data.Split) -> None:
+        self.source, self.ids = split, []
+        self.targets = np.array(split.labels, dtype=np.int64)
+
+
+def material(train: list[tuple[str, int]], validation: list[tuple[str, int]]) -> dict[str, Material]:
+    return {
+        name: Material(data.Split(name, [text for text, _ in rows], [label for _, label in rows]))
+        for name, rows in (("train", train), ("validation", validation))
+    }
+
+
+def by_name(run: RunFolder) -> dict[str, Reference]:
+    return {row.name: row for row in run.read_results().references}
+
+
+def test_the_rows_of_a_run_that_has_rank_0(run: RunFolder) -> None:
+    rows = by_name(run)
+    assert list(rows) == NAMES
+    for row in rows.values():
+        assert (row.validation["split"], row.validation["texts"]) == ("validation", tiny.SIZES["validation"])
+        assert row.test is not None and row.test["split"] == "test"
+    assert rows["majority class"].validation["accuracy"] == pytest.approx(1 / 3)
+    # Keywords tell the classes apart.
+    assert rows["TF-IDF + linear SVM"].validation["accuracy"] == 1.0
+    assert rows["TF-IDF + linear SVM"].validation["log_loss"] is None
+
+
+def test_the_untrained_head_is_where_rank_0_begins(
+    run: RunFolder, gpt2_base: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder, ranks=(0,), epochs=1, learning_rate=1e-12)
+    still = sweep(recipe, tmp_path / "run").adapters[0]
+    untrained = by_name(run)["untrained head"]
+    assert untrained.validation["confusion"] == still.validation["confusion"]
+    assert untrained.validation["log_loss"] == pytest.approx(still.validation["log_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_rank_0_as_a_reference_is_the_adapter_of_rank_0(
+    keep: str, gpt2_base: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tiny.recipe(
+        gpt2_base, data_folder, ranks=(1,), seeds=(110, 111), keep=keep, class_weights="balanced"
+    )
+    found = sweep(recipe, tmp_path / "one")
+    assert [row.name for row in found.references] == [*NAMES, "rank 0"]
+    other = sweep(recipe.model_copy(update={"ranks": (0,), "seeds": (110,)}), tmp_path / "other").adapters[0]
+    row = found.references[-1]
+    assert row.validation["confusion"] == other.validation["confusion"]
+    assert row.validation["log_loss"] == pytest.approx(other.validation["log_loss"], rel=1e-5)
+    assert row.test is not None and other.test is not None
+    assert row.test["log_loss"] == pytest.approx(other.test["log_loss"], rel=1e-5)
+
+
+def test_they_can_be_left_out(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1,), epochs=1, baselines=False)
+    assert sweep(recipe, tmp_path / "run").references == []
+
+
+def test_a_head_that_diverges_is_left_out_and_said(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rankwise import references
+    from rankwise.errors import TrainingError
+
+    def broken(*arguments: object) -> None:
+        raise TrainingError("step 3: adapter r0-s110 has loss nan")
+
+    class Ears(Listener):
+        notes: list[str]
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    ears = Ears()
+    ears.notes = []
+    monkeypatch.setattr(references, "trained_head", broken)
+    found = sweep(tiny.recipe(gpt2_base, data_folder, ranks=(1,), epochs=1), tmp_path / "run", ears)
+    assert [row.name for row in found.references] == NAMES
+    assert ears.notes == ["the reference row of rank 0 is left out: step 3: adapter r0-s110 has loss nan"]
+
+
+def test_the_majority_says_the_shares_of_train() -> None:
+    splits = material([("a", 0), ("b", 1), ("c", 1), ("d", 1)], [("e", 0), ("f", 1)])
+    logits = majority(splits, 3)["validation"]
+    assert logits.argmax(axis=1).tolist() == [1, 1]
+    assert np.exp(logits[0]) == pytest.approx([0.25, 0.75, 0.125])  # a class without texts: half a text
+
+
+def test_a_linear_svm_takes_any_text_and_two_or_more_classes() -> None:
+    """Signs alone, one letter, other scripts, a label that train lacks; two classes give one column."""
+    train = [(":-)", 2), ("!!", 0), ("я рад", 2), ("怒", 0), ("i", 2), ("no", 0)]
+    splits = material(train, [(":-)", 2), ("!!", 0), ("never seen", 1)])
+    logits = linear_svm(splits, 3)["validation"]
+    assert logits.shape == (3, 3) and logits.sum(axis=1).tolist() == [1, 1, 1]
+    assert logits[:2].argmax(axis=1).tolist() == [2, 0]
+
+
+def test_answers_are_the_same_each_time() -> None:
+    rows = [(text, tiny.LABELS.index(label)) for text, label in tiny.rows(60, 3)]
+    splits = material(rows[:40], rows[40:])
+    one, other = linear_svm(splits, 3), linear_svm(splits, 3)
+    assert np.array_equal(one["validation"], other["validation"])
+    assert Answers("x", one).probabilistic
+
+
+@needs_emotion
+def test_a_linear_svm_reaches_about_90_on_emotion() -> None:
+    found = data.load(Recipe(data=os.fspath(EMOTION)))
+    splits = {"train": Material(found.train), "validation": Material(found.validation)}
+    predicted = linear_svm(splits, 6)["validation"].argmax(axis=1)
+    assert (predicted == splits["validation"].targets).mean() == pytest.approx(0.90, abs=0.005)
