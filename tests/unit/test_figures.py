@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ import pytest
 
 from rankwise.report import figures
 from rankwise.report.drawing import Drawing
-from rankwise.report.history import read_curves
+from rankwise.report.history import Curve, read_curves
 from rankwise.report.learning import learning_curves
 from rankwise.report.scores import by_rank, rank_rows, reference_rows
 from rankwise.store.run import RunFolder
@@ -68,7 +69,7 @@ def test_the_interval_has_the_length_that_it_should(made: RunFolder) -> None:
     )
 
 
-def ticks(tree: ElementTree.Element):  # type: ignore[no-untyped-def]
+def ticks(tree: ElementTree.Element) -> Callable[[float], float]:
     """Height in the SVG -> value on the y axis, from the grid lines and their labels."""
     found = []
     for group in tree.iter("g"):
@@ -137,7 +138,7 @@ def test_learning_curves(made: RunFolder) -> None:
     assert "validation split" in losses.title and "validation split" in accuracies.title
 
 
-def mean_loss(curves) -> float:  # type: ignore[no-untyped-def]
+def mean_loss(curves: dict[str, Curve]) -> float:
     return sum(curves[f"r4-s{seed}"].losses[3.0] for seed in (0, 1, 2)) / 3
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.report import build, html
+from rankwise.report.data_tables import data_tables
 from rankwise.report.ranks import compare, in_short
 from rankwise.report.scores import rank_rows
 from rankwise.report.tables import one_line
@@ -210,7 +211,7 @@ def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"splits": 3}', "\xff"])
 def test_a_damaged_data_report_is_left_out(tmp_path: Path, content: str) -> None:
     (tmp_path / "data.json").write_text(content, "latin-1")
-    assert html.data_tables(RunFolder(tmp_path)) == []
+    assert data_tables(RunFolder(tmp_path)) == []
 
 
 def test_sizes_of_files() -> None:

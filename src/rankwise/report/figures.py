@@ -20,6 +20,8 @@ MOST_NUMBERED = 12
 """Classes up to which a confusion matrix has room for its numbers."""
 MOST_NAMED = 40
 """Classes up to which an axis has room for their names."""
+MOST_BARS = 24
+"""Classes that are shown by bars, the weakest of them where there are more."""
 STRETCH = 2.0
 """How many times the height of the ranks' intervals may be added to show what lies far from them."""
 
@@ -65,7 +67,7 @@ def _plot_accuracy(
     inside = [100 * value for row in shown for value in _ends(row, split)]
     low, high = min([low, *inside]), max([high, *inside])
     room = max(high - low, 0.4)
-    axes.set_ylim(low - 0.08 * room - 0.09 * room * math.ceil(len(hidden) / 2), high + 0.1 * room)
+    axes.set_ylim(low - 0.08 * room - 0.09 * room * math.ceil(len(hidden) / 2), high + 0.16 * room)
     for row in rows:
         if row.rank or row in shown:
             _point(axes, places[row.rank or 0], row.scores[split], marked == row.rank)
@@ -126,8 +128,8 @@ def _point(axes: Axes, place: float, score: Score, marked: bool) -> None:
         )  # fmt: skip
     axes.plot([place], [100 * score.accuracy], marker="D" if marked else "o", markersize=7, color=colour)
     axes.annotate(
-        f"{100 * score.accuracy:.1f}", (place, 100 * score.accuracy), (-7, 0), textcoords="offset points",
-        ha="right", va="center", color=colour, weight="bold" if marked else "normal",
+        f"{100 * score.accuracy:.1f}", (place, 100 * score.high), (0, 3), textcoords="offset points",
+        ha="center", va="bottom", color=colour, weight="bold" if marked else "normal",
     )  # fmt: skip
 
 
@@ -168,6 +170,8 @@ def _below(axes: Axes, names: Sequence[str]) -> None:
 
 def runs_by_rank(runs: Sequence[tuple[str, Sequence[Row]]]) -> Drawing:
     """Validation accuracy against rank of several runs, each with a colour, marker and dash of its own."""
+    # Rank 0 is often so far below that the ranks beside it could not be told apart.
+    runs = [(name, [row for row in rows if row.rank] or rows) for name, rows in runs]
     said = [
         f"{name}: "
         + ", ".join(f"rank {row.name} {100 * row.scores['validation'].accuracy:.2f} %" for row in rows)
@@ -185,7 +189,7 @@ def runs_by_rank(runs: Sequence[tuple[str, Sequence[Row]]]) -> Drawing:
 
 def _plot_runs(figure: Figure, runs: Sequence[tuple[str, Sequence[Row]]]) -> None:
     legend = 0.2 * math.ceil(len(runs) / 2) / (3.0 + 0.2 * math.ceil(len(runs) / 2))
-    axes = figure.add_axes((0.115, 0.15, 0.865, 0.81 - legend))
+    axes = figure.add_axes((0.12, 0.155, 0.865, 0.815 - legend))
     places = _places(sorted({row.rank or 0 for _, rows in runs for row in rows}))
     for k, (name, rows) in enumerate(runs):
         shift = (k - (len(runs) - 1) / 2) * min(0.16, 0.6 / len(runs))
@@ -265,7 +269,7 @@ def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any) -> None:
     axes.grid(visible=False)
     small = 9 if number <= 10 else 7 if number <= 20 else 5
     ticks = [i + 0.5 for i in range(number)] if named else []
-    axes.set_xticks(ticks, names, rotation=90 if number > 4 else 0, fontsize=small)
+    axes.set_xticks(ticks, names, rotation=90 if sum(map(len, names)) > 30 else 0, fontsize=small)
     axes.set_yticks(ticks, names, fontsize=small)
     axes.tick_params(length=0)
 
@@ -278,17 +282,17 @@ def per_class(split: str, whose: str, classes: Sequence[Mapping[str, Any]]) -> D
         whose: the rank or adapter.
         classes: `label`, `precision`, `recall`, `f1` and `texts` of each; fractions.
     """
-    shown = sorted(classes, key=lambda each: each["f1"])[:MOST_NAMED]
+    shown = sorted(classes, key=lambda each: each["f1"])[:MOST_BARS]
     said = [
         f"{each['label']}: F1 {100 * each['f1']:.1f} %, precision {100 * each['precision']:.1f} %, "
         f"recall {100 * each['recall']:.1f} %"
         for each in shown
     ]
-    rest = f" The {len(shown)} weakest of {len(classes)}." if len(shown) < len(classes) else ""
+    which = f" (the {len(shown)} weakest of {len(classes)})" if len(shown) < len(classes) else ""
     return Drawing(
         name=f"classes-{split}",
-        title=f"Precision, recall and F1 of {whose} on the {split} split, by class",
-        description="; ".join(said) + "." + rest,
+        title=f"Precision, recall and F1 of {whose} on the {split} split, by class{which}",
+        description="; ".join(said) + ".",
         plot=partial(_plot_classes, classes=shown),
         size=(WIDTH, 0.85 + 0.3 * len(shown)),
     )

@@ -20,6 +20,7 @@ from rankwise.store.run import Results, RunFolder, Timing
 
 MOST_CONFUSED = 8
 MOST_ERRORS = 20
+MOST_SAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def run_page(story: Story) -> str:
         classes=_class_table(choice),
         confused=_confused(results, choice),
         samples=_samples(story),
-        sampled="test texts" if "test" in results.texts else "validation texts",
+        sampled=_sampled(results),
         wrong=errors_table(story.wrong, len(results.adapters), MOST_ERRORS),
         all_wrong=sum(each.wrong == 1 for each in story.wrong),
         listed=len(story.wrong),
@@ -144,7 +145,14 @@ def _samples(story: Story) -> Table:
         (text, label, predicted, "right" if predicted == label else "wrong")
         for text, _, label, _, predicted in drawn.rows
     ]
-    return Table("", ("text", "label", "predicted", ""), rows)
+    return Table("", ("text", "label", "predicted", ""), rows[:MOST_SAMPLES])
+
+
+def _sampled(results: Results) -> str:
+    """Which texts the samples are."""
+    split, classes = "test" if "test" in results.texts else "validation", MOST_SAMPLES // 2
+    some = f"the first {classes} classes" if len(results.labels) > classes else "each class"
+    return f"Two {split} texts of {some}"
 
 
 def _cost(story: Story) -> Table:
