@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def test_every_section_is_there(made: RunFolder) -> None:
     for word in ("majority class", "TF-IDF + linear SVM", "torch", results.versions["torch"], "5,123"):
         assert word in shown.text
     assert "rankwise sweep --recipe emotions/recipe.toml --out emotions-again" in shown.text
-    assert made.recipe.read_text("utf-8") in shown.text
+    settings = shown.text.partition("Every setting")[2].partition("Made by")[0]
+    assert tomllib.loads(settings) == tomllib.loads(made.recipe.read_text("utf-8"))
     for said in ("20.2", "truncated", "7 (70.0 %)", "Texts with contradicting labels: 51", "train and test"):
         assert said in shown.text
 

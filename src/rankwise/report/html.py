@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def run_page(story: Story) -> str:
         cost=_cost(story),
         machine=_machine(story),
         stages=_stages(story.timing),
-        recipe=printable(story.run.recipe.read_text("utf-8", errors="replace")),
+        recipe=_compact(printable(story.run.recipe.read_text("utf-8", errors="replace"))),
         again=repeat_command(story.run),
     )
 
@@ -182,6 +183,19 @@ def _cost(story: Story) -> Table:
         note="Of one adapter. Seconds: those of its bank's training, shared out equally among the adapters "
         "trained with it; texts/s: training texts of all passes over these seconds.",
     )
+
+
+def _compact(toml: str) -> str:
+    r"""TOML with each list in one line.
+
+    >>> _compact("a = [\n    1,\n    2,\n]\n")
+    'a = [1, 2]\n'
+    """
+    return re.sub(r"= \[\n((?: {4}[^\n]*,\n)+)\]", lambda found: f"= [{_items(found[1])}]", toml)
+
+
+def _items(lines: str) -> str:
+    return ", ".join(line.strip().removesuffix(",") for line in lines.splitlines())
 
 
 def _epochs(story: Story) -> int:
