@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankwise.recipe import Recipe
 from rankwise.report.card import repeat_command
 from rankwise.report.data_tables import data_tables
+from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.figures import confusions
 from rankwise.report.ranks import Comparison, in_short, summary_table
 from rankwise.report.scores import Row, by_rank
 from rankwise.report.tables import Table, interval, one_line, percent, printable, rank_table, sample_table
@@ -30,6 +31,7 @@ class Story:
 
     run: RunFolder
     results: Results
+    recipe: Recipe
     timing: Timing | None
     found: Comparison
     choice: Chosen
@@ -65,7 +67,7 @@ def run_page(story: Story) -> str:
         cost=_cost(story),
         machine=_machine(story),
         stages=_stages(story.timing),
-        recipe=_compact(printable(story.run.recipe.read_text("utf-8", errors="replace"))),
+        recipe=_compact(printable(story.recipe.to_toml())),
         again=repeat_command(story.run),
     )
 
@@ -158,7 +160,7 @@ def _sampled(results: Results) -> str:
 
 def _cost(story: Story) -> Table:
     """One row a rank: what it costs to train and to keep."""
-    timing, texts = story.timing, story.results.texts["train"] * _epochs(story)
+    timing, texts = story.timing, story.results.texts["train"] * story.recipe.epochs
     rows = []
     for rank, adapters in by_rank(story.results).items():
         seconds = [
@@ -196,13 +198,6 @@ def _compact(toml: str) -> str:
 
 def _items(lines: str) -> str:
     return ", ".join(line.strip().removesuffix(",") for line in lines.splitlines())
-
-
-def _epochs(story: Story) -> int:
-    import tomllib
-
-    recipe = tomllib.loads(story.run.recipe.read_text("utf-8"))
-    return int(recipe.get("epochs", 1))
 
 
 def _machine(story: Story) -> list[tuple[str, str]]:
