@@ -1,4 +1,4 @@
-"""Accuracy against rank, of one run or of several. A figure names its split, and says its numbers in words."""
+"""Accuracy against rank, of one run or of several. A figure names its split and says its numbers in words."""
 
 from __future__ import annotations
 
