@@ -391,7 +391,7 @@ def compare(
 
 @_verb
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, such as runs/NAME.", metavar="RUN...")],
+    run: Annotated[list[Path], typer.Argument(help="Run folders, such as runs/NAME.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Page to write; needed for several runs [default: RUN/report.html]."),
@@ -403,7 +403,7 @@ def report(
     from rankwise.report import build
     from rankwise.store.run import RunFolder
 
-    written = build.report([RunFolder(run) for run in runs], out)
+    written = build.report([RunFolder(each) for each in run], out)
     if json:
         print(jsonlib.dumps({"page": str(written)}, indent=1, ensure_ascii=False))
     else:

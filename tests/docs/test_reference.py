@@ -20,7 +20,10 @@ from rankwise.bases import KNOWN
 from rankwise.errors import RankwiseError
 from rankwise.evaluate import ClassMetrics, Metrics
 from rankwise.recipe import PRESETS, Recipe
+from rankwise.report.errors import COLUMNS as ERROR_COLUMNS
 from rankwise.report.ranks import Comparison, PairSummary, RankSummary
+from rankwise.report.runs import RunSummary
+from rankwise.report.tables import CSV_COLUMNS, SCORE_COLUMNS
 from rankwise.store.run import SCHEMA, AdapterResult, Diverged, Reference, Results, Timing
 from rankwise.sweep import STAGES
 from tests.docs.markdown import ROOT, section, tables
@@ -66,6 +69,16 @@ def test_results_schema(number: int, model: type[BaseModel]) -> None:
 @pytest.mark.parametrize(("number", "model"), [(0, Comparison), (1, RankSummary), (2, PairSummary)])
 def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
+
+
+def test_runs_schema() -> None:
+    assert [row[0] for row in table("Runs")] == list(RunSummary.model_fields)
+
+
+def test_columns_of_csv_files() -> None:
+    assert [row[0] for row in table("errors.csv")] == list(ERROR_COLUMNS)
+    scores = [f"SPLIT_{name}" for name in SCORE_COLUMNS]
+    assert [row[0] for row in table("table.csv")] == [*CSV_COLUMNS, *scores]
 
 
 def test_timing_schema() -> None:

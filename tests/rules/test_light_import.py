@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "datasets", "pandas", "peft", "pyarrow", "sklearn", "scipy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "jinja2",
+)
 COMMAND = """
 import sys
 from rankwise.cli import main
@@ -46,5 +57,5 @@ def test_nothing_heavy(code: str) -> None:
 
 
 def test_tables_need_no_torch() -> None:
-    found = loaded("import rankwise.report.tables, rankwise.reproduce, rankwise.terminal")
-    assert found & {"torch", "transformers", "datasets", "peft"} == set()
+    found = loaded("import rankwise.report.build, rankwise.reproduce, rankwise.terminal")
+    assert found & {"torch", "transformers", "datasets", "peft", "matplotlib", "jinja2"} == set()

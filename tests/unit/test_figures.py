@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from rankwise.report import figures
+from rankwise.report import diagnostics, figures
 from rankwise.report.drawing import Drawing
-from rankwise.report.history import read_curves
+from rankwise.report.history import Curve, read_curves
 from rankwise.report.learning import learning_curves
 from rankwise.report.scores import by_rank, rank_rows, reference_rows
 from rankwise.store.run import RunFolder
@@ -68,7 +69,7 @@ def test_the_interval_has_the_length_that_it_should(made: RunFolder) -> None:
     )
 
 
-def ticks(tree: ElementTree.Element):  # type: ignore[no-untyped-def]
+def ticks(tree: ElementTree.Element) -> Callable[[float], float]:
     """Height in the SVG -> value on the y axis, from the grid lines and their labels."""
     found = []
     for group in tree.iter("g"):
@@ -90,12 +91,12 @@ def test_ranks_stand_in_order_and_rank_0_to_the_left(made: RunFolder) -> None:
 def test_confusion(made: RunFolder) -> None:
     row = made.read_results().adapters[0]
     found = row.validation["confusion"]
-    shown = figures.confusion("validation", "rank 0", made.read_results().labels, found)
+    shown = diagnostics.confusion("validation", "rank 0", made.read_results().labels, found)
     assert shown.title == "Confusion matrix of rank 0 on the validation split"
     for count in {count for line in found for count in line if count}:
         number = sum(line.count(count) for line in found)
         assert texts(shown).count(str(count)) == number
-    true, predicted, number, share = figures.confusions(made.read_results().labels, found)[0]
+    true, predicted, number, share = diagnostics.confusions(made.read_results().labels, found)[0]
     i, j = (made.read_results().labels.index(label) for label in (true, predicted))
     assert (
         number == found[i][j] == max(c for a, line in enumerate(found) for b, c in enumerate(line) if a != b)
@@ -106,7 +107,7 @@ def test_confusion(made: RunFolder) -> None:
 
 def test_per_class(made: RunFolder) -> None:
     classes = made.read_results().adapters[1].validation["classes"]
-    shown = figures.per_class("validation", "rank 1", classes)
+    shown = diagnostics.per_class("validation", "rank 1", classes)
     order = [each["label"] for each in sorted(classes, key=lambda each: each["f1"])]
     assert [text for text in texts(shown) if text in order] == order
     for each in classes:
@@ -116,7 +117,7 @@ def test_per_class(made: RunFolder) -> None:
 
 def test_reliability(made: RunFolder) -> None:
     found = made.read_results().adapters[1].validation
-    shown = figures.reliability("validation", "rank 1", found["reliability"], found["ece"])
+    shown = diagnostics.reliability("validation", "rank 1", found["reliability"], found["ece"])
     assert f"ECE {100 * found['ece']:.2f} points" in texts(shown)
     for each in found["reliability"]:
         said = f"{100 * each['accuracy']:.0f} % right ({each['texts']} texts)"
@@ -137,7 +138,7 @@ def test_learning_curves(made: RunFolder) -> None:
     assert "validation split" in losses.title and "validation split" in accuracies.title
 
 
-def mean_loss(curves) -> float:  # type: ignore[no-untyped-def]
+def mean_loss(curves: dict[str, Curve]) -> float:
     return sum(curves[f"r4-s{seed}"].losses[3.0] for seed in (0, 1, 2)) / 3
 
 
@@ -169,8 +170,8 @@ def test_any_run_can_be_drawn(
     found = results.adapters[-1].validation
     drawn = [
         accuracy(made),
-        figures.confusion("validation", "x", labels, found["confusion"]),
-        figures.per_class("validation", "x", found["classes"]),
+        diagnostics.confusion("validation", "x", labels, found["confusion"]),
+        diagnostics.per_class("validation", "x", found["classes"]),
         *learning_curves(read_curves(made), by_rank(results)),
     ]
     for each in drawn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.report import build, html
+from rankwise.report.data_tables import data_tables
 from rankwise.report.ranks import compare, in_short
 from rankwise.report.scores import rank_rows
 from rankwise.report.tables import one_line
@@ -103,7 +105,8 @@ def test_every_section_is_there(made: RunFolder) -> None:
     for word in ("majority class", "TF-IDF + linear SVM", "torch", results.versions["torch"], "5,123"):
         assert word in shown.text
     assert "rankwise sweep --recipe emotions/recipe.toml --out emotions-again" in shown.text
-    assert made.recipe.read_text("utf-8") in shown.text
+    settings = shown.text.partition("Every setting")[2].partition("Made by")[0]
+    assert tomllib.loads(settings) == tomllib.loads(made.recipe.read_text("utf-8"))
     for said in ("20.2", "truncated", "7 (70.0 %)", "Texts with contradicting labels: 51", "train and test"):
         assert said in shown.text
 
@@ -210,7 +213,7 @@ def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"splits": 3}', "\xff"])
 def test_a_damaged_data_report_is_left_out(tmp_path: Path, content: str) -> None:
     (tmp_path / "data.json").write_text(content, "latin-1")
-    assert html.data_tables(RunFolder(tmp_path)) == []
+    assert data_tables(RunFolder(tmp_path)) == []
 
 
 def test_sizes_of_files() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.recipe import Recipe
-from rankwise.report import card, figures, tables
+from rankwise.report import card, diagnostics, figures, tables
 from rankwise.report.drawing import Drawing
 from rankwise.report.errors import errors_csv, wrong_texts
 from rankwise.report.history import read_curves
@@ -40,7 +40,7 @@ def write(run: RunFolder) -> None:
             files.write_text(run.path / "figures" / f"{drawing.name}.svg", drawing.standalone())
             files.write_bytes(run.path / "figures" / f"{drawing.name}.png", drawing.files["png"])
         files.write_text(run.path / "report.html", run_page(story))
-        card.write_cards(run, story.results, Recipe.load(run.recipe), story.found, story.choice)
+        card.write_cards(run, story.results, story.recipe, story.found, story.choice)
     except RankwiseError:
         raise
     except Exception as error:
@@ -67,6 +67,7 @@ def read_story(run: RunFolder) -> Story:
     return Story(
         run=run,
         results=results,
+        recipe=Recipe.load(run.recipe),
         timing=_timing(run),
         found=found,
         choice=choice,
@@ -85,10 +86,10 @@ def _drawings(run: RunFolder, results: Results, rows: Sequence[Row], choice: Cho
     references, split = reference_rows(results), "validation"
     found = [figures.accuracy_by_rank(each, rows, references, choice.rank) for each in splits(results)]
     found += learning_curves(read_curves(run), by_rank(results))
-    found.append(figures.confusion(split, choice.named, results.labels, choice.confusion(split)))
-    found.append(figures.per_class(split, choice.named, choice.classes(split)))
+    found.append(diagnostics.confusion(split, choice.named, results.labels, choice.confusion(split)))
+    found.append(diagnostics.per_class(split, choice.named, choice.classes(split)))
     if calibration := choice.reliability(split):
-        found.append(figures.reliability(split, choice.named, *calibration))
+        found.append(diagnostics.reliability(split, choice.named, *calibration))
     return found
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankwise.recipe import Recipe
 from rankwise.report.card import repeat_command
 from rankwise.report.data_tables import data_tables
+from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.figures import confusions
 from rankwise.report.ranks import Comparison, in_short, summary_table
 from rankwise.report.scores import Row, by_rank
 from rankwise.report.tables import Table, interval, one_line, percent, printable, rank_table, sample_table
@@ -20,6 +22,7 @@ from rankwise.store.run import Results, RunFolder, Timing
 
 MOST_CONFUSED = 8
 MOST_ERRORS = 20
+MOST_SAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Story:
 
     run: RunFolder
     results: Results
+    recipe: Recipe
     timing: Timing | None
     found: Comparison
     choice: Chosen
@@ -54,7 +58,7 @@ def run_page(story: Story) -> str:
         classes=_class_table(choice),
         confused=_confused(results, choice),
         samples=_samples(story),
-        sampled="test texts" if "test" in results.texts else "validation texts",
+        sampled=_sampled(results),
         wrong=errors_table(story.wrong, len(results.adapters), MOST_ERRORS),
         all_wrong=sum(each.wrong == 1 for each in story.wrong),
         listed=len(story.wrong),
@@ -63,7 +67,7 @@ def run_page(story: Story) -> str:
         cost=_cost(story),
         machine=_machine(story),
         stages=_stages(story.timing),
-        recipe=printable(story.run.recipe.read_text("utf-8", errors="replace")),
+        recipe=_compact(printable(story.recipe.to_toml())),
         again=repeat_command(story.run),
     )
 
@@ -144,12 +148,19 @@ def _samples(story: Story) -> Table:
         (text, label, predicted, "right" if predicted == label else "wrong")
         for text, _, label, _, predicted in drawn.rows
     ]
-    return Table("", ("text", "label", "predicted", ""), rows)
+    return Table("", ("text", "label", "predicted", ""), rows[:MOST_SAMPLES])
+
+
+def _sampled(results: Results) -> str:
+    """Which texts the samples are."""
+    split, classes = "test" if "test" in results.texts else "validation", MOST_SAMPLES // 2
+    some = f"the first {classes} classes" if len(results.labels) > classes else "each class"
+    return f"Two {split} texts of {some}"
 
 
 def _cost(story: Story) -> Table:
     """One row a rank: what it costs to train and to keep."""
-    timing, texts = story.timing, story.results.texts["train"] * _epochs(story)
+    timing, texts = story.timing, story.results.texts["train"] * story.recipe.epochs
     rows = []
     for rank, adapters in by_rank(story.results).items():
         seconds = [
@@ -176,11 +187,17 @@ def _cost(story: Story) -> Table:
     )
 
 
-def _epochs(story: Story) -> int:
-    import tomllib
+def _compact(toml: str) -> str:
+    r"""TOML with each list in one line.
 
-    recipe = tomllib.loads(story.run.recipe.read_text("utf-8"))
-    return int(recipe.get("epochs", 1))
+    >>> _compact("a = [\n    1,\n    2,\n]\n")
+    'a = [1, 2]\n'
+    """
+    return re.sub(r"= \[\n((?: {4}[^\n]*,\n)+)\]", lambda found: f"= [{_items(found[1])}]", toml)
+
+
+def _items(lines: str) -> str:
+    return ", ".join(line.strip().removesuffix(",") for line in lines.splitlines())
 
 
 def _machine(story: Story) -> list[tuple[str, str]]:

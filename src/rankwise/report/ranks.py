@@ -16,7 +16,6 @@ from rankwise.store.run import Results, RunFolder
 
 MARGIN = 0.005
 """Loss of accuracy that is nothing to worry about, by default."""
-_UNDECIDED = "This data cannot tell"
 QUANTILE = 1.645
 """One-sided 95 % of the normal distribution, to say how many seeds or texts would settle it."""
 
@@ -117,7 +116,7 @@ def in_short(found: Comparison) -> str:
         return f"Only rank {found.best} was tried"
     if found.enough is not None:
         return f"Rank {found.enough} is enough"
-    if found.verdict.startswith(_UNDECIDED):
+    if any(pair.other == found.best and pair.p_holm >= 0.05 for pair in found.pairs):
         return f"Undecided: rank {found.best} leads"
     return f"Rank {found.best} is the best"
 
@@ -232,7 +231,7 @@ def _verdict(
     # The easiest case decides: one smaller rank shown to be enough is all that is asked.
     needed = min((_needed(to_best[rank], margin, shape) for rank in open_ranks), key=_effort)
     return (
-        f"{_UNDECIDED} whether rank {names} is as good as rank {best}, the best, "
+        f"This data cannot tell whether rank {names} is as good as rank {best}, the best, "
         f"to within {points}. {_advice(needed, shape)}{caveat}"
     )
 

@@ -105,27 +105,18 @@ def runs_table(runs: Sequence[RunSummary]) -> Table:
     rows = [
         (
             each.name,
-            (each.created or "")[:16].replace("T", " "),
-            Path(each.base).name if each.base else "",
-            Path(each.data).name if each.data else "",
+            (each.created or "")[:10],
+            Path(each.base or "").name,
+            Path(each.data or "").name,
             f"{len(each.ranks)} x {len(each.seeds)}" if each.ranks else "",
             "" if each.accuracy is None else percent(each.accuracy),
-            each.verdict or "",
-            each.state if each.problem is None else f"{each.state}: {each.problem}",
+            each.verdict or ": ".join(filter(None, (each.state, each.problem))),
         )
         for each in runs
     ]
-    columns = (
-        "run",
-        "ended (UTC)",
-        "base",
-        "data",
-        "ranks x seeds",
-        "validation accuracy",
-        "verdict",
-        "state",
-    )
-    return Table("", columns, rows, note="Validation accuracy: the best rank's mean over seeds, in percent.")
+    columns = ("run", "ended", "base", "data", "ranks x seeds", "accuracy", "verdict")
+    note = "Accuracy: the best rank's mean over seeds on the validation split, in percent."
+    return Table("", columns, rows, note=note)
 
 
 @dataclass(frozen=True)

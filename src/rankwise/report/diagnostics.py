@@ -1,0 +1,175 @@
+"""Figures on one rank: what it confuses, how each class fares, how far its confidences can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankwise.report.drawing import DASHES, LIGHT, WIDTH, Drawing, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_NUMBERED = 12
+"""Classes up to which a confusion matrix has room for its numbers."""
+MOST_NAMED = 40
+"""Classes up to which an axis has room for their names."""
+MOST_BARS = 24
+"""Classes that are shown by bars, the weakest of them where there are more."""
+
+
+def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Sequence[float]]) -> Drawing:
+    """A confusion matrix; a cell's depth is its share of the true label's texts.
+
+    Args:
+        split: which one.
+        whose: the rank or adapter.
+        labels: class names.
+        counts: a row for each true label, a column for each predicted one.
+    """
+    matrix = np.array(counts, dtype=np.float64)
+    right = float(np.trace(matrix) / max(matrix.sum(), 1))
+    worst = confusions(labels, counts)[:3]
+    said = "; ".join(f"{true} taken for {predicted}: {number:g}" for true, predicted, number, _ in worst)
+    side = WIDTH if len(labels) <= MOST_NUMBERED else WIDTH + 0.9
+    return Drawing(
+        name=f"confusion-{split}",
+        title=f"Confusion matrix of {whose} on the {split} split",
+        description=f"{len(labels)} classes; {100 * right:.1f} % lie on the diagonal. "
+        + (f"Most often confused: {said}." if said else "Nothing is confused."),
+        plot=partial(_plot_confusion, labels=labels, matrix=matrix),
+        size=(side, side * 0.92),
+    )
+
+
+def confusions(
+    labels: Sequence[str], counts: Sequence[Sequence[float]]
+) -> list[tuple[str, str, float, float]]:
+    """Pairs that are confused, most often first: true label, predicted label, texts, share of the true."""
+    found = [
+        (labels[i], labels[j], row[j], row[j] / sum(row))
+        for i, row in enumerate(counts)
+        for j in range(len(row))
+        if i != j and row[j]
+    ]
+    return sorted(found, key=lambda each: -each[2])
+
+
+def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    number = len(labels)
+    named = number <= MOST_NAMED
+    names = [shorten(label, 14) for label in labels] if named else []
+    room = 0.05 + 0.018 * max((len(name) for name in names), default=4)
+    axes = figure.add_axes((room + 0.04, room, 0.94 - room, 0.97 - room))
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    size = 9 if number <= 7 else 7
+    for i, j in np.ndindex(number, number):
+        share = float(shares[i, j])
+        if share:
+            axes.add_patch(
+                Rectangle((j, i), 1, 1, facecolor=LIGHT["blue"], alpha=0.06 + 0.94 * share, linewidth=0)
+            )
+        if number <= MOST_NUMBERED and matrix[i, j]:
+            colour = LIGHT["paper" if share > 0.5 else "ink"]
+            text = f"{matrix[i, j]:,.0f}"
+            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=size)
+    axes.set(xlim=(0, number), ylim=(number, 0), xlabel="predicted", ylabel="true")
+    axes.spines[["top", "right"]].set_visible(True)
+    axes.grid(visible=False)
+    small = 9 if number <= 10 else 7 if number <= 20 else 5
+    ticks = [i + 0.5 for i in range(number)] if named else []
+    axes.set_xticks(ticks, names, rotation=90 if sum(map(len, names)) > 30 else 0, fontsize=small)
+    axes.set_yticks(ticks, names, fontsize=small)
+    axes.tick_params(length=0)
+
+
+def per_class(split: str, whose: str, classes: Sequence[Mapping[str, Any]]) -> Drawing:
+    """F1 of each class as bars, precision and recall as marks on them; the weakest classes first.
+
+    Args:
+        split: which one.
+        whose: the rank or adapter.
+        classes: `label`, `precision`, `recall`, `f1` and `texts` of each; fractions.
+    """
+    shown = sorted(classes, key=lambda each: each["f1"])[:MOST_BARS]
+    said = [
+        f"{each['label']}: F1 {100 * each['f1']:.1f} %, precision {100 * each['precision']:.1f} %, "
+        f"recall {100 * each['recall']:.1f} %"
+        for each in shown
+    ]
+    which = f" (the {len(shown)} weakest of {len(classes)})" if len(shown) < len(classes) else ""
+    return Drawing(
+        name=f"classes-{split}",
+        title=f"Precision, recall and F1 of {whose} on the {split} split, by class{which}",
+        description="; ".join(said) + ".",
+        plot=partial(_plot_classes, classes=shown),
+        size=(WIDTH, 0.85 + 0.3 * len(shown)),
+    )
+
+
+def _plot_classes(figure: Figure, classes: Sequence[Mapping[str, Any]]) -> None:
+    names = [shorten(each["label"], 16) for each in classes]
+    room = 0.06 + 0.0195 * max(len(name) for name in names)
+    height = figure.get_figheight()
+    axes = figure.add_axes((room, 0.42 / height, 0.96 - room, 1 - 0.72 / height))
+    y = [len(classes) - i for i in range(len(classes))]
+    f1, precision, recall = ([100 * each[name] for each in classes] for name in ("f1", "precision", "recall"))
+    axes.barh(y, f1, height=0.62, color=LIGHT["blue"], alpha=0.35, label="F1")
+    marks: dict[str, Any] = {"linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.3}
+    axes.plot(
+        precision, y, marker="o", color=LIGHT["orange"], markerfacecolor="none", label="precision", **marks
+    )
+    axes.plot(recall, y, marker="|", color=LIGHT["ink"], label="recall", **(marks | {"markersize": 9}))
+    for place, value in zip(y, f1, strict=True):
+        axes.text(1.5, place, f"{value:.1f}", va="center", fontsize=9, color=LIGHT["ink"])
+    axes.set_yticks(y, names)
+    axes.set(xlim=(0, 101), ylim=(0.4, len(classes) + 0.6), xlabel="%")
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="upper right", ncols=3, frameon=False, fontsize=8.5, bbox_to_anchor=(0.98, 1.01))
+
+
+def reliability(split: str, whose: str, bins: Sequence[Mapping[str, float]], ece: float) -> Drawing:
+    """How often predictions of a confidence are right, and how many there are of it.
+
+    Args:
+        split: which one.
+        whose: the rank or adapter.
+        bins: `low`, `high`, `texts`, mean `confidence` and `accuracy` of each; fractions.
+        ece: expected calibration error, a fraction.
+    """
+    filled = [each for each in bins if each["texts"]]
+    said = [
+        f"{100 * each['confidence']:.0f} % sure, {100 * each['accuracy']:.0f} % right "
+        f"({each['texts']:g} texts)"
+        for each in filled
+    ]
+    return Drawing(
+        name=f"reliability-{split}",
+        title=f"Reliability of {whose} on the {split} split",
+        description=f"Expected calibration error {100 * ece:.2f} points. " + "; ".join(said) + ".",
+        plot=partial(_plot_reliability, bins=filled, ece=ece),
+        size=(WIDTH, 4.0),
+    )
+
+
+def _plot_reliability(figure: Figure, bins: Sequence[Mapping[str, float]], ece: float) -> None:
+    axes = figure.add_axes((0.125, 0.34, 0.85, 0.62))
+    below = figure.add_axes((0.125, 0.12, 0.85, 0.16), sharex=axes)
+    confidence = [100 * each["confidence"] for each in bins]
+    axes.plot([0, 100], [0, 100], color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1])
+    axes.text(24, 14, "dashed: as often right as sure", color=LIGHT["muted"], fontsize=8.5)
+    axes.plot(confidence, [100 * each["accuracy"] for each in bins], marker="o", color=LIGHT["blue"])
+    axes.text(0.03, 0.94, f"ECE {100 * ece:.2f} points", transform=axes.transAxes, va="top", weight="bold")
+    axes.set(xlim=(0, 101), ylim=(0, 103), ylabel="right, %")
+    axes.tick_params(labelbottom=False)
+    middles = [50 * (each["low"] + each["high"]) for each in bins]
+    widths = [92 * (each["high"] - each["low"]) for each in bins]
+    below.bar(middles, [each["texts"] for each in bins], width=widths, color=LIGHT["blue"], alpha=0.45)
+    below.set(xlabel="confidence, %", ylabel="texts")
+    below.locator_params(axis="y", nbins=2)
+    below.grid(visible=False, axis="x")
