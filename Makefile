@@ -1,5 +1,6 @@
 # make quickstart   a first run, from nothing to a rank table
 # make test         install, then all tests, the linter and the type checker
+# make faults       kills, full disks, signals and damaged checkpoints in large numbers; half an hour
 # make check        linter and type checker alone
 # make bench        our training step beside transformers + PEFT; prints the ratio
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
@@ -9,13 +10,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test check bench reproduce clean
+.PHONY: quickstart test faults check bench reproduce clean
 
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
 
 test: check
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/dev
+	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 3000 -v --durations 20
 
 check: $(VENV)/dev $(VENV)/base
 	$(BIN)/ruff check src tests bench examples

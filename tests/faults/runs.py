@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 
 import torch
 
-from rankwise import cli, sweep, terminal
+from rankwise import cli, terminal
 from rankwise.store import checkpoint
 from rankwise.store.checkpoint import AdapterProgress, BankPlan, Checkpoint, JobState
 from tests.faults.disk import Disk
-
-assert sweep  # imported here, once, for every child
 
 
 def command(arguments: list[str], at: int = 0, fault: int | str = "kill", saves_only: bool = False) -> int:
@@ -36,7 +33,7 @@ def command_signalled(arguments: list[str], stage: str, units: int, number: int)
     class Bars(terminal.ProgressBars):
         def begin(self, name: str, total: int | None) -> None:
             super().begin(name, total)
-            seen.update(stage=name.split()[0], units=0)
+            seen.update(stage=name if name == stage else name.split()[0], units=0)
             press()
 
         def advance(self, done: int, detail: str = "") -> None:
@@ -74,8 +71,3 @@ def sample(value: int) -> Checkpoint:
     )
     tensors = {f"r1-s1/{what}": torch.full((300,), float(value)) for what in ("masters", "mean", "square")}
     return Checkpoint(state, tensors | {"r1-s1/losses": torch.full((value,), 1.0, dtype=torch.float64)})
-
-
-def ignore(number: int) -> None:
-    """Let a signal pass, as `nohup` does."""
-    signal.signal(number, signal.SIG_IGN)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -36,10 +37,11 @@ class Server:
 
     Args:
         folder: where commands are run.
+        warm: arguments of a command that the server itself runs first, so that all is imported.
         hash_seed: PYTHONHASHSEED of all runs.
     """
 
-    def __init__(self, folder: Path, hash_seed: int = 0) -> None:
+    def __init__(self, folder: Path, warm: list[str], hash_seed: int = 0) -> None:
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -48,7 +50,7 @@ class Server:
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.server"],
+            [sys.executable, "-m", "tests.faults.server", *warm],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
@@ -60,9 +62,7 @@ class Server:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(30)
+        self._process.communicate()
 
     def run(self, function: str, *arguments: Any, signals: tuple[int, ...] = (), after: float = 0.0) -> Ended:
         """Call a function of `tests.faults.runs` in a fresh child.
@@ -83,6 +83,8 @@ class Server:
 def _serve() -> None:
     from tests.faults import runs
 
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        runs.command(sys.argv[1:])
     for line in sys.stdin:
         request = json.loads(line)
         output, child_output = os.pipe()
