@@ -9,11 +9,12 @@ import pytest
 from tests.rules.source import imported, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "recipe", "listener"),
+    ("errors", "recipe", "listener", "signals"),
     ("nn", "store.files", "store.readers", "store.writers", "store.run", "store.gguf"),
     ("data", "tokens", "bases", "hardware", "stats", "store"),
     ("plan", "train", "predict"),
     ("evaluate", "report", "preview"),
+    ("job",),
     ("sweep", "reproduce"),
     ("terminal", "cli", "__init__", "__main__"),
 )
