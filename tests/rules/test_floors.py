@@ -91,7 +91,7 @@ def test_the_graph_is_read_rightly() -> None:
     """Known edges are there: at the top of a module, within a function, of a module by its name."""
     assert {"errors", "recipe"} <= needs("cli")
     assert {"preview", "sweep", "terminal"} <= needs("cli")
-    assert {"bases", "data", "plan", "nn.lora"} <= needs("sweep")
+    assert {"bases", "data", "plan", "job.bank"} <= needs("sweep")
 
 
 @pytest.mark.parametrize(
