@@ -1,5 +1,6 @@
 # make quickstart   a first run, from nothing to a rank table
 # make test         install, then all tests, the linter and the type checker
+# make faults       kills, full disks, signals and damaged checkpoints in large numbers; half an hour
 # make check        linter, type checker and known vulnerabilities alone
 # make lock         requirements.lock anew: every dependency but torch, with its hashes
 # make bench        our training step beside transformers + PEFT; prints the ratio
@@ -10,13 +11,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test check lock bench reproduce clean
+.PHONY: quickstart test faults check lock bench reproduce clean
 
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
 
 test: check
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/dev
+	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 3000 -v --durations 20
 
 check: $(VENV)/dev $(VENV)/base
 	$(BIN)/ruff check src tests bench examples .ci

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rankwise import bases, data, hardware, outcomes, plan, references, resume, signals
-from rankwise.bank_run import AdapterState, BankRun, Setting, Split, Trained
+from rankwise import bases, data, hardware, plan, references
 from rankwise.errors import ResourceError, TrainingError
+from rankwise.job import outcomes, resume
+from rankwise.job.bank import BankRun, Setting, Split, Trained
+from rankwise.job.progress import Progress
 from rankwise.listener import Listener
 from rankwise.predict import check_ids, load_trunk
 from rankwise.recipe import Recipe
@@ -24,9 +24,9 @@ from rankwise.report import build
 from rankwise.report import data as data_report
 from rankwise.store import adapter as adapters
 from rankwise.store import checkpoint, files, outcome
-from rankwise.store.checkpoint import BankPlan, Checkpoint, JobState
+from rankwise.store.checkpoint import BankPlan, Checkpoint
 from rankwise.store.outcome import Outcome
-from rankwise.store.run import AdapterResult, Diverged, Reference, Results, RunFolder, Timing, slug
+from rankwise.store.run import AdapterResult, Reference, Results, RunFolder, Timing, slug
 from rankwise.tokens import Tokenizer
 
 STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "references", "write", "total")
@@ -69,10 +69,10 @@ def sweep(
         TrainingError: no adapter is left whose loss is a number, or the recipe wants to stop at the first.
         ResourceError: memory or disk is full.
     """
-    job = _Job(recipe, RunFolder(folder or default_folder(recipe)), listener or Listener())
-    job.resumed, job.save_seconds, job.save_steps = resume, 60 * checkpoint_minutes, checkpoint_steps
+    run = RunFolder(folder or default_folder(recipe))
+    job = _Job(recipe, run, listener or Listener(), Progress(run, 60 * checkpoint_minutes, checkpoint_steps))
     try:
-        return job.run()
+        return job.run(resume)
     except KeyboardInterrupt:
         job.say_interrupted()
         raise
@@ -91,75 +91,53 @@ def default_folder(recipe: Recipe) -> Path:
 class _Job:
     """One sweep, stage by stage."""
 
-    resumed = False
-    save_seconds = 60 * CHECKPOINT_MINUTES
-    save_steps: int | None = None
-
-    def __init__(self, recipe: Recipe, run: RunFolder, listener: Listener) -> None:
-        self.recipe, self.folder, self.listener = recipe, run, listener
-        self.saved: Checkpoint | None = None  # the last state that was saved
-        self.began = self.saved_at = self.lap = time.perf_counter()
-        self.banks: list[BankPlan] = []
+    def __init__(self, recipe: Recipe, run: RunFolder, listener: Listener, progress: Progress) -> None:
+        self.recipe, self.folder, self.listener, self.progress = recipe, run, listener, progress
         self.outcomes: dict[str, Outcome] = {}  # finished adapters
-        self.states: dict[str, AdapterState] = {}  # those that were begun, as they were last saved
-        self.diverged: list[Diverged] = []
         self.references: list[Reference] = []
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # stage -> wall seconds
-        self.train_seconds: defaultdict[str, float] = defaultdict(float)  # adapter -> wall seconds
-        self.trained_tokens = 0
 
-    def run(self) -> Results:
+    def run(self, resumed: bool) -> Results:
         """Every stage in turn."""
         with files.locked(self.folder.path):
-            with self.timed("total"):
-                if results := self._open():
+            with self.progress.timed("total"):
+                if resumed and (results := self._take_up()):
                     return results
+                if not (resumed or files.is_free(self.folder.path)):
+                    raise resume.refusal(self.folder)
                 self._read()
                 self._prepare()
                 self._start()
                 self._train()
-                with self.timed("references"):
+                with self.progress.timed("references"):
                     self.references = self._references()
-                with self.timed("write"):
+                with self.progress.timed("write"):
                     self._write_predictions()
             return self._write_results()
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count the block's seconds for a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A timed stage that the listener hears of, of no known length."""
         self.listener.begin(name, None)
-        with self.timed(name):
+        with self.progress.timed(name):
             yield
         self.listener.end()
 
-    def _open(self) -> Results | None:
-        """What the folder holds: nothing, a run to go on with, or a complete one, whose results are given."""
-        if not self.resumed:
-            if not files.is_free(self.folder.path):
-                raise resume.refusal(self.folder)
-            return None
-        self.saved, complaints = checkpoint.load_last(self.folder.checkpoint)
+    def _take_up(self) -> Results | None:
+        """Find the run to go on with; if it is complete, its results."""
+        saved, complaints = checkpoint.load_last(self.folder.checkpoint)
         for complaint in complaints:
             self.listener.note(complaint)
-        begun = resume.stored_recipe(self.folder, self.saved.state if self.saved else None)
+        begun = resume.stored_recipe(self.folder, saved.state if saved else None)
         self.recipe = resume.merge(begun, self.recipe, self.folder.path)
         if self.folder.is_complete():
             results = self.folder.read_results()
             if resume.wanted(self.recipe) <= resume.reached(results):
                 self.listener.note(f"{self.folder.path} is complete: nothing is left to train")
                 return results
-            self.saved = Checkpoint(resume.from_results(self.folder, begun, results))
-        elif complaints and self.saved is None:
+            saved = Checkpoint(resume.from_results(self.folder, begun, results))
+        elif complaints and saved is None:
             self.listener.note("no whole checkpoint is left: adapters that are not finished begin anew")
+        self.progress.saved = saved
         return None
 
     def _read(self) -> None:
@@ -186,7 +164,8 @@ class _Job:
         device = hardware.device(self.recipe.device)
         self.precision = hardware.dtype(self.recipe.precision, device)
         limit = self.recipe.memory_gb
-        decided = self.saved.state.banks if self.saved else []
+        saved = self.progress.saved
+        decided = saved.state.banks if saved else []
         self.plan = plan.make(
             self.recipe,
             self.config,
@@ -207,39 +186,37 @@ class _Job:
         self.setting = Setting(self.recipe, trunk, self.splits, labels, self.listener, history, device)
 
     def _start(self) -> None:
-        """The run folder, and the first checkpoint in it; or what there is already of a run."""
+        """The run folder and the first checkpoint in it, or what there is already of a run."""
         self.fingerprint = resume.fingerprint(
             {name: (split.ids, split.targets) for name, split in self.splits.items()}, self.base.folder
         )
         files.remove_litter(self.folder.path)
-        if self.saved:
-            self._check_same(self.saved.state)
-            self._restore(self.saved)
-            self._add_times(self.saved.state)
-        planned = [[spec.name for spec in bank] for bank in self.plan.banks]
-        self.banks += [BankPlan(adapters=names) for names in planned[len(self.banks) :]]
+        begun = self.progress.saved is not None
+        for note in self.progress.begin(self.recipe, self.fingerprint, self._environment()):
+            self.listener.note(note)
+        self.progress.banks += [
+            BankPlan(adapters=[spec.name for spec in bank])
+            for bank in self.plan.banks[len(self.progress.banks) :]
+        ]
+        self._find_finished()
+        if not begun:
+            self.progress.forget(self.outcomes)
+        files.write_text(self.folder.recipe, self.recipe.to_toml())
+        data_report.write(self.folder, self.dataset, self.recipe.max_length, self.tokenizer.lengths)
+        self.progress.save()
+
+    def _find_finished(self) -> None:
+        """The adapters that the folder holds already."""
         sizes = {split: len(self.splits[split].ids) for split in self.setting.evaluated()}
         for name in self.specs:
             found = outcome.load(self.folder, name, self.fingerprint, sizes, len(self.dataset.labels))
             if found:
                 self.outcomes[name] = found
-        if self.saved is None:
-            self._forget_unfinished()
-        files.write_text(self.folder.recipe, self.recipe.to_toml())
-        data_report.write(self.folder, self.dataset, self.recipe.max_length, self.tokenizer.lengths)
-        self._save()
-
-    def _check_same(self, state: JobState) -> None:
-        """Refuse other data or another base; say what else may change the last digits."""
-        if state.fingerprint:
-            resume.require_same(self.fingerprint, state.fingerprint, self.folder.path)
-        if changed := resume.changes(state.environment, self._environment()):
-            self.listener.note(f"not as when this run was begun: {changed}; the last digits may differ")
 
     def _train(self) -> None:
         """Every bank that is not finished; one that does not fit the memory in smaller parts."""
         number = 1
-        while number <= len(self.banks):
+        while number <= len(self.progress.banks):
             try:
                 self._train_bank(number)
                 number += 1
@@ -251,117 +228,39 @@ class _Job:
             self._relieve(number)
         if not self.outcomes:
             raise TrainingError(
-                "no adapter is left: " + "; ".join(f"{each.name} {each.reason}" for each in self.diverged),
+                "no adapter is left: "
+                + "; ".join(f"{each.name} {each.reason}" for each in self.progress.diverged),
                 hint="a lower --learning-rate or --precision float32 usually helps",
             )
 
     def _train_bank(self, number: int) -> None:
-        bank = self.banks[number - 1]
-        gone = {each.name for each in self.diverged}
-        specs = [self.specs[name] for name in bank.adapters if name not in gone]
+        specs = [self.specs[name] for name in self.progress.names(number)]
         if all(spec.name in self.outcomes for spec in specs):
             return
-        title = f"train {number}/{len(self.banks)}" if len(self.banks) > 1 else "train"
+        banks = self.progress.banks
         run = BankRun(
             self.setting,
-            title,
+            f"train {number}/{len(banks)}" if len(banks) > 1 else "train",
             number,
             specs,
-            self.states,
-            parts=bank.parts,
-            diverged=self.diverged,
-            on_saveable=self._on_saveable,
+            self.progress.states,
+            parts=banks[number - 1].parts,
+            diverged=self.progress.diverged,
+            on_saveable=self.progress.on_saveable,
         )
-        self.lap, self.saved_at = time.perf_counter(), time.perf_counter()
+        self.progress.start_clock()
         try:
             trained = run.run()
         except KeyboardInterrupt:
             if run.settled:
-                self._save(run)
+                self.progress.save(run)
             raise
-        self._count(run)
+        self.progress.count(run)
         self._keep(trained)
-
-    def _on_saveable(self, run: BankRun, epoch: bool) -> None:
-        due = time.perf_counter() - self.saved_at >= self.save_seconds
-        if epoch or due or (self.save_steps and run.steps % self.save_steps == 0):
-            self._save(run)
-
-    def _save(self, run: BankRun | None = None) -> None:
-        """Write a checkpoint. The bank in training must be between two steps."""
-        with signals.held():
-            now = time.perf_counter()
-            if run:
-                self._count(run)
-                self.states |= run.states()
-            gone = {each.name for each in self.diverged}
-            self.states = {name: state for name, state in self.states.items() if name not in gone}
-            files.sync(self.folder.history)
-            self.saved = Checkpoint(
-                JobState(
-                    recipe=self.recipe.model_dump(mode="json"),
-                    fingerprint=self.fingerprint,
-                    environment=self._environment(),
-                    banks=self.banks,
-                    progress={name: state.progress() for name, state in self.states.items()},
-                    diverged=self.diverged,
-                    history_bytes=files.size(self.folder.history),
-                    trained_tokens=self.trained_tokens,
-                    seconds=self.seconds | {"total": self.seconds["total"] + now - self.began},
-                    train_seconds=dict(self.train_seconds),
-                ).model_copy(deep=True),
-                {
-                    f"{name}/{what}": tensor
-                    for name, state in self.states.items()
-                    for what, tensor in state.tensors().items()
-                },
-            )
-            checkpoint.save(self.folder.checkpoint, self.saved)
-            self.saved_at = time.perf_counter()
-
-    def _restore(self, saved: Checkpoint) -> None:
-        """Be where a checkpoint was saved."""
-        state = saved.state.model_copy(deep=True)
-        self.banks, self.diverged, self.states = state.banks, state.diverged, {}
-        for name, progress in state.progress.items():
-            mine = {
-                key.removeprefix(f"{name}/"): tensor
-                for key, tensor in saved.tensors.items()
-                if key.startswith(f"{name}/")
-            }
-            self.states[name] = AdapterState.read(progress, mine)
-        files.truncate(self.folder.history, state.history_bytes)
-
-    def _add_times(self, state: JobState) -> None:
-        """What was spent before a run was resumed."""
-        self.trained_tokens += state.trained_tokens
-        for stage, seconds in state.seconds.items():
-            self.seconds[stage] += seconds
-        for name, seconds in state.train_seconds.items():
-            self.train_seconds[name] += seconds
-
-    def _forget_unfinished(self) -> None:
-        """Leave the lines of finished adapters in history.jsonl, where no checkpoint says how long it was."""
-        history = self.folder.history
-        if history.exists():
-            lines = history.read_text("utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if resume.is_line_of(line, self.outcomes)]
-            files.write_text(history, "".join(kept))
-
-    def _count(self, run: BankRun) -> None:
-        """Add what a bank has spent since it was last counted."""
-        now = time.perf_counter()
-        training = now - self.lap - run.evaluating
-        self.seconds["train"] += training
-        self.seconds["evaluate"] += run.evaluating
-        for name in run.names:
-            self.train_seconds[name] += training / len(run.names)
-        self.trained_tokens += run.tokens
-        self.lap, run.evaluating, run.tokens = now, 0.0, 0
 
     def _keep(self, trained: Mapping[str, Trained]) -> None:
         """Put finished adapters into the run folder: the adapter, then its logits, then a checkpoint."""
-        with self.timed("write"):
+        with self.progress.timed("write"):
             for name, each in trained.items():
                 files.remove(self.folder.adapters / name)  # of a bank that did not come to its end
                 saved = adapters.SavedAdapter(
@@ -370,36 +269,21 @@ class _Job:
                 adapters.save(self.folder.adapters / name, saved, self.config, self.tokenizer.files())
                 self.outcomes[name] = Outcome(name, each.epoch, each.train_loss, each.logits)
                 outcome.save(self.folder, self.outcomes[name], self.fingerprint)
-        self.states = {name: state for name, state in self.states.items() if name not in trained}
-        self._save()
+                self.progress.states.pop(name, None)
+        self.progress.save()
 
     def _relieve(self, number: int) -> None:
-        """Halve a bank that did not fit the memory, or a lone adapter's batch; go back to what was saved."""
-        assert self.saved is not None
-        self._restore(self.saved)
+        """Train a bank that did not fit the memory in smaller parts."""
         if self.setting.device.type == "cuda":
             torch.cuda.empty_cache()
-        bank = self.banks[number - 1]
-        gone = {each.name for each in self.diverged}
-        names = [name for name in bank.adapters if name not in gone]
-        if len(names) > 1:
-            half = (len(names) + 1) // 2
-            first = [name for name in bank.adapters if name not in names[half:]]
-            self.banks[number - 1 : number] = [
-                BankPlan(adapters=first, parts=bank.parts),
-                BankPlan(adapters=names[half:], parts=bank.parts),
-            ]
-            done = f"the bank of {len(names)} adapters is split into {half} and {len(names) - half}"
-        elif bank.parts < min(self.recipe.batch_size, len(self.splits["train"].ids)):
-            bank.parts = min(2 * bank.parts, self.recipe.batch_size)
-            done = f"batches of {self.recipe.batch_size} are computed in {bank.parts} parts"
-        else:
+        texts = min(self.recipe.batch_size, len(self.splits["train"].ids))
+        done = self.progress.relieve(number, texts)
+        if done is None:
             raise ResourceError(
                 f"out of memory with one adapter and one text of {self.recipe.max_length} tokens at a time",
                 hint="in a new run give a smaller --max-length, or a smaller --base",
             )
         self.listener.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")
-        self._save()
 
     def say_interrupted(self) -> None:
         """What is saved of a sweep that a signal ends, and how to go on."""
@@ -457,22 +341,23 @@ class _Job:
             fingerprint=self.fingerprint,
             adapters=[self._row(each) for each in self._finished()],
             references=self.references,
-            diverged=self.diverged,
+            diverged=self.progress.diverged,
         )
 
     def _row(self, outcome: Outcome) -> AdapterResult:
-        (bank,) = (n for n, each in enumerate(self.banks, 1) if outcome.name in each.adapters)
+        (bank,) = (n for n, each in enumerate(self.progress.banks, 1) if outcome.name in each.adapters)
         spec, folder = self.specs[outcome.name], self.folder.adapters / outcome.name
         (planned,) = (row for row in self.plan.rows if (row.rank, row.seed) == (spec.rank, spec.seed))
         return outcomes.row(self.setting, planned, spec, outcome, bank, folder)
 
     def _timing(self) -> Timing:
-        training = self.seconds["train"]
+        seconds, training = self.progress.seconds, self.progress.seconds["train"]
+        names = [each.name for each in self._finished()]
         return Timing(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds={stage: round(self.seconds[stage], 3) for stage in STAGES},
-            train_seconds={each.name: round(self.train_seconds[each.name], 3) for each in self._finished()},
-            tokens_per_second=self.trained_tokens / training if training else 0.0,
+            seconds={stage: round(seconds[stage], 3) for stage in STAGES},
+            train_seconds={name: round(self.progress.train_seconds[name], 3) for name in names},
+            tokens_per_second=self.progress.trained_tokens / training if training else 0.0,
         )
 
 

@@ -232,8 +232,21 @@ def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
 def test_a_folder_in_use(gpt2_base: Path, data_folder: Path, run: RunFolder) -> None:
     before = sorted(path.name for path in run.path.rglob("*"))
     shown = refusal("sweep", "--base", gpt2_base, "--data", data_folder, "--out", run.path, status=2)
-    assert "is there already" in shown and "\nhint: " in shown
+    assert "holds a finished sweep" in shown and "\nhint: rankwise sweep --resume" in shown
     assert sorted(path.name for path in run.path.rglob("*")) == before
+
+
+def test_resume(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
+    assert "none: nothing to resume" in refusal("sweep", "--resume", "none", status=2)
+    rankwise("sweep", "--base", gpt2_base, "--data", data_folder, *SETTINGS, *HERE, "--out", "r")
+    for more in (["--out", "other"], ["--preset", "quickstart"], ["--recipe", "r/recipe.toml"]):
+        assert "--resume" in refusal("sweep", "--resume", "r", *more, status=2)
+    assert "epochs is 1 in this run, and 2" in refusal("sweep", "--resume", "r", "--epochs", "2", status=2)
+    again = rankwise("sweep", "--resume", "r")
+    assert again.stderr == "r is complete: nothing is left to train\n"
+    assert "macro-F1" in again.stdout and "written to r\n" in again.stdout
+    more_ranks = rankwise("sweep", "--resume", "r", "--ranks", "1", "--json")
+    assert [row["rank"] for row in json.loads(more_ranks.stdout)["adapters"]] == [0, 1, 2]
 
 
 def test_bad_data(adapter: Path, gpt2_base: Path, elsewhere: Path) -> None:

@@ -179,17 +179,9 @@ def sync(path: Path | str) -> None:
 
 
 def truncate(path: Path | str, size: int) -> None:
-    """Cut the file at `path` to its first `size` bytes; a file that is missing counts as empty.
-
-    Raises:
-        UsageError: the file is shorter than that.
-    """
-    path = Path(path)
-    with _explained("write", path):
-        length = path.stat().st_size if path.exists() else 0
-        if length < size:
-            raise UsageError(f"{path}: has {length:,} bytes, and {size:,} were written to it")
-        if length > size:
+    """Cut what lies beyond the first `size` bytes off the file at `path`, if it is there."""
+    with _explained("write", Path(path)), suppress(FileNotFoundError):
+        if os.stat(path).st_size > size:
             os.truncate(path, size)
             sync(path)
 

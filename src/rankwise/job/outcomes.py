@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwise.bank_run import Setting
+from rankwise.job.bank import Setting
 from rankwise.nn.lora import AdapterSpec
 from rankwise.plan import Row
 from rankwise.predict import softmax

@@ -1,0 +1,114 @@
+"""Faults at the disk: the n-th write, flush, fsync or rename of rankwise fails, or is the process's last."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rankwise.store import checkpoint, files
+
+OPERATIONS = ("write", "flush", "fsync", "replace")
+
+
+class Disk:
+    """Counts the operations of `rankwise.store.files`, and lets one of them go wrong.
+
+    Args:
+        at: number of the operation, from 1; 0 for none.
+        fault: an errno to raise, or "kill" or "term": the signal that comes in its midst.
+        saves_only: count what happens within the saving of checkpoints alone.
+    """
+
+    def __init__(self, at: int = 0, fault: int | str = "kill", *, saves_only: bool = False) -> None:
+        self.at, self.fault, self.saves_only = at, fault, saves_only
+        self.count = 0
+        self.saving = False
+
+    def step(self) -> bool:
+        """Count an operation; whether it is the one."""
+        if self.saves_only and not self.saving:
+            return False
+        self.count += 1
+        return self.count == self.at
+
+    def strike(self) -> None:
+        """What happens then."""
+        if isinstance(self.fault, int):
+            raise OSError(self.fault, os.strerror(self.fault))
+        os.kill(os.getpid(), signal.SIGKILL if self.fault == "kill" else signal.SIGTERM)
+
+    @contextmanager
+    def installed(self) -> Iterator[Disk]:
+        """Stand between rankwise and the disk in the block."""
+        theirs: Any = files
+        kept = os.fsync, os.replace, checkpoint.save
+        os.fsync, os.replace = self._fsync(os.fsync), self._replace(os.replace)
+        theirs.open = self._open
+        checkpoint.save = self._save(checkpoint.save)
+        try:
+            yield self
+        finally:
+            os.fsync, os.replace, checkpoint.save = kept
+            del theirs.open
+
+    def _open(self, *arguments: Any, **options: Any) -> Any:
+        return _File(self, open(*arguments, **options))
+
+    def _fsync(self, real: Any) -> Any:
+        def fsync(descriptor: int) -> None:
+            if self.step():
+                self.strike()
+            real(descriptor)
+
+        return fsync
+
+    def _replace(self, real: Any) -> Any:
+        def replace(source: Any, target: Any) -> None:
+            if self.step():
+                self.strike()
+            real(source, target)
+
+        return replace
+
+    def _save(self, real: Any) -> Any:
+        def save(*arguments: Any) -> None:
+            self.saving = True
+            try:
+                real(*arguments)
+            finally:
+                self.saving = False
+
+        return save
+
+
+class _File:
+    """An open file whose writes and flushes are counted; the fated write gets half of its content down."""
+
+    def __init__(self, disk: Disk, file: Any) -> None:
+        self._disk, self._file = disk, file
+
+    def __enter__(self) -> _File:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> Any:
+        return self._file.__exit__(*exception)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> int:
+        if self._disk.step():
+            self._file.write(data[: len(data) // 2])
+            self._file.flush()
+            self._disk.strike()
+            return int(self._file.write(data[len(data) // 2 :]))
+        return int(self._file.write(data))
+
+    def flush(self) -> None:
+        if self._disk.step():
+            self._disk.strike()
+        self._file.flush()

@@ -1,0 +1,73 @@
+"""What the server's children do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from rankwise import cli, terminal
+from rankwise.store import checkpoint
+from rankwise.store.checkpoint import AdapterProgress, BankPlan, Checkpoint, JobState
+from tests.faults.disk import Disk
+
+
+def command(arguments: list[str], at: int = 0, fault: int | str = "kill", saves_only: bool = False) -> int:
+    """The command line, with a fault at the n-th operation of the disk. The last line is their number."""
+    sys.argv = ["rankwise", *arguments]
+    with Disk(at, fault, saves_only=saves_only).installed() as disk:
+        try:
+            cli.main()
+        except SystemExit as end:
+            print(disk.count, flush=True)
+            return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def command_signalled(arguments: list[str], stage: str, units: int, number: int) -> int:
+    """The command line; a signal comes to it in a stage, when so many units are done, and again at once."""
+    seen = {"stage": "", "units": 0}
+
+    class Bars(terminal.ProgressBars):
+        def begin(self, name: str, total: int | None) -> None:
+            super().begin(name, total)
+            seen.update(stage=name if name == stage else name.split()[0], units=0)
+            press()
+
+        def advance(self, done: int, detail: str = "") -> None:
+            super().advance(done, detail)
+            seen["units"] = int(str(seen["units"])) + done
+            press()
+
+    def press() -> None:
+        if (seen["stage"], seen["units"]) == (stage, units):
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+    setattr(terminal, "ProgressBars", Bars)  # noqa: B010
+    return command(arguments)
+
+
+def save(folder: str, value: int, at: int, fault: int | str) -> int:
+    """Save a checkpoint, with a fault at the n-th operation. The last line is the number of operations."""
+    with Disk(at, fault).installed() as disk:
+        checkpoint.save(Path(folder), sample(value))
+    print(disk.count, flush=True)
+    return 0
+
+
+def sample(value: int) -> Checkpoint:
+    """A checkpoint of one adapter, all its numbers the same."""
+    progress = AdapterProgress(parameters=300, steps=value)
+    state = JobState(
+        recipe={},
+        fingerprint={"train": "0"},
+        environment={},
+        banks=[BankPlan(adapters=["r1-s1"])],
+        progress={"r1-s1": progress},
+        trained_tokens=value,
+    )
+    tensors = {f"r1-s1/{what}": torch.full((300,), float(value)) for what in ("masters", "mean", "square")}
+    return Checkpoint(state, tensors | {"r1-s1/losses": torch.full((value,), 1.0, dtype=torch.float64)})
