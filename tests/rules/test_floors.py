@@ -12,10 +12,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "recipe", "listener"),
     ("nn", "store.files", "store.readers", "store.writers", "store.run", "store.gguf"),
     ("data", "tokens", "bases", "hardware", "stats", "store"),
-    ("plan", "train", "predict"),
-    ("evaluate", "report", "preview"),
+    ("plan", "train", "predict", "tracking"),
+    ("evaluate", "references", "report", "preview"),
     ("sweep", "reproduce"),
-    ("terminal", "cli", "__init__", "__main__"),
+    ("terminal", "live", "cli", "__init__", "__main__"),
 )
 """A package's name stands for all its modules that are not named themselves."""
 
