@@ -99,13 +99,14 @@ class Trackers(Listener):
                 self._try(name, partial(self._start, name))
         for name, tracker in list(self._trackers.items()):
             if KINDS[name].orders:  # a second bank begins at step 1 again
-                self._try(name, partial(tracker.log, values | {"step": step}))
+                self._try(name, partial(tracker.log, values | {"train/step": step}))
             else:
                 self._try(name, partial(tracker.log, values, step=step))
 
     def _start(self, name: str) -> None:
-        from accelerate import tracking
+        from accelerate import PartialState, tracking
 
+        PartialState()  # without it accelerate's trackers cannot even write to their own log
         run = self._run.path.absolute()
         makers: dict[str, Callable[[], Any]] = {
             "tensorboard": partial(tracking.TensorBoardTracker, PROJECT, run / "tracking"),

@@ -68,7 +68,7 @@ def test_one_text_all_right() -> None:
 
 def test_a_sure_and_wrong_answer_has_a_finite_loss() -> None:
     found = metrics("test", np.array([0]), np.array([[-1e4, 1e4, 0.0, 0.0]], dtype=np.float32), NAMES)
-    assert np.isfinite(found.log_loss) and found.accuracy == 0.0
+    assert found.log_loss is not None and np.isfinite(found.log_loss) and found.accuracy == 0.0
 
 
 def test_calibration_by_hand() -> None:

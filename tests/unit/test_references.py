@@ -10,6 +10,7 @@ import pytest
 
 from rankwise import Recipe, data, sweep
 from rankwise.listener import Listener
+from rankwise.nn.packing import Ids
 from rankwise.references import Answers, linear_svm, majority
 from rankwise.store.run import Reference, RunFolder
 from tests import tiny
@@ -22,7 +23,8 @@ class Material:
     """A split as the references want it."""
 
     def __init__(self, split: data.Split) -> None:
-        self.source, self.ids = split, []
+        self.source = split
+        self.ids: list[Ids] = []
         self.targets = np.array(split.labels, dtype=np.int64)
 
 

@@ -103,13 +103,13 @@ def test_the_others_by_their_interface(
     assert made.project == "rankwise" and "mine" in made.options.values() and made.finished
     assert made.settings["ranks"] == "(1, 4)"
     values, step = made.lines[0]
-    assert set(values) - {"step"} == {
+    assert set(values) - {"train/step"} == {
         f"validation/{figure}/{adapter}"
         for figure in ("accuracy", "macro_f1", "log_loss")
         for adapter in ("r1-s110", "r4-s110")
     }
     # A tracker that numbers its lines itself gets the step as a figure.
-    assert (values.get("step"), step) == ((6, None) if KINDS[name].orders else (None, 6))
+    assert (values.get("train/step"), step) == ((6, None) if KINDS[name].orders else (None, 6))
 
 
 @pytest.mark.parametrize("where", ["start", "log", "finish"])
