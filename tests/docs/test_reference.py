@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.resources import files
 
 import pytest
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 import rankwise
 from rankwise import cli, plan
 from rankwise.bases import KNOWN
+from rankwise.doctor import Finding
 from rankwise.errors import RankwiseError
 from rankwise.evaluate import ClassMetrics, Metrics
 from rankwise.recipe import PRESETS, Recipe
@@ -66,6 +68,10 @@ def test_results_schema(number: int, model: type[BaseModel]) -> None:
 @pytest.mark.parametrize(("number", "model"), [(0, Comparison), (1, RankSummary), (2, PairSummary)])
 def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
+
+
+def test_findings() -> None:
+    assert [row[0] for row in table("Doctor")] == [field.name for field in fields(Finding)]
 
 
 def test_timing_schema() -> None:
