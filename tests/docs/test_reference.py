@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.resources import files
 
 import pytest
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 import rankwise
 from rankwise import cli, plan
 from rankwise.bases import KNOWN
+from rankwise.doctor import Finding
 from rankwise.errors import RankwiseError
 from rankwise.evaluate import ClassMetrics, Metrics
 from rankwise.recipe import PRESETS, Recipe
@@ -79,6 +81,10 @@ def test_columns_of_csv_files() -> None:
     assert [row[0] for row in table("errors.csv")] == list(ERROR_COLUMNS)
     scores = [f"SPLIT_{name}" for name in SCORE_COLUMNS]
     assert [row[0] for row in table("table.csv")] == [*CSV_COLUMNS, *scores]
+
+
+def test_findings() -> None:
+    assert [row[0] for row in table("Doctor")] == [field.name for field in fields(Finding)]
 
 
 def test_timing_schema() -> None:

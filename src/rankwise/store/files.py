@@ -148,10 +148,16 @@ def require_free(path: Path | str) -> None:
     """Check that a folder may be made at `path`, and filled.
 
     Raises:
-        UsageError: `path` is there already and is not an empty folder.
+        UsageError: `path` is there already and is not an empty folder, or lies where none can be made.
     """
+    target = Path(os.path.abspath(path))
     with _explained("write", Path(path)):
-        _refuse_existing(Path(path))
+        _refuse_existing(target)
+        above = next(each for each in target.parents if os.path.lexists(each))
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")
+        if not os.access(above, os.W_OK):
+            raise PermissionError(errno.EACCES, f"no permission in {above}")
 
 
 def is_free(path: Path | str) -> bool:
