@@ -13,8 +13,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("nn", "store.files", "store.readers", "store.writers", "store.run", "store.gguf"),
     ("data", "tokens", "bases", "hardware", "stats", "store"),
     ("plan", "train", "predict", "tracking"),
-    ("evaluate", "references", "report", "preview"),
-    ("sweep", "reproduce"),
+    ("evaluate", "references", "report"),
+    ("sweep", "reproduce", "preview"),
     ("terminal", "live", "cli", "__init__", "__main__"),
 )
 """A package's name stands for all its modules that are not named themselves."""
