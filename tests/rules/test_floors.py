@@ -12,10 +12,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "recipe", "listener", "signals"),
     ("nn", "store.files", "store.readers", "store.writers", "store.run", "store.gguf"),
     ("data", "tokens", "bases", "hardware", "stats", "store"),
-    ("plan", "train", "predict"),
-    ("evaluate", "report", "preview", "references", "selftest"),
+    ("plan", "train", "predict", "tracking"),
+    ("evaluate", "report", "references", "selftest"),
     ("job",),
-    ("sweep", "reproduce", "doctor", "tracking", "live"),
+    ("sweep", "reproduce", "preview", "doctor", "live"),
     ("terminal", "cli", "__init__", "__main__"),
 )
 """A package's name stands for all its modules that are not named themselves."""
