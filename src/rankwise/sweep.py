@@ -227,9 +227,9 @@ class _Job:
             # Beyond the except clause, where the error no longer holds on to the step's tensors.
             self._relieve(number)
         if not self.outcomes:
+            gone = ", ".join(f"{each.name} at step {each.step}" for each in self.progress.diverged)
             raise TrainingError(
-                "no adapter is left: "
-                + "; ".join(f"{each.name} {each.reason}" for each in self.progress.diverged),
+                f"no adapter is left: {gone}; the first had {self.progress.diverged[0].reason}",
                 hint="a lower --learning-rate or --precision float32 usually helps",
             )
 

@@ -277,7 +277,7 @@ def test_no_hub(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_loss_that_is_no_number(gpt2_base: Path, data_folder: Path) -> None:
     settings = [*SETTINGS, *HERE, "--learning-rate", "1e30"]
     result = rankwise("sweep", "--base", gpt2_base, "--data", data_folder, *settings, status=7)
-    assert "has loss" in result.stderr and "hint: a lower --learning-rate" in result.stderr
+    assert "no adapter is left: r0-s110" in result.stderr and "hint: a lower --learning-rate" in result.stderr
 
 
 def raising(error: BaseException) -> Any:
