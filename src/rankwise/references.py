@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rankwise import hardware
 from rankwise.data import Split
 from rankwise.errors import TrainingError
 from rankwise.listener import Listener
@@ -83,8 +84,10 @@ def answers(
     if 0 not in recipe.ranks:
         try:
             yield Answers("rank 0", trained_head(recipe, trunk, bank, splits, listener))
-        except TrainingError as error:
-            listener.note(f"the reference row of rank 0 is left out: {error.message}")
+        except (TrainingError, RuntimeError, MemoryError) as error:
+            if not (isinstance(error, TrainingError) or hardware.is_out_of_memory(error)):
+                raise
+            listener.note(f"the reference row of rank 0 is left out: {error or 'out of memory'}")
 
 
 def majority(splits: Splits, classes: int) -> Logits:

@@ -272,6 +272,7 @@ def test_what_is_chosen_does_not_depend_on_the_test_split(
     runs = [RunFolder(tmp_path / name) for name in ("one", "other")]
     one, other = (sweep(recipe, run.path) for recipe, run in zip(recipes, runs, strict=True))
     assert [row.test for row in one.adapters] != [row.test for row in other.adapters]
+    assert one.fingerprint.pop("test") != other.fingerprint.pop("test")
     for found in (one, other):
         for adapter in found.adapters:
             adapter.test = None

@@ -45,8 +45,9 @@ class Chosen:
         found = of_split(self.adapters, split)
         if not all(each.get("reliability") and each.get("ece") is not None for each in found):
             return None
-        bins = zip(*(each["reliability"] for each in found), strict=True)
-        return [_joint_bin(each) for each in bins], float(np.mean([each["ece"] for each in found]))
+        bins = [each for metrics in found for each in metrics["reliability"]]  # a seed leaves empty bins out
+        joint = [_joint_bin([each for each in bins if each["low"] == low]) for low in _lows(bins)]
+        return joint, float(np.mean([each["ece"] for each in found]))
 
 
 def chosen(results: Results, found: Comparison) -> Chosen:
@@ -58,6 +59,10 @@ def chosen(results: Results, found: Comparison) -> Chosen:
 def _mean_class(found: Sequence[Metrics]) -> dict[str, Any]:
     means = {name: float(np.mean([each[name] for each in found])) for name in ("precision", "recall", "f1")}
     return {"label": found[0]["label"], "texts": found[0]["texts"], **means}
+
+
+def _lows(bins: Sequence[Metrics]) -> list[float]:
+    return sorted({each["low"] for each in bins})
 
 
 def _joint_bin(found: Sequence[Metrics]) -> dict[str, float]:
