@@ -59,7 +59,8 @@ def stopping() -> Iterator[None]:
     finally:
         _signals.raised = True  # nothing more may be raised while the block is left
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # After a first signal the process is on its way out, and a second must not change its status.
+            signal.signal(number, handler if _signals.arrived is None else signal.SIG_IGN)
 
 
 @contextmanager
