@@ -1,7 +1,7 @@
 # make quickstart   a first run, from nothing to a rank table
 # make test         install, then all tests, the linter and the type checker
 # make check        linter and type checker alone
-# make bench        our training step beside transformers + PEFT; prints the ratio
+# make bench        step, sweep, prediction and start beside transformers + PEFT; writes records
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
 PYTHON ?= python3
@@ -24,6 +24,9 @@ check: $(VENV)/dev $(VENV)/base
 
 bench: $(VENV)/dev $(VENV)/base
 	$(BIN)/python bench/train_step.py --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md
+	$(BIN)/python bench/sweep.py --record docs/records/$$(date -u +%Y-%m-%d)-sweep.md
+	$(BIN)/python bench/predict.py --record docs/records/$$(date -u +%Y-%m-%d)-predict.md
+	$(BIN)/python bench/startup.py --record docs/records/$$(date -u +%Y-%m-%d)-startup.md
 
 reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce

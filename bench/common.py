@@ -34,7 +34,7 @@ TOLD = "contender: "
 
 @lru_cache(None)
 def labelled_texts() -> tuple[str, list[str], list[int]]:
-    """(name, texts, labels): emotion's training texts where `RANKWISE_TEST_DATA` has them, else the starter's."""
+    """Name, texts, labels: emotion's training texts where `RANKWISE_TEST_DATA` has them, or the starter's."""
     emotion = SHARED / "data" / "emotion" / "train.txt"
     if not emotion.is_file():
         train = data.load(Recipe()).train
@@ -188,7 +188,10 @@ def take_turns(commands: dict[str, list[str]], steps: int) -> dict[str, Contende
     contenders = {}
     for name, arguments in commands.items():
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-W", "ignore", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         contenders[name] = Contender(name, process, [])
         contenders[name].hear()  # one after another, or they would slow each other's start

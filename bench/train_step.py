@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import torch
 
+import common
 from rankwise.nn.lora import AdapterSpec, Bank, match_sites
 from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
@@ -34,7 +34,7 @@ class Way:
     """How a contender trains."""
 
     dtype: str
-    adapters: int = 1
+    ranks: tuple[int, ...] = (RANK,)
     padded: int | None = None  # tokens; None: to the longest of the batch, or not at all
     grouped: bool = False
 
@@ -46,8 +46,8 @@ WAYS = {
     "PEFT, bfloat16, grouped by length (its best)": Way("bfloat16", grouped=True),
     "rankwise, float32": Way("float32"),
     "rankwise, bfloat16": Way("bfloat16"),
-    "rankwise, float32, five ranks in one pass": Way("float32", adapters=5),
-    "rankwise, bfloat16, five ranks in one pass": Way("bfloat16", adapters=5),
+    "rankwise, float32, five ranks in one pass": Way("float32", RANKS),
+    "rankwise, bfloat16, five ranks in one pass": Way("bfloat16", RANKS),
 }
 
 
@@ -67,7 +67,15 @@ def main() -> None:
     shape = json.loads(options.shape)
     if options.contender:
         return contend(options.contender, shape, options.steps, options.batch)
-    arguments = [__file__, "--shape", options.shape, "--steps", str(options.steps), "--batch", str(options.batch)]
+    arguments = [
+        __file__,
+        "--shape",
+        options.shape,
+        "--steps",
+        str(options.steps),
+        "--batch",
+        str(options.batch),
+    ]
     names = [name for name in WAYS if options.only in name]
     before = common.rates()
     done = common.take_turns({name: [*arguments, "--contender", name] for name in names}, options.steps)
@@ -85,8 +93,7 @@ def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], b
     """rankwise's own loop; the last batch of texts is for the uncounted step."""
     trunk = common.gpt2(shape, getattr(torch, way.dtype))
     sites = match_sites(list(trunk.sites()), trunk.default_targets)
-    ranks = RANKS if way.adapters > 1 else (RANK,)
-    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in ranks]
+    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in way.ranks]
     bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES)
     recipe = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4)
     turns, targets = common.Turns(), np.array(labels)
@@ -138,7 +145,11 @@ def trainer(model: Any, rows: list[dict[str, Any]], way: Way, batch: int, callba
         for i, row in enumerate(members):
             ids[i, : len(row["input_ids"])] = torch.from_numpy(row["input_ids"])
             mask[i, : len(row["input_ids"])] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([r["labels"] for r in members])}
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([r["labels"] for r in members]),
+        }
 
     settings = transformers.TrainingArguments(
         output_dir=tempfile.mkdtemp(),
@@ -185,13 +196,13 @@ def report(
 
     texts, _ = common.draw((options.steps + 1) * options.batch)
     lengths = [len(ids) for ids in texts[: -options.batch]]
-    rates = {name: len(lengths) * WAYS[name].adapters / sum(done[name].seconds) for name in done}
+    rates = {name: len(lengths) * len(WAYS[name].ranks) / sum(done[name].seconds) for name in done}
     peers = [rate for name, rate in rates.items() if name.startswith("PEFT")] or [float("nan")]
     after, flop = common.rates(), common.train_flop(GPT2Config.from_json(shape), lengths) / len(lengths)
     rows = []
     for name, rate in rates.items():
         way = WAYS[name]
-        dtype, size = getattr(torch, way.dtype), 3200 if way.adapters > 1 else 640
+        dtype, size = getattr(torch, way.dtype), 3200 if len(way.ranks) > 1 else 640
         limit = max(before[dtype][size], after[dtype][size])
         rows.append(
             [

@@ -14,8 +14,8 @@ from rankwise.nn import llama
 from rankwise.nn.activation import gelu_tanh
 from rankwise.nn.attention import attend
 from rankwise.nn.dropout import Masks
-from rankwise.nn.lora import AdapterSpec, Bank, BankHook, DropoutHook
 from rankwise.nn.linear import Linear
+from rankwise.nn.lora import AdapterSpec, Bank, BankHook, DropoutHook
 from rankwise.nn.packing import Stream, pack
 from tests.unit.nn.models import close, texts
 
