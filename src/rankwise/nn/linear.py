@@ -94,7 +94,9 @@ def can_pack(x: Tensor, weight: Tensor) -> bool:
 
     The operators are those that torch.compile calls on CPUs. bfloat16 needs AVX-512 for them.
     """
-    if x.device.type != "cpu" or x.dtype != weight.dtype or not torch.backends.mkldnn.is_available():
+    if x.device.type != "cpu" or x.dtype != weight.dtype:
+        return False
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     able = torch.cpu.get_capabilities()
     if able.get("architecture") != "x86_64" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

@@ -73,7 +73,7 @@ def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None
         for text, mask in zip(block.texts.tolist(), dense, strict=True)
     }
     ours = attend(stream, qkv, heads, masks, rate, pooled)
-    q, k, v = qkv.split((heads, kv_heads, kv_heads), 1)
+    q, k, v = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
     theirs = attention_by_text(stream, q[stream.last] if pooled else q, k, v, keep, rate, pooled)
     compare(ours, theirs, (qkv,))
 
