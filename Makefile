@@ -3,7 +3,7 @@
 # make faults       kills, full disks, signals and damaged checkpoints in large numbers; half an hour
 # make check        linter, type checker and known vulnerabilities alone
 # make lock         requirements.lock anew: every dependency but torch, with its hashes
-# make bench        our training step beside transformers + PEFT; prints the ratio
+# make bench        step, sweep, prediction and start beside transformers + PEFT; writes records
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
 PYTHON ?= python3
@@ -36,6 +36,9 @@ lock: $(VENV)/dev
 
 bench: $(VENV)/dev $(VENV)/base
 	$(BIN)/python bench/train_step.py --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md
+	$(BIN)/python bench/sweep.py --record docs/records/$$(date -u +%Y-%m-%d)-sweep.md
+	$(BIN)/python bench/predict.py --record docs/records/$$(date -u +%Y-%m-%d)-predict.md
+	$(BIN)/python bench/startup.py --record docs/records/$$(date -u +%Y-%m-%d)-startup.md
 
 reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce

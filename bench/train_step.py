@@ -1,215 +1,240 @@
-"""One training step of rankwise beside transformers + PEFT, on the same texts in one run.
+"""The training step of rankwise beside transformers' Trainer + PEFT, on the same texts in one run.
 
-GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on. The contenders take turns,
-so that a change in the machine's speed meets them all; each does the same texts once, after a step
-that is not counted. The peer is driven by a plain loop, which costs it less than the Trainer would.
+GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on, the published recipe. Each
+contender is a process of its own, which also tells its memory. They take turns, so that a change in
+the machine's speed meets them all. Each does the same texts once, after a step that is not counted.
 
-    python bench/train_step.py [--steps N] [--batch N] [--record FILE]
+    python bench/train_step.py [--steps N] [--batch N] [--only WORD] [--full] [--record FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import time
-import warnings
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
+import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from rankwise.nn.adamw import AdamW
-from rankwise.nn.classifier import logits, losses
-from rankwise.nn.dropout import Masks
-from rankwise.nn.gpt2 import GPT2, GPT2Config
+import common
 from rankwise.nn.lora import AdapterSpec, Bank, match_sites
-from rankwise.nn.packing import Ids, pack
+from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
+from rankwise.train import train
 
-CLASSES, RANK, PADDED = 6, 4, 128
-Batch = list[Ids]
-Contender = Callable[[list[Batch], int], None]  # does the step of this number
+RANK, EPOCH = 4, 16_000
+RANKS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a contender trains."""
+
+    dtype: str
+    ranks: tuple[int, ...] = (RANK,)
+    padded: int | None = None  # tokens; None: to the longest of the batch, or not at all
+    grouped: bool = False
+
+
+WAYS = {
+    "PEFT, float32, padded to 128 (the published recipe)": Way("float32", padded=128),
+    "PEFT, float32, padded to the longest": Way("float32"),
+    "PEFT, float32, grouped by length": Way("float32", grouped=True),
+    "PEFT, bfloat16, grouped by length (its best)": Way("bfloat16", grouped=True),
+    "rankwise, float32": Way("float32"),
+    "rankwise, bfloat16": Way("bfloat16"),
+    "rankwise, float32, five ranks in one pass": Way("float32", RANKS),
+    "rankwise, bfloat16, five ranks in one pass": Way("bfloat16", RANKS),
+}
 
 
 def main() -> None:
-    """Run the contenders in turn and print a table."""
+    """Run the contenders by turns and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each contender")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each contender")
     parser.add_argument("--batch", type=int, default=32, help="texts of one adapter in a step")
+    parser.add_argument("--only", default="", help="only contenders whose name has this word")
+    parser.add_argument("--full", action="store_true", help="a whole epoch of 16,000 texts; takes hours")
+    parser.add_argument("--shape", default="{}", help='overrides of GPT-2, such as {"n_layer": 2}')
     parser.add_argument("--record", type=Path, help="Markdown file to write the table to")
-    parser.add_argument(
-        "--shape", default="", help="overrides such as n_layer=2,n_embd=48, for a quick trial"
-    )
+    parser.add_argument("--contender", help="for the benchmark itself: run as this one")
     options = parser.parse_args()
-    shape: dict[str, Any] = {
-        key: int(value) for key, value in (pair.split("=") for pair in options.shape.split(",") if pair)
-    }
-    batches = draw_batches(options.steps, options.batch)
-    contenders: dict[str, tuple[Contender, int]] = {
-        "PEFT, float32, padded to 128 (the published recipe)": (peer(shape, torch.float32, PADDED), 1),
-        "PEFT, float32, padded to the longest": (peer(shape, torch.float32, None), 1),
-        "PEFT, bfloat16, grouped by length (its best)": (peer(shape, torch.bfloat16, None, grouped=True), 1),
-        "rankwise, float32": (ours(shape, torch.float32, 1), 1),
-        "rankwise, bfloat16": (ours(shape, torch.bfloat16, 1), 1),
-        "rankwise, bfloat16, five ranks in one pass": (ours(shape, torch.bfloat16, 5), 5),
-    }
-    seconds = take_turns({name: run for name, (run, _) in contenders.items()}, batches)
-    texts = {name: options.batch * adapters / seconds[name] for name, (_, adapters) in contenders.items()}
-    report = render(texts, options.batch, float(np.mean([len(t) for batch in batches for t in batch])))
-    print(report)
-    if options.record:
-        options.record.write_text(report, encoding="utf-8")
+    if options.full:
+        options.steps = EPOCH // options.batch
+    shape = json.loads(options.shape)
+    if options.contender:
+        return contend(options.contender, shape, options.steps, options.batch)
+    arguments = [
+        __file__,
+        "--shape",
+        options.shape,
+        "--steps",
+        str(options.steps),
+        "--batch",
+        str(options.batch),
+    ]
+    names = [name for name in WAYS if options.only in name]
+    before = common.rates()
+    done = common.take_turns({name: [*arguments, "--contender", name] for name in names}, options.steps)
+    report(done, shape, options, before)
 
 
-def draw_batches(steps: int, batch: int) -> list[Batch]:
-    """Batches of random ids with the lengths of the starter texts (a token and a sixth a word)."""
-    from rankwise import data
-
-    lengths = [max(1, round(len(text.split()) * 7 / 6)) for text in data.load(Recipe()).train.texts]
-    random = np.random.default_rng(0)
-    return [[random.integers(1, 5000, n) for n in random.choice(lengths, batch)] for _ in range(steps)]
+def contend(name: str, shape: dict[str, Any], steps: int, batch: int) -> None:
+    """Be one contender."""
+    texts, labels = common.draw((steps + 1) * batch)
+    run = peer if name.startswith("PEFT") else ours
+    run(WAYS[name], shape, texts, labels, batch)
 
 
-def take_turns(contenders: dict[str, Contender], batches: list[Batch]) -> dict[str, float]:
-    """Mean seconds of a step of each."""
-    seconds = dict.fromkeys(contenders, 0.0)
-    for run in contenders.values():
-        run(batches, 0)  # not counted: first use of memory and kernels
-    for i in range(len(batches)):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run(batches, i)
-            seconds[name] += time.perf_counter() - start
-    return {name: each / len(batches) for name, each in seconds.items()}
-
-
-class RandomWeights:
-    """A trunk's `Source` of random tensors."""
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A random tensor of the shape."""
-        return torch.randn(shape) * 0.02 + (1.0 if "ln_" in name and name.endswith("weight") else 0.0)
-
-
-def ours(shape: dict[str, Any], dtype: torch.dtype, adapters: int) -> Contender:
-    """A step of a bank of so many adapters."""
-    config = GPT2Config.from_json(shape)
-    trunk = GPT2(config, RandomWeights(), dtype)
+def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], batch: int) -> None:
+    """rankwise's own loop; the last batch of texts is for the uncounted step."""
+    trunk = common.gpt2(shape, getattr(torch, way.dtype))
     sites = match_sites(list(trunk.sites()), trunk.default_targets)
-    ranks = [RANK] if adapters == 1 else [1, 2, 4, 8, 16][:adapters]
-    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in ranks]
-    bank = Bank(specs, trunk.sites(), trunk.d_model, CLASSES)
-    optimizer = AdamW(bank, weight_decay=0.01, max_grad_norm=1.0)
+    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in way.ranks]
+    bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES)
+    recipe = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4)
+    turns, targets = common.Turns(), np.array(labels)
+    turns.loaded()
+    train(trunk, bank, texts[-batch:], targets[-batch:], recipe)
+    turns.ready()
+    left = len(texts) // batch - 1
 
-    def step(batches: list[Batch], i: int) -> None:
-        texts = [batches[(i + k) % len(batches)] for k in range(adapters)]
-        stream = pack(texts)
-        outputs = logits(trunk, bank, stream, Masks([110] * adapters, optimizer.steps, stream))
-        targets = [torch.arange(len(each)) % CLASSES for each in texts]
-        torch.autograd.backward(losses(outputs, targets).sum())
-        optimizer.step(5e-4)
+    def on_step(step: object) -> None:
+        nonlocal left
+        turns.end()
+        left -= 1
+        if left:
+            turns.begin()
 
-    return step
+    turns.begin()
+    train(trunk, bank, texts[:-batch], targets[:-batch], recipe, on_step=on_step)
 
 
-def peer(shape: dict[str, Any], dtype: torch.dtype, width: int | None, grouped: bool = False) -> Contender:
-    """A step of transformers + PEFT.
-
-    Args:
-        shape: overrides of GPT-2's config.
-        dtype: bfloat16 runs under autocast, as the Trainer's `bf16=True` does.
-        width: tokens that texts are padded to; None for the longest of the batch.
-        grouped: batches of texts of like length, as `group_by_length` makes them.
-    """
+def peer(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], batch: int) -> None:
+    """transformers' Trainer with PEFT's model, as a user would write it."""
     import peft
     import transformers
 
-    config = transformers.GPT2Config(**shape | {"num_labels": CLASSES, "pad_token_id": 0, "use_cache": False})
+    config = transformers.GPT2Config(
+        **shape | {"num_labels": common.CLASSES, "pad_token_id": 0, "use_cache": False}
+    )
     model: Any = transformers.GPT2ForSequenceClassification(config)
     lora = peft.LoraConfig(
-        task_type=peft.TaskType.SEQ_CLS, r=RANK, lora_alpha=1, lora_dropout=0.1, fan_in_fan_out=True
+        task_type=peft.TaskType.SEQ_CLS, r=RANK, lora_alpha=0.8, lora_dropout=0.1, fan_in_fan_out=True
     )
-    model = peft.get_peft_model(model, lora).train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=5e-4, weight_decay=0.01)
-
-    def step(batches: list[Batch], i: int) -> None:
-        texts = (by_length(batches) if grouped else batches)[i]
-        longest = width or max(map(len, texts))
-        ids, mask = torch.zeros(len(texts), longest, dtype=torch.int64), torch.zeros(len(texts), longest)
-        for i, text in enumerate(texts):
-            ids[i, : len(text)] = torch.from_numpy(text)
-            mask[i, : len(text)] = 1
-        targets = torch.arange(len(texts)) % CLASSES
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-            loss = model(input_ids=ids, attention_mask=mask, labels=targets).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    model = peft.get_peft_model(model, lora)
+    rows = [{"input_ids": ids, "labels": label} for ids, label in zip(texts, labels, strict=True)]
+    turns = common.Turns()
+    turns.loaded()
+    trainer(model, rows[-batch:], way, batch, []).train()
+    turns.ready()
+    trainer(model, rows[:-batch], way, batch, [turns_callback(turns)]).train()
 
 
-def by_length(batches: list[Batch]) -> list[Batch]:
-    """The same texts in as many batches, each of like length."""
-    texts = sorted((text for batch in batches for text in batch), key=len)
-    size = len(batches[0])
-    return [texts[k : k + size] for k in range(0, len(texts), size)]
+def trainer(model: Any, rows: list[dict[str, Any]], way: Way, batch: int, callbacks: list[Any]) -> Any:
+    """A Trainer with the published recipe."""
+    import transformers
 
+    def collate(members: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = way.padded or max(len(row["input_ids"]) for row in members)
+        ids = torch.zeros(len(members), width, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(members):
+            ids[i, : len(row["input_ids"])] = torch.from_numpy(row["input_ids"])
+            mask[i, : len(row["input_ids"])] = 1
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([r["labels"] for r in members]),
+        }
 
-def matrix_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a 640 x 768 x 3072 product."""
-    a, b = torch.randn(640, 768).to(dtype), torch.randn(3072, 768).to(dtype)
-    times = []
-    for _ in range(30):
-        start = time.perf_counter()
-        torch.nn.functional.linear(a, b)
-        times.append(time.perf_counter() - start)
-    return 2 * 640 * 768 * 3072 / median(times) / 1e9
-
-
-def render(texts: dict[str, float], batch: int, tokens: float) -> str:
-    """The record, in Markdown."""
-    best = max(rate for name, rate in texts.items() if name.startswith("PEFT"))
-    seed = next(iter(texts.values()))
-    rates = ", ".join(
-        f"{str(d).removeprefix('torch.')} {matrix_rate(d):.0f}" for d in (torch.float32, torch.bfloat16)
+    settings = transformers.TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=5e-4,
+        weight_decay=0.01,
+        bf16=way.dtype == "bfloat16",
+        use_cpu=True,
+        train_sampling_strategy="group_by_length" if way.grouped else "random",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        logging_strategy="no",
+        seed=110,
     )
-    lines = [
-        "# Training step: rankwise beside transformers + PEFT",
-        "",
-        f"- date: {datetime.now(UTC):%Y-%m-%d}",
-        f"- machine: {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; GPU: none used",
-        f"- versions: Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {version('transformers')}, peft {version('peft')}, rankwise {version('rankwise')}",
-        "- command: `make bench`",
-        f"- work: GPT-2 124M shape, random weights, LoRA rank {RANK} on c_attn, dropout on, batch {batch}, "
-        f"{tokens:.1f} tokens a text",
-        f"- matrix products, GFLOP/s in the same run: {rates}",
-        "",
-        "| what | texts/s | times the published recipe | times PEFT's best |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {name} | {rate:.1f} | {rate / seed:.1f} | {rate / best:.2f} |" for name, rate in texts.items()
-    ]
-    return "\n".join(lines) + "\n"
+    return transformers.Trainer(
+        model=model, args=settings, train_dataset=rows, data_collator=collate, callbacks=callbacks
+    )
 
 
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
-    name = torch.cpu.get_capabilities().get("cpu_name")
-    return str(name or platform.processor() or platform.machine())
+def turns_callback(turns: common.Turns) -> Any:
+    """A Trainer's callback that waits before each step and tells its time after it."""
+    import transformers
+
+    class Callback(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            turns.begin()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            turns.end()
+
+    return Callback()
+
+
+def report(
+    done: dict[str, common.Contender],
+    shape: dict[str, Any],
+    options: argparse.Namespace,
+    before: dict[torch.dtype, dict[int, float]],
+) -> None:
+    """Print and write the record."""
+    from rankwise.nn.gpt2 import GPT2Config
+
+    texts, _ = common.draw((options.steps + 1) * options.batch)
+    lengths = [len(ids) for ids in texts[: -options.batch]]
+    rates = {name: len(lengths) * len(WAYS[name].ranks) / sum(done[name].seconds) for name in done}
+    peers = [rate for name, rate in rates.items() if name.startswith("PEFT")] or [float("nan")]
+    after, flop = common.rates(), common.train_flop(GPT2Config.from_json(shape), lengths) / len(lengths)
+    rows = []
+    for name, rate in rates.items():
+        way = WAYS[name]
+        dtype, size = getattr(torch, way.dtype), 3200 if len(way.ranks) > 1 else 640
+        limit = max(before[dtype][size], after[dtype][size])
+        rows.append(
+            [
+                name,
+                f"{rate:.1f}",
+                f"{rate * np.mean(lengths):,.0f}",
+                f"{100 * rate * flop / 1e9 / limit:.0f} %",
+                f"{done[name].beyond / 1e9:.2f}",
+                f"{rate / peers[0]:.1f}",
+                f"{rate / max(peers):.2f}",
+            ]
+        )
+    header = [
+        "what",
+        "texts/s",
+        "real tokens/s",
+        "of the matrix rate",
+        "GB beyond the model",
+        "times the published recipe",
+        "times PEFT's best",
+    ]
+    notes = {
+        "work": f"GPT-2 124M shape, random weights, LoRA rank {RANK} (or {RANKS}) on c_attn, dropout on, "
+        f"batch {options.batch}, {len(lengths)} {common.labelled_texts()[0]} texts of {np.mean(lengths):.1f} "
+        f"tokens in the mean, {flop / 1e9:.2f} GFLOP a text",
+        "matrix products, GFLOP/s before": common.rates_note(before),
+        "and after": common.rates_note(after),
+    }
+    command = f"python bench/train_step.py --steps {options.steps} --batch {options.batch}"
+    title = "Training step: rankwise beside transformers + PEFT"
+    common.write_record(title, command, notes, common.table(header, rows), options.record)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
     main()

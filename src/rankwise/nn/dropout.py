@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -48,38 +49,35 @@ class Masks:
             return self
         return Masks([self.seeds[k] for k in distinct.adapters], self.step, distinct.stream)
 
-    def rows(self, site: str, width: int, rates: Sequence[float], dtype: torch.dtype, pooled: bool) -> Tensor:
+    def rows(self, site: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """A mask of ones and zeros for the stream's rows.
 
         Args:
             site: name that keys the mask.
             width: columns.
             rates: each adapter's drop rate.
-            dtype: of the mask.
             pooled: a row is a text, not a token.
 
         Returns:
-            (tokens or texts, width). What it keeps still wants the factor `1 / (1 - rate)`.
+            (tokens or texts, width) uint8. What it keeps still wants the factor `1 / (1 - rate)`.
         """
 
         def each(length: int) -> int:
             return width if pooled else width * length
 
         slices = self.stream.text_rows() if pooled else self.stream.token_rows()
-        mask = torch.empty((slices[-1].stop, width), dtype=dtype, device=self.device)
-        for adapter, (rows, rate) in enumerate(zip(slices, rates, strict=True)):
-            part = mask[rows]
-            if rate:
-                part.copy_(self._keep(adapter, site, part.numel(), rate, each).view_as(part))
-            else:
-                part.fill_(1)
-        return mask
+        draw = self._drawer(site, each)
+        masks = [
+            draw(seed, (rows.stop - rows.start) * width, rate)
+            for seed, rows, rate in zip(self.seeds, slices, rates, strict=True)
+        ]
+        return (masks[0] if len(masks) == 1 else torch.cat(masks)).view(-1, width)
 
     def attention(self, site: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
         """A mask of ones and zeros for each block's attention weights.
 
         Returns:
-            For each block (texts, heads, queries, width) bool, with one query a text if `pooled`,
+            For each block (texts, heads, queries, width) uint8, with one query a text if `pooled`,
             else `width` of them. A text's part depends on its own length and its place in its
             adapter's batch, not on who shares its block.
         """
@@ -92,32 +90,41 @@ class Masks:
         for block in self.stream.blocks:
             shapes[block.texts] = (1 if pooled else block.width, block.width)
         sizes = heads * shapes.prod(axis=1)
+        draw = self._drawer(site, each)
         parts: list[Tensor] = []
-        for adapter, texts in enumerate(self.stream.text_rows()):
-            keep = self._keep(adapter, site, int(sizes[texts].sum()), rate, each)
-            parts += torch.split(keep, sizes[texts].tolist())
+        for seed, texts in zip(self.seeds, self.stream.text_rows(), strict=True):
+            parts += torch.split(draw(seed, int(sizes[texts].sum()), rate), sizes[texts].tolist())
         return [
             torch.stack([parts[i] for i in block.texts]).view(len(block.texts), heads, -1, block.width)
             for block in self.stream.blocks
         ]
 
-    def _keep(self, adapter: int, site: str, count: int, rate: float, each: Callable[[int], int]) -> Tensor:
-        """(count,) bool, True where a number is kept; `each` says how many a text of a length takes."""
-        if self.part is None:
-            return self._draw(adapter, site, count, rate)
-        sizes = [each(length) for length in self.part.lengths]
-        start = sum(sizes[: self.part.first])
-        return self._draw(adapter, site, sum(sizes), rate)[start : start + count]
+    def _drawer(self, site: str, each: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
+        """`draw` at a site; what adapters of one seed share is drawn once.
 
-    def _draw(self, adapter: int, site: str, count: int, rate: float) -> Tensor:
-        seed = np.random.SeedSequence([self.seeds[adapter], self.step, zlib.crc32(site.encode())])
-        if self.device.type == "cpu":
-            words = np.random.SFC64(seed).random_raw(-(-count // 4))
-            bits = torch.from_numpy(words.view(np.int16)[:count])
-        else:
-            generator = torch.Generator(self.device).manual_seed(
-                int(seed.generate_state(1, np.uint64)[0] >> 1)
-            )
-            bits = torch.empty(count, dtype=torch.int16, device=self.device)
-            bits.random_(-(1 << 15), 1 << 15, generator=generator)
-        return bits >= round(rate * (1 << 16)) - (1 << 15)
+        `each` says how many numbers a text of a length takes: of a part, the whole batch's are drawn.
+        """
+        whole = lru_cache(None)(partial(draw, self.step, site, self.device))
+        if self.part is None:
+            return whole
+        sizes = [each(length) for length in self.part.lengths]
+        start, total = sum(sizes[: self.part.first]), sum(sizes)
+        return lambda seed, count, rate: whole(seed, total, rate)[start : start + count]
+
+
+def draw(step: int, site: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
+    """(count,) uint8, 1 where a number is kept; a function of the arguments and nothing else.
+
+    Bytes, since on a CPU torch converts and multiplies them several times faster than bools.
+    """
+    if not rate:
+        return torch.ones(count, dtype=torch.uint8, device=device)
+    key = np.random.SeedSequence([seed, step, zlib.crc32(site.encode())])
+    least = round(rate * (1 << 16)) - (1 << 15)  # of 16 random bits, as a signed number
+    if device.type == "cpu":
+        words = np.random.SFC64(key).random_raw(-(-count // 4))
+        return torch.from_numpy(words.view(np.int16)[:count] >= least).view(torch.uint8)
+    generator = torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+    bits = torch.empty(count, dtype=torch.int16, device=device)
+    bits.random_(-(1 << 15), 1 << 15, generator=generator)
+    return (bits >= least).view(torch.uint8)

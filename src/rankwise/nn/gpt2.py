@@ -6,9 +6,8 @@ checkpoints store linear weights as (in, out); the trunk holds them as (out, in)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -16,18 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.errors import ModelError
+from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend
 from rankwise.nn.config import choice, count, fraction, positive
+from rankwise.nn.linear import Linear
 from rankwise.nn.packing import Stream
-from rankwise.nn.trunk import Hook, Linear, Source, Trunk
+from rankwise.nn.trunk import Hook, Source, Trunk
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
 SITES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
@@ -153,16 +147,15 @@ class GPT2(Trunk):
         """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
         config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
         qkv = hook.linear(layer.attn, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
-        q, k, v = qkv.view(len(qkv), 3, config.heads, -1).unbind(1)  # (tokens, heads, head_dim)
-        if pooled:
-            q, x = q[stream.last], x[stream.last]
+        qkv = qkv.view(len(qkv), 3 * config.heads, -1)  # (tokens, 3 * heads, head_dim)
         keep = hook.keep(f"h.{i}.attn", config.heads, config.attn_dropout, pooled)
-        attended = attend(stream, q, k, v, keep, config.attn_dropout, pooled)  # (rows, d_model)
+        attended = attend(stream, qkv, config.heads, keep, config.attn_dropout, pooled)  # (rows, d_model)
+        x = x[stream.last] if pooled else x
         branch = hook.linear(layer.attn_out, attended, pooled)
-        x = x + hook.drop(f"h.{i}.attn.resid", branch, config.resid_dropout, pooled)
+        x = hook.add(f"h.{i}.attn.resid", x, branch, config.resid_dropout, pooled)
         hidden = self._activation(hook.linear(layer.fc, self._normed(x, layer.norm_2), pooled))
         branch = hook.linear(layer.fc_out, hidden, pooled)  # (rows, d_model)
-        return x + hook.drop(f"h.{i}.mlp.resid", branch, config.resid_dropout, pooled)
+        return hook.add(f"h.{i}.mlp.resid", x, branch, config.resid_dropout, pooled)
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm of x (texts, d_model) float32."""

@@ -18,8 +18,9 @@ from torch import Tensor
 from rankwise.errors import ModelError
 from rankwise.nn.attention import attend
 from rankwise.nn.config import choice, count, flag, positive
+from rankwise.nn.linear import Linear
 from rankwise.nn.packing import Stream
-from rankwise.nn.trunk import Hook, Linear, Source, Trunk
+from rankwise.nn.trunk import Hook, Source, Trunk
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj")
@@ -185,12 +186,10 @@ class Llama(Trunk):
         """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
         config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
         qkv = hook.linear(layer.qkv, _rms_norm(x, layer.norm_1, config.norm_eps, self.dtype))
-        rows, turned = qkv.view(len(qkv), -1, config.head_dim), config.heads + config.kv_heads
-        qk = _rotate(rows[:, :turned], *self._rotation(stream.positions))
-        q, k, v = qk[:, : config.heads], qk[:, config.heads :], rows[:, turned:]  # (tokens, heads, head_dim)
-        if pooled:
-            q, x = q[stream.last], x[stream.last]
-        attended = attend(stream, q, k, v, None, 0.0, pooled)  # (rows, heads * head_dim)
+        qkv = qkv.view(len(qkv), -1, config.head_dim)  # (tokens, heads + 2 * kv_heads, head_dim)
+        qkv = _rotate(qkv, config.heads + config.kv_heads, *self._rotation(stream.positions))
+        attended = attend(stream, qkv, config.heads, None, 0.0, pooled)  # (rows, heads * head_dim)
+        x = x[stream.last] if pooled else x
         x = x + hook.linear(layer.out, attended, pooled)
         hidden = _rms_norm(x, layer.norm_2, config.norm_eps, self.dtype)
         return x + hook.linear(layer.down, _swiglu(hook.linear(layer.gate_up, hidden, pooled)), pooled)
@@ -248,8 +247,8 @@ def _frequencies(config: LlamaConfig) -> Tensor:
     return (1 - smooth) * frequencies / rope.factor + smooth * frequencies
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    out: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+def _rotate(x: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
+    out: Tensor = _Rotate.apply(x, turned, cos, sin)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -263,27 +262,32 @@ def _swiglu(gate_up: Tensor) -> Tensor:
     return out
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
+def _turn(x: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    left, right = out.chunk(2, -1)
+    out[:, turned:] = x[:, turned:]
+    a, b = x[:, :turned].chunk(2, -1)
+    left, right = out[:, :turned].chunk(2, -1)
     torch.mul(a, cos, out=left).addcmul_(b, sin, value=-1)
     torch.mul(b, cos, out=right).addcmul_(a, sin)
     return out
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotary positions on x (tokens, heads, head_dim); cos and sin are (tokens, 1, head_dim / 2)."""
+    """Rotary positions on the first `turned` heads of x (tokens, heads, head_dim).
+
+    cos and sin are (tokens, 1, head_dim / 2). The other heads, the values, are copied.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
+        ctx.turned = turned
+        return _turn(x, turned, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(grads[0], cos, -sin), None, None
+        return _turn(grads[0], ctx.turned, cos, -sin), None, None, None
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.errors import UsageError
 from rankwise.nn.dropout import Masks
+from rankwise.nn.linear import Linear
 from rankwise.nn.packing import Stream
-from rankwise.nn.trunk import Hook, Linear
+from rankwise.nn.trunk import Hook
 
 HEAD = "score"
 
@@ -184,14 +184,41 @@ class DropoutHook(Hook):
         """Dropout on x (rows, d_model)."""
         if self.base_masks is None or not rate:
             return x
-        rates = [rate] * len(self.base_masks.seeds)
-        return x * self.base_masks.rows(site, x.shape[1], rates, x.dtype, pooled) * (1 / (1 - rate))
+        return x * self._rows_kept(self.base_masks, site, x, rate, pooled).to(x.dtype) * (1 / (1 - rate))
+
+    def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+        """x + dropout(branch), both (rows, d_model)."""
+        if self.base_masks is None or not rate:
+            return x + branch
+        keep = self._rows_kept(self.base_masks, site, branch, rate, pooled)
+        out: Tensor = _AddDropped.apply(x, branch, keep, 1 / (1 - rate))  # type: ignore[no-untyped-call]
+        return out
 
     def keep(self, site: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
         """Masks for the attention weights of each block."""
         if self.base_masks is None or not rate:
             return None
         return self.base_masks.attention(site, heads, rate, pooled)
+
+    @staticmethod
+    def _rows_kept(masks: Masks, site: str, x: Tensor, rate: float, pooled: bool) -> Tensor:
+        return masks.rows(site, x.shape[1], [rate] * len(masks.seeds), pooled)
+
+
+class _AddDropped(torch.autograd.Function):
+    """x + scale * keep * branch, in one pass; keeps the mask's bytes alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale, ctx.dtype = scale, branch.dtype
+        return torch.addcmul(x, branch, keep.to(branch.dtype), value=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        d_branch = keep.to(grads[0].dtype).mul_(grads[0]).mul_(ctx.scale)
+        return grads[0], d_branch.to(ctx.dtype), None, None
 
 
 class BankHook(DropoutHook):
@@ -234,7 +261,7 @@ class BankHook(DropoutHook):
     def _keep(self, site: str, x: Tensor, pooled: bool) -> Tensor | None:
         if self.masks is None or not any(self._rates):
             return None
-        return self.masks.rows(f"{site}.lora", x.shape[1], self._rates, x.dtype, pooled)
+        return self.masks.rows(f"{site}.lora", x.shape[1], self._rates, pooled)
 
 
 class _Use(NamedTuple):
@@ -243,7 +270,7 @@ class _Use(NamedTuple):
     rows: slice
     columns: slice
     scale: float
-    keep: Tensor | None  # (rows, in) dropout mask
+    keep: Tensor | None  # (rows, in) uint8 dropout mask
 
 
 class _BankLinear(torch.autograd.Function):
@@ -255,7 +282,7 @@ class _BankLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: Linear, uses: Sequence[_Use], *factors: Tensor) -> Tensor:
-        y = F.linear(x, linear.weight, linear.bias)
+        y = linear.forward(x)
         halves = [factor.to(x.dtype) for factor in factors]
         lows = []
         for use, a, b in zip(uses, halves[0::2], halves[1::2], strict=True):
@@ -271,7 +298,7 @@ class _BankLinear(torch.autograd.Function):
         dy, uses = grads[0], ctx.uses
         x, *saved = ctx.saved_tensors
         halves, lows = saved[: 2 * len(uses)], saved[2 * len(uses) :]
-        dx = dy @ ctx.linear.weight if ctx.needs_input_grad[0] else None
+        dx = ctx.linear.backward(dy) if ctx.needs_input_grad[0] else None
         factors: list[Tensor] = []
         for use, a, b, low in zip(uses, halves[0::2], halves[1::2], lows, strict=True):
             part = dy[use.rows, use.columns]
@@ -280,9 +307,9 @@ class _BankLinear(torch.autograd.Function):
             if dx is not None and use.keep is None:
                 dx[use.rows].addmm_(d_low, a)
             elif dx is not None:
-                dx[use.rows].addcmul_(d_low @ a, use.keep)
+                dx[use.rows].addcmul_(d_low @ a, use.keep.to(dx.dtype))
         return dx, None, None, *factors
 
 
 def _dropped(x: Tensor, use: _Use) -> Tensor:
-    return x[use.rows] if use.keep is None else x[use.rows] * use.keep
+    return x[use.rows] if use.keep is None else use.keep.to(x.dtype).mul_(x[use.rows])

@@ -8,8 +8,7 @@ The stream of two adapters with two texts each::
     adapter_starts  0             2            4     (adapters + 1,), in texts
 
 Attention needs the texts one by one. Texts of like length stand together in a `Block`, a small
-dense array (texts, width); `gather` makes the rows of all blocks out of the stream's rows, and
-`scatter` brings them back. A row that fills up a block repeats its text's last token; causality
+dense array (texts, width). A row that fills up a block repeats its text's last token; causality
 hides it from the real ones.
 
 Adapters of one seed meet the same texts in the same order. Up to the first layer that any of them
@@ -18,9 +17,10 @@ adapts they compute the same, so a stream also knows its `Distinct` batches, eac
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ class Block:
 
     texts: NDArray[np.int64]  # (texts,) which texts of the stream
     width: int
-    rows: slice  # where the block's texts * width rows lie among the gathered ones
-    last: Tensor  # (texts,) int64, position of each text's last token, on the device
+    rows: NDArray[np.int64]  # (texts, width) the stream's row at each place
+    real: NDArray[np.bool_]  # (texts, width) False where a row only fills the block up
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,8 @@ class Stream:
     adapter_starts: NDArray[np.int64]  # (adapters + 1,), in texts
     last: Tensor  # (texts,) int64, row of each text's last token
     blocks: tuple[Block, ...]
-    gather: Tensor  # (gathered,) int64: stream row of each block row
-    scatter: Tensor  # (tokens,) int64: block row of each stream row
-    text_gather: Tensor  # (texts,) int64: the texts in the order of the blocks
-    text_scatter: Tensor  # (texts,) int64: place of each text in that order
     distinct: Distinct | None = None  # None: every adapter's batch is its own
+    layouts: dict[Any, Any] = field(default_factory=dict, compare=False)  # see `layout.layout_of`
 
     @property
     def adapters(self) -> int:
@@ -110,19 +107,13 @@ def pack(
         raise ValueError("a stream needs at least one text, and each text at least one token")
     text_starts = _starts(lengths)
     positions = np.arange(text_starts[-1]) - np.repeat(text_starts[:-1], lengths)
-    blocks, gather, scatter = _blocks(lengths, text_starts, device)
-    text_gather = np.concatenate([block.texts for block in blocks])
     return Stream(
         ids=_to(np.concatenate(texts), device),
         positions=_to(positions, device),
         text_starts=text_starts,
         adapter_starts=_starts(np.array([len(batch) for batch in batches], dtype=np.int64)),
         last=_to(text_starts[1:] - 1, device),
-        blocks=blocks,
-        gather=_to(gather, device),
-        scatter=_to(scatter, device),
-        text_gather=_to(text_gather, device),
-        text_scatter=_to(np.argsort(text_gather), device),
+        blocks=tuple(_blocks(lengths, text_starts)),
         distinct=_distinct(batches, lengths, device, same or range(len(batches))),
     )
 
@@ -139,29 +130,15 @@ def block_width(length: int) -> int:
     return -(-length // step) * step
 
 
-def _blocks(
-    lengths: NDArray[np.int64], text_starts: NDArray[np.int64], device: torch.device | str
-) -> tuple[tuple[Block, ...], NDArray[np.int64], NDArray[np.int64]]:
+def _blocks(lengths: NDArray[np.int64], text_starts: NDArray[np.int64]) -> Iterator[Block]:
     widths = np.array([block_width(int(n)) for n in lengths], dtype=np.int64)
-    blocks: list[Block] = []
-    gather: list[NDArray[np.int64]] = []
-    scatter = np.empty(text_starts[-1], dtype=np.int64)
-    row = 0
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
         most = max(1, MAX_BLOCK_SCORES // width**2)  # texts; one alone may exceed the cap
         for first in range(0, len(members), most):
             texts = members[first : first + most]
-            n = lengths[texts]
-            steps = np.arange(width)
-            source = text_starts[texts, None] + np.minimum(steps, n[:, None] - 1)  # (texts, width)
-            real = steps < n[:, None]
-            rows = slice(row, row + source.size)
-            scatter[source[real]] = np.arange(rows.start, rows.stop).reshape(source.shape)[real]
-            gather.append(source.ravel())
-            blocks.append(Block(texts, width, rows, _to(n - 1, device)))
-            row = rows.stop
-    return tuple(blocks), np.concatenate(gather), scatter
+            n, steps = lengths[texts, None], np.arange(width)
+            yield Block(texts, width, text_starts[texts, None] + np.minimum(steps, n - 1), steps < n)
 
 
 def _distinct(

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from rankwise.nn.linear import Linear
 from rankwise.nn.packing import Stream
 
 
@@ -26,30 +25,20 @@ class Source(Protocol):
         """The named tensor; raises if it is missing or has another shape."""
 
 
-@dataclass(slots=True)
-class Linear:
-    """A frozen linear layer. Layers that read the same input are held as one, side by side."""
-
-    weight: Tensor  # (out, in)
-    bias: Tensor | None  # (out,)
-    sites: dict[str, slice]  # site name -> its columns of the output
-
-    def merge(self, site: str, delta: Tensor) -> None:
-        """Add `delta`, (out, in) float32, to the site's weight, rounding once."""
-        rows = self.weight[self.sites[site]]
-        rows.copy_(rows.float() + delta)
-
-
 class Hook:
     """What a trunk calls on its way. This one leaves the model as it is: frozen, no dropout."""
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
         """`linear` on x (rows, in) -> (rows, out); a row is a text if `pooled`, else a token."""
-        return F.linear(x, linear.weight, linear.bias)
+        return linear(x)
 
     def drop(self, site: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """The base model's own dropout on x (rows, d_model)."""
         return x
+
+    def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+        """x + branch, both (rows, d_model), x float32; the base model's own dropout is on the branch."""
+        return x + branch
 
     def keep(self, site: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
         """Masks for the attention weights of each block (texts, heads, queries, width), or none."""
@@ -99,14 +88,13 @@ class Trunk(ABC):
     def cast(self, dtype: torch.dtype) -> None:
         """Round the linear weights to another dtype, which matrix products then run in."""
         for linear in self.linears():
-            linear.weight = linear.weight.to(dtype)
-            linear.bias = None if linear.bias is None else linear.bias.to(dtype)
+            linear.cast(dtype)
         self.dtype = dtype
 
     def sites(self) -> dict[str, tuple[int, int]]:
         """Site name -> (in, out), in the order of the forward pass."""
         return {
-            site: (linear.weight.shape[1], columns.stop - columns.start)
+            site: (linear.n_in, columns.stop - columns.start)
             for linear in self.linears()
             for site, columns in linear.sites.items()
         }

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn import llama
+from rankwise.nn.activation import gelu_tanh
 from rankwise.nn.attention import attend
 from rankwise.nn.dropout import Masks
-from rankwise.nn.lora import AdapterSpec, Bank, BankHook
+from rankwise.nn.linear import Linear
+from rankwise.nn.lora import AdapterSpec, Bank, BankHook, DropoutHook
 from rankwise.nn.packing import Stream, pack
-from rankwise.nn.trunk import Linear
 from tests.unit.nn.models import close, texts
 
 TIGHT = 2e-6  # relative, in float32
@@ -64,16 +65,17 @@ def attention_by_text(
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
 def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None:
     stream = pack([texts([7, 1, 20]), texts([8, 6, 33])])
-    rows = len(stream.last if pooled else stream.ids)
-    q, k, v = leaves((rows, heads, 4), (len(stream.ids), kv_heads, 4), (len(stream.ids), kv_heads, 4))
+    (qkv,) = leaves((len(stream.ids), heads + 2 * kv_heads, 4))
     masks = Masks([1, 2], 0, stream).attention("attn", heads, rate, pooled) if rate else None
     keep = {
         text: mask
         for block, dense in zip(stream.blocks, masks or (), strict=bool(masks))
         for text, mask in zip(block.texts.tolist(), dense, strict=True)
     }
-    ours = attend(stream, q, k, v, masks, rate, pooled)
-    compare(ours, attention_by_text(stream, q, k, v, keep, rate, pooled), (q, k, v))
+    ours = attend(stream, qkv, heads, masks, rate, pooled)
+    q, k, v = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
+    theirs = attention_by_text(stream, q[stream.last] if pooled else q, k, v, keep, rate, pooled)
+    compare(ours, theirs, (qkv,))
 
 
 def bank_of_four(sites: dict[str, tuple[int, int]]) -> Bank:
@@ -108,7 +110,7 @@ def test_bank_linear(pooled: bool, dropout: bool, bias: bool) -> None:
     rates = [spec.dropout for spec in bank.specs]
     inputs = [x]
     for site, columns in linear.sites.items():
-        mask = masks.rows(f"{site}.lora", 10, rates, x.dtype, pooled) if masks else torch.ones_like(x)
+        mask = masks.rows(f"{site}.lora", 10, rates, pooled) if masks else torch.ones_like(x)
         for spec, tensors, rows in zip(bank.specs, bank.tensors, slices, strict=True):
             if site in spec.sites:
                 a, b = tensors[f"{site}.lora_A"], tensors[f"{site}.lora_B"]
@@ -138,7 +140,7 @@ def test_bank_linear_without_adapters() -> None:
     weight, x = leaves((4, 10), (12, 10))
     linear = Linear(weight.detach(), None, {"h.0.q": slice(0, 4)})
     bank = Bank([AdapterSpec(0, 1.0, 0.0, 1, 0.0, ())], {"h.0.q": (10, 4)}, 10, 2)
-    assert torch.equal(BankHook(bank, stream).linear(linear, x), F.linear(x, weight))
+    compare(BankHook(bank, stream).linear(linear, x), F.linear(x, weight.detach()), (x,))
 
 
 def test_rms_norm() -> None:
@@ -161,21 +163,56 @@ def test_rms_norm_into_bfloat16() -> None:
     assert close(gradient, torch.autograd.grad(theirs.sum(), x)[0], 0.01)
 
 
-def test_rotate() -> None:
-    x, angles = leaves((7, 3, 8), (7, 4))
+@pytest.mark.parametrize("turned", [3, 5])
+def test_rotate(turned: int) -> None:
+    """On the query and key heads of a row; the value heads beside them stay."""
+    x, angles = leaves((7, 5, 8), (7, 4))
     cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
-    a, b = x[..., :4], x[..., 4:]
-    theirs = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-    compare(llama._rotate(x, cos, sin), theirs, (x,))
+    a, b = x[:, :turned, :4], x[:, :turned, 4:]
+    rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    compare(llama._rotate(x, turned, cos, sin), torch.cat([rotated, x[:, turned:]], 1), (x,))
 
 
-def test_rotate_a_part_of_wider_rows() -> None:
-    """As the trunk calls it: on the query and key heads of a row that holds the values too."""
-    wide, angles = leaves((7, 5, 8), (7, 4))
-    cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
-    a, b = wide[:, :3, :4], wide[:, :3, 4:]
-    theirs = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-    compare(llama._rotate(wide[:, :3], cos, sin), theirs, (wide,))
+@pytest.mark.parametrize("pooled", [False, True])
+def test_add_with_dropout(pooled: bool) -> None:
+    stream = pack([texts([3, 9]), texts([4])])
+    rows = len(stream.last if pooled else stream.ids)
+    x, branch = leaves((rows, 10), (rows, 10))
+    masks = Masks([1, 2], 0, stream)
+    ours = DropoutHook(masks).add("site", x, branch, 0.4, pooled)
+    keep = masks.rows("site", 10, [0.4, 0.4], pooled)
+    compare(ours, x + branch * keep / 0.6, (x, branch))
+
+
+def test_add_without_dropout() -> None:
+    x, branch = leaves((7, 10), (7, 10))
+    compare(DropoutHook(None).add("site", x, branch, 0.4), x + branch, (x, branch))
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (7, 12), (300, 1000)])
+def test_gelu(shape: tuple[int, int]) -> None:
+    (x,) = leaves(shape)
+    compare(gelu_tanh(3 * x), F.gelu(3 * x.double(), approximate="tanh"), (x,))
+
+
+def test_gelu_far_out() -> None:
+    """Where the gate is shut or open, the value is 0 or x, and the slope 0 or 1."""
+    x = torch.tensor([[-1e4, -100.0, -12.0, 0.0, 12.0, 100.0, 1e4]], requires_grad=True)
+    y = gelu_tanh(x)
+    assert torch.equal(y.detach(), x.detach().clamp(min=0))
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope, torch.tensor([[0.0, 0, 0, 0.5, 1, 1, 1]]))
+
+
+def test_gelu_in_bfloat16() -> None:
+    """As near as rounding lets it be: a step of bfloat16 is 1/256 of the number."""
+    (x,) = leaves((40, 64))
+    x = x.detach().bfloat16().requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    ours, theirs = gelu_tanh(x), F.gelu(exact, approximate="tanh")
+    assert close(ours, theirs, 1 / 256)
+    mine, other = torch.autograd.grad(ours.sum(), x)[0], torch.autograd.grad(theirs.sum(), exact)[0]
+    assert close(mine, other, 1 / 256)
 
 
 def test_swiglu() -> None:

@@ -17,7 +17,7 @@ NEIGHBOURS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
 
 def rows(masks: Masks, adapter: int, rate: float = 0.3, site: str = "h.0.attn.c_attn.lora") -> Tensor:
     """An adapter's part of a mask over tokens."""
-    every = masks.rows(site, WIDTH, [rate] * len(masks.seeds), torch.float32, pooled=False)
+    every = masks.rows(site, WIDTH, [rate] * len(masks.seeds), pooled=False)
     return every[masks.stream.token_rows()[adapter]]
 
 
@@ -45,11 +45,12 @@ def long_stream(adapters: int = 1) -> Stream:
 def test_rates(rate: float) -> None:
     masks = Masks([7], 0, long_stream())
     mask = rows(masks, 0, rate)
-    assert set(mask.flatten().tolist()) == {0.0, 1.0}
+    assert mask.dtype == torch.uint8
+    assert set(mask.flatten().tolist()) == {0, 1}
     assert_rate(mask, rate)
     assert_rate(mask.T[:, ::2], rate)
     (weights,) = masks.attention("h.0.attn", 3, rate, pooled=False)
-    assert weights.dtype == torch.bool
+    assert weights.dtype == torch.uint8
     assert_rate(weights, rate)
 
 
@@ -64,7 +65,7 @@ def test_places_are_independent() -> None:
 
 def test_adapters_of_unlike_rates() -> None:
     masks = Masks([7, 8, 9], 0, long_stream(3))
-    mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], torch.float32, pooled=False)
+    mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
     for part, rate in zip(masks.stream.token_rows(), (0.5, 0.0, 0.1), strict=True):
         assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
             mask[part], torch.ones_like(mask[part])
@@ -73,9 +74,8 @@ def test_adapters_of_unlike_rates() -> None:
 
 def test_a_row_is_a_text_where_pooled() -> None:
     stream = pack([MINE, *NEIGHBOURS])
-    mask = Masks([7, 8, 9], 0, stream).rows("site", WIDTH, [0.5, 0.5, 0.5], torch.bfloat16, pooled=True)
+    mask = Masks([7, 8, 9], 0, stream).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
     assert mask.shape == (len(stream.last), WIDTH)
-    assert mask.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

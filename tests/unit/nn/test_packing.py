@@ -56,31 +56,15 @@ def test_each_adapter_finds_its_own_rows(lengths: Lengths) -> None:
 @given(lengths_of_batches)
 def test_blocks_hold_every_text_once_and_repeat_its_last_token(lengths: Lengths) -> None:
     stream, texts = stream_of(lengths)
-    rows = stream.ids[stream.gather]
     seen: list[int] = []
-    end = 0
     for block in stream.blocks:
-        assert block.rows.start == end
-        end = block.rows.stop
-        dense = rows[block.rows].view(len(block.texts), block.width)
-        for text, row, last in zip(block.texts.tolist(), dense.tolist(), block.last.tolist(), strict=True):
+        dense = stream.ids[torch.from_numpy(block.rows)]
+        for text, row, real in zip(block.texts.tolist(), dense.tolist(), block.real.tolist(), strict=True):
             own = texts[text].tolist()
             assert row == own + [own[-1]] * (block.width - len(own))
-            assert last == len(own) - 1
+            assert real == [True] * len(own) + [False] * (block.width - len(own))
         seen += block.texts.tolist()
-    assert end == len(stream.gather)
     assert sorted(seen) == list(range(len(texts)))
-    assert stream.text_gather.tolist() == seen
-
-
-@often
-@given(lengths_of_batches)
-def test_scatter_undoes_gather(lengths: Lengths) -> None:
-    stream, texts = stream_of(lengths)
-    tokens = list(range(len(stream.ids)))
-    assert stream.gather[stream.scatter].tolist() == tokens
-    assert len(set(stream.scatter.tolist())) == len(tokens)
-    assert stream.text_gather[stream.text_scatter].tolist() == list(range(len(texts)))
 
 
 @often

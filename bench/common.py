@@ -1,0 +1,262 @@
+"""What the benchmarks share: texts, machine, matrix rates, contenders in processes of their own, records."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankwise import data
+from rankwise.nn.gpt2 import GPT2, GPT2Config
+from rankwise.nn.packing import Ids
+from rankwise.recipe import Recipe
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("RANKWISE_TEST_DATA", REPOSITORY.parent / "shared"))
+CLASSES = 6
+TOLD = "contender: "
+
+
+@lru_cache(None)
+def labelled_texts() -> tuple[str, list[str], list[int]]:
+    """Name, texts, labels: emotion's training texts where `RANKWISE_TEST_DATA` has them, or the starter's."""
+    emotion = SHARED / "data" / "emotion" / "train.txt"
+    if not emotion.is_file():
+        train = data.load(Recipe()).train
+        return "starter", list(train.texts), list(train.labels)
+    rows = [line.rsplit(";", 1) for line in emotion.read_text(encoding="utf-8").splitlines() if line]
+    names = sorted({label for _, label in rows})
+    return "emotion", [text for text, _ in rows], [names.index(label) for _, label in rows]
+
+
+def token_ids(texts: Sequence[str]) -> list[Ids]:
+    """Token ids by SmolLM2's vocabulary, which is smaller than GPT-2's and cuts English alike."""
+    from rankwise import bases
+    from rankwise.tokens import Tokenizer
+
+    return Tokenizer.load(bases.find(bases.SMOLLM2).folder)(texts, 128)
+
+
+def draw(number: int, seed: int = 0) -> tuple[list[Ids], list[int]]:
+    """So many texts, drawn without replacement where there are enough: ids and labels."""
+    _, texts, labels = labelled_texts()
+    random = np.random.default_rng(seed)
+    chosen = random.choice(len(texts), number, replace=number > len(texts))
+    return token_ids([texts[i] for i in chosen]), [labels[i] for i in chosen]
+
+
+class RandomWeights:
+    """A trunk's `Source` of random tensors."""
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A random tensor of the shape."""
+        return torch.randn(shape) * 0.02 + (1.0 if "ln_" in name and name.endswith("weight") else 0.0)
+
+
+def gpt2(shape: dict[str, Any], dtype: torch.dtype) -> GPT2:
+    """A GPT-2 of random weights; `shape` overrides the 124M one."""
+    return GPT2(GPT2Config.from_json(shape), RandomWeights(), dtype)
+
+
+def train_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
+    """Floating-point operations of the frozen matrix products that training on such texts needs.
+
+    A forward pass, and a backward pass to activations only; the first layer's input needs none, and
+    the last layer works on last tokens but for its queries, keys and values. Attention and the
+    adapters' own products, a few per cent, are left out.
+    """
+    tokens, texts, d = sum(lengths), len(lengths), config.d_model
+    attn, rest = 3 * d * d, d * d + 2 * d * config.d_ff
+    forward = tokens * (config.layers * attn + (config.layers - 1) * rest) + texts * rest
+    return 2 * (2 * forward - tokens * attn)
+
+
+def predict_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
+    """The same for a forward pass alone."""
+    tokens, d = sum(lengths), config.d_model
+    attn, rest = 3 * d * d, d * d + 2 * d * config.d_ff
+    return 2 * (tokens * (config.layers * attn + (config.layers - 1) * rest) + len(lengths) * rest)
+
+
+def matrix_rate(dtype: torch.dtype, rows: int) -> float:
+    """GFLOP/s of torch's (rows, 768) x (768, 3072) product, the median of thirty."""
+    a, b = torch.randn(rows, 768).to(dtype), torch.randn(3072, 768).to(dtype)
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        times.append(time.perf_counter() - start)
+    return 2 * rows * 768 * 3072 / median(times) / 1e9
+
+
+def resident(peak: bool = False) -> int:
+    """Bytes of memory that this process has, or had at most since `forget_peak`; Linux only, else 0."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    name = "VmHWM:" if peak else "VmRSS:"
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """Count the peak anew from here."""
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def give_back() -> None:
+    """Hand freed memory to the system, so that many contenders fit beside one another; glibc only."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+class Turns:
+    """A contender's side of taking turns: it computes only while it is its turn.
+
+    After the uncounted first step it says that it is ready, and waits before each step.
+    """
+
+    def __init__(self) -> None:
+        self.started, self.held = 0.0, 0
+
+    def ready(self) -> None:
+        """Everything that is not counted is done."""
+        print(TOLD + "{}", flush=True)
+
+    def loaded(self) -> None:
+        """The model is there; memory is counted from here."""
+        forget_peak()
+        self.held = resident()
+
+    def begin(self) -> None:
+        """Wait for the turn."""
+        if not sys.stdin.readline():
+            raise SystemExit("the benchmark is gone")
+        self.started = time.perf_counter()
+
+    def end(self) -> None:
+        """The turn is over."""
+        seconds = time.perf_counter() - self.started
+        beyond = resident(peak=True) - self.held
+        give_back()
+        print(TOLD + json.dumps({"seconds": seconds, "beyond": beyond}), flush=True)
+
+
+@dataclass
+class Contender:
+    """The benchmark's side of a contender, which runs in a process of its own."""
+
+    name: str
+    process: subprocess.Popen[str]
+    seconds: list[float]
+    beyond: int = 0  # bytes at its peak beyond the loaded model
+
+    def turn(self) -> None:
+        """Let it do a step."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        told = self.hear()
+        self.seconds.append(told["seconds"])
+        self.beyond = max(self.beyond, told["beyond"])
+
+    def hear(self) -> dict[str, Any]:
+        """What it tells next; what else is printed there does not count."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(TOLD):
+                told: dict[str, Any] = json.loads(line.removeprefix(TOLD))
+                return told
+        raise SystemExit(f"{self.name}: ended with status {self.process.wait()}")
+
+
+def take_turns(commands: dict[str, list[str]], steps: int) -> dict[str, Contender]:
+    """Run the contenders by turns, so that a change in the machine's speed meets them all.
+
+    Args:
+        commands: name -> arguments for Python; the process is to use `Turns`.
+        steps: turns of each.
+    """
+    contenders = {}
+    for name, arguments in commands.items():
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        contenders[name] = Contender(name, process, [])
+        contenders[name].hear()  # one after another, or they would slow each other's start
+    for _ in range(steps):
+        for contender in contenders.values():
+            contender.turn()
+    for contender in contenders.values():
+        contender.process.communicate()
+    return contenders
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write_record(title: str, command: str, notes: dict[str, str], body: str, target: Path | None) -> None:
+    """Print a record in Markdown, and write it to `target` too."""
+    packages = ("torch", "transformers", "peft", "rankwise")
+    facts = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; GPU: none used",
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+        ),
+        "command": f"`{command}`",
+    }
+    lines = [f"# {title}", "", *(f"- {key}: {value}" for key, value in (facts | notes).items()), "", body]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if target:
+        target.write_text(text, encoding="utf-8")
+
+
+def cpu_name() -> str:
+    """The processor's name, where the system tells it."""
+    name = torch.cpu.get_capabilities().get("cpu_name")
+    return str(name or platform.processor() or platform.machine())
+
+
+def rates(rows: Sequence[int] = (640, 3200)) -> dict[torch.dtype, dict[int, float]]:
+    """Matrix rates of this run, GFLOP/s."""
+    return {d: {n: matrix_rate(d, n) for n in rows} for d in (torch.float32, torch.bfloat16)}
+
+
+def rates_note(found: dict[torch.dtype, dict[int, float]]) -> str:
+    """The same for a record."""
+    each = (
+        f"{str(d).removeprefix('torch.')} " + " / ".join(f"{rate:.0f}" for rate in by_rows.values())
+        for d, by_rows in found.items()
+    )
+    return ", ".join(each) + " at 640 / 3,200 rows"
+
+
+def batches(ids: Sequence[Ids], size: int) -> Iterator[Sequence[Ids]]:
+    """So many texts at a time."""
+    yield from (ids[i : i + size] for i in range(0, len(ids), size))

@@ -1,0 +1,82 @@
+"""Five ranks in one pass beside five runs one after another, through the real training loop.
+
+GPT-2's 124M shape with random weights, LoRA on c_attn, dropout on, the published recipe. The six runs
+take turns step by step; a step of the pass is compared with one step of each single run together.
+
+    python bench/sweep.py [--steps N] [--batch N] [--dtype NAME] [--full] [--record FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import common
+from train_step import EPOCH, RANKS, Way, ours
+
+PASS = "five ranks in one pass"
+
+
+def main() -> None:
+    """Run the pass and the single runs by turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each run")
+    parser.add_argument("--batch", type=int, default=32, help="texts of one adapter in a step")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--full", action="store_true", help="a whole epoch of 16,000 texts; takes hours")
+    parser.add_argument("--shape", default="{}", help='overrides of GPT-2, such as {"n_layer": 2}')
+    parser.add_argument("--record", type=Path, help="Markdown file to write the table to")
+    parser.add_argument("--ranks", help="for the benchmark itself: run these")
+    options = parser.parse_args()
+    if options.full:
+        options.steps = EPOCH // options.batch
+    if options.ranks:
+        texts, labels = common.draw((options.steps + 1) * options.batch)
+        way = Way(options.dtype, tuple(json.loads(options.ranks)))
+        return ours(way, json.loads(options.shape), texts, labels, options.batch)
+    settings = ["--dtype", options.dtype, "--shape", options.shape]
+    settings += ["--steps", str(options.steps), "--batch", str(options.batch)]
+    runs = {PASS: RANKS} | {f"rank {rank} alone": (rank,) for rank in RANKS}
+    commands = {name: [__file__, *settings, "--ranks", json.dumps(ranks)] for name, ranks in runs.items()}
+    report(common.take_turns(commands, options.steps), options)
+
+
+def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:
+    """Print and write the record."""
+    together = done[PASS]
+    singles = [run for name, run in done.items() if name != PASS]
+    in_turn = [sum(step) for step in zip(*(run.seconds for run in singles), strict=True)]
+    texts = options.batch * len(RANKS)
+    rows = [
+        [name, f"{median(seconds):.2f}", f"{texts / median(seconds):.1f}", f"{beyond / 1e9:.2f}"]
+        for name, seconds, beyond in (
+            (PASS, together.seconds, together.beyond),
+            ("five runs one after another", in_turn, max(run.beyond for run in singles)),
+        )
+    ]
+    ratio = median(in_turn) / median(together.seconds)
+    rates = {
+        getattr(torch, options.dtype): {
+            n: common.matrix_rate(getattr(torch, options.dtype), n) for n in (640, 3200)
+        }
+    }
+    common.write_record(
+        "Five ranks in one pass beside five runs",
+        f"python bench/sweep.py --steps {options.steps} --batch {options.batch} --dtype {options.dtype}",
+        {
+            "work": f"GPT-2 124M shape, random weights, LoRA ranks {RANKS} on c_attn, dropout on, "
+            f"{options.dtype}, batch {options.batch}, {common.labelled_texts()[0]} texts",
+            "matrix products, GFLOP/s": common.rates_note(rates),
+            "ratio": f"one pass is {ratio:.2f} times as fast",
+        },
+        common.table(["what", "seconds for a step of all five", "texts/s", "GB beyond the model"], rows),
+        options.record,
+    )
+
+
+if __name__ == "__main__":
+    main()

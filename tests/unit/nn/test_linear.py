@@ -1,0 +1,86 @@
+"""A frozen linear layer is the plain product, whatever layout its weight is held in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rankwise.nn import linear as linears
+from rankwise.nn.linear import Linear
+from tests.unit.nn.models import close
+
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1 / 256}
+dtypes = pytest.mark.parametrize("dtype", list(TOLERANCE))
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("rows", [1, 7, 200])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("packs", [False, True])
+def test_values_and_gradient(
+    dtype: torch.dtype, rows: int, bias: bool, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packs:
+        monkeypatch.setattr(linears, "can_pack", lambda x, weight: False)
+    weight, offset = drawn(50, 30, dtype=dtype), drawn(50, dtype=dtype, seed=1)
+    layer = Linear(weight.clone(), offset if bias else None, {})
+    x = drawn(rows, 30, dtype=dtype, seed=2).requires_grad_()
+    ours = layer(x)
+    exact = x.detach().double().requires_grad_()
+    theirs = F.linear(exact, weight.double(), offset.double() if bias else None)
+    direction = drawn(rows, 50, dtype=dtype, seed=3)
+    assert ours.dtype == dtype
+    assert close(ours, theirs, TOLERANCE[dtype])
+    (mine,) = torch.autograd.grad(ours, x, direction)
+    (other,) = torch.autograd.grad(theirs, exact, direction.double())
+    assert close(mine, other, TOLERANCE[dtype])
+    assert torch.equal(layer.weight, weight)
+
+
+@dtypes
+def test_a_call_before_does_not_matter(dtype: torch.dtype) -> None:
+    """The layout does not depend on what met the layer first, nor on gradients or inference mode."""
+    weight, x = drawn(50, 30, dtype=dtype), drawn(200, 30, dtype=dtype, seed=2)
+    fresh, used = Linear(weight, None, {}), Linear(weight, None, {})
+    with torch.inference_mode():
+        used(x[:1])
+    used.backward(drawn(3, 50, dtype=dtype))
+    assert torch.equal(fresh(x), used(x))
+    assert torch.equal(fresh.backward(x[:, :1].expand(-1, 50)), used.backward(x[:, :1].expand(-1, 50)))
+
+
+def test_rows_that_do_not_lie_together() -> None:
+    weight, wide = drawn(50, 30), drawn(200, 60, seed=2)
+    assert close(Linear(weight, None, {})(wide[:, ::2]), wide[:, ::2] @ weight.T, 1e-6)
+
+
+def test_merge_and_cast_reach_a_weight_in_use() -> None:
+    weight, x = drawn(50, 30), drawn(9, 30, seed=2)
+    layer = Linear(weight.clone(), drawn(50, seed=1), {"a": slice(0, 20), "b": slice(20, 50)})
+    layer(x)
+    layer.backward(drawn(9, 50))
+    layer.merge("b", torch.ones(30, 30))
+    changed = weight.clone()
+    changed[20:] += 1
+    assert torch.equal(layer.weight, changed)
+    assert close(layer(x), F.linear(x, changed, drawn(50, seed=1)), 1e-6)
+    assert close(layer.backward(layer(x)), layer(x) @ changed, 1e-6)
+    layer.cast(torch.bfloat16)
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+    assert (layer.n_in, layer.n_out) == (30, 50)
+
+
+def test_a_nan_stays_in_its_row() -> None:
+    layer, x = Linear(drawn(50, 30), None, {}), drawn(9, 30, seed=2)
+    clean = layer(x)
+    x[4] = float("nan")
+    soiled = layer(x)
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    assert torch.equal(clean[others], soiled[others])
+    assert bool(soiled[4].isnan().all())
