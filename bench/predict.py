@@ -109,7 +109,8 @@ def peer_model(shape: dict[str, Any]) -> Any:
     config = transformers.GPT2Config(
         **shape | {"num_labels": common.CLASSES, "pad_token_id": 0, "use_cache": False}
     )
-    return transformers.GPT2ForSequenceClassification(config).to(torch.bfloat16).eval()
+    model: Any = transformers.GPT2ForSequenceClassification(config)
+    return model.to(torch.bfloat16).eval()
 
 
 def peer_tokenizer() -> Any:

@@ -169,7 +169,7 @@ def expected_memory(
 ) -> int:
     """Bytes of the whole process at the peak of a training step on a CPU.
 
-    From the model's shape, held against measured steps (docs/records); a GPU needs less, as it keeps
+    From the model's shape, held against one measured step (docs/log.md); a GPU needs less, as it keeps
     weights in one layout and neither Python nor torch.
 
     Args:
