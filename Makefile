@@ -35,10 +35,10 @@ lock: $(VENV)/dev
 	  --no-emit-options --no-allow-unsafe --unsafe-package torch --output-file requirements.lock pyproject.toml
 
 bench: $(VENV)/dev $(VENV)/base
-	$(BIN)/python bench/train_step.py --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md
-	$(BIN)/python bench/sweep.py --record docs/records/$$(date -u +%Y-%m-%d)-sweep.md
-	$(BIN)/python bench/predict.py --record docs/records/$$(date -u +%Y-%m-%d)-predict.md
-	$(BIN)/python bench/startup.py --record docs/records/$$(date -u +%Y-%m-%d)-startup.md
+	$(BIN)/python -m bench.train_step --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md
+	$(BIN)/python -m bench.sweep --record docs/records/$$(date -u +%Y-%m-%d)-sweep.md
+	$(BIN)/python -m bench.predict --record docs/records/$$(date -u +%Y-%m-%d)-predict.md
+	$(BIN)/python -m bench.startup --record docs/records/$$(date -u +%Y-%m-%d)-startup.md
 
 reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce

@@ -1,6 +1,6 @@
 """How often the intervals and tests of `rankwise.stats` are right, by simulated sweeps.
 
-    python bench/coverage.py --record docs/records/DATE-coverage.md
+    python -m bench.coverage --record docs/records/DATE-coverage.md
 
 A simulated sweep is a table of right and wrong answers of every rank and seed on the same texts, by a
 probit model: a text has a difficulty, which all ranks and seeds share; a rank finds some texts harder
@@ -188,7 +188,7 @@ def main() -> None:
         lines.append(line)
     where = f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
     seconds = f"{time.perf_counter() - start:.0f} s"
-    lines.append(f"\n`python bench/coverage.py --sweeps {options.sweeps}`: {seconds}, {where}.\n")
+    lines.append(f"\n`python -m bench.coverage --sweeps {options.sweeps}`: {seconds}, {where}.\n")
     print(lines[-1])
     if options.record:
         options.record.write_text("# Coverage of the intervals\n" + "".join(lines), "utf-8")

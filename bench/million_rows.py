@@ -1,6 +1,6 @@
 """A million rows: read, tokenised and predicted, in CSV and in Parquet. Prints rows/s and peak memory.
 
-    python bench/million_rows.py [--rows 1000000] [--only JOB]
+    python -m bench.million_rows [--rows 1000000] [--only JOB]
 
 Everything is made on the fly in a temporary folder: the files, and a GPT-2 and adapter so small that
 reading and writing, not arithmetic, take the time. Each measurement runs in a process of its own, so that

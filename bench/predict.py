@@ -2,7 +2,7 @@
 
 GPT-2's 124M shape with random weights and an adapter already merged, in bfloat16. Tokenising counts.
 
-    python bench/predict.py [--texts N] [--rounds N] [--full] [--record FILE]
+    python -m bench.predict [--texts N] [--rounds N] [--full] [--record FILE]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import common
+from bench import common
 from rankwise import bases
 from rankwise.nn.gpt2 import GPT2Config
 from rankwise.nn.lora import AdapterSpec, Bank
@@ -60,7 +60,7 @@ def main() -> None:
     ]
     common.write_record(
         "Prediction: rankwise beside transformers",
-        f"python bench/predict.py --texts {number} --rounds {options.rounds}",
+        f"python -m bench.predict --texts {number} --rounds {options.rounds}",
         {
             "work": f"GPT-2 124M shape, random weights, bfloat16, {number} {name} texts of "
             f"{np.mean(lengths):.1f} tokens in the mean, {flop / 1e9:.2f} GFLOP a text",

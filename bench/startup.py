@@ -2,7 +2,7 @@
 
 The base model is put into the cache before anything is timed. Each time is a median.
 
-    python bench/startup.py [--rounds N] [--full] [--record FILE]
+    python -m bench.startup [--rounds N] [--full] [--record FILE]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-import common
+from bench import common
 from rankwise import bases
 
 SWEEP = ("sweep", "--preset", "quickstart", "--ranks", "4", "--device", "cpu", "--out")
@@ -38,7 +38,7 @@ def main() -> None:
     rows = [[what, f"{median(each):.2f}", f"{max(each):.2f}"] for what, each in waits.items()]
     common.write_record(
         "Start",
-        f"python bench/startup.py --rounds {rounds}",
+        f"python -m bench.startup --rounds {rounds}",
         {"base": f"{bases.SMOLLM2}, cached"},
         common.table(["what", "seconds, median", "longest"], rows),
         options.record,

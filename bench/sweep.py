@@ -3,7 +3,7 @@
 GPT-2's 124M shape with random weights, LoRA on c_attn, dropout on, the published recipe. The six runs
 take turns step by step; a step of the pass is compared with one step of each single run together.
 
-    python bench/sweep.py [--steps N] [--batch N] [--dtype NAME] [--full] [--record FILE]
+    python -m bench.sweep [--steps N] [--batch N] [--dtype NAME] [--full] [--record FILE]
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from statistics import median
 
 import torch
 
-import common
-from train_step import EPOCH, RANKS, Way, ours
+from bench import common
+from bench.train_step import EPOCH, RANKS, Way, ours
 
 PASS = "five ranks in one pass"
 
@@ -41,7 +41,7 @@ def main() -> None:
     settings = ["--dtype", options.dtype, "--shape", options.shape]
     settings += ["--steps", str(options.steps), "--batch", str(options.batch)]
     runs = {PASS: RANKS} | {f"rank {rank} alone": (rank,) for rank in RANKS}
-    commands = {name: [__file__, *settings, "--ranks", json.dumps(ranks)] for name, ranks in runs.items()}
+    commands = {name: ["-m", "bench.sweep", *settings, "--ranks", json.dumps(ranks)] for name, ranks in runs.items()}
     report(common.take_turns(commands, options.steps), options)
 
 
@@ -66,7 +66,7 @@ def report(done: dict[str, common.Contender], options: argparse.Namespace) -> No
     }
     common.write_record(
         "Five ranks in one pass beside five runs",
-        f"python bench/sweep.py --steps {options.steps} --batch {options.batch} --dtype {options.dtype}",
+        f"python -m bench.sweep --steps {options.steps} --batch {options.batch} --dtype {options.dtype}",
         {
             "work": f"GPT-2 124M shape, random weights, LoRA ranks {RANKS} on c_attn, dropout on, "
             f"{options.dtype}, batch {options.batch}, {common.labelled_texts()[0]} texts",

@@ -4,7 +4,7 @@ GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on, the p
 contender is a process of its own, which also tells its memory. They take turns, so that a change in
 the machine's speed meets them all. Each does the same texts once, after a step that is not counted.
 
-    python bench/train_step.py [--steps N] [--batch N] [--only WORD] [--full] [--record FILE]
+    python -m bench.train_step [--steps N] [--batch N] [--only WORD] [--full] [--record FILE]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import common
+from bench import common
 from rankwise.nn.lora import AdapterSpec, Bank, match_sites
 from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
@@ -68,7 +68,7 @@ def main() -> None:
     if options.contender:
         return contend(options.contender, shape, options.steps, options.batch)
     arguments = [
-        __file__,
+        *("-m", "bench.train_step"),
         "--shape",
         options.shape,
         "--steps",
@@ -232,7 +232,7 @@ def report(
         "matrix products, GFLOP/s before": common.rates_note(before),
         "and after": common.rates_note(after),
     }
-    command = f"python bench/train_step.py --steps {options.steps} --batch {options.batch}"
+    command = f"python -m bench.train_step --steps {options.steps} --batch {options.batch}"
     title = "Training step: rankwise beside transformers + PEFT"
     common.write_record(title, command, notes, common.table(header, rows), options.record)
 
