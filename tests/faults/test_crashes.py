@@ -62,13 +62,13 @@ class Place:
         return ended
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of all that must be the same, timing.json apart."""
+        """SHA-256 of all that must be the same: timing.json, and the page that quotes it, apart."""
         assert not list(self.folder.rglob(".rankwise-*")) and not (self.run / ".lock").exists()
         assert not (self.run / "checkpoint").exists()
         return {
             str(path.relative_to(self.run)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.run.rglob("*"))
-            if path.is_file() and path.name != "timing.json"
+            if path.is_file() and path.name not in ("timing.json", "report.html")
         }
 
 
