@@ -90,7 +90,7 @@ def _machine() -> Iterator[Finding]:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     mps = ["MPS"] if torch.backends.mps.is_available() else []
     device = hardware.device("auto")
-    yield Finding("device", f"{device}; there are {', '.join(['CPU', *names, *mps])}")
+    yield Finding("device", f"{device}; to choose from: {', '.join(['cpu', *names, *mps])}")
     by = hardware.bfloat16_by(device)
     why = f"{by} multiplies bfloat16" if by else f"{device} does not multiply bfloat16 natively"
     yield Finding("precision", f"auto takes {'bfloat16' if by else 'float32'}: {why}")
