@@ -24,9 +24,14 @@ COUNT = 2000 if os.environ.get("RANKWISE_FAULTS") == "full" else 200
 WEIGHTS, CONFIG, MODEL = "adapter_model.safetensors", "adapter_config.json", "config.json"
 
 
+def trusted(folder: Path) -> list[Path]:
+    """The files that an adapter is loaded from; its card is for people."""
+    return [path for path in sorted(folder.iterdir()) if path.name != "README.md"]
+
+
 def flip(folder: Path, other: Path, draw: random.Random) -> str:
     """One bit of one file."""
-    path = draw.choice(sorted(folder.iterdir()))
+    path = draw.choice(trusted(folder))
     data = bytearray(path.read_bytes())
     bit = draw.randrange(8 * len(data))
     data[bit // 8] ^= 1 << bit % 8
@@ -45,7 +50,7 @@ def flip_tensors(folder: Path, other: Path, draw: random.Random) -> str:
 
 
 def truncate(folder: Path, other: Path, draw: random.Random) -> str:
-    path = draw.choice(sorted(folder.iterdir()))
+    path = draw.choice(trusted(folder))
     size = draw.randrange(path.stat().st_size)
     os.truncate(path, size)
     return f"{path.name} cut to {size} bytes"
@@ -59,7 +64,7 @@ def extend(folder: Path, other: Path, draw: random.Random) -> str:
 
 
 def empty(folder: Path, other: Path, draw: random.Random) -> str:
-    path = draw.choice(sorted(folder.iterdir()))
+    path = draw.choice(trusted(folder))
     path.write_bytes(b"")
     return f"{path.name} empty"
 
@@ -73,7 +78,7 @@ def swap(folder: Path, other: Path, draw: random.Random) -> str:
 
 def exchange(folder: Path, other: Path, draw: random.Random) -> str:
     """Two files under each other's name."""
-    one, two = draw.sample(sorted(folder.iterdir()), 2)
+    one, two = draw.sample(trusted(folder), 2)
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
     two.write_bytes(first)
@@ -81,7 +86,7 @@ def exchange(folder: Path, other: Path, draw: random.Random) -> str:
 
 
 def remove(folder: Path, other: Path, draw: random.Random) -> str:
-    path = draw.choice([path for path in sorted(folder.iterdir()) if path.name != files.DIGESTS])
+    path = draw.choice([path for path in trusted(folder) if path.name != files.DIGESTS])
     path.unlink()
     return f"{path.name} gone"
 

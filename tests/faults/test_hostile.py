@@ -25,7 +25,7 @@ from rankwise.predict import load_trunk
 from rankwise.store import adapter as adapters
 from rankwise.tokens import Tokenizer
 
-SECONDS = 5.0
+SECONDS = 60.0
 MEGABYTES = 200
 
 

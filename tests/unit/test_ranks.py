@@ -68,7 +68,10 @@ def test_a_small_rank_that_is_as_good_is_enough(run: RunFolder, tmp_path: Path) 
 def test_a_worse_rank_is_not_enough(run: RunFolder, tmp_path: Path) -> None:
     found = verdict(run, tmp_path / "run", {1: 0.80, 2: 0.86, 8: 0.93})
     assert found.enough is None
-    assert found.verdict == "Rank 8 is the best, and every smaller rank is worse."
+    assert found.verdict == (
+        "Rank 8 is the best, and every smaller rank is worse. "
+        "No larger one was tried, and one may be better still."
+    )
     assert all(pair.p_holm < 0.05 for pair in found.pairs)
 
 

@@ -40,6 +40,8 @@ EVERYTHING: dict[str, Any] = {
     "max_grad_norm": 0.0,
     "class_weights": "balanced",
     "keep": "best",
+    "baselines": False,
+    "on_nan": "stop",
     "precision": "float32",
     "device": "cuda:1",
     "memory_gb": 1.5,

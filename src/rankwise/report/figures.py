@@ -65,11 +65,12 @@ def _plot_accuracy(
             _point(axes, places[row.rank or 0], row.scores[split], marked == row.rank)
         else:
             _point_below(axes, places[0], row.scores[split])
-    _reference_lines(axes, [row for row in references if row in shown], split)
+    taken = {places[row.rank or 0]: row.scores[split] for row in rows}
+    _rank_axis(axes, places)
+    _reference_lines(axes, [row for row in references if row in shown], split, taken)
     hidden = [row for row in hidden if row.rank is None]
     if hidden:
         _below(axes, [f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}" for row in hidden])
-    _rank_axis(axes, places)
     axes.set_ylabel(f"{split} accuracy, %")
 
 
@@ -135,8 +136,15 @@ def _point_below(axes: Axes, place: float, score: Score) -> None:
     )  # fmt: skip
 
 
-def _reference_lines(axes: Axes, rows: Sequence[Row], split: str) -> None:
-    """A dashed line each, its name above it, or below it where the next one is near."""
+def _reference_lines(axes: Axes, rows: Sequence[Row], split: str, taken: Mapping[float, Score]) -> None:
+    """A dashed line each, its name over it, or under it where the next one or a point of `taken` is near.
+
+    Args:
+        axes: with their limits set.
+        rows: the references.
+        split: which one.
+        taken: place on the axis -> score of each rank.
+    """
     low, high = axes.get_ylim()
     ordered = sorted(rows, key=lambda row: row.scores[split].accuracy)
     for k, row in enumerate(ordered):
@@ -144,11 +152,27 @@ def _reference_lines(axes: Axes, rows: Sequence[Row], split: str) -> None:
         above = [100 * each.scores[split].accuracy for each in ordered[k + 1 : k + 2]]
         near = any(each - accuracy < 0.07 * (high - low) for each in above)
         axes.axhline(accuracy, color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
+        name = f"{shorten(row.name, 34)} {accuracy:.1f}"
+        sides = [False] if near else [True, False]
+        free = (side for side in sides if _is_free(axes, name, accuracy, side, taken))
+        over = next(free, sides[0])
         axes.annotate(
-            f"{shorten(row.name, 34)} {accuracy:.1f}", (1, accuracy), (0, -2 if near else 2),
-            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
-            va="top" if near else "bottom", fontsize=8.5, color=LIGHT["muted"],
+            name, (1, accuracy), (0, 2 if over else -2), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="bottom" if over else "top", fontsize=8.5,
+            color=LIGHT["muted"],
         )  # fmt: skip
+
+
+def _is_free(axes: Axes, name: str, height: float, over: bool, taken: Mapping[float, Score]) -> bool:
+    """Whether a name over a line, or under it, leaves the points at the right end of the axes alone."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    begins = right - (right - left) * (0.04 + 0.0155 * len(name))
+    reach = 0.09 * (high - low)  # of the name, and of a point's own number
+    bottom, top = (height, height + reach) if over else (height - reach, height)
+    return not any(
+        place > begins and 100 * score.low < top and 100 * score.high + reach > bottom
+        for place, score in taken.items()
+    )
 
 
 def _below(axes: Axes, names: Sequence[str]) -> None:

@@ -44,7 +44,9 @@ def learning_curves(
         rank: [(x, 100 * y) for x, y in _mean([each.accuracy for each in found])]
         for rank, found in own.items()
     }
-    return [_losses(losses), _accuracies(accuracy)]
+    # After one epoch there is a point for each rank, which the rank table has.
+    several = any(len(points) > 1 for points in accuracy.values())
+    return [_losses(losses), *([_accuracies(accuracy)] if several else [])]
 
 
 def _losses(losses: Mapping[int, tuple[Points, Points]]) -> Drawing:

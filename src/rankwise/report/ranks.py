@@ -226,7 +226,8 @@ def _verdict(
     open_ranks = [rank for rank in to_best if rank < best and rank not in apart]
     if not open_ranks:
         why = "every smaller rank is worse" if apart else "no smaller rank was tried"
-        return f"Rank {best} is the best, and {why}.{caveat}"
+        beyond = "" if best < max(to_best) else " No larger one was tried, and one may be better still."
+        return f"Rank {best} is the best, and {why}.{beyond}{caveat}"
     names = ", ".join(map(str, open_ranks))
     # The easiest case decides: one smaller rank shown to be enough is all that is asked.
     needed = min((_needed(to_best[rank], margin, shape) for rank in open_ranks), key=_effort)
