@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -121,25 +120,12 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def give_back() -> None:
-    """Hand freed memory to the system, so that many contenders fit beside one another; glibc only."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-class Turns:
-    """A contender's side of taking turns: it computes only while it is its turn.
-
-    After the uncounted first step it says that it is ready, and waits before each step.
-    """
+class Clock:
+    """A contender's side: it tells its model's memory apart and times its steps."""
 
     def __init__(self) -> None:
-        self.started, self.held = 0.0, 0
-
-    def ready(self) -> None:
-        """Everything that is not counted is done."""
-        print(TOLD + "{}", flush=True)
+        self.held, self.started = 0, 0.0
+        self.seconds: list[float] = []
 
     def loaded(self) -> None:
         """The model is there; memory is counted from here."""
@@ -147,69 +133,45 @@ class Turns:
         self.held = resident()
 
     def begin(self) -> None:
-        """Wait for the turn."""
-        if not sys.stdin.readline():
-            raise SystemExit("the benchmark is gone")
+        """A step begins."""
         self.started = time.perf_counter()
 
     def end(self) -> None:
-        """The turn is over."""
-        seconds = time.perf_counter() - self.started
+        """It is over."""
+        self.seconds.append(time.perf_counter() - self.started)
+
+    def tell(self) -> None:
+        """Every step is done."""
         beyond = resident(peak=True) - self.held
-        give_back()
-        print(TOLD + json.dumps({"seconds": seconds, "beyond": beyond}), flush=True)
+        print(TOLD + json.dumps({"seconds": self.seconds, "beyond": beyond}), flush=True)
 
 
 @dataclass
 class Contender:
-    """The benchmark's side of a contender, which runs in a process of its own."""
+    """What a contender told, all its turns together."""
 
-    name: str
-    process: subprocess.Popen[str]
-    seconds: list[float]
+    seconds: list[float] = field(default_factory=list)
     beyond: int = 0  # bytes at its peak beyond the loaded model
 
-    def turn(self) -> None:
-        """Let it do a step."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        told = self.hear()
-        self.seconds.append(told["seconds"])
-        self.beyond = max(self.beyond, told["beyond"])
 
-    def hear(self) -> dict[str, Any]:
-        """What it tells next; what else is printed there does not count."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(TOLD):
-                told: dict[str, Any] = json.loads(line.removeprefix(TOLD))
-                return told
-        raise SystemExit(f"{self.name}: ended with status {self.process.wait()}")
+def take_turns(commands: dict[str, list[str]], rounds: int) -> dict[str, Contender]:
+    """Run the contenders in turn, round after round, so that a change in the machine's speed meets them all.
 
-
-def take_turns(commands: dict[str, list[str]], steps: int) -> dict[str, Contender]:
-    """Run the contenders by turns, so that a change in the machine's speed meets them all.
+    Each turn is a process of its own, alone on the machine: none holds memory that another could use.
 
     Args:
-        commands: name -> arguments for Python; the process is to use `Turns`.
-        steps: turns of each.
+        commands: name -> arguments for Python; the process is to use `Clock`.
+        rounds: turns of each.
     """
-    contenders = {}
-    for name, arguments in commands.items():
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        contenders[name] = Contender(name, process, [])
-        contenders[name].hear()  # one after another, or they would slow each other's start
-    for _ in range(steps):
-        for contender in contenders.values():
-            contender.turn()
-    for contender in contenders.values():
-        contender.process.communicate()
+    contenders = {name: Contender() for name in commands}
+    for _ in range(rounds):
+        for name, arguments in commands.items():
+            command = [sys.executable, "-W", "ignore", *arguments]
+            lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+            (told,) = (json.loads(line.removeprefix(TOLD)) for line in lines if line.startswith(TOLD))
+            contenders[name].seconds += told["seconds"]
+            contenders[name].beyond = max(contenders[name].beyond, told["beyond"])
+            print(f"{name}: {median(told['seconds']):.2f} s a step", file=sys.stderr)
     return contenders
 
 

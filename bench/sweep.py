@@ -1,9 +1,9 @@
 """Five ranks in one pass beside five runs one after another, through the real training loop.
 
 GPT-2's 124M shape with random weights, LoRA on c_attn, dropout on, the published recipe. The six runs
-take turns step by step; a step of the pass is compared with one step of each single run together.
+take turns, round after round; a step of the pass is compared with one step of each single run together.
 
-    python -m bench.sweep [--steps N] [--batch N] [--dtype NAME] [--full] [--record FILE]
+    python -m bench.sweep [--steps N] [--rounds N] [--batch N] [--dtype NAME] [--full] [--record FILE]
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ PASS = "five ranks in one pass"
 def main() -> None:
     """Run the pass and the single runs by turns."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of each run")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a turn")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each run")
     parser.add_argument("--batch", type=int, default=32, help="texts of one adapter in a step")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--full", action="store_true", help="a whole epoch of 16,000 texts; takes hours")
@@ -41,8 +42,10 @@ def main() -> None:
     settings = ["--dtype", options.dtype, "--shape", options.shape]
     settings += ["--steps", str(options.steps), "--batch", str(options.batch)]
     runs = {PASS: RANKS} | {f"rank {rank} alone": (rank,) for rank in RANKS}
-    commands = {name: ["-m", "bench.sweep", *settings, "--ranks", json.dumps(ranks)] for name, ranks in runs.items()}
-    report(common.take_turns(commands, options.steps), options)
+    commands = {
+        name: ["-m", "bench.sweep", *settings, "--ranks", json.dumps(ranks)] for name, ranks in runs.items()
+    }
+    report(common.take_turns(commands, options.rounds), options)
 
 
 def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:
@@ -66,7 +69,8 @@ def report(done: dict[str, common.Contender], options: argparse.Namespace) -> No
     }
     common.write_record(
         "Five ranks in one pass beside five runs",
-        f"python -m bench.sweep --steps {options.steps} --batch {options.batch} --dtype {options.dtype}",
+        f"python -m bench.sweep --steps {options.steps} --rounds {options.rounds} --batch {options.batch} "
+        f"--dtype {options.dtype}",
         {
             "work": f"GPT-2 124M shape, random weights, LoRA ranks {RANKS} on c_attn, dropout on, "
             f"{options.dtype}, batch {options.batch}, {common.labelled_texts()[0]} texts",

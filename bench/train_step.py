@@ -1,10 +1,11 @@
 """The training step of rankwise beside transformers' Trainer + PEFT, on the same texts in one run.
 
 GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on, the published recipe. Each
-contender is a process of its own, which also tells its memory. They take turns, so that a change in
-the machine's speed meets them all. Each does the same texts once, after a step that is not counted.
+contender is a process of its own, which also tells its memory. They take turns, round after round, so
+that a change in the machine's speed meets them all. In a turn each does the same texts once, after a
+step that is not counted.
 
-    python -m bench.train_step [--steps N] [--batch N] [--only WORD] [--full] [--record FILE]
+    python -m bench.train_step [--steps N] [--rounds N] [--batch N] [--only WORD] [--full] [--record FILE]
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ WAYS = {
 def main() -> None:
     """Run the contenders by turns and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of each contender")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a turn")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each contender")
     parser.add_argument("--batch", type=int, default=32, help="texts of one adapter in a step")
     parser.add_argument("--only", default="", help="only contenders whose name has this word")
     parser.add_argument("--full", action="store_true", help="a whole epoch of 16,000 texts; takes hours")
@@ -78,7 +80,7 @@ def main() -> None:
     ]
     names = [name for name in WAYS if options.only in name]
     before = common.rates()
-    done = common.take_turns({name: [*arguments, "--contender", name] for name in names}, options.steps)
+    done = common.take_turns({name: [*arguments, "--contender", name] for name in names}, options.rounds)
     report(done, shape, options, before)
 
 
@@ -96,21 +98,17 @@ def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], b
     specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in way.ranks]
     bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES)
     recipe = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4)
-    turns, targets = common.Turns(), np.array(labels)
-    turns.loaded()
+    clock, targets = common.Clock(), np.array(labels)
+    clock.loaded()
     train(trunk, bank, texts[-batch:], targets[-batch:], recipe)
-    turns.ready()
-    left = len(texts) // batch - 1
 
     def on_step(step: object) -> None:
-        nonlocal left
-        turns.end()
-        left -= 1
-        if left:
-            turns.begin()
+        clock.end()
+        clock.begin()
 
-    turns.begin()
+    clock.begin()
     train(trunk, bank, texts[:-batch], targets[:-batch], recipe, on_step=on_step)
+    clock.tell()
 
 
 def peer(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], batch: int) -> None:
@@ -128,11 +126,11 @@ def peer(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], b
     )
     model = peft.get_peft_model(model, lora)
     rows = [{"input_ids": ids, "labels": label} for ids, label in zip(texts, labels, strict=True)]
-    turns = common.Turns()
-    turns.loaded()
+    clock = common.Clock()
+    clock.loaded()
     trainer(model, rows[-batch:], way, batch, []).train()
-    turns.ready()
-    trainer(model, rows[:-batch], way, batch, [turns_callback(turns)]).train()
+    trainer(model, rows[:-batch], way, batch, [clock_callback(clock)]).train()
+    clock.tell()
 
 
 def trainer(model: Any, rows: list[dict[str, Any]], way: Way, batch: int, callbacks: list[Any]) -> Any:
@@ -172,16 +170,16 @@ def trainer(model: Any, rows: list[dict[str, Any]], way: Way, batch: int, callba
     )
 
 
-def turns_callback(turns: common.Turns) -> Any:
-    """A Trainer's callback that waits before each step and tells its time after it."""
+def clock_callback(clock: common.Clock) -> Any:
+    """A Trainer's callback that times each step."""
     import transformers
 
     class Callback(transformers.TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            turns.begin()
+            clock.begin()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            turns.end()
+            clock.end()
 
     return Callback()
 
@@ -197,7 +195,9 @@ def report(
 
     texts, _ = common.draw((options.steps + 1) * options.batch)
     lengths = [len(ids) for ids in texts[: -options.batch]]
-    rates = {name: len(lengths) * len(WAYS[name].ranks) / sum(done[name].seconds) for name in done}
+    rates = {
+        name: options.rounds * len(lengths) * len(WAYS[name].ranks) / sum(done[name].seconds) for name in done
+    }
     peers = [rate for name, rate in rates.items() if name.startswith("PEFT")] or [float("nan")]
     after, flop = common.rates(), common.train_flop(GPT2Config.from_json(shape), lengths) / len(lengths)
     rows = []
@@ -232,9 +232,11 @@ def report(
         "matrix products, GFLOP/s before": common.rates_note(before),
         "and after": common.rates_note(after),
     }
-    command = f"python -m bench.train_step --steps {options.steps} --batch {options.batch}"
+    settings = f"--steps {options.steps} --rounds {options.rounds} --batch {options.batch}"
     title = "Training step: rankwise beside transformers + PEFT"
-    common.write_record(title, command, notes, common.table(header, rows), options.record)
+    common.write_record(
+        title, f"python -m bench.train_step {settings}", notes, common.table(header, rows), options.record
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -78,6 +79,8 @@ def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
     """
     suffix = path.suffix.lower()
     origin = Origin(path, in_rows=suffix == ".parquet", named=suffix != ".txt")
+    if not _is_name(path):
+        raise origin.error("no file can have this name", hint="it holds a sign that is no character")
     try:
         if path.exists() and not path.is_file():
             raise origin.error("a folder, where a file is expected" if path.is_dir() else "not a plain file")
@@ -91,10 +94,14 @@ def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
         ) from None
     except OSError as error:
         raise origin.error(f"the file cannot be read: {error.strerror or first_line(error)}") from None
-    except ValueError as error:  # of a name that no file can have: it holds a NUL
-        if "\0" not in str(path):
-            raise
-        raise origin.error(f"the file cannot be read: {error}") from None
+
+
+def _is_name(path: Path) -> bool:
+    """Whether a file can have this name: none holds a NUL, or half of a surrogate pair."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def listed(names: Sequence[str]) -> str:
