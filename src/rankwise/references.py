@@ -35,13 +35,16 @@ class Material(Protocol):
     """A split, its texts as token ids and its labels as (texts,) label ids."""
 
     @property
-    def source(self) -> Split: ...  # noqa: D102
+    def source(self) -> Split:
+        """Texts and labels as they were read."""
 
     @property
-    def ids(self) -> list[Ids]: ...  # noqa: D102
+    def ids(self) -> list[Ids]:
+        """Token ids of each text, (length,) int64."""
 
     @property
-    def targets(self) -> NDArray[np.int64]: ...  # noqa: D102
+    def targets(self) -> NDArray[np.int64]:
+        """(texts,) label ids."""
 
 
 Splits = Mapping[str, Material]

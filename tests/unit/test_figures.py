@@ -8,12 +8,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 
 from rankwise.report import diagnostics, figures
 from rankwise.report.drawing import Drawing
 from rankwise.report.history import Curve, read_curves
 from rankwise.report.learning import learning_curves
-from rankwise.report.scores import by_rank, rank_rows, reference_rows
+from rankwise.report.scores import Score, by_rank, rank_rows, reference_rows
+from rankwise.report.verdict import Chosen
 from rankwise.store.run import RunFolder
 from tests.made import made_run
 
@@ -179,3 +181,42 @@ def test_any_run_can_be_drawn(
         assert "nan" not in each.inline().lower()
         assert len(list(tree.iter("path"))) > 3
         assert max(map(len, texts(each))) <= 45
+
+
+def test_after_one_epoch_there_is_no_curve_of_accuracies(made: RunFolder) -> None:
+    results = made.read_results()
+    curves = read_curves(made)
+    for curve in curves.values():
+        del curve.accuracy[2.0], curve.accuracy[3.0]
+    assert [each.name for each in learning_curves(curves, by_rank(results))] == ["learning-loss"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "free"),
+    [(75.4, 79.5, [False, True]), (70.0, 74.0, [False, False]), (55.0, 60.0, [True, True])],
+)
+def test_a_name_keeps_clear_of_the_points(low: float, high: float, free: list[bool]) -> None:
+    axes = Figure().add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-0.6, 4.6), ylim=(43.0, 87.0))
+    score = Score(low / 100, low / 100, high / 100, None, (), 0.0, 0.0)
+
+    def sides(place: float) -> list[bool]:
+        """Over and under the line."""
+        name, taken = "TF-IDF + linear SVM 75.0", {place: score}
+        return [figures._is_free(axes, name, 75.0, over, taken) for over in (True, False)]
+
+    assert sides(4.0) == free
+    assert sides(0.0) == [True, True]  # at the other end of the axis
+
+
+def test_bins_that_only_one_seed_has_are_pooled(made: RunFolder) -> None:
+    one, other = (row.model_copy(deep=True) for row in made.read_results().adapters[:2])
+    share = {"texts": 10, "confidence": 0.5, "accuracy": 0.4}
+    one.validation["reliability"] = [{"low": 0.4, "high": 0.6, **share}]
+    other.validation["reliability"] = [{"low": 0.4, "high": 0.6, **share, "texts": 30, "accuracy": 0.8},
+                                       {"low": 0.8, "high": 1.0, **share}]  # fmt: skip
+    found = Chosen(4, (one, other)).reliability("validation")
+    assert found is not None
+    assert [(each["low"], each["texts"], round(each["accuracy"], 6)) for each in found[0]] == [
+        (0.4, 40, 0.7), (0.8, 10, 0.4),
+    ]  # fmt: skip
