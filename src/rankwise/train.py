@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise import signals
 from rankwise.errors import TrainingError
 from rankwise.nn.adamw import AdamW, schedule
-from rankwise.nn.classifier import logits, losses
-from rankwise.nn.dropout import Masks, Part
 from rankwise.nn.lora import Bank
-from rankwise.nn.packing import Ids, pack
+from rankwise.nn.packing import Ids
+from rankwise.nn.step import step_of
 from rankwise.nn.trunk import Trunk
 from rankwise.recipe import Recipe
 
@@ -84,7 +82,7 @@ def train(
         TrainingError: a loss, gradient or weight is no longer a finite number.
     """
     optimizer = optimizer or AdamW(bank, recipe.weight_decay, recipe.max_grad_norm)
-    labels = torch.from_numpy(targets).to(bank.flat.device)
+    backward = step_of(trunk, bank, class_weights, recipe.base_dropout, parts)
     seeds = [spec.seed for spec in bank.specs]
     per_epoch = steps_per_epoch(len(texts), recipe)
     steps = recipe.epochs * per_epoch
@@ -95,15 +93,14 @@ def train(
         if i == 0 or number == start:
             orders = [order(seed, epoch, len(texts)) for seed in seeds]
         batches = [each[i * recipe.batch_size : (i + 1) * recipe.batch_size] for each in orders]
-        batch = _Batch(trunk, bank, [[texts[n] for n in each] for each in batches], number, recipe)
-        answers = [labels[each] for each in batches]
-        each, tokens = batch.backward(answers, class_weights, min(parts, len(batches[0])))
+        chosen = [[texts[n] for n in each] for each in batches]
+        each = backward(chosen, [targets[each] for each in batches], number)
         rate = recipe.learning_rate * schedule(recipe.schedule, number, steps, recipe.warmup_steps)
         with signals.held():
             norms = optimizer.step(rate)
-            done = Step(
-                number + 1, steps, (number + 1) / per_epoch, rate, each.tolist(), norms.tolist(), tokens
-            )
+            tokens = sum(len(ids) for batch in chosen for ids in batch)
+            epochs = (number + 1) / per_epoch
+            done = Step(number + 1, steps, epochs, rate, each.tolist(), norms.tolist(), tokens)
             if failures := _failures(done, bank, batches):
                 (on_failure or _raise)(done, failures)
                 return
@@ -130,45 +127,6 @@ def balanced_weights(targets: NDArray[np.int64], classes: int) -> Tensor:
     counts = np.bincount(targets, minlength=classes)
     weights = np.divide(len(targets) / classes, counts, out=np.zeros(classes), where=counts > 0)
     return torch.from_numpy(weights).float()
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The texts of one step."""
-
-    trunk: Trunk
-    bank: Bank
-    texts: list[list[Ids]]  # of each adapter
-    number: int  # of the step, from 0
-    recipe: Recipe
-
-    def backward(self, answers: list[Tensor], weights: Tensor | None, parts: int) -> tuple[Tensor, int]:
-        """Forward and backward pass: (adapters,) losses, and the number of tokens."""
-        if parts > 1:
-            return self._by_parts(answers[0], weights, parts)
-        seeds = [spec.seed for spec in self.bank.specs]
-        stream = pack(self.texts, self.bank.flat.device, same=seeds)
-        masks = Masks(seeds, self.number, stream)
-        outputs = logits(self.trunk, self.bank, stream, masks, self.recipe.base_dropout)
-        each = losses(outputs, answers, weights)
-        torch.autograd.backward(each.sum())
-        return each.detach(), len(stream.ids)
-
-    def _by_parts(self, answers: Tensor, weights: Tensor | None, parts: int) -> tuple[Tensor, int]:
-        """The same for a bank of one adapter, part after part; the gradients add up to the batch's."""
-        (texts,), (spec,) = self.texts, self.bank.specs
-        lengths = [len(ids) for ids in texts]
-        total = len(texts) if weights is None else weights[answers].sum()
-        loss = torch.zeros(1, device=answers.device)
-        for members in np.array_split(np.arange(len(texts)), parts):
-            first, end = int(members[0]), int(members[-1]) + 1
-            stream = pack([texts[first:end]], self.bank.flat.device)
-            masks = Masks([spec.seed], self.number, stream, Part(tuple(lengths), first))
-            (output,) = logits(self.trunk, self.bank, stream, masks, self.recipe.base_dropout)
-            part = F.cross_entropy(output, answers[first:end], weight=weights, reduction="sum") / total
-            torch.autograd.backward(part)
-            loss += part.detach()
-        return loss, sum(lengths)
 
 
 def _failures(step: Step, bank: Bank, batches: Sequence[NDArray[np.int64]]) -> list[Failure]:

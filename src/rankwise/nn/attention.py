@@ -47,7 +47,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, layout: Layout, keep: list[Tensor] | None, scale: float) -> Tensor:
         head_dim = qkv.shape[2]
         rows = qkv.reshape(-1, head_dim).index_select(0, layout.gather)
-        out = rows.new_empty(len(layout.out_gather), head_dim)
+        out = rows.new_empty(len(layout.out_gather) + 1, head_dim)
+        out[-1] = 0  # what rows of no text get
         saved = [rows]
         for i, part in enumerate(layout.parts):
             q, k, v = (_batches(rows, part, at) for at in (part.q, part.k, part.v))
@@ -65,7 +66,7 @@ class _Attention(torch.autograd.Function):
         layout, scale, head_dim = ctx.layout, ctx.scale, ctx.shape[2]
         rows, *saved = ctx.saved_tensors
         d_out = grads[0].reshape(-1, head_dim).index_select(0, layout.out_gather)
-        d_out.index_fill_(0, layout.filled, 0)
+        d_out.masked_fill_(layout.filling, 0)
         d_rows = rows.new_empty(len(rows) + 1, head_dim)
         d_rows[-1] = 0  # what nobody reads: the other queries, where there is one a text
         for i, (part, weights) in enumerate(zip(layout.parts, saved, strict=True)):

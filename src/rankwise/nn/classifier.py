@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn.dropout import Masks
-from rankwise.nn.lora import HEAD, Bank, BankHook, DropoutHook
+from rankwise.nn.lora import Bank, BankHook, DropoutHook
 from rankwise.nn.packing import Stream
 from rankwise.nn.trunk import Trunk
 
@@ -29,25 +29,33 @@ def logits(
     Returns:
         For each adapter (texts, classes) float32.
     """
-    pooled = _pooled(trunk, bank, stream, masks, base_dropout)  # (texts, d_model) float32
-    rows = stream.text_rows()
-    return [pooled[rows[k]] @ tensors[HEAD].T for k, tensors in enumerate(bank.tensors)]
+    hook = BankHook(bank, stream, masks, base_dropout)
+    return hook.score(pooled(trunk, bank.first_layer, stream, hook))
 
 
-def _pooled(trunk: Trunk, bank: Bank, stream: Stream, masks: Masks | None, base_dropout: bool) -> Tensor:
-    """The trunk with its adapters; below the first adapted layer, each distinct batch only once."""
-    first = trunk.depth if bank.first_layer is None else bank.first_layer
-    lower, lower_masks = stream.distinct, masks.distinct() if masks and base_dropout else None
+def pooled(trunk: Trunk, first_layer: int | None, stream: Stream, hook: DropoutHook) -> Tensor:
+    """The trunk with its adapters; below the first adapted layer, each distinct batch only once.
+
+    Args:
+        trunk: the frozen model.
+        first_layer: the first adapted one, None for heads alone.
+        stream: the packed texts.
+        hook: that adds the adapters.
+
+    Returns:
+        (texts, d_model) float32: the final hidden state of each text's last token.
+    """
+    first = trunk.depth if first_layer is None else first_layer
+    lower, masks = stream.distinct, hook.base_masks
     with torch.no_grad():  # nothing is trained down there
-        below, hook = lower.stream if lower else stream, DropoutHook(lower_masks)
-        x = trunk.embed(below, hook)
+        below, lower_hook = lower.stream if lower else stream, DropoutHook(masks and masks.distinct())
+        x = trunk.embed(below, lower_hook)
         for i in range(first):
-            x = trunk.layer(i, x, below, hook)
+            x = trunk.layer(i, x, below, lower_hook)
         if lower:
             x = x[lower.texts if first == trunk.depth else lower.rows]
-    upper = BankHook(bank, stream, masks, base_dropout)
     for i in range(first, trunk.depth):
-        x = trunk.layer(i, x, stream, upper)
+        x = trunk.layer(i, x, stream, hook)
     return trunk.normed(x)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankwise.nn.packing import Stream, block_width
+from rankwise.nn.packing import Block, Stream, block_width
 
 
 class Part(NamedTuple):
@@ -88,16 +88,18 @@ class Masks:
 
         shapes = np.empty((self.stream.last.shape[0], 2), dtype=np.int64)  # queries, width
         for block in self.stream.blocks:
-            shapes[block.texts] = (1 if pooled else block.width, block.width)
+            shapes[block.texts.tolist()] = (1 if pooled else block.width, block.width)
         sizes = heads * shapes.prod(axis=1)
         draw = self._drawer(site, each)
         parts: list[Tensor] = []
         for seed, texts in zip(self.seeds, self.stream.text_rows(), strict=True):
             parts += torch.split(draw(seed, int(sizes[texts].sum()), rate), sizes[texts].tolist())
-        return [
-            torch.stack([parts[i] for i in block.texts]).view(len(block.texts), heads, -1, block.width)
-            for block in self.stream.blocks
-        ]
+        return [self._of_block(block, parts, heads) for block in self.stream.blocks]
+
+    @staticmethod
+    def _of_block(block: Block, parts: Sequence[Tensor], heads: int) -> Tensor:
+        texts = block.texts.tolist()
+        return torch.stack([parts[i] for i in texts]).view(len(texts), heads, -1, block.width)
 
     def _drawer(self, site: str, each: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
         """`draw` at a site; what adapters of one seed share is drawn once.

@@ -2,6 +2,9 @@
 
 Attention needs one head of one text at a time; the stream has all heads of a token in a row. With
 a layout one `index_select` brings the heads to their places, and one brings the result back.
+
+Every tensor here has a shape that follows from the blocks' shapes alone, and is computed on the
+stream's device: a CUDA graph can hold the computation.
 """
 
 from __future__ import annotations
@@ -9,16 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.nn.packing import Stream
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from rankwise.nn.packing import Block, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,8 @@ class Layout:
     gather: Tensor  # (gathered,) int64, rows of qkv as (tokens * (heads + 2 * kv_heads), head_dim)
     scatter: Tensor  # (tokens * (heads + 2 * kv_heads),) the way back; `gathered` for what nobody reads
     out_gather: Tensor  # (queries,) int64, rows of the result as (rows * heads, head_dim)
-    out_scatter: Tensor  # (rows * heads,) the way back
-    filled: Tensor  # int64, the queries that only fill a block up
+    out_scatter: Tensor  # (rows * heads,) the way back; `queries` for rows of no text
+    filling: Tensor  # (queries, 1) bool, the queries that only fill a block up
     heads: int
     parts: tuple[Part, ...]
 
@@ -71,59 +70,53 @@ def _lay_out(stream: Stream, heads: int, kv_heads: int, pooled: bool) -> Layout:
     queries = [rows[:, -1:] for rows in keys] if pooled else keys
     answers = [block.texts[:, None] for block in stream.blocks] if pooled else keys
     real_keys = [block.real for block in stream.blocks]
-    real = [np.ones_like(rows, dtype=bool) for rows in queries] if pooled else real_keys
+    real = [torch.ones_like(rows, dtype=torch.bool) for rows in queries] if pooled else real_keys
     every = heads + 2 * kv_heads  # heads of a token
     gather = [
         *_heads(queries, every, 0, heads),
         *_heads(keys, every, heads, kv_heads),
         *_heads(keys, every, heads + kv_heads, kv_heads),
     ]
-    real_queries = _repeated(real, heads)
-    real_keys_once = _repeated(real_keys, kv_heads)
-    real_all = np.concatenate([real_queries, real_keys_once, real_keys_once])
-    out_gather = np.concatenate(_heads(answers, heads, 0, heads))
-    device = stream.ids.device
+    real_queries, real_keys_once = _repeated(real, heads), _repeated(real_keys, kv_heads)
+    everything, out_gather = torch.cat(gather), torch.cat(_heads(answers, heads, 0, heads))
+    rows = len(stream.last if pooled else stream.ids)
     return Layout(
-        gather=_to(np.concatenate(gather), device),
-        scatter=_to(_inverse(np.concatenate(gather), real_all, every * len(stream.ids)), device),
-        out_gather=_to(out_gather, device),
-        out_scatter=_to(_inverse(out_gather, real_queries, int(real_queries.sum())), device),
-        filled=_to(np.flatnonzero(~real_queries), device),
+        gather=everything,
+        scatter=_inverse(
+            everything, torch.cat([real_queries, real_keys_once, real_keys_once]), every * len(stream.ids)
+        ),
+        out_gather=out_gather,
+        out_scatter=_inverse(out_gather, real_queries, heads * rows),
+        filling=~real_queries[:, None],
         heads=heads,
-        parts=tuple(_parts(stream, gather, kv_heads, pooled)),
+        parts=tuple(_parts(stream.blocks, [len(each) for each in gather], kv_heads, pooled)),
     )
 
 
-def _heads(blocks: Sequence[Ints], every: int, first: int, count: int) -> list[Ints]:
+def _heads(blocks: Sequence[Tensor], every: int, first: int, count: int) -> list[Tensor]:
     """`count` heads of each block's rows (texts, n), as flat indices in the order (texts, heads, n)."""
-    heads = np.arange(first, first + count)[:, None]
-    return [(rows[:, None] * every + heads).ravel() for rows in blocks]
+    heads = torch.arange(first, first + count, device=blocks[0].device)[:, None]
+    return [(rows[:, None] * every + heads).flatten() for rows in blocks]
 
 
-def _repeated(blocks: Sequence[Bools], count: int) -> Bools:
+def _repeated(blocks: Sequence[Tensor], count: int) -> Tensor:
     """What holds for a block's rows (texts, n), for `count` heads of them."""
-    return np.concatenate([np.repeat(rows[:, None], count, axis=1).ravel() for rows in blocks])
+    return torch.cat([rows[:, None].expand(-1, count, -1).flatten() for rows in blocks])
 
 
-def _inverse(index: Ints, real: Bools, size: int) -> Ints:
+def _inverse(index: Tensor, real: Tensor, size: int) -> Tensor:
     """Where each of `size` places is found in `index`; its length for those that are not there."""
-    found = np.full(size, len(index))
-    found[index[real]] = np.flatnonzero(real)
-    return found
+    found = index.new_full((size + 1,), len(index))  # the last one takes what is not real
+    places = torch.arange(len(index), device=index.device)
+    return found.scatter_(0, torch.where(real, index, size), places)[:size]
 
 
-def _parts(stream: Stream, gather: Sequence[Ints], kv_heads: int, pooled: bool) -> Iterator[Part]:
-    ends = np.cumsum([0, *map(len, gather)]).tolist()
-    number = len(stream.blocks)
-    for i, block in enumerate(stream.blocks):
-        q, k, v = (slice(ends[j], ends[j + 1]) for j in (i, number + i, 2 * number + i))
-        texts, steps = len(block.texts), np.arange(block.width)
-        last = block.real.sum(1)[:, None, None] - 1
-        hidden = steps > last if pooled else steps > steps[:, None]
+def _parts(blocks: Sequence[Block], sizes: Sequence[int], kv_heads: int, pooled: bool) -> Iterator[Part]:
+    ends = list(accumulate(sizes, initial=0))
+    for i, block in enumerate(blocks):
+        q, k, v = (slice(ends[j], ends[j + 1]) for j in (i, len(blocks) + i, 2 * len(blocks) + i))
+        texts, steps = len(block.texts), torch.arange(block.width, device=block.rows.device)
+        hidden = steps >= block.lengths[:, None, None] if pooled else steps > steps[:, None]
         shape = (texts, -1, block.width) if pooled else (-1, block.width, block.width)
-        bias = torch.from_numpy(np.where(hidden, -math.inf, 0.0).astype(np.float32))
-        yield Part(q, k, v, texts * kv_heads, shape, bias.to(stream.ids.device))
-
-
-def _to(array: Ints, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        bias = torch.zeros(hidden.shape, device=steps.device).masked_fill_(hidden, -math.inf)
+        yield Part(q, k, v, texts * kv_heads, shape, bias)

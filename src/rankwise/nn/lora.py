@@ -202,7 +202,7 @@ class DropoutHook(Hook):
 
     @staticmethod
     def _rows_kept(masks: Masks, site: str, x: Tensor, rate: float, pooled: bool) -> Tensor:
-        return masks.rows(site, x.shape[1], [rate] * len(masks.seeds), pooled)
+        return masks.rows(site, x.shape[1], [rate] * masks.stream.adapters, pooled)
 
 
 class _AddDropped(torch.autograd.Function):
@@ -257,6 +257,11 @@ class BankHook(DropoutHook):
             return super().linear(linear, x, pooled)
         out: Tensor = _BankLinear.apply(x, linear, uses, *factors)  # type: ignore[no-untyped-call]
         return out
+
+    def score(self, pooled: Tensor) -> list[Tensor]:
+        """Each adapter's logits, (texts, classes) float32, from pooled (texts, d_model) float32."""
+        both = zip(self._rows[True], self.bank.tensors, strict=True)
+        return [pooled[rows] @ tensors[HEAD].T for rows, tensors in both]
 
     def _keep(self, site: str, x: Tensor, pooled: bool) -> Tensor | None:
         if self.masks is None or not any(self._rates):

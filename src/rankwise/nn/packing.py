@@ -4,8 +4,9 @@ The stream of two adapters with two texts each::
 
     ids             a b c | d e | f | g h i j        (tokens,)
     positions       0 1 2 | 0 1 | 0 | 0 1 2 3        (tokens,)
-    text_starts     0       3     5   6       10     (texts + 1,)
+    last                2 |   4 | 5 |       9        (texts,), in tokens
     adapter_starts  0             2            4     (adapters + 1,), in texts
+    token_starts    0             5           10     (adapters + 1,), in tokens
 
 Attention needs the texts one by one. Texts of like length stand together in a `Block`, a small
 dense array (texts, width). A row that fills up a block repeats its text's last token; causality
@@ -37,10 +38,15 @@ MAX_BLOCK_SCORES = 1 << 21
 class Block:
     """Texts whose lengths round up to the same width, as a dense array."""
 
-    texts: NDArray[np.int64]  # (texts,) which texts of the stream
+    texts: Tensor  # (texts,) int64, which texts of the stream
+    lengths: Tensor  # (texts,) int64
     width: int
-    rows: NDArray[np.int64]  # (texts, width) the stream's row at each place
-    real: NDArray[np.bool_]  # (texts, width) False where a row only fills the block up
+    rows: Tensor  # (texts, width) int64, the stream's row at each place
+
+    @property
+    def real(self) -> Tensor:
+        """(texts, width) bool: False where a row only fills the block up."""
+        return torch.arange(self.width, device=self.rows.device) < self.lengths[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +61,13 @@ class Distinct:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A packed stream. Offsets live on the host, what the trunk indexes with on the device."""
+    """A packed stream. Adapters' offsets live on the host, what the trunk indexes with on the device."""
 
     ids: Tensor  # (tokens,) int64
     positions: Tensor  # (tokens,) int64, from 0 in each text
-    text_starts: NDArray[np.int64]  # (texts + 1,)
-    adapter_starts: NDArray[np.int64]  # (adapters + 1,), in texts
     last: Tensor  # (texts,) int64, row of each text's last token
+    adapter_starts: NDArray[np.int64]  # (adapters + 1,), in texts
+    token_starts: NDArray[np.int64]  # (adapters + 1,), in tokens
     blocks: tuple[Block, ...]
     distinct: Distinct | None = None  # None: every adapter's batch is its own
     layouts: dict[Any, Any] = field(default_factory=dict, compare=False)  # see `layout.layout_of`
@@ -73,13 +79,11 @@ class Stream:
 
     def text_rows(self) -> list[slice]:
         """Each adapter's texts."""
-        starts = self.adapter_starts.tolist()
-        return [slice(a, b) for a, b in pairwise(starts)]
+        return [slice(a, b) for a, b in pairwise(self.adapter_starts.tolist())]
 
     def token_rows(self) -> list[slice]:
         """Each adapter's tokens."""
-        starts = self.text_starts[self.adapter_starts].tolist()
-        return [slice(a, b) for a, b in pairwise(starts)]
+        return [slice(a, b) for a, b in pairwise(self.token_starts.tolist())]
 
 
 def pack(
@@ -98,22 +102,22 @@ def pack(
         ValueError: there is no text, or a text without tokens.
 
     >>> stream = pack([[np.array([5, 6, 7])], [np.array([8])]])
-    >>> stream.positions.tolist(), stream.text_starts.tolist()
-    ([0, 1, 2, 0], [0, 3, 4])
+    >>> stream.positions.tolist(), stream.last.tolist(), stream.token_starts.tolist()
+    ([0, 1, 2, 0], [2, 3], [0, 3, 4])
     """
     texts = [text for batch in batches for text in batch]
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     if not len(lengths) or lengths.min() < 1:
         raise ValueError("a stream needs at least one text, and each text at least one token")
-    text_starts = _starts(lengths)
-    positions = np.arange(text_starts[-1]) - np.repeat(text_starts[:-1], lengths)
+    starts = offsets(lengths)
+    adapter_starts = offsets(np.array([len(batch) for batch in batches], dtype=np.int64))
     return Stream(
         ids=_to(np.concatenate(texts), device),
-        positions=_to(positions, device),
-        text_starts=text_starts,
-        adapter_starts=_starts(np.array([len(batch) for batch in batches], dtype=np.int64)),
-        last=_to(text_starts[1:] - 1, device),
-        blocks=tuple(_blocks(lengths, text_starts)),
+        positions=_to(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths), device),
+        last=_to(starts[1:] - 1, device),
+        adapter_starts=adapter_starts,
+        token_starts=starts[adapter_starts],
+        blocks=tuple(_blocks(lengths, starts, device)),
         distinct=_distinct(batches, lengths, device, same or range(len(batches))),
     )
 
@@ -130,15 +134,27 @@ def block_width(length: int) -> int:
     return -(-length // step) * step
 
 
-def _blocks(lengths: NDArray[np.int64], text_starts: NDArray[np.int64]) -> Iterator[Block]:
+def block_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """(texts, width) rows of texts that start at these rows, each text's last token repeated."""
+    return starts[:, None] + np.minimum(np.arange(width), lengths[:, None] - 1)
+
+
+def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n + 1,) where each of n things begins that stand in a row, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def _blocks(
+    lengths: NDArray[np.int64], starts: NDArray[np.int64], device: torch.device | str
+) -> Iterator[Block]:
     widths = np.array([block_width(int(n)) for n in lengths], dtype=np.int64)
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
         most = max(1, MAX_BLOCK_SCORES // width**2)  # texts; one alone may exceed the cap
         for first in range(0, len(members), most):
             texts = members[first : first + most]
-            n, steps = lengths[texts, None], np.arange(width)
-            yield Block(texts, width, text_starts[texts, None] + np.minimum(steps, n - 1), steps < n)
+            rows = block_rows(starts[texts], lengths[texts], width)
+            yield Block(_to(texts, device), _to(lengths[texts], device), width, _to(rows, device))
 
 
 def _distinct(
@@ -154,13 +170,9 @@ def _distinct(
     stream = pack([batches[adapter] for adapter in adapters], device)
     place = {key: texts for key, texts in zip(first, stream.text_rows(), strict=True)}
     texts = np.concatenate([np.arange(place[key].start, place[key].stop) for key in keys])
-    shift = np.repeat(stream.text_starts[texts] - _starts(lengths)[:-1], lengths)
-    rows = np.arange(lengths.sum()) + shift
+    own = offsets(np.array([len(text) for k in adapters for text in batches[k]], dtype=np.int64))
+    rows = np.arange(lengths.sum()) + np.repeat(own[texts] - offsets(lengths)[:-1], lengths)
     return Distinct(stream, adapters, _to(rows, device), _to(texts, device))
-
-
-def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _to(array: NDArray[np.int64], device: torch.device | str) -> Tensor:

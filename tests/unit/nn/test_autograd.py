@@ -43,7 +43,7 @@ def attention_by_text(
     """softmax(q k^T / sqrt(head_dim)) v, text by text and head by head, in float64."""
     q, k, v = q.double(), k.double(), v.double()
     rows = []
-    for text, (start, stop) in enumerate(pairwise(stream.text_starts.tolist())):
+    for text, (start, stop) in enumerate(pairwise([0, *(stream.last + 1).tolist()])):
         n = stop - start
         first = n - 1 if pooled else 0  # position of the first query
         queries = q[text, None] if pooled else q[start:stop]

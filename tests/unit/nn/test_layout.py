@@ -34,7 +34,7 @@ def test_every_head_finds_its_place(heads: int, kv_heads: int, pooled: bool) -> 
     stream = pack([texts(n) for n in LENGTHS])
     layout, found = gathered(stream, heads, kv_heads, pooled)
     for block, part in zip(stream.blocks, layout.parts, strict=True):
-        rows = torch.from_numpy(block.rows)
+        rows = block.rows
         for at, first, count in (
             (part.q, 0, heads),
             (part.k, heads, kv_heads),
@@ -67,7 +67,7 @@ def test_results_come_back_in_the_order_of_the_rows(heads: int, kv_heads: int, p
     layout = layout_of(stream, heads, kv_heads, pooled)
     rows = torch.arange(len(stream.last if pooled else stream.ids) * heads)
     assert torch.equal(layout.out_gather[layout.out_scatter], rows)
-    filled = set(layout.filled.tolist())
+    filled = set(layout.filling.flatten().nonzero().flatten().tolist())
     assert filled == set(range(len(layout.out_gather))) - set(layout.out_scatter.tolist())
     assert not (pooled and filled)
 

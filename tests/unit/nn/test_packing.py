@@ -36,7 +36,7 @@ def test_ids_positions_and_starts(lengths: Lengths) -> None:
     stream, texts = stream_of(lengths)
     assert stream.ids.tolist() == [number for text in texts for number in text]
     assert stream.positions.tolist() == [i for text in texts for i in range(len(text))]
-    assert stream.text_starts.tolist() == [0, *np.cumsum([len(text) for text in texts])]
+    assert stream.token_starts.tolist() == [0, *np.cumsum([sum(batch) for batch in lengths])]
     assert stream.adapter_starts.tolist() == [0, *np.cumsum([len(batch) for batch in lengths])]
     assert stream.ids[stream.last].tolist() == [text[-1] for text in texts]
     assert stream.adapters == len(lengths)
@@ -58,7 +58,7 @@ def test_blocks_hold_every_text_once_and_repeat_its_last_token(lengths: Lengths)
     stream, texts = stream_of(lengths)
     seen: list[int] = []
     for block in stream.blocks:
-        dense = stream.ids[torch.from_numpy(block.rows)]
+        dense = stream.ids[block.rows]
         for text, row, real in zip(block.texts.tolist(), dense.tolist(), block.real.tolist(), strict=True):
             own = texts[text].tolist()
             assert row == own + [own[-1]] * (block.width - len(own))
@@ -72,7 +72,7 @@ def test_blocks_hold_every_text_once_and_repeat_its_last_token(lengths: Lengths)
 def test_a_text_stands_in_the_same_width_among_any_neighbours(lengths: Lengths) -> None:
     stream, texts = stream_of(lengths)
     for block in stream.blocks:
-        for text in block.texts:
+        for text in block.texts.tolist():
             (alone,) = pack([[texts[text]]]).blocks
             assert block.width == alone.width == block_width(len(texts[text]))
 
@@ -119,7 +119,9 @@ def test_a_block_has_few_scores(lengths: list[int], most: int) -> None:
         stream, _ = stream_of([lengths])
     for block in stream.blocks:
         assert len(block.texts) == 1 or 1 < len(block.texts) * block.width**2 <= most
-    assert sorted(text for block in stream.blocks for text in block.texts) == list(range(len(lengths)))
+    assert sorted(text for block in stream.blocks for text in block.texts.tolist()) == list(
+        range(len(lengths))
+    )
 
 
 def test_texts_beyond_the_cap_stand_alone() -> None:

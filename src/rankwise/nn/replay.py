@@ -1,0 +1,88 @@
+"""CUDA graphs: a step's thousands of kernels, recorded once for each shape and started at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+MOST_GRAPHS = 48
+"""Shapes that are recorded; further ones run kernel by kernel, as the first batch of each shape does."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Graph(Protocol):
+    """A recording."""
+
+    def replay(self) -> None:
+        """Run it again, on what now is in its tensors."""
+
+
+Record = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]
+"""Records a computation: gives the graph, and the tensor in which its result will stand."""
+
+
+class Replayed(Generic[Key]):
+    """A function of a key and one tensor of integers, replayed from the second time that a key is met.
+
+    The function must depend on nothing else that changes but what lies in tensors that stay where they
+    are, must do the same kernels for the same key, and must not wait for the device.
+
+    Args:
+        run: the function. What it returns is valid until the next call.
+        device: where it runs.
+        record: how to record it; None where the device has no graphs.
+    """
+
+    def __init__(
+        self, run: Callable[[Key, Tensor], Tensor], device: torch.device, record: Record | None = None
+    ) -> None:
+        self.run, self.device, self.record = run, device, record
+        self._met: set[Key] = set()
+        self._graphs: dict[Key, tuple[Graph, Tensor, Tensor]] = {}
+
+    def __call__(self, key: Key, numbers: Tensor) -> Tensor:
+        """The function's result on `numbers`, which are on the host."""
+        if key in self._graphs:
+            graph, buffer, result = self._graphs[key]
+            buffer.copy_(numbers, non_blocking=True)
+            graph.replay()
+            return result
+        buffer = numbers.to(self.device)
+        result = self.run(key, buffer)
+        if key in self._met:
+            self._remember(key, buffer)
+        self._met.add(key)
+        return result
+
+    def _remember(self, key: Key, buffer: Tensor) -> None:
+        """Record the function for a key; the recording itself computes nothing."""
+        if self.record is None or len(self._graphs) >= MOST_GRAPHS:
+            return
+        try:
+            graph, result = self.record(lambda: self.run(key, buffer))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.record = None
+            warnings.warn(f"no CUDA graph could be recorded, so training is slower: {error}", stacklevel=2)
+            return
+        self._graphs[key] = graph, buffer, result
+
+
+class CudaRecorder:
+    """Records on a CUDA device; all its graphs share one pool of memory, as they never run at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.pool = device, torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        """The graph of `run`, and where its result stands."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.pool):
+            result = run()
+        return graph, result

@@ -1,0 +1,88 @@
+"""On a CUDA device a recorded step is the step, and a sweep comes out as it does on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import rankwise
+from rankwise.nn import families
+from rankwise.nn.lora import Bank
+from rankwise.nn.replay import CudaRecorder
+from rankwise.nn.step import EvenStep, RaggedStep
+from rankwise.nn.trunk import Trunk
+from tests import tiny
+from tests.unit.nn import models
+from tests.unit.nn.test_step import BATCHES, done, unlike
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+each_family = pytest.mark.parametrize("family", models.FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def _exact_products() -> Iterator[None]:
+    """float32 products in float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def bank_on(device: str, family: str, dropout: float = 0.0) -> tuple[Trunk, Bank]:
+    trunk = families.build(
+        models.CONFIGS[family], models.RandomWeights(), torch.float32, torch.device(device)
+    )
+    specs = unlike(trunk, dropout)
+    bank = Bank(specs, trunk.sites(), trunk.d_model, models.CLASSES, trunk.head_std, device)
+    filled = models.trained_bank(models.trunk(family), specs)
+    for k in range(len(specs)):
+        bank.load(k, filled.state(k))
+    return trunk, bank
+
+
+@each_family
+def test_a_step_is_the_cpus(family: str) -> None:
+    trunk, bank = bank_on("cuda", family)
+    losses, grads = done(EvenStep(trunk, bank, None, base_dropout=False), bank, BATCHES)
+    trunk, bank = bank_on("cpu", family)
+    expected, theirs = done(RaggedStep(trunk, bank, None, base_dropout=False), bank, BATCHES)
+    torch.testing.assert_close(losses.cpu(), expected)
+    assert all(models.close(ours.cpu(), each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
+
+
+@each_family
+def test_masks_are_the_cpus(family: str) -> None:
+    """The hash has no generator behind it, so even dropout is the same on every device."""
+    losses = []
+    for device in ("cuda", "cpu"):
+        trunk, bank = bank_on(device, family, dropout=0.4)
+        losses.append(done(EvenStep(trunk, bank, None, base_dropout=True), bank, BATCHES)[0].cpu())
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+@each_family
+@pytest.mark.filterwarnings("error")
+def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
+    """Losses and gradients of ten steps, eight of them replayed; a warning would say that none was."""
+    trunk, bank = bank_on("cuda", family, dropout=0.4)
+    recorder = CudaRecorder(bank.flat.device)
+    replayed, plain = EvenStep(trunk, bank, None, True, recorder), EvenStep(trunk, bank, None, True)
+    for number in range(10):
+        batches = [[(text + number) % models.VOCABULARY for text in batch] for batch in BATCHES]
+        losses, grads = done(replayed, bank, batches, number)
+        expected, theirs = done(plain, bank, batches, number)
+        torch.testing.assert_close(losses, expected)
+        assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
+    assert len(replayed._replayed._graphs) == 1
+
+
+def test_a_sweep(tmp_path: Path) -> None:
+    """From command to results, with predictions by the adapters that it leaves."""
+    recipe = tiny.recipe(
+        tiny.gpt2(tmp_path / "base"), tiny.data_folder(tmp_path / "data"), device="cuda", epochs=8
+    )
+    result = rankwise.sweep(recipe, tmp_path / "run")
+    assert max(row.validation["accuracy"] for row in result.adapters if row.validation) > 0.6

@@ -1,0 +1,114 @@
+"""Hashed masks have the rate that was asked for, and depend on key, site and place alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rankwise.nn import hashing
+from rankwise.nn.even import flatten, shape_of, view
+from rankwise.nn.hashing import HashedMasks, Sites, keys
+from rankwise.nn.packing import Ids
+from tests.unit.nn.models import texts
+
+WIDTH = 32
+MINE = texts([5, 20, 1, 9], seed=1)
+LONGER = texts([40, 64, 6, 30], seed=2)
+
+
+def masks_of(
+    batches: list[list[Ids]], seeds: list[int], step: int = 4, sites: Sites | None = None
+) -> HashedMasks:
+    shape = shape_of(batches)
+    stream = view(shape, torch.from_numpy(flatten(shape, batches)))
+    return HashedMasks(torch.from_numpy(keys(seeds, step)), stream, shape, {} if sites is None else sites)
+
+
+def rows(masks: HashedMasks, adapter: int = 0, rate: float = 0.3, site: str = "h.0.attn") -> Tensor:
+    every = masks.rows(site, WIDTH, [rate] * masks.stream.adapters, pooled=False)
+    return every[masks.stream.token_rows()[adapter]]
+
+
+def assert_rate(mask: Tensor, rate: float) -> None:
+    """Five standard errors around the expected share."""
+    error = (rate * (1 - rate) / mask.numel()) ** 0.5
+    assert abs(float(mask.float().mean()) - (1 - rate)) < 5 * error
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
+def test_rates(rate: float) -> None:
+    masks = masks_of([texts([50] * 40)], [7])
+    mask = rows(masks, rate=rate)
+    assert mask.dtype == torch.uint8
+    assert set(mask.flatten().tolist()) == {0, 1}
+    for part in (mask, mask[:, ::2], mask[::2], masks.rows("site", 4000, [rate], pooled=True)):
+        assert_rate(part, rate)
+    assert_rate(torch.cat([each.flatten() for each in masks.attention("h.0.attn", 3, rate, False)]), rate)
+
+
+def test_a_rate_for_each_adapter() -> None:
+    masks = masks_of([texts([50] * 8)] * 3, [7, 8, 9])
+    mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
+    for part, rate in zip(masks.stream.token_rows(), (0.5, 0.0, 0.1), strict=True):
+        assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
+            mask[part], torch.ones_like(mask[part])
+        )
+
+
+def test_places_are_independent() -> None:
+    """Neighbours of all directions agree as often as chance has it: columns, rows, sites, heads, texts."""
+    masks = masks_of([texts([50] * 40)], [7])
+    mask, other = rows(masks, rate=0.5), rows(masks, rate=0.5, site="elsewhere")
+    dense = masks.attention("h.0.attn", 4, 0.5, pooled=False)[0]  # (texts, heads, queries, keys)
+    for a, b in (
+        (mask[:, 1:], mask[:, :-1]),
+        (mask[:, 2:], mask[:, :-2]),
+        (mask[1:], mask[:-1]),
+        (mask, other),
+        (dense[1:], dense[:-1]),
+        (dense[:, 1:], dense[:, :-1]),
+        (dense[:, :, 1:], dense[:, :, :-1]),
+        (dense[..., 1:], dense[..., :-1]),
+    ):
+        assert_rate((a == b).float(), 0.5)
+
+
+def test_masks_of_a_thousand_steps_are_independent() -> None:
+    """The share that a mask keeps varies from step to step as a binomial share does."""
+    shares = np.array([float(rows(masks_of([MINE], [7], step)).float().mean()) for step in range(1000)])
+    numbers = rows(masks_of([MINE], [7])).numel()
+    expected = (0.3 * 0.7 / numbers) ** 0.5
+    assert 0.9 < shares.std() / expected < 1.1
+    assert abs(np.corrcoef(shares[1:], shares[:-1])[0, 1]) < 0.15
+
+
+def test_what_they_depend_on() -> None:
+    """Seed, step and site; neither neighbours nor what fills the stream and its blocks up."""
+    alone, among = masks_of([MINE], [7]), masks_of([LONGER, MINE], [8, 7])
+    real = sum(len(text) for text in MINE)
+    assert torch.equal(rows(alone)[:real], rows(among, 1)[:real])
+    assert len(rows(alone)) < len(rows(among, 1))
+    for mine, theirs in zip(
+        alone.attention("a", 2, 0.3, False), among.attention("a", 2, 0.3, False), strict=True
+    ):
+        width = mine.shape[-1]
+        assert torch.equal(mine, theirs[len(mine) :, :, :width, :width])
+    others = [masks_of([MINE], [8]), masks_of([MINE], [7], step=5), masks_of([MINE], [4], step=7)]
+    assert not any(torch.equal(rows(alone), rows(each)) for each in others)
+    assert not torch.equal(rows(alone), rows(alone, site="elsewhere"))
+
+
+@pytest.mark.parametrize("at_once", [1, 4000, 1 << 24])
+def test_sites_drawn_together_are_those_drawn_alone(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(hashing, "AT_ONCE", at_once)
+    known: Sites = {}
+    names = [f"h.{i}" for i in range(5)]
+    first = masks_of([MINE, LONGER], [7, 8], sites=known)
+    alone = [(rows(first, site=name), first.attention(name, 2, 0.3, False)) for name in names]
+    again = masks_of([MINE, LONGER], [7, 8], sites=known)
+    for name, (mask, dense) in zip(names, alone, strict=True):
+        assert torch.equal(rows(again, site=name), mask)
+        both = zip(again.attention(name, 2, 0.3, False), dense, strict=True)
+        assert all(torch.equal(a, b) for a, b in both)

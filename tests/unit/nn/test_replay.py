@@ -1,0 +1,78 @@
+"""What is recorded, when, and what happens where it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankwise.nn import replay
+from rankwise.nn.replay import Graph, Replayed
+
+CPU = torch.device("cpu")
+
+
+class Counted:
+    """Counts recordings; its graphs do nothing, so a result that changes was computed."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.recorded = 0
+        self.error = error
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        self.recorded += 1
+        if self.error:
+            raise self.error
+        return self, torch.tensor([-1])
+
+    def replay(self) -> None:
+        pass
+
+
+def results(function: Replayed[str], keys: str) -> list[int]:
+    return [int(function(key, torch.tensor([i]))) for i, key in enumerate(keys)]
+
+
+def doubled(key: str, numbers: Tensor) -> Tensor:
+    return 2 * numbers
+
+
+def test_a_key_is_recorded_when_it_comes_back() -> None:
+    record = Counted()
+    assert results(Replayed(doubled, CPU, record), "abaab") == [0, 2, 4, -1, 8]
+    assert record.recorded == 2
+
+
+def test_a_replay_reads_the_new_numbers() -> None:
+    function = Replayed(doubled, CPU, Counted())
+    results(function, "aaa")
+    (_, buffer, _) = function._graphs["a"]
+    assert buffer.tolist() == [2]
+
+
+def test_without_a_recorder_everything_is_computed() -> None:
+    assert results(Replayed(doubled, CPU), "aaaa") == [0, 2, 4, 6]
+
+
+def test_so_many_graphs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "MOST_GRAPHS", 1)
+    record = Counted()
+    assert results(Replayed(doubled, CPU, record), "aabbab") == [0, 2, 4, 6, -1, 10]
+    assert record.recorded == 1
+
+
+def test_where_nothing_can_be_recorded_training_goes_on() -> None:
+    record = Counted(RuntimeError("operation not permitted when stream is capturing"))
+    function = Replayed(doubled, CPU, record)
+    with pytest.warns(UserWarning, match="not permitted"):
+        assert results(function, "aaabb") == [0, 2, 4, 6, 8]
+    assert record.recorded == 1
+
+
+def test_too_little_memory_is_told() -> None:
+    """It has a remedy of its own: the bank is split."""
+    function = Replayed(doubled, CPU, Counted(torch.OutOfMemoryError("out of memory")))
+    with pytest.raises(torch.OutOfMemoryError):
+        results(function, "aa")

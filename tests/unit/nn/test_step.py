@@ -1,0 +1,169 @@
+"""A step on even streams computes what a step on packed ones does, and replays what it recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rankwise import train as training
+from rankwise.nn.lora import AdapterSpec, Bank
+from rankwise.nn.packing import Ids
+from rankwise.nn.replay import Graph
+from rankwise.nn.step import EvenStep, RaggedStep, Step
+from rankwise.nn.trunk import Trunk
+from rankwise.recipe import Recipe
+from rankwise.train import train
+from tests.unit.nn import models
+
+ONE, OTHER = models.texts([9, 30, 1, 17], seed=1), models.texts([20, 2, 40, 5], seed=2)
+BATCHES = [ONE, OTHER, ONE]  # of `unlike`: adapters of one seed meet the same texts
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0])
+families = pytest.mark.parametrize("family", models.FAMILIES)
+
+
+def answers_of(batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Labels that follow from the texts, so that they move with them."""
+    return [np.array([int(text.sum()) % models.CLASSES for text in batch]) for batch in batches]
+
+
+def unlike(trunk: Trunk, dropout: float = 0.0) -> list[AdapterSpec]:
+    """Adapters that differ in rank, scale, rate, targets and, but for two of them, in their seed."""
+    return [
+        models.spec(trunk, 2, seed=7, dropout=dropout, scale=0.8),
+        models.spec(trunk, 5, seed=8, targets=["all-linear"]),
+        models.spec(trunk, 1, seed=7, dropout=dropout / 2, scale=2.0, targets=list(trunk.sites())[-6:]),
+    ]
+
+
+def done(step: Step, bank: Bank, batches: list[list[Ids]], number: int = 3) -> tuple[Tensor, list[Tensor]]:
+    """Losses, and each adapter's gradient."""
+    bank.grad.zero_()
+    losses = step(batches, answers_of(batches), number).clone()
+    return losses, [bank.grad[segment].clone() for segment in bank.segments]
+
+
+@families
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_losses_and_gradients_are_those_of_a_packed_step(family: str, weights: Tensor | None) -> None:
+    """Without dropout, since the masks come from other generators."""
+    trunk = models.trunk(family)
+    bank = models.trained_bank(trunk, unlike(trunk))
+    losses, grads = done(EvenStep(trunk, bank, weights, base_dropout=False), bank, BATCHES)
+    expected, theirs = done(RaggedStep(trunk, bank, weights, base_dropout=False), bank, BATCHES)
+    torch.testing.assert_close(losses, expected)
+    assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
+
+
+@families
+def test_adapters_of_the_last_layer_and_heads_alone(family: str) -> None:
+    """The layers below them run once for each different batch."""
+    trunk = models.trunk(family)
+    for specs in (
+        [models.spec(trunk, rank, seed=7, targets=list(trunk.sites())[-3:]) for rank in (1, 4)],
+        [models.spec(trunk, 0, seed=7), models.spec(trunk, 0, seed=7)],
+    ):
+        bank = models.trained_bank(trunk, specs)
+        batches = [ONE, ONE]
+        losses, grads = done(EvenStep(trunk, bank, None, base_dropout=False), bank, batches)
+        expected, theirs = done(RaggedStep(trunk, bank, None, base_dropout=False), bank, batches)
+        torch.testing.assert_close(losses, expected)
+        assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
+
+
+@families
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_adapter_is_the_same_alone_and_in_a_bank(family: str, place: int) -> None:
+    """With all dropout, though its neighbours change how far the stream is filled up and its widths."""
+    trunk = models.trunk(family)
+    specs = unlike(trunk, dropout=0.4)
+    bank, alone = models.trained_bank(trunk, specs), models.trained_bank(trunk, [specs[place]])
+    losses, grads = done(EvenStep(trunk, bank, None, base_dropout=True), bank, BATCHES)
+    expected, (theirs,) = done(EvenStep(trunk, alone, None, base_dropout=True), alone, [BATCHES[place]])
+    torch.testing.assert_close(losses[place], expected[0])
+    assert models.close(grads[place], theirs, 1e-5)
+
+
+@families
+def test_dropout_depends_on_the_step(family: str) -> None:
+    trunk = models.trunk(family)
+    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
+    step = EvenStep(trunk, bank, None, base_dropout=True)
+    first, again, next_one = (done(step, bank, BATCHES, number)[0] for number in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, next_one)[[0, 2]].any()  # adapter 1 has none of its own
+
+
+@families
+def test_a_neighbour_that_is_no_number_changes_nothing(family: str) -> None:
+    trunk = models.trunk(family)
+    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
+    step = EvenStep(trunk, bank, None, base_dropout=True)
+    expected, theirs = done(step, bank, BATCHES)
+    with torch.no_grad():
+        bank.flat[bank.segments[0]] = float("nan")
+    losses, grads = done(step, bank, BATCHES)
+    assert losses[0].isnan()
+    assert torch.equal(losses[1:], expected[1:])
+    assert all(torch.equal(ours, each) for ours, each in zip(grads[1:], theirs[1:], strict=True))
+
+
+class Recorder:
+    """Stands in for a CUDA device: a graph that runs what was recorded, on its own tensors."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.recorded = 0
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        result = torch.full((3,), float("nan"))
+        recorder = self
+        self.recorded += 1
+
+        class Again:
+            def replay(self) -> None:
+                recorder.replays += 1
+                result.copy_(run())
+
+        return Again(), result
+
+
+@families
+def test_a_replayed_step_is_the_step(family: str) -> None:
+    """From the third batch of a shape on, losses and gradients come from the recording."""
+    trunk = models.trunk(family)
+    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
+    recorder = Recorder()
+    replayed, plain = EvenStep(trunk, bank, None, True, recorder), EvenStep(trunk, bank, None, True)
+    for number in range(5):
+        batches = [[(text + number) % models.VOCABULARY for text in batch] for batch in BATCHES]
+        losses, grads = done(replayed, bank, batches, number)
+        expected, theirs = done(plain, bank, batches, number)
+        assert torch.equal(losses, expected)
+        assert all(torch.equal(ours, each) for ours, each in zip(grads, theirs, strict=True))
+    assert recorder.recorded == 1
+    assert recorder.replays == 3
+
+
+@families
+def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimiser meets the same gradients; an epoch's last batch is smaller, so of another shape."""
+    trunk = models.trunk(family)
+    texts = models.texts([(7 * i) % 30 + 1 for i in range(22)], seed=4)
+    (labels,) = answers_of([texts])
+    recipe = Recipe(epochs=2, batch_size=4, learning_rate=5e-3, base_dropout=False)
+    recorder = Recorder()
+
+    def even(trunk: Trunk, bank: Bank, weights: Tensor | None, base_dropout: bool, parts: int) -> Step:
+        return EvenStep(trunk, bank, weights, base_dropout, recorder)
+
+    packed, evenly = (models.bank(trunk, unlike(trunk)) for _ in range(2))
+    start = packed.flat.clone()
+    train(trunk, packed, texts, labels, recipe)
+    monkeypatch.setattr(training, "step_of", even)
+    train(trunk, evenly, texts, labels, recipe)
+    assert models.close(evenly.flat - start, packed.flat - start, 1e-3)
+    assert recorder.recorded > 0
