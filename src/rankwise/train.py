@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ def train(
         TrainingError: a loss, gradient or weight is no longer a finite number.
     """
     optimizer = optimizer or AdamW(bank, recipe.weight_decay, recipe.max_grad_norm)
-    backward = step_of(trunk, bank, class_weights, recipe.base_dropout, parts)
+    backward = step_of(trunk, bank, class_weights, recipe.base_dropout, parts, _warn)
     seeds = [spec.seed for spec in bank.specs]
     per_epoch = steps_per_epoch(len(texts), recipe)
     steps = recipe.epochs * per_epoch
@@ -139,6 +140,10 @@ def _failures(step: Step, bank: Bank, batches: Sequence[NDArray[np.int64]]) -> l
             reason = f"loss {loss}, gradient norm {norm} and weight norm {weight} on training texts {texts}"
             found.append(Failure(bank.specs[k].name, reason))
     return found
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"no CUDA graph could be recorded, so training is slower: {reason}", stacklevel=2)
 
 
 def _raise(step: Step, failures: list[Failure]) -> None:

@@ -150,7 +150,7 @@ class GPT2(Trunk):
         qkv = qkv.view(len(qkv), 3 * config.heads, -1)  # (tokens, 3 * heads, head_dim)
         keep = hook.keep(f"h.{i}.attn", config.heads, config.attn_dropout, pooled)
         attended = attend(stream, qkv, config.heads, keep, config.attn_dropout, pooled)  # (rows, d_model)
-        x = x[stream.last] if pooled else x
+        x = x.index_select(0, stream.last) if pooled else x
         branch = hook.linear(layer.attn_out, attended, pooled)
         x = hook.add(f"h.{i}.attn.resid", x, branch, config.resid_dropout, pooled)
         hidden = self._activation(hook.linear(layer.fc, self._normed(x, layer.norm_2), pooled))

@@ -189,7 +189,7 @@ class Llama(Trunk):
         qkv = qkv.view(len(qkv), -1, config.head_dim)  # (tokens, heads + 2 * kv_heads, head_dim)
         qkv = _rotate(qkv, config.heads + config.kv_heads, *self._rotation(stream.positions))
         attended = attend(stream, qkv, config.heads, None, 0.0, pooled)  # (rows, heads * head_dim)
-        x = x[stream.last] if pooled else x
+        x = x.index_select(0, stream.last) if pooled else x
         x = x + hook.linear(layer.out, attended, pooled)
         hidden = _rms_norm(x, layer.norm_2, config.norm_eps, self.dtype)
         return x + hook.linear(layer.down, _swiglu(hook.linear(layer.gate_up, hidden, pooled)), pooled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
@@ -36,12 +35,17 @@ class Replayed(Generic[Key]):
         run: the function. What it returns is valid until the next call.
         device: where it runs.
         record: how to record it; None where the device has no graphs.
+        on_failure: told why nothing can be recorded, once; from then on everything is computed.
     """
 
     def __init__(
-        self, run: Callable[[Key, Tensor], Tensor], device: torch.device, record: Record | None = None
+        self,
+        run: Callable[[Key, Tensor], Tensor],
+        device: torch.device,
+        record: Record | None = None,
+        on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self.run, self.device, self.record = run, device, record
+        self.run, self.device, self.record, self.on_failure = run, device, record, on_failure
         self._met: set[Key] = set()
         self._graphs: dict[Key, tuple[Graph, Tensor, Tensor]] = {}
 
@@ -69,8 +73,7 @@ class Replayed(Generic[Key]):
             raise
         except RuntimeError as error:
             self.record = None
-            warnings.warn(f"no CUDA graph could be recorded, so training is slower: {error}", stacklevel=2)
-            return
+            return self.on_failure(str(error))
         self._graphs[key] = graph, buffer, result
 
 

@@ -7,7 +7,7 @@ come from different generators.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -47,7 +47,12 @@ class Step(Protocol):
 
 
 def step_of(
-    trunk: Trunk, bank: Bank, class_weights: Tensor | None, base_dropout: bool, parts: int = 1
+    trunk: Trunk,
+    bank: Bank,
+    class_weights: Tensor | None,
+    base_dropout: bool,
+    parts: int = 1,
+    on_failure: Callable[[str], None] = lambda reason: None,
 ) -> Step:
     """The step for the device that the bank is on.
 
@@ -57,10 +62,11 @@ def step_of(
         class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
         base_dropout: whether the trunk's own dropout is active.
         parts: that a batch is split into, with the gradients added up; for a bank of one adapter.
+        on_failure: told why no graph can be recorded on a device that has graphs.
     """
     device = bank.flat.device
     if device.type == "cuda" and parts == 1:
-        return EvenStep(trunk, bank, class_weights, base_dropout, CudaRecorder(device))
+        return EvenStep(trunk, bank, class_weights, base_dropout, CudaRecorder(device), on_failure)
     return RaggedStep(trunk, bank, class_weights, base_dropout, parts)
 
 
@@ -119,11 +125,12 @@ class EvenStep:
         class_weights: Tensor | None,
         base_dropout: bool,
         record: Record | None = None,
+        on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.trunk, self.bank = trunk, bank
         self.class_weights, self.base_dropout = class_weights, base_dropout
         self._stack, self._sites = Stack(bank), Sites()
-        self._replayed = Replayed(self._run, bank.flat.device, record)
+        self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
 
     def __call__(self, batches: Batches, answers: Answers, number: int) -> Tensor:
         """See `Step`; all batches have equally many texts."""

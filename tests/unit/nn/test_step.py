@@ -157,8 +157,15 @@ def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) 
     recipe = Recipe(epochs=2, batch_size=4, learning_rate=5e-3, base_dropout=False)
     recorder = Recorder()
 
-    def even(trunk: Trunk, bank: Bank, weights: Tensor | None, base_dropout: bool, parts: int) -> Step:
-        return EvenStep(trunk, bank, weights, base_dropout, recorder)
+    def even(
+        trunk: Trunk,
+        bank: Bank,
+        weights: Tensor | None,
+        base_dropout: bool,
+        parts: int,
+        on_failure: Callable[[str], None],
+    ) -> Step:
+        return EvenStep(trunk, bank, weights, base_dropout, recorder, on_failure)
 
     packed, evenly = (models.bank(trunk, unlike(trunk)) for _ in range(2))
     start = packed.flat.clone()
