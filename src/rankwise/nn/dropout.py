@@ -9,6 +9,7 @@ come at memory speed; bernoulli draws would take a fifth of a training step.
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -27,28 +28,20 @@ class Part(NamedTuple):
     first: int  # text of the batch that is the stream's first
 
 
-class Masks:
+class Masks(ABC):
     """The masks of one step of several adapters.
 
-    Args:
-        seeds: each adapter's seed.
-        step: the step, from 0.
+    Attributes:
         stream: the step's packed texts.
-        part: where the stream is a part of one adapter's batch; its masks are those parts of the
-            batch's masks.
     """
 
-    def __init__(self, seeds: Sequence[int], step: int, stream: Stream, part: Part | None = None) -> None:
-        self.seeds, self.step, self.stream, self.part = seeds, step, stream, part
-        self.device = stream.ids.device
+    stream: Stream
 
+    @abstractmethod
     def distinct(self) -> Masks:
         """The masks of the stream's distinct batches."""
-        distinct = self.stream.distinct
-        if distinct is None:
-            return self
-        return Masks([self.seeds[k] for k in distinct.adapters], self.step, distinct.stream)
 
+    @abstractmethod
     def rows(self, site: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """A mask of ones and zeros for the stream's rows.
 
@@ -62,6 +55,42 @@ class Masks:
             (tokens or texts, width) uint8. What it keeps still wants the factor `1 / (1 - rate)`.
         """
 
+    @abstractmethod
+    def attention(self, site: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
+        """A mask of ones and zeros for each block's attention weights.
+
+        Returns:
+            For each block (texts, heads, queries, width) uint8, with one query a text if `pooled`,
+            else `width` of them. A text's part depends on its own length and its place in its
+            adapter's batch, not on who shares its block.
+        """
+
+
+class SeededMasks(Masks):
+    """Masks from a random generator of each adapter's own.
+
+    Args:
+        seeds: each adapter's seed.
+        step: the step, from 0.
+        stream: the step's packed texts.
+        part: where the stream is a part of one adapter's batch; its masks are those parts of the
+            batch's masks.
+    """
+
+    def __init__(self, seeds: Sequence[int], step: int, stream: Stream, part: Part | None = None) -> None:
+        self.seeds, self.step, self.stream, self.part = seeds, step, stream, part
+        self.device = stream.ids.device
+
+    def distinct(self) -> SeededMasks:
+        """The masks of the stream's distinct batches."""
+        distinct = self.stream.distinct
+        if distinct is None:
+            return self
+        return SeededMasks([self.seeds[k] for k in distinct.adapters], self.step, distinct.stream)
+
+    def rows(self, site: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
+        """See `Masks.rows`."""
+
         def each(length: int) -> int:
             return width if pooled else width * length
 
@@ -74,13 +103,7 @@ class Masks:
         return (masks[0] if len(masks) == 1 else torch.cat(masks)).view(-1, width)
 
     def attention(self, site: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
-        """A mask of ones and zeros for each block's attention weights.
-
-        Returns:
-            For each block (texts, heads, queries, width) uint8, with one query a text if `pooled`,
-            else `width` of them. A text's part depends on its own length and its place in its
-            adapter's batch, not on who shares its block.
-        """
+        """See `Masks.attention`."""
 
         def each(length: int) -> int:
             width = block_width(length)

@@ -65,17 +65,7 @@ class HashedMasks(Masks):
         return HashedMasks(keys, distinct.stream, self.shape, self.sites)
 
     def rows(self, site: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
-        """A mask of ones and zeros for the stream's rows.
-
-        Args:
-            site: name that keys the mask.
-            width: columns.
-            rates: each adapter's drop rate.
-            pooled: a row is a text, not a token.
-
-        Returns:
-            (adapters * tokens or texts, width) uint8. What it keeps still wants the factor `1 / (1 - rate)`.
-        """
+        """See `Masks.rows`."""
         rows = self.shape.texts if pooled else self.shape.tokens
 
         def draw(keys: Tensor) -> Tensor:  # (sites, adapters) -> (sites, adapters, rows * width)
@@ -85,12 +75,7 @@ class HashedMasks(Masks):
         return self._of(kind, site, draw, rows * width).reshape(-1, width)
 
     def attention(self, site: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
-        """A mask of ones and zeros for each block's attention weights.
-
-        Returns:
-            For each block (texts, heads, queries, width) uint8, with one query a text if `pooled`,
-            else `width` of them.
-        """
+        """See `Masks.attention`."""
         masks, first = [], 0
         for block, (texts, width) in enumerate(self.shape.groups):
             queries, heads_before = 1 if pooled else width, first * heads

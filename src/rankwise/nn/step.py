@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.nn.classifier import logits, losses, pooled
-from rankwise.nn.dropout import Masks, Part
+from rankwise.nn.dropout import Part, SeededMasks
 from rankwise.nn.even import Shape, flatten, order, shape_of, view
 from rankwise.nn.hashing import HashedMasks, Sites, keys
 from rankwise.nn.lora import Bank
@@ -87,7 +87,7 @@ class RaggedStep:
             return self._by_parts(batches[0], answers[0], number, parts)
         seeds = [spec.seed for spec in self.bank.specs]
         stream = pack(batches, self.device, same=seeds)
-        outputs = logits(self.trunk, self.bank, stream, Masks(seeds, number, stream), self.base_dropout)
+        outputs = logits(self.trunk, self.bank, stream, SeededMasks(seeds, number, stream), self.base_dropout)
         targets = [torch.from_numpy(each).to(self.device) for each in answers]
         each = losses(outputs, targets, self.class_weights)
         torch.autograd.backward(each.sum())
@@ -103,7 +103,7 @@ class RaggedStep:
         for members in np.array_split(np.arange(len(texts)), parts):
             first, end = int(members[0]), int(members[-1]) + 1
             stream = pack([texts[first:end]], self.device)
-            masks = Masks([spec.seed], number, stream, Part(lengths, first))
+            masks = SeededMasks([spec.seed], number, stream, Part(lengths, first))
             (output,) = logits(self.trunk, self.bank, stream, masks, self.base_dropout)
             part = F.cross_entropy(output, targets[first:end], weight=weights, reduction="sum") / total
             torch.autograd.backward(part)

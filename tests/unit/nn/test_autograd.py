@@ -13,7 +13,7 @@ from torch import Tensor
 from rankwise.nn import llama
 from rankwise.nn.activation import gelu_tanh
 from rankwise.nn.attention import attend
-from rankwise.nn.dropout import Masks
+from rankwise.nn.dropout import SeededMasks
 from rankwise.nn.linear import Linear
 from rankwise.nn.lora import AdapterSpec, Bank, BankHook, DropoutHook
 from rankwise.nn.packing import Stream, pack
@@ -66,7 +66,7 @@ def attention_by_text(
 def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None:
     stream = pack([texts([7, 1, 20]), texts([8, 6, 33])])
     (qkv,) = leaves((len(stream.ids), heads + 2 * kv_heads, 4))
-    masks = Masks([1, 2], 0, stream).attention("attn", heads, rate, pooled) if rate else None
+    masks = SeededMasks([1, 2], 0, stream).attention("attn", heads, rate, pooled) if rate else None
     keep = {
         text: mask
         for block, dense in zip(stream.blocks, masks or (), strict=bool(masks))
@@ -103,7 +103,7 @@ def test_bank_linear(pooled: bool, dropout: bool, bias: bool) -> None:
     bank = bank_of_four({"h.0.q": (10, 4), "h.0.v": (10, 5)})
     slices = stream.text_rows() if pooled else stream.token_rows()
     (x,) = leaves((slices[-1].stop, 10), seed=2)
-    masks = Masks([spec.seed for spec in bank.specs], 3, stream) if dropout else None
+    masks = SeededMasks([spec.seed for spec in bank.specs], 3, stream) if dropout else None
     ours = BankHook(bank, stream, masks).linear(linear, x, pooled)
 
     theirs = F.linear(x, linear.weight, linear.bias)
@@ -178,7 +178,7 @@ def test_add_with_dropout(pooled: bool) -> None:
     stream = pack([texts([3, 9]), texts([4])])
     rows = len(stream.last if pooled else stream.ids)
     x, branch = leaves((rows, 10), (rows, 10))
-    masks = Masks([1, 2], 0, stream)
+    masks = SeededMasks([1, 2], 0, stream)
     ours = DropoutHook(masks).add("site", x, branch, 0.4, pooled)
     keep = masks.rows("site", 10, [0.4, 0.4], pooled)
     compare(ours, x + branch * keep / 0.6, (x, branch))

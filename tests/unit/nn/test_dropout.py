@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.dropout import Masks
+from rankwise.nn.dropout import SeededMasks
 from rankwise.nn.packing import Ids, Stream, pack
 from tests.unit.nn.models import texts
 
@@ -15,13 +15,13 @@ MINE = texts([5, 20, 1, 9], seed=1)
 NEIGHBOURS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
 
 
-def rows(masks: Masks, adapter: int, rate: float = 0.3, site: str = "h.0.attn.c_attn.lora") -> Tensor:
+def rows(masks: SeededMasks, adapter: int, rate: float = 0.3, site: str = "h.0.attn.c_attn.lora") -> Tensor:
     """An adapter's part of a mask over tokens."""
     every = masks.rows(site, WIDTH, [rate] * len(masks.seeds), pooled=False)
     return every[masks.stream.token_rows()[adapter]]
 
 
-def attention(masks: Masks, adapter: int, pooled: bool, site: str = "h.0.attn") -> list[Tensor]:
+def attention(masks: SeededMasks, adapter: int, pooled: bool, site: str = "h.0.attn") -> list[Tensor]:
     """The masks (heads, queries, width) of an adapter's texts, in their order."""
     found: dict[int, Tensor] = {}
     for block, mask in zip(masks.stream.blocks, masks.attention(site, 2, 0.3, pooled), strict=True):
@@ -43,7 +43,7 @@ def long_stream(adapters: int = 1) -> Stream:
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
 def test_rates(rate: float) -> None:
-    masks = Masks([7], 0, long_stream())
+    masks = SeededMasks([7], 0, long_stream())
     mask = rows(masks, 0, rate)
     assert mask.dtype == torch.uint8
     assert set(mask.flatten().tolist()) == {0, 1}
@@ -56,7 +56,7 @@ def test_rates(rate: float) -> None:
 
 def test_places_are_independent() -> None:
     """Neither neighbouring columns nor neighbouring rows nor two sites keep the same places."""
-    masks = Masks([7], 0, long_stream())
+    masks = SeededMasks([7], 0, long_stream())
     mask = rows(masks, 0, 0.5)
     other = rows(masks, 0, 0.5, "elsewhere")
     for a, b in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1]), (mask, other)):
@@ -64,7 +64,7 @@ def test_places_are_independent() -> None:
 
 
 def test_adapters_of_unlike_rates() -> None:
-    masks = Masks([7, 8, 9], 0, long_stream(3))
+    masks = SeededMasks([7, 8, 9], 0, long_stream(3))
     mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
     for part, rate in zip(masks.stream.token_rows(), (0.5, 0.0, 0.1), strict=True):
         assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
@@ -74,7 +74,7 @@ def test_adapters_of_unlike_rates() -> None:
 
 def test_a_row_is_a_text_where_pooled() -> None:
     stream = pack([MINE, *NEIGHBOURS])
-    mask = Masks([7, 8, 9], 0, stream).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
+    mask = SeededMasks([7, 8, 9], 0, stream).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
     assert mask.shape == (len(stream.last), WIDTH)
 
 
@@ -85,7 +85,7 @@ def test_neighbours_do_not_matter(place: int) -> None:
     batches.insert(place, MINE)
     seeds = [100, 200]
     seeds.insert(place, 7)
-    alone, among = Masks([7], 4, pack([MINE])), Masks(seeds, 4, pack(batches))
+    alone, among = SeededMasks([7], 4, pack([MINE])), SeededMasks(seeds, 4, pack(batches))
     assert torch.equal(rows(alone, 0), rows(among, place))
     for pooled in (False, True):
         both = zip(attention(alone, 0, pooled), attention(among, place, pooled), strict=True)
@@ -94,42 +94,42 @@ def test_neighbours_do_not_matter(place: int) -> None:
 
 def test_a_text_has_its_own_mask_in_a_block() -> None:
     """Texts of one width share a block, not a mask; and the masks do not change with a block-mate's."""
-    masks = attention(Masks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
+    masks = attention(SeededMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[1], masks[2])
-    among = Masks([7, 8], 0, pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
+    among = SeededMasks([7, 8], 0, pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
     assert all(torch.equal(a, b) for a, b in zip(masks, attention(among, 0, pooled=False), strict=True))
 
 
 def test_seed_step_and_site_matter() -> None:
     stream = pack([MINE])
-    base = Masks([7], 4, stream)
-    assert torch.equal(rows(base, 0), rows(Masks([7], 4, stream), 0))
+    base = SeededMasks([7], 4, stream)
+    assert torch.equal(rows(base, 0), rows(SeededMasks([7], 4, stream), 0))
     others = [
-        rows(Masks([8], 4, stream), 0),
-        rows(Masks([7], 5, stream), 0),
+        rows(SeededMasks([8], 4, stream), 0),
+        rows(SeededMasks([7], 5, stream), 0),
         rows(base, 0, site="h.1.attn.c_attn.lora"),
-        rows(Masks([4], 7, stream), 0),
+        rows(SeededMasks([4], 7, stream), 0),
     ]
     assert not any(torch.equal(rows(base, 0), other) for other in others)
     mine = attention(base, 0, pooled=False)[1]
     assert not torch.equal(mine, attention(base, 0, pooled=False, site="h.1.attn")[1])
-    assert not torch.equal(mine, attention(Masks([7], 5, stream), 0, pooled=False)[1])
+    assert not torch.equal(mine, attention(SeededMasks([7], 5, stream), 0, pooled=False)[1])
 
 
 def test_equal_seeds_meet_equal_masks() -> None:
     """Two ranks of one seed train on the same texts in the same order, and drop the same places."""
-    masks = Masks([7, 7], 0, pack([MINE, MINE]))
+    masks = SeededMasks([7, 7], 0, pack([MINE, MINE]))
     assert torch.equal(rows(masks, 0), rows(masks, 1))
 
 
 def test_distinct_batches_keep_their_masks() -> None:
     """What adapters of one seed share below their first layer, each would have met by itself."""
     stream = pack([MINE, NEIGHBOURS[0], MINE], same=[7, 8, 7])
-    masks = Masks([7, 8, 7], 4, stream)
+    masks = SeededMasks([7, 8, 7], 4, stream)
     below = masks.distinct()
     assert stream.distinct is not None
     assert below.stream is stream.distinct.stream
     for adapter, place in ((0, 0), (1, 1), (2, 0)):
         assert torch.equal(rows(masks, adapter), rows(below, place))
-    assert Masks([7], 0, pack([MINE])).distinct().seeds == [7]
+    assert SeededMasks([7], 0, pack([MINE])).distinct().seeds == [7]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from rankwise.nn.classifier import logits
-from rankwise.nn.dropout import Masks
+from rankwise.nn.dropout import SeededMasks
 from rankwise.nn.lora import Bank
 from rankwise.nn.packing import Ids, pack
 from tests.parity.peers import CLASSES, Pair, make_pair, random_texts
@@ -59,7 +59,7 @@ def pair() -> Pair:
 def draws(pair: Pair, text: Ids, base_dropout: bool = True) -> NDArray[np.float32]:
     """(copies, classes) of our logits."""
     stream = pack([[text] * COPIES])
-    (found,) = logits(pair.trunk, pair.bank, stream, Masks([1], 0, stream), base_dropout)
+    (found,) = logits(pair.trunk, pair.bank, stream, SeededMasks([1], 0, stream), base_dropout)
     return found.numpy()
 
 

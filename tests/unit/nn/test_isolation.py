@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rankwise.nn.classifier import logits, losses
-from rankwise.nn.dropout import Masks
+from rankwise.nn.dropout import SeededMasks
 from rankwise.nn.lora import Bank, BankHook
 from rankwise.nn.packing import Ids, pack
 from rankwise.nn.trunk import Trunk
@@ -106,7 +106,7 @@ def three_adapters(trunk: Trunk) -> Bank:
 def answers(trunk: Trunk, bank: Bank) -> tuple[list[Any], list[Tensor]]:
     """Each adapter's logits and gradients, dropout on."""
     stream = pack([models.texts([5, 20, 9], seed=k) for k in range(3)])
-    outputs = logits(trunk, bank, stream, Masks([spec.seed for spec in bank.specs], 0, stream))
+    outputs = logits(trunk, bank, stream, SeededMasks([spec.seed for spec in bank.specs], 0, stream))
     torch.autograd.backward(losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
     return [each.tolist() for each in outputs], [bank.grad[segment] for segment in bank.segments]
 
