@@ -32,6 +32,7 @@ class Stack:
     Attributes:
         scales: site -> (adapters, 1, 1) float32 factor on the low-rank product, 0 for adapters that are
             not on the site.
+        dropping: the same with dropout, where what is kept counts 1 / (1 - rate) times.
     """
 
     def __init__(self, bank: Bank) -> None:
@@ -49,6 +50,8 @@ class Stack:
             for name in names
             if name.endswith(_A)
         }
+        kept = torch.tensor([1 - spec.dropout for spec in bank.specs]).view(-1, 1, 1).to(device)
+        self.dropping = {site: scale / kept for site, scale in self.scales.items()}
 
     @torch.no_grad()
     def leaves(self) -> dict[str, Tensor]:
@@ -124,11 +127,10 @@ class StackHook(DropoutHook):
         return list((pooled.view(len(head), -1, pooled.shape[1]) @ head.mT).unbind())
 
     def _use(self, site: str, columns: slice, width: int, pooled: bool) -> _Use:
-        scale = self.stack.scales[site]
         if self.masks is None or not any(self._rates):
-            return _Use(columns, scale, None)
-        factors = [each / (1 - rate) for each, rate in zip(torch.split(scale, 1), self._rates, strict=True)]
-        return _Use(columns, torch.cat(factors), self.masks.rows(f"{site}.lora", width, self._rates, pooled))
+            return _Use(columns, self.stack.scales[site], None)
+        keep = self.masks.rows(f"{site}.lora", width, self._rates, pooled)
+        return _Use(columns, self.stack.dropping[site], keep)
 
 
 class _Use(NamedTuple):

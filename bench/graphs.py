@@ -1,0 +1,127 @@
+"""What a CUDA graph of the training step would replay, counted without a device.
+
+Batches of real texts, five ranks of one seed: how many shapes of streams there are, how many steps would be
+replayed, and what filling up costs; then the operators of one step that compute something, packed and even,
+for one rank and for five. On a device each operator is at least one kernel to start.
+
+    python -m bench.graphs [--steps N] [--batch N] [--record FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench import common
+from rankwise.nn.even import shape_of
+from rankwise.nn.lora import AdapterSpec, Bank, match_sites
+from rankwise.nn.step import EvenStep, RaggedStep
+
+RANKS = (1, 2, 4, 8, 16)
+EPOCH = 16_000
+_NOTHING = frozenset(
+    (
+        "alias as_strided detach empty expand new_empty permute select slice split split_with_sizes squeeze t "
+        "tensor_split transpose unbind unsafe_view unsqueeze view"
+    ).split()
+)
+"""Operators that start no kernel."""
+
+
+class Counting(TorchDispatchMode):
+    """Counts operators that compute something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += operator.overloadpacket.__name__.strip("_") not in _NOTHING
+        return operator(*args, **(kwargs or {}))
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=32, help="texts of one adapter in a step")
+    parser.add_argument("--record", type=Path, help="Markdown file to write the tables to")
+    options = parser.parse_args()
+    body = "\n\n".join([shapes(options.steps, options.batch), operators(options.batch)])
+    common.write_record(
+        "Shapes and operators of a training step, for CUDA graphs",
+        f"python -m bench.graphs --steps {options.steps} --batch {options.batch}",
+        {"work": f"{common.labelled_texts()[0]} texts, ranks {RANKS}; nothing was timed"},
+        body,
+        options.record,
+    )
+
+
+def shapes(steps: int, batch: int) -> str:
+    """A table of what so many steps of shuffled epochs would meet."""
+    ids, _ = common.draw(EPOCH)
+    met: Counter[object] = Counter()
+    replayed = real = filled = places = 0
+    for number in range(steps):
+        epoch, i = divmod(number, EPOCH // batch)
+        order = np.random.default_rng(epoch).permutation(EPOCH)
+        texts = [ids[n] for n in order[i * batch : (i + 1) * batch]]
+        shape = shape_of([texts] * len(RANKS), [0] * len(RANKS))
+        met[shape] += 1
+        replayed += met[shape] > 2
+        real += sum(map(len, texts))
+        filled += shape.tokens
+        places += sum(number * width for number, width in shape.groups)
+    rows = [
+        ["steps", f"{steps:,}"],
+        ["shapes", len(met)],
+        ["steps replayed", f"{100 * replayed / steps:.1f} %"],
+        ["rows of the matrix products for each real token", f"{filled / real:.2f}"],
+        ["rows of attention's blocks for each real token", f"{places / real:.2f}"],
+    ]
+    return common.table(["what", "figure"], rows)
+
+
+def operators(batch: int) -> str:
+    """A table of the operators of one step, of GPT-2's depth at a small width.
+
+    ReLU stands in for GELU, which is one operator on a device too, and on the CPU many.
+    """
+    trunk = common.gpt2({"n_embd": 96, "activation_function": "relu"}, torch.bfloat16)
+    ids, labels = common.draw(batch)
+    rows = [
+        [
+            f"{len(ranks)} rank{'s' * (len(ranks) > 1)}",
+            *(f"{count(kind, trunk, ranks, ids, labels):,}" for kind in (RaggedStep, EvenStep)),
+        ]
+        for ranks in ((4,), RANKS)
+    ]
+    return common.table(["operators of a step", "packed", "even"], rows)
+
+
+def count(kind: Any, trunk: Any, ranks: Sequence[int], ids: Sequence[Any], labels: Sequence[int]) -> int:
+    """Operators of the second step."""
+    sites = match_sites(list(trunk.sites()), trunk.default_targets)
+    bank = Bank(
+        [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in ranks],
+        trunk.sites(),
+        trunk.d_model,
+        common.CLASSES,
+    )
+    step = kind(trunk, bank, None, True)
+    batches, answers = [ids] * len(ranks), [np.array(labels)] * len(ranks)
+    step(batches, answers, 0)
+    with Counting() as counting:
+        step(batches, answers, 1)
+    return counting.count
+
+
+if __name__ == "__main__":
+    main()
