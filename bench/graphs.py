@@ -28,12 +28,12 @@ RANKS = (1, 2, 4, 8, 16)
 EPOCH = 16_000
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators that compute something."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = operator.overloadpacket.__name__
@@ -75,7 +75,7 @@ def shapes(steps: int, batch: int) -> str:
         places += sum(number * width for number, width in shape.groups)
     rows = [
         ["steps", f"{steps:,}"],
-        ["shapes", len(met)],
+        ["shapes", f"{len(met)}"],
         ["steps replayed", f"{100 * replayed / steps:.1f} %"],
         ["rows of the matrix products for each real token", f"{filled / real:.2f}"],
         ["rows of attention's blocks for each real token", f"{places / real:.2f}"],
@@ -112,7 +112,8 @@ def count(kind: Any, trunk: Any, ranks: Sequence[int], ids: Sequence[Any], label
     step = kind(trunk, bank, None, True)
     batches, answers = [ids] * len(ranks), [np.array(labels)] * len(ranks)
     step(batches, answers, 0)
-    with Counting() as counting:
+    counting = Counting()
+    with counting:
         step(batches, answers, 1)
     return counting.count
 
