@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,3 +45,21 @@ def test_one_adapters_loss_reaches_no_other_adapter() -> None:
     torch.autograd.backward(outputs[1].square().sum())
     assert not bank.grad[bank.segments[0]].any()
     assert all(tensor.grad is not None and tensor.grad.any() for tensor in bank.tensors[1].values())
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("targets", [(), "last layer"])
+def test_shared_beginnings_change_no_logits(family: str, targets: str | tuple[str, ...]) -> None:
+    """Texts that begin alike, one that is another's beginning, and one that is there twice."""
+    trunk = models.trunk(family)
+    chosen = list(trunk.sites())[-3:] if targets else ()
+    specs = [models.spec(trunk, rank, seed=rank, targets=chosen) for rank in (1, 4)]
+    bank = models.trained_bank(trunk, specs)
+    (long,) = models.texts([30])
+    batch = [long, np.append(long[:9], [3, 4]), long[:9], long, *models.texts([5, 12], seed=3)]
+    with torch.no_grad():
+        plain = logits(trunk, bank, pack([batch, batch], same=[0, 0]))
+        stream = pack([batch, batch], same=[0, 0], shared=True)
+        shared = logits(trunk, bank, stream)
+    assert len(stream.ids) == 2 * (30 + 2 + 5 + 12)
+    torch.testing.assert_close(shared, plain)

@@ -134,3 +134,39 @@ def test_texts_beyond_the_cap_stand_alone() -> None:
 def test_nothing_to_pack(lengths: Lengths) -> None:
     with pytest.raises(ValueError, match="at least one"):
         pack(batches_of(lengths))
+
+
+alike = st.lists(
+    st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=1, max_size=8),
+    min_size=1,
+    max_size=3,
+)
+
+
+@often
+@given(alike)
+def test_a_shared_beginning_is_there_once(batches: list[list[list[int]]]) -> None:
+    """As many rows as there are different beginnings in a batch; blocks and last tokens find theirs."""
+    arrays = [[np.array(text, dtype=np.int64) for text in batch] for batch in batches]
+    stream = pack(arrays, shared=True)
+    texts = [text for batch in batches for text in batch]
+    for rows, batch in zip(stream.token_rows(), batches, strict=True):
+        beginnings = {tuple(text[:n]) for text in batch for n in range(1, len(text) + 1)}
+        assert rows.stop - rows.start == len(beginnings)
+    assert stream.ids[stream.last].tolist() == [text[-1] for text in texts]
+    for block in stream.blocks:
+        for text, length, row in zip(block.texts.tolist(), block.lengths.tolist(), block.rows, strict=True):
+            assert stream.ids[row][:length].tolist() == texts[text]
+            assert stream.positions[row][:length].tolist() == list(range(length))
+            assert set(row[length:].tolist()) <= {int(stream.last[text])}
+
+
+def test_shared_beginnings_among_distinct_batches() -> None:
+    one, other = batches_of([[3, 5], [4, 4]])
+    one.append(np.append(one[0], 7))
+    stream = pack([one, other, one], same=[0, 1, 0], shared=True)
+    assert stream.distinct is not None
+    below = stream.distinct.stream
+    assert len(stream.ids) == 9 + 8 + 9
+    assert torch.equal(below.ids[stream.distinct.rows], stream.ids)
+    assert torch.equal(below.ids[below.last[stream.distinct.texts]], stream.ids[stream.last])
