@@ -16,7 +16,7 @@ from rankwise.errors import DataError, ModelError, UsageError
 from rankwise.nn import families
 from rankwise.nn.classifier import logits
 from rankwise.nn.lora import HEAD, Bank
-from rankwise.nn.packing import Ids, pack
+from rankwise.nn.packing import Ids, lexical_order, pack
 from rankwise.nn.trunk import Trunk
 from rankwise.store import adapter as adapters
 from rankwise.store import files
@@ -25,7 +25,9 @@ from rankwise.store.writers import write_rows
 from rankwise.tokens import Tokenizer
 
 STREAM_TOKENS = 4096
-"""Tokens of one forward pass: enough to fill the matrix products, few enough to stay in cache."""
+"""Tokens of one forward pass on a CPU: enough to fill the matrix products, few enough to stay in cache."""
+DEVICE_TOKENS = 32_768
+"""The same on other devices, which take longer to start a small product than to run it; not measured."""
 
 
 @dataclass(frozen=True)
@@ -206,10 +208,11 @@ def bank_logits(
         (adapters, texts, classes) float32, in the order of `texts`.
     """
     out = np.empty((len(bank.specs), len(texts), bank.classes), dtype=np.float32)
+    most = STREAM_TOKENS if bank.flat.device.type == "cpu" else DEVICE_TOKENS
     with torch.inference_mode():
-        for members in _windows([len(text) for text in texts], STREAM_TOKENS // len(bank.specs)):
+        for members in _windows(texts, most // len(bank.specs)):
             batches = [[texts[i] for i in members]] * len(bank.specs)
-            stream = pack(batches, bank.flat.device, same=[0] * len(batches))
+            stream = pack(batches, bank.flat.device, same=[0] * len(batches), shared=True)
             out[:, members] = torch.stack(logits(trunk, bank, stream)).cpu().numpy()
             on_texts(len(members))
     return out
@@ -231,16 +234,16 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def _windows(lengths: Sequence[int], tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Texts in order of length, cut where a window would exceed so many tokens."""
+def _windows(texts: Sequence[Ids], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Texts that begin alike together, cut where a window would exceed so many tokens."""
     window: list[int] = []
     filled = 0
-    for i in np.argsort(lengths, kind="stable").tolist():
-        if window and filled + lengths[i] > tokens:
+    for i in lexical_order(texts):
+        if window and filled + len(texts[i]) > tokens:
             yield np.array(window)
             window, filled = [], 0
         window.append(i)
-        filled += lengths[i]
+        filled += len(texts[i])
     yield np.array(window)
 
 

@@ -157,6 +157,11 @@ def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
+def lexical_order(texts: Sequence[Ids]) -> list[int]:
+    """The order of a dictionary, in which texts that begin alike are neighbours."""
+    return sorted(range(len(texts)), key=lambda i: texts[i].astype(">i8").tobytes())
+
+
 def _blocks(
     lengths: NDArray[np.int64],
     starts: NDArray[np.int64],
@@ -191,7 +196,7 @@ def _prefixes(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64
     rows, kept = np.empty(starts[-1], dtype=np.int64), []
     count, before = 0, texts[0][:0]
     rows_before = rows[:0]
-    for i in sorted(range(len(texts)), key=lambda i: texts[i].astype(">i8").tobytes()):
+    for i in lexical_order(texts):
         own, common = rows[starts[i] : starts[i + 1]], _common(before, texts[i])
         own[:common] = rows_before[:common]
         own[common:] = np.arange(count, count + len(own) - common)
