@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankwise.nn.activation import Activation
 from rankwise.nn.dropout import Masks
+from rankwise.nn.linear import Linear
 from rankwise.nn.lora import HEAD, Bank, BankHook, DropoutHook
 from rankwise.nn.packing import Stream
 from rankwise.nn.trunk import Trunk
@@ -39,7 +41,7 @@ def _pooled(trunk: Trunk, bank: Bank, stream: Stream, masks: Masks | None, base_
     first = trunk.depth if bank.first_layer is None else bank.first_layer
     lower, lower_masks = stream.distinct, masks.distinct() if masks and base_dropout else None
     with torch.no_grad():  # nothing is trained down there
-        below, hook = lower.stream if lower else stream, DropoutHook(lower_masks)
+        below, hook = lower.stream if lower else stream, _FrozenHook(lower_masks)
         x = trunk.embed(below, hook)
         for i in range(first):
             x = trunk.layer(i, x, below, hook)
@@ -49,6 +51,20 @@ def _pooled(trunk: Trunk, bank: Bank, stream: Stream, masks: Masks | None, base_
     for i in range(first, trunk.depth):
         x = trunk.layer(i, x, stream, upper)
     return trunk.normed(x)
+
+
+class _FrozenHook(DropoutHook):
+    """For layers that nothing is trained in: nobody comes back for a slope, or for an earlier sum."""
+
+    def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
+        """`activation` of what `linear` gives, without a gradient."""
+        return linear.activated(x, activation)
+
+    def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+        """x + dropout(branch), both (rows, d_model); x itself where nothing is dropped."""
+        if self.base_masks is None or not rate:
+            return x.add_(branch)
+        return super().add(site, x, branch, rate, pooled)
 
 
 def losses(
