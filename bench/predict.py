@@ -25,11 +25,14 @@ from rankwise.nn.lora import AdapterSpec, Bank
 from rankwise.predict import Classifier
 from rankwise.tokens import Tokenizer
 
+SINGLY = 40
+"""Texts that are labelled one by one."""
+
 Label = Callable[[Sequence[str]], Any]
 
 
 def main() -> None:
-    """Label the same texts by turns, then one text at a time."""
+    """Label the same texts by turns, then some of them one at a time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
@@ -38,6 +41,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="Markdown file to write the table to")
     options = parser.parse_args()
     shape, number = json.loads(options.shape), 16_000 if options.full else options.texts
+    config = GPT2Config.from_json(shape)
     name, texts, _ = common.labelled_texts()
     chosen = [
         texts[i] for i in np.random.default_rng(0).choice(len(texts), number, replace=number > len(texts))
@@ -50,9 +54,9 @@ def main() -> None:
     }
     before = common.rates()
     rates = {way: number / each for way, each in by_turns(ways, chosen, options.rounds).items()}
-    singly = {way: one_by_one(label, chosen[:40]) for way, label in ways.items()}
+    singly = one_by_one(ways, chosen[:SINGLY], options.rounds)
     lengths = [len(ids) for ids in common.token_ids(chosen)]
-    flop = common.predict_flop(GPT2Config.from_json(shape), lengths) / number
+    flop = common.predict_flop(config, lengths) / number
     limit = max(*before[torch.bfloat16].values(), *common.rates()[torch.bfloat16].values())
     rows = [
         [way, f"{rate:.0f}", f"{100 * rate * flop / 1e9 / limit:.0f} %", f"{1000 * singly[way]:.1f}"]
@@ -65,6 +69,7 @@ def main() -> None:
             "work": f"GPT-2 124M shape, random weights, bfloat16, {number} {name} texts of "
             f"{np.mean(lengths):.1f} tokens in the mean, {flop / 1e9:.2f} GFLOP a text",
             "matrix products, GFLOP/s": common.rates_note(before),
+            "one text": floor_note(config, lengths[:SINGLY], limit),
         },
         common.table(["what", "texts/s", "of the matrix rate", "one text, median ms"], rows),
         options.record,
@@ -84,14 +89,38 @@ def by_turns(ways: dict[str, Label], texts: Sequence[str], rounds: int) -> dict[
     return {way: median(each) for way, each in seconds.items()}
 
 
-def one_by_one(label: Label, texts: Sequence[str]) -> float:
-    """Median seconds of a single text."""
+def one_by_one(ways: dict[str, Label], texts: Sequence[str], rounds: int) -> dict[str, float]:
+    """Median seconds of a single text, each way's texts by turns."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for way, label in [*ways.items()] * rounds:
+        for text in texts:
+            start = time.perf_counter()
+            label([text])
+            seconds[way].append(time.perf_counter() - start)
+    return {way: median(each) for way, each in seconds.items()}
+
+
+def floor_note(config: GPT2Config, lengths: Sequence[int], gflops: float) -> str:
+    """What a single text of median length cannot do without: its products, and every weight read once."""
+    length = int(median(lengths))
+    flop = common.predict_flop(config, [length])
+    size = 2 * sum(n_in * n_out for n_in, n_out in config.site_shapes().values())
+    products, reading = 1000 * flop / (1e9 * gflops), 1000 * size / read_rate()
+    return (
+        f"{len(lengths)} texts of {length} tokens in the median: {flop / 1e9:.2f} GFLOP, {products:.1f} ms "
+        f"at the matrix rate, {size / 1e6:.0f} MB of weights, {reading:.1f} ms to read them"
+    )
+
+
+def read_rate() -> float:
+    """Bytes a second at which all threads together read a tensor that no cache holds, median of ten."""
+    x = torch.ones(1 << 26)
     seconds = []
-    for text in texts:
+    for _ in range(10):
         start = time.perf_counter()
-        label([text])
+        x.sum()
         seconds.append(time.perf_counter() - start)
-    return median(seconds)
+    return 4 * len(x) / median(seconds)
 
 
 def ours(shape: dict[str, Any]) -> Label:

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankwise.nn.activation import Activation
 from rankwise.nn.dropout import Masks
+from rankwise.nn.linear import Linear
 from rankwise.nn.lora import Bank, BankHook, DropoutHook
 from rankwise.nn.packing import Stream
 from rankwise.nn.trunk import Trunk
@@ -48,7 +50,7 @@ def pooled(trunk: Trunk, first_layer: int | None, stream: Stream, hook: DropoutH
     first = trunk.depth if first_layer is None else first_layer
     lower, masks = stream.distinct, hook.base_masks
     with torch.no_grad():  # nothing is trained down there
-        below, lower_hook = lower.stream if lower else stream, DropoutHook(masks and masks.distinct())
+        below, lower_hook = lower.stream if lower else stream, _FrozenHook(masks and masks.distinct())
         x = trunk.embed(below, lower_hook)
         for i in range(first):
             x = trunk.layer(i, x, below, lower_hook)
@@ -57,6 +59,20 @@ def pooled(trunk: Trunk, first_layer: int | None, stream: Stream, hook: DropoutH
     for i in range(first, trunk.depth):
         x = trunk.layer(i, x, stream, hook)
     return trunk.normed(x)
+
+
+class _FrozenHook(DropoutHook):
+    """For layers that nothing is trained in: nobody comes back for a slope, or for an earlier sum."""
+
+    def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
+        """`activation` of what `linear` gives, without a gradient."""
+        return linear.activated(x, activation)
+
+    def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+        """x + dropout(branch), both (rows, d_model); x itself where nothing is dropped."""
+        if self.base_masks is None or not rate:
+            return x.add_(branch)
+        return super().add(site, x, branch, rate, pooled)
 
 
 def losses(

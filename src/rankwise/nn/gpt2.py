@@ -153,7 +153,7 @@ class GPT2(Trunk):
         x = x.index_select(0, stream.last) if pooled else x
         branch = hook.linear(layer.attn_out, attended, pooled)
         x = hook.add(f"h.{i}.attn.resid", x, branch, config.resid_dropout, pooled)
-        hidden = self._activation(hook.linear(layer.fc, self._normed(x, layer.norm_2), pooled))
+        hidden = hook.activated(layer.fc, self._normed(x, layer.norm_2), self._activation, pooled)
         branch = hook.linear(layer.fc_out, hidden, pooled)  # (rows, d_model)
         return hook.add(f"h.{i}.mlp.resid", x, branch, config.resid_dropout, pooled)
 

@@ -13,8 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankwise.nn.activation import Activation, gelu_tanh
+
 _ROWS = 1024
 """Rows of the input that oneDNN lays a weight out for; other numbers work as well."""
+
+_FUSED: dict[Activation, tuple[str, str]] = {gelu_tanh: ("gelu", "tanh")}
+"""Activations that oneDNN applies within a product, while the sums are still float32."""
 
 
 class Linear:
@@ -58,11 +63,17 @@ class Linear:
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, in) -> (rows, out), without a gradient."""
-        if self._packed is None and can_pack(x, self._weight):
-            self._packed, self._weight = _pack(self._weight), self._weight.new_empty(0)
+        self._lay_out(x)
         if self._packed is None:
             return F.linear(x, self._weight, self.bias)
         return _packed_product(x, self._packed, self.bias)
+
+    def activated(self, x: Tensor, activation: Activation) -> Tensor:
+        """`activation` of `forward(x)`, (rows, out), without a gradient; in one pass where possible."""
+        self._lay_out(x)
+        if self._packed is None or activation not in _FUSED:
+            return activation(self.forward(x))
+        return _packed_product(x, self._packed, self.bias, *_FUSED[activation])
 
     def backward(self, dy: Tensor) -> Tensor:
         """The gradient of the input, (rows, in), from that of the output, (rows, out)."""
@@ -71,6 +82,10 @@ class Linear:
         if self._transposed is None:
             self._transposed = _pack(self._packed.to_dense().T.contiguous())
         return _packed_product(dy, self._transposed, None)
+
+    def _lay_out(self, x: Tensor) -> None:
+        if self._packed is None and can_pack(x, self._weight):
+            self._packed, self._weight = _pack(self._weight), self._weight.new_empty(0)
 
     def _replace(self, weight: Tensor) -> None:
         self._weight, self._packed, self._transposed = weight, None, None
@@ -110,6 +125,8 @@ def _pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, "none", [], "")
+def _packed_product(
+    x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = "none", form: str = ""
+) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, activation, [], form)
     return y

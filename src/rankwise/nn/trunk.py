@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rankwise.nn.activation import Activation
 from rankwise.nn.linear import Linear
 from rankwise.nn.packing import Stream
 
@@ -32,12 +33,19 @@ class Hook:
         """`linear` on x (rows, in) -> (rows, out); a row is a text if `pooled`, else a token."""
         return linear(x)
 
+    def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
+        """`activation` of what `linear` gives."""
+        return activation(self.linear(linear, x, pooled))
+
     def drop(self, site: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """The base model's own dropout on x (rows, d_model)."""
         return x
 
     def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
-        """x + branch, both (rows, d_model), x float32; the base model's own dropout is on the branch."""
+        """x + branch, both (rows, d_model), x float32; the base model's own dropout is on the branch.
+
+        It may be x itself, changed: the trunk does not use x again.
+        """
         return x + branch
 
     def keep(self, site: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from rankwise.nn.classifier import logits, losses
+from rankwise.nn.lora import HEAD
 from rankwise.nn.packing import pack
+from rankwise.nn.trunk import Hook
 from tests.unit.nn import models
 
 TARGETS = [torch.tensor([0, 2, 1, 1]), torch.tensor([2, 0])]
@@ -63,3 +65,14 @@ def test_shared_beginnings_change_no_logits(family: str, targets: str | tuple[st
         shared = logits(trunk, bank, stream)
     assert len(stream.ids) == 2 * (30 + 2 + 5 + 12)
     torch.testing.assert_close(shared, plain)
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_below_the_adapters_the_trunk_is_itself(family: str) -> None:
+    """What is computed in another way where nothing is trained gives the trunk's own values."""
+    trunk = models.trunk(family)
+    bank = models.trained_bank(trunk, [models.spec(trunk, 0)])
+    stream = pack([models.texts([3, 20, 9, 1])])
+    assert bank.first_layer is None
+    (found,) = logits(trunk, bank, stream)
+    assert models.close(found, trunk(stream, Hook()) @ bank.tensors[0][HEAD].T, 1e-6)

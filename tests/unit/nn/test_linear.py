@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn import linear as linears
+from rankwise.nn.activation import ACTIVATIONS, gelu_tanh
 from rankwise.nn.linear import Linear
 from tests.unit.nn.models import close
 
@@ -41,6 +45,33 @@ def test_values_and_gradient(
     (other,) = torch.autograd.grad(theirs, exact, direction.double())
     assert close(mine, other, TOLERANCE[dtype])
     assert torch.equal(layer.weight, weight)
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["gelu_new", "gelu", "relu", "silu"])
+@pytest.mark.parametrize("packs", [False, True])
+def test_an_activation_within_the_product(
+    dtype: torch.dtype, name: str, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packs:
+        monkeypatch.setattr(linears, "can_pack", lambda x, weight: False)
+    weight, offset, x = drawn(50, 30, dtype=dtype), drawn(50, dtype=dtype, seed=1), drawn(9, 30, dtype=dtype)
+    exact: dict[str, Callable[[Tensor], Tensor]] = {
+        **ACTIVATIONS,
+        "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    }
+    expected = exact[name](F.linear(x.double(), weight.double(), offset.double()))
+    found = Linear(weight, offset, {}).activated(x, ACTIVATIONS[name])
+    assert found.dtype == dtype
+    assert close(found, expected, TOLERANCE[dtype])
+
+
+@dtypes
+def test_an_activation_of_large_sums_and_of_none(dtype: torch.dtype) -> None:
+    layer = Linear(torch.full((1, 1), 1e4).to(dtype), None, {})
+    x = torch.tensor([[1.0], [-1.0], [0.0], [float("nan")]]).to(dtype)
+    large, nothing, zero, unknown = layer.activated(x, gelu_tanh).flatten().tolist()
+    assert large == float(layer.weight) and nothing == zero == 0 and math.isnan(unknown)
 
 
 @dtypes
