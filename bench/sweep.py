@@ -75,6 +75,7 @@ def report(done: dict[str, common.Contender], options: argparse.Namespace) -> No
             "work": f"GPT-2 124M shape, random weights, LoRA ranks {RANKS} on c_attn, dropout on, "
             f"{options.dtype}, batch {options.batch}, {common.labelled_texts()[0]} texts",
             "matrix products, GFLOP/s": common.rates_note(rates),
+            "CPU time": common.undisturbed(done.values()),
             "ratio": f"one pass is {ratio:.2f} times as fast",
         },
         common.table(["what", "seconds for a step of all five", "texts/s", "GB beyond the model"], rows),
