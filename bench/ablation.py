@@ -241,10 +241,7 @@ def _drop(weights: Tensor, keep: list[Tensor], block: int, rate: float) -> Tenso
 
 def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:
     """Print and write the record."""
-    least = {
-        name: 1000 * float(np.mean(np.reshape(run.cpu, (-1, options.steps)).min(0)))
-        for name, run in done.items()
-    }
+    least = {name: 1000 * common.least(run.cpu, options.steps) for name, run in done.items()}
     now = least[AS_IT_IS]
     rows = [
         [name, f"{ms:,.0f}", f"{ms - now:+.0f}", f"{100 * (ms / now - 1):+.1f} %"]

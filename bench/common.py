@@ -189,6 +189,11 @@ def take_turns(commands: dict[str, list[str]], rounds: int) -> dict[str, Contend
     return contenders
 
 
+def least(figures: Sequence[float], steps: int) -> float:
+    """The mean over a turn's steps of each step's least of all turns: what disturbs a turn only adds."""
+    return float(np.reshape(figures, (-1, steps)).min(0).mean())
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
