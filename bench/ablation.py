@@ -194,11 +194,11 @@ def _places(stream: Stream, pooled: bool) -> _Places:
         back = np.empty(len(stream.ids), dtype=np.int64)
         back[keys[real]] = np.flatnonzero(real)
         widths = [block.rows.size for block in stream.blocks]
-        found = [torch.from_numpy(keys), torch.from_numpy(back)]
+        found = torch.from_numpy(keys), torch.from_numpy(back)
         rows = _slices(widths)
         if pooled:
             texts = np.concatenate([block.texts for block in stream.blocks])
-            answers = [torch.from_numpy(texts), torch.from_numpy(np.argsort(texts))]
+            answers = torch.from_numpy(texts), torch.from_numpy(np.argsort(texts))
             queries = _slices([len(block.texts) for block in stream.blocks])
         else:
             answers, queries = found, rows

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -99,14 +99,16 @@ def matrix_rate(dtype: torch.dtype, rows: int) -> float:
     """GFLOP/s of the (rows, 768) x (768, 3072) product: the better of torch's own and of one with a weight
     that is laid out beforehand, each the median of thirty, taken by turns."""
     x, weight = torch.randn(rows, 768).to(dtype), torch.randn(3072, 768).to(dtype)
-    laid_out = Linear(weight, None, {})
-    times: tuple[list[float], list[float]] = ([], [])
+    ways: list[tuple[Callable[[Tensor], Tensor], list[float]]] = [
+        (partial(F.linear, weight=weight), []),
+        (Linear(weight, None, {}).forward, []),
+    ]
     for _ in range(30):
-        for product, found in zip((partial(F.linear, weight=weight), laid_out.forward), times, strict=True):
+        for product, times in ways:
             start = time.perf_counter()
             product(x)
-            found.append(time.perf_counter() - start)
-    return 2 * rows * 768 * 3072 / min(map(median, times)) / 1e9
+            times.append(time.perf_counter() - start)
+    return 2 * rows * 768 * 3072 / min(median(times) for _, times in ways) / 1e9
 
 
 def resident(peak: bool = False) -> int:
