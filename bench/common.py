@@ -8,10 +8,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise import data
 from rankwise.nn.gpt2 import GPT2, GPT2Config
+from rankwise.nn.linear import Linear
 from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
 
@@ -94,14 +96,19 @@ def predict_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
 
 
 def matrix_rate(dtype: torch.dtype, rows: int) -> float:
-    """GFLOP/s of torch's (rows, 768) x (768, 3072) product, the median of thirty."""
-    a, b = torch.randn(rows, 768).to(dtype), torch.randn(3072, 768).to(dtype)
-    times = []
+    """GFLOP/s of the (rows, 768) x (768, 3072) product: the better of torch's own and of one with a weight
+    that is laid out beforehand, each the median of thirty, taken by turns."""
+    x, weight = torch.randn(rows, 768).to(dtype), torch.randn(3072, 768).to(dtype)
+    ways: list[tuple[Callable[[Tensor], Tensor], list[float]]] = [
+        (partial(F.linear, weight=weight), []),
+        (Linear(weight, None, {}).forward, []),
+    ]
     for _ in range(30):
-        start = time.perf_counter()
-        torch.nn.functional.linear(a, b)
-        times.append(time.perf_counter() - start)
-    return 2 * rows * 768 * 3072 / median(times) / 1e9
+        for product, times in ways:
+            start = time.perf_counter()
+            product(x)
+            times.append(time.perf_counter() - start)
+    return 2 * rows * 768 * 3072 / min(median(times) for _, times in ways) / 1e9
 
 
 def resident(peak: bool = False) -> int:
@@ -124,8 +131,9 @@ class Clock:
     """A contender's side: it tells its model's memory apart and times its steps."""
 
     def __init__(self) -> None:
-        self.held, self.started = 0, 0.0
+        self.held, self.started, self.worked = 0, 0.0, 0.0
         self.seconds: list[float] = []
+        self.cpu: list[float] = []
 
     def loaded(self) -> None:
         """The model is there; memory is counted from here."""
@@ -134,16 +142,18 @@ class Clock:
 
     def begin(self) -> None:
         """A step begins."""
-        self.started = time.perf_counter()
+        self.started, self.worked = time.perf_counter(), time.process_time()
 
     def end(self) -> None:
         """It is over."""
         self.seconds.append(time.perf_counter() - self.started)
+        self.cpu.append(time.process_time() - self.worked)
 
     def tell(self) -> None:
         """Every step is done."""
-        beyond = resident(peak=True) - self.held
-        print(TOLD + json.dumps({"seconds": self.seconds, "beyond": beyond}), flush=True)
+        peak = resident(peak=True)
+        told = {"seconds": self.seconds, "cpu": self.cpu, "peak": peak, "beyond": peak - self.held}
+        print(TOLD + json.dumps(told), flush=True)
 
 
 @dataclass
@@ -151,7 +161,9 @@ class Contender:
     """What a contender told, all its turns together."""
 
     seconds: list[float] = field(default_factory=list)
-    beyond: int = 0  # bytes at its peak beyond the loaded model
+    cpu: list[float] = field(default_factory=list)  # seconds of all its threads
+    peak: int = 0  # bytes of the process at its peak
+    beyond: int = 0  # beyond the loaded model
 
 
 def take_turns(commands: dict[str, list[str]], rounds: int) -> dict[str, Contender]:
@@ -169,16 +181,31 @@ def take_turns(commands: dict[str, list[str]], rounds: int) -> dict[str, Contend
             command = [sys.executable, "-W", "ignore", *arguments]
             lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
             (told,) = (json.loads(line.removeprefix(TOLD)) for line in lines if line.startswith(TOLD))
-            contenders[name].seconds += told["seconds"]
-            contenders[name].beyond = max(contenders[name].beyond, told["beyond"])
+            contender = contenders[name]
+            contender.seconds += told["seconds"]
+            contender.cpu += told["cpu"]
+            contender.peak, contender.beyond = (
+                max(getattr(contender, what), told[what]) for what in ("peak", "beyond")
+            )
             print(f"{name}: {median(told['seconds']):.2f} s a step", file=sys.stderr)
     return contenders
+
+
+def least(figures: Sequence[float], steps: int) -> float:
+    """The mean over a turn's steps of each step's least of all turns: what disturbs a turn only adds."""
+    return float(np.reshape(figures, (-1, steps)).min(0).mean())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def undisturbed(done: Iterable[Contender]) -> str:
+    """How much of the steps' time the contenders' threads had: less than all of it where others ran too."""
+    shares = [sum(each.cpu) / sum(each.seconds) / torch.get_num_threads() for each in done]
+    return f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of the steps' time, threads together"
 
 
 def write_record(title: str, command: str, notes: dict[str, str], body: str, target: Path | None) -> None:
@@ -190,13 +217,19 @@ def write_record(title: str, command: str, notes: dict[str, str], body: str, tar
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
         ),
-        "command": f"`{command}`",
+        "command": f"`{_pinned()}{command}`",
     }
     lines = [f"# {title}", "", *(f"- {key}: {value}" for key, value in (facts | notes).items()), "", body]
     text = "\n".join(lines) + "\n"
     print(text)
     if target:
         target.write_text(text, encoding="utf-8")
+
+
+def _pinned() -> str:
+    """What stood before the command, where the process is pinned to one core."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    return f"taskset -c {min(cores)} env OMP_NUM_THREADS=1 " if len(cores) == 1 else ""
 
 
 def cpu_name() -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -50,18 +49,18 @@ def main() -> None:
 
 def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:
     """Print and write the record."""
-    together = done[PASS]
-    singles = [run for name, run in done.items() if name != PASS]
-    in_turn = [sum(step) for step in zip(*(run.seconds for run in singles), strict=True)]
+    seconds = {name: common.least(run.seconds, options.steps) for name, run in done.items()}
+    together, in_turn = seconds[PASS], sum(taken for name, taken in seconds.items() if name != PASS)
+    beyond = max(run.beyond for name, run in done.items() if name != PASS)
     texts = options.batch * len(RANKS)
     rows = [
-        [name, f"{median(seconds):.2f}", f"{texts / median(seconds):.1f}", f"{beyond / 1e9:.2f}"]
-        for name, seconds, beyond in (
-            (PASS, together.seconds, together.beyond),
-            ("five runs one after another", in_turn, max(run.beyond for run in singles)),
+        [name, f"{taken:.2f}", f"{texts / taken:.1f}", f"{memory / 1e9:.2f}"]
+        for name, taken, memory in (
+            (PASS, together, done[PASS].beyond),
+            ("five runs one after another", in_turn, beyond),
         )
     ]
-    ratio = median(in_turn) / median(together.seconds)
+    ratio = in_turn / together
     rates = {
         getattr(torch, options.dtype): {
             n: common.matrix_rate(getattr(torch, options.dtype), n) for n in (640, 3200)
@@ -75,7 +74,8 @@ def report(done: dict[str, common.Contender], options: argparse.Namespace) -> No
             "work": f"GPT-2 124M shape, random weights, LoRA ranks {RANKS} on c_attn, dropout on, "
             f"{options.dtype}, batch {options.batch}, {common.labelled_texts()[0]} texts",
             "matrix products, GFLOP/s": common.rates_note(rates),
-            "ratio": f"one pass is {ratio:.2f} times as fast",
+            "CPU time": common.undisturbed(done.values()),
+            "ratio": f"one pass is {ratio:.2f} times as fast; each step's least of all rounds, their mean",
         },
         common.table(["what", "seconds for a step of all five", "texts/s", "GB beyond the model"], rows),
         options.record,

@@ -16,12 +16,22 @@ from rankwise.errors import UsageError
 from rankwise.nn.families import Config, parse_config, trunk_class
 from rankwise.nn.llama import LlamaConfig
 from rankwise.nn.lora import AdapterSpec, layer_of, match_sites, tensor_shapes
+from rankwise.nn.packing import MAX_BLOCK_SCORES
 from rankwise.recipe import Recipe
 
-PROCESS_BYTES = 500_000_000
-"""What Python, torch and the tokenizer take before there is a model."""
+PROCESS_BYTES = 650_000_000
+"""What Python, torch, the tokenizer and compiled products take."""
+HOLES = 1.4
+"""What a process holds for each byte that a step needs: a freed block seldom has the size asked for next."""
 BLOCK_SHARE = 1.25
 """Rows of attention's blocks for each token of a stream, at the lengths of short texts."""
+BLOCK_STEP = 8
+"""By how much a text's width in its block exceeds its length, at most, at the lengths of short texts."""
+_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Sites that read the same input as another."""
+SPREAD = 2.4
+"""The longest batch of an epoch lies this far over the mean, for batches of one text; the root of the
+batch size divides it. Measured on dair-ai/emotion (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +134,11 @@ def make(
         )
     specs = adapters(recipe, list(config.site_shapes()), trunk_class(config).default_targets)
     texts, tokens_per_text = texts or recipe.train_texts, tokens_per_text or recipe.tokens_per_text
-    step_tokens = recipe.batch_size * (tokens_per_text or recipe.max_length)
-    estimate = partial(expected_memory, config=config, step_tokens=step_tokens, number_bytes=number_bytes)
+    longest = (tokens_per_text or recipe.max_length) * (1 + SPREAD / math.sqrt(recipe.batch_size))
+    length = min(longest, recipe.max_length)
+    estimate = partial(
+        expected_memory, config=config, batch=recipe.batch_size, length=length, number_bytes=number_bytes
+    )
     by_name = {spec.name: spec for spec in specs}
     old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
     new = [spec for spec in specs if not any(spec in bank for bank in old)]
@@ -165,33 +178,59 @@ def trained_parameters(spec: AdapterSpec, config: Config, classes: int) -> int:
 
 
 def expected_memory(
-    bank: Sequence[AdapterSpec], config: Config, step_tokens: float, number_bytes: int = 2
+    bank: Sequence[AdapterSpec], config: Config, batch: int, length: float, number_bytes: int = 2
 ) -> int:
-    """Bytes of the whole process at the peak of a training step on a CPU.
+    """Bytes of the whole process at the peak of training on a CPU.
 
-    From the model's shape, held against one measured step (docs/log.md); a GPU needs less, as it keeps
-    weights in one layout and neither Python nor torch.
+    From the model's shape, and held against measured runs (`bench/memory.py`). A GPU needs less, as it
+    keeps weights in one layout and neither Python nor torch.
 
     Args:
         bank: the adapters that train together.
         config: the base model's shape.
-        step_tokens: tokens of one adapter in a step.
+        batch: texts of one adapter in a step.
+        length: their mean tokens in the longest batch.
         number_bytes: bytes of a number in matrix products; 2 for bfloat16.
     """
-    d, ff, rows = config.d_model, config.d_ff, step_tokens * len(bank)
+    texts, widest = batch * len(bank), max(bank, key=lambda spec: len(spec.sites))
     linear = sum(n_in * n_out for n_in, n_out in config.site_shapes().values())
-    depth = max((config.layers - layer_of(spec.sites[0]) for spec in bank if spec.sites), default=0)
+    depth = config.layers - layer_of(widest.sites[0]) if widest.sites else 0
     # Embeddings stay float32. Linear weights have a layout of their own for the backward pass.
-    embeddings = 4 * (config.parameters() - linear)
-    weights = number_bytes * linear * (1 + depth / config.layers) + embeddings
-    # For one token a layer keeps two float32 residuals, the bytes of its dropout masks, and in the
-    # trunk's precision: two normed inputs, what attention gives, q, k and v with what fills up their
-    # blocks, and what the MLP's activation needs.
-    hidden = 3 if isinstance(config, LlamaConfig) else 2
-    kept = 2 * 4 * d + 3 * d + number_bytes * (3 * d + BLOCK_SHARE * 3 * d + hidden * ff)
-    working = 4 * 4 * max(ff, 3 * d)
+    weights = 4 * (config.parameters() - linear) + number_bytes * linear * (1 + depth / config.layers)
+    # Of the last layer's tokens only each text's last one goes on to the MLP.
+    kept = texts * length * max(0.0, depth - 0.5) * _kept(widest, config, length, number_bytes)
+    step = kept + _working(config, texts, length, number_bytes)
     trained = sum(trained_parameters(spec, config, classes=2) for spec in bank)
-    return round(PROCESS_BYTES + weights + rows * (depth * kept + working) + 5 * 4 * trained)
+    return round(PROCESS_BYTES + weights + HOLES * step + 5 * 4 * trained)
+
+
+def _kept(spec: AdapterSpec, config: Config, length: float, number_bytes: int) -> float:
+    """Bytes that a layer keeps of a token for the backward pass."""
+    llama = isinstance(config, LlamaConfig)
+    layer = [site for site in spec.sites if layer_of(site) == config.layers - 1]
+    shapes, d = config.site_shapes(), config.d_model
+    inputs = {_INPUT.get(site.split(".")[-1], site): shapes[site][0] for site in layer}
+    masks = (0 if llama else 2 * d) + (sum(shapes[site][0] for site in layer) if spec.dropout else 0)
+    # Two float32 residuals, the bytes of dropout masks, and in the trunk's precision: what adapters read,
+    # the heads with what fills up their blocks, what the activation needs, and attention's weights.
+    numbers = sum(inputs.values()) + BLOCK_SHARE * _heads(config) + (2 if llama else 1) * config.d_ff
+    scores = config.heads * (length + BLOCK_STEP) * (number_bytes + (0 if llama else 1))
+    return 2 * 4 * d + masks + number_bytes * numbers + scores
+
+
+def _working(config: Config, texts: int, length: float, number_bytes: int) -> float:
+    """Bytes of what one layer computes with, beside what it keeps."""
+    wide = (2 if isinstance(config, LlamaConfig) else 1) * config.d_ff
+    token = 4 * 4 * config.d_model + 3 * number_bytes * max(wide, _heads(config))
+    pairs = min(texts * (length + BLOCK_STEP) ** 2, MAX_BLOCK_SCORES)
+    return texts * length * token + (3 * 4 + 2 * number_bytes) * config.heads * pairs
+
+
+def _heads(config: Config) -> int:
+    """Numbers of a token's queries, keys and values."""
+    if isinstance(config, LlamaConfig):
+        return (config.heads + 2 * config.kv_heads) * config.head_dim
+    return 3 * config.d_model
 
 
 def _split(

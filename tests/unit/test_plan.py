@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import transformers
+from bench import memory
 
 from rankwise import bases, plan
 from rankwise.errors import ModelError, UsageError
@@ -48,6 +50,7 @@ TINY: dict[str, Any] = {
     ),
 }
 GPT2 = bases.KNOWN["gpt2"]
+RECORD = Path(__file__).parents[2] / "docs" / "records" / "2026-11-25-memory.md"
 
 
 def make(recipe: Recipe | None = None, config: dict[str, Any] = GPT2, **known: Any) -> plan.Plan:
@@ -241,3 +244,40 @@ def test_memory_grows_with_what_is_trained() -> None:
     assert make(config=bases.KNOWN["gpt2-medium"]).memory_bytes > base
     assert make(Recipe.preset("emotion", ranks=[0])).memory_bytes < base
     assert base > 2 * 124_439_808
+
+
+def test_attention_needs_memory_with_the_square_of_the_length() -> None:
+    short, middle, long = (
+        make(Recipe(base="gpt2", ranks=(1,), batch_size=2, max_length=n), tokens_per_text=n).memory_bytes
+        for n in (256, 512, 1024)
+    )
+    assert long - middle > 1.2 * 2 * (middle - short)
+
+
+def test_no_batch_is_longer_than_its_cut_texts() -> None:
+    """Texts of 20 tokens may meet in a batch of 28; texts that are all cut at 20 may not."""
+    free, cut = (make(Recipe.preset("emotion", max_length=n), tokens_per_text=20.0) for n in (128, 20))
+    assert cut.memory_bytes < free.memory_bytes
+    assert (
+        cut.memory_bytes == make(Recipe.preset("emotion", max_length=20), tokens_per_text=19.0).memory_bytes
+    )
+
+
+def test_what_adapters_read_is_kept() -> None:
+    one, every = (make(Recipe(base="gpt2", targets=t, ranks=(1,))) for t in (("c_attn",), ("all-linear",)))
+    assert every.memory_bytes > 1.05 * one.memory_bytes
+
+
+def measured() -> dict[str, float]:
+    """The record's peaks in GB, by the case's name."""
+    rows = [
+        line.split(" | ") for line in RECORD.read_text(encoding="utf-8").splitlines() if " GB" not in line
+    ]
+    return {row[0].removeprefix("| "): float(row[1]) for row in rows if len(row) == 5 and "---" not in row[0]}
+
+
+@pytest.mark.parametrize("case", memory.CASES, ids=lambda case: case.name)
+def test_expected_memory_is_what_was_measured(case: memory.Case) -> None:
+    """Within the 5 % below and 35 % above that the plan promises. Emotion's texts have 20.2 tokens."""
+    expected = memory.planned(case, 20.2).memory_bytes / 1e9
+    assert 0.95 < expected / measured()[case.name] < 1.35

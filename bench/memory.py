@@ -1,0 +1,181 @@
+"""Memory of a training process beside what the plan expects, over shapes, precisions and lengths.
+
+Random weights of GPT-2's 124M and SmolLM2's 135M shapes, trained by rankwise's own loop. Each case is a
+process of its own. Where texts are emotion's, the first step has the batch with the most tokens of an
+epoch, and others follow it; other texts are all of one length, as texts cut at `max_length` are.
+
+    python -m bench.memory [--steps N] [--only WORD] [--record FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench import common
+from rankwise import bases, plan
+from rankwise.nn.families import build
+from rankwise.nn.lora import Bank
+from rankwise.nn.packing import Ids
+from rankwise.recipe import Recipe
+from rankwise.train import order, train
+
+EPOCH = 16_000
+GPT2, SMOLLM2 = "gpt2", bases.SMOLLM2
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained."""
+
+    base: str
+    precision: str
+    ranks: tuple[int, ...]
+    batch: int
+    length: int | None = None  # tokens of each text; None: emotion's texts
+    last_layers: int | None = None
+    targets: tuple[str, ...] | None = None
+    dropout: float = 0.1
+
+    @property
+    def name(self) -> str:
+        """A row's name."""
+        texts = "emotion" if self.length is None else f"{self.length} tokens"
+        where = f", {', '.join(self.targets)}" if self.targets else ""
+        depth = f", last {self.last_layers} layers" if self.last_layers else ""
+        ranks = "rank " + ", ".join(map(str, self.ranks))
+        return f"{self.base}, {self.precision}, {ranks}{where}{depth}, batch {self.batch}, {texts}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The same as a recipe."""
+        return Recipe(
+            base=self.base,
+            ranks=self.ranks,
+            targets=self.targets,
+            last_layers=self.last_layers,
+            batch_size=self.batch,
+            max_length=self.length or 128,
+            lora_dropout=self.dropout,
+            epochs=1,
+        )
+
+
+FIVE = (1, 2, 4, 8, 16)
+CASES = (
+    Case(GPT2, "bfloat16", (4,), 32),
+    Case(GPT2, "bfloat16", FIVE, 32),
+    Case(GPT2, "float32", (4,), 32),
+    Case(GPT2, "float32", FIVE, 16),
+    Case(GPT2, "bfloat16", (4,), 32, targets=("all-linear",)),
+    Case(GPT2, "bfloat16", FIVE, 8, 128),
+    Case(GPT2, "float32", (4,), 16, 128, last_layers=6),
+    Case(GPT2, "bfloat16", (4,), 8, 512),
+    Case(GPT2, "bfloat16", (0,), 32),
+    Case(SMOLLM2, "bfloat16", (4,), 16, targets=ATTENTION, dropout=0.0),
+    Case(SMOLLM2, "bfloat16", FIVE, 16, last_layers=15, targets=ATTENTION, dropout=0.0),
+    Case(SMOLLM2, "float32", FIVE, 16, targets=ATTENTION, dropout=0.0),
+    Case(SMOLLM2, "float32", (8,), 8, 128),
+    Case(SMOLLM2, "bfloat16", (8,), 8, 512),
+)
+
+
+def main() -> None:
+    """Run the cases one after another and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=16,
+        help="steps of each case; of those of one length four, as nothing grows then",
+    )
+    parser.add_argument("--only", default="", help="only cases whose name has this word")
+    parser.add_argument("--record", type=Path, help="Markdown file to write the table to")
+    parser.add_argument("--case", help="for the benchmark itself: be this one")
+    options = parser.parse_args()
+    cases = {case.name: case for case in CASES if options.only in case.name}
+    if options.case:
+        return contend(cases[options.case], options.steps)
+    settings = ["-m", "bench.memory", "--steps", str(options.steps)]
+    done = common.take_turns({name: [*settings, "--case", name] for name in cases}, 1)
+    report(done, cases, options)
+
+
+def contend(case: Case, steps: int) -> None:
+    """Be one case."""
+    texts, labels = drawn(case, steps)
+    trunk = build(bases.KNOWN[case.base], common.RandomWeights(), getattr(torch, case.precision))
+    (specs,) = planned(case, mean_length()).banks
+    bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES)
+    clock, first = common.Clock(), slice(0, case.batch)
+    clock.loaded()
+    clock.begin()
+    train(trunk, bank, texts[first], labels[first], case.recipe)
+    clock.end()
+    train(trunk, bank, texts[case.batch :], labels[case.batch :], case.recipe)
+    clock.tell()
+
+
+def drawn(case: Case, steps: int) -> tuple[list[Ids], NDArray[np.int64]]:
+    """Texts and labels of so many steps; of emotion's first the batch with the most tokens of an epoch."""
+    if case.length is not None:
+        random = np.random.default_rng(0)
+        ids = random.integers(0, 49_000, (min(steps, 4) * case.batch, case.length))
+        return list(ids), random.integers(0, common.CLASSES, len(ids))
+    texts, labels = common.draw(EPOCH)
+    batches = order(case.recipe.seeds[0], 0, EPOCH).reshape(-1, case.batch)
+    tokens = np.array([len(ids) for ids in texts])[batches].sum(1)
+    chosen = batches[
+        np.argsort(-tokens, kind="stable")[[0, *range(7, EPOCH // case.batch, 37)][:steps]]
+    ].ravel()
+    return [texts[i] for i in chosen], np.array(labels)[chosen]
+
+
+def planned(case: Case, emotion: float) -> plan.Plan:
+    """The plan of a case, which knows the mean length of its texts, of emotion's as given."""
+    return plan.make(
+        case.recipe,
+        bases.KNOWN[case.base],
+        has_pad_token=True,
+        classes=common.CLASSES,
+        texts=EPOCH,
+        tokens_per_text=case.length or emotion,
+        number_bytes=getattr(torch, case.precision).itemsize,
+    )
+
+
+@lru_cache(None)
+def mean_length() -> float:
+    """Tokens of one of emotion's texts in the mean."""
+    return float(np.mean([len(ids) for ids in common.draw(EPOCH)[0]]))
+
+
+def report(done: dict[str, common.Contender], cases: dict[str, Case], options: argparse.Namespace) -> None:
+    """Print and write the record."""
+    rows = []
+    for name, run in done.items():
+        expected = planned(cases[name], mean_length()).memory_bytes
+        off = f"{100 * (expected / run.peak - 1):+.0f} %"
+        rows.append([name, f"{run.peak / 1e9:.2f}", f"{expected / 1e9:.2f}", off, f"{run.beyond / 1e9:.2f}"])
+    settings = f"--steps {options.steps}" + (f' --only "{options.only}"' if options.only else "")
+    notes = {
+        "work": f"random weights, targets of the family where none are named; {common.labelled_texts()[0]} "
+        f"has {mean_length():.1f} tokens a text, and the first step is the longest of an epoch",
+        "measured": "the most memory that the whole process had (VmHWM), Python and torch included",
+    }
+    header = ["what", "measured, GB", "expected, GB", "off by", "GB beyond the loaded model"]
+    title = "Memory of training beside what the plan expects"
+    common.write_record(
+        title, f"python -m bench.memory {settings}", notes, common.table(header, rows), options.record
+    )
+
+
+if __name__ == "__main__":
+    main()
