@@ -23,10 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise import data
+from rankwise.cli import limit_caches
 from rankwise.nn.gpt2 import GPT2, GPT2Config
 from rankwise.nn.linear import Linear
 from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
+
+limit_caches()  # as the command line does
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("RANKWISE_TEST_DATA", REPOSITORY.parent / "shared"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
     from rankwise.recipe import Recipe
     from rankwise.store.run import Results
     from rankwise.sweep import sweep
-
-# oneDNN and torch each keep the last 1,024 products that they compiled, one for each shape. Texts of all
-# lengths make new shapes in every step, so that these caches grow to a gigabyte with the holes between them
-# (docs/log.md). Both read these variables at their first product; what the user has set stays.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 _HOMES = {
     "Classifier": "predict",

@@ -49,7 +49,19 @@ DATA_SETTINGS = (
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    limit_caches()
     app()
+
+
+def limit_caches() -> None:
+    """Have fewer compiled products kept, unless the user's environment says how many.
+
+    oneDNN and torch each keep the last 1,024, one for each shape. Texts of all lengths make new shapes in
+    every step, so that these caches grow to a gigabyte with the holes between them (docs/log.md). Both
+    read these variables at their first product. A program of the user's own is left as it is.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:
