@@ -83,9 +83,9 @@ def put_back(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:
     elif change == HEADS:
         yield gpt2, "attend", attend
     elif change == MASKS:
-        bools = dropout.Masks.rows
+        bools = dropout.SeededMasks.rows
         yield dropout, "draw", draw
-        yield dropout.Masks, "rows", lambda *args: bools(*args).to(dtype)
+        yield dropout.SeededMasks, "rows", lambda *args: bools(*args).to(dtype)
         yield lora, "_dropped", lambda x, use: x[use.rows] * use.keep
         yield attention, "_drop", lambda weights, keep, i: weights * keep[i].view_as(weights)
     else:
@@ -189,16 +189,15 @@ class _Places(NamedTuple):
 def _places(stream: Stream, pooled: bool) -> _Places:
     """The places of a stream, found once."""
     if ("rows", pooled) not in stream.layouts:
-        keys = np.concatenate([block.rows.ravel() for block in stream.blocks])
-        real = np.concatenate([block.real.ravel() for block in stream.blocks])
-        back = np.empty(len(stream.ids), dtype=np.int64)
-        back[keys[real]] = np.flatnonzero(real)
-        widths = [block.rows.size for block in stream.blocks]
-        found = torch.from_numpy(keys), torch.from_numpy(back)
-        rows = _slices(widths)
+        keys = torch.cat([block.rows.flatten() for block in stream.blocks])
+        real = torch.cat([block.real.flatten() for block in stream.blocks])
+        back = torch.empty_like(stream.ids)
+        back[keys[real]] = real.nonzero().flatten()
+        found = keys, back
+        rows = _slices([block.rows.numel() for block in stream.blocks])
         if pooled:
-            texts = np.concatenate([block.texts for block in stream.blocks])
-            answers = torch.from_numpy(texts), torch.from_numpy(np.argsort(texts))
+            texts = torch.cat([block.texts for block in stream.blocks])
+            answers = texts, texts.argsort()
             queries = _slices([len(block.texts) for block in stream.blocks])
         else:
             answers, queries = found, rows
@@ -226,9 +225,8 @@ def _from_heads(dense: Tensor, rows: Tensor, texts: int) -> None:
 def _softmax(scores: Tensor, block: Block, pooled: bool) -> Tensor:
     """Attention weights from scores (texts * heads, queries, width), which are overwritten."""
     keys = torch.arange(block.width)
-    last = torch.from_numpy(block.real.sum(1) - 1)
     shape, hidden = (
-        ((len(block.texts), -1, block.width), keys > last[:, None, None])
+        ((len(block.texts), -1, block.width), keys >= block.lengths[:, None, None])
         if pooled
         else ((-1, block.width, block.width), keys > keys[:, None])
     )
