@@ -67,7 +67,8 @@ def main() -> None:
         f"python -m bench.predict --texts {number} --rounds {options.rounds}",
         {
             "work": f"GPT-2 124M shape, random weights, bfloat16, {number} {name} texts of "
-            f"{np.mean(lengths):.1f} tokens in the mean, {flop / 1e9:.2f} GFLOP a text",
+            f"{np.mean(lengths):.1f} tokens in the mean, {flop / 1e9:.2f} GFLOP a text, where what texts "
+            "begin with in common counts for each of them",
             "matrix products, GFLOP/s": common.rates_note(before),
             "one text": floor_note(config, lengths[:SINGLY], limit),
         },
