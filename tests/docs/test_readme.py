@@ -62,7 +62,8 @@ def test_mentioned_options_exist(page: Path) -> None:
         if verb == "VERB":
             continue
         assert verb in verbs(), f"{page.name}: no verb {verb}"
-        known = {"--help"} | {option for p in verbs()[verb].params for option in p.opts}
+        params = verbs()[verb].params
+        known = {"--help"} | {option for p in params for option in (*p.opts, *p.secondary_opts)}
         used = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert used <= known, f"{page.name}: rankwise {verb} has no {used - known}"
 

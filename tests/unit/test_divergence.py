@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rankwise import Recipe, ResourceError, TrainingError, sweep
-from rankwise import train as train_module
+from rankwise.nn import step as step_module
 from rankwise.nn.adamw import AdamW
 from rankwise.nn.lora import Bank
 from rankwise.nn.trunk import Trunk
@@ -24,7 +24,7 @@ from tests.unit.test_resume import STEPS, Stop, content, stopped
 from tests.unit.test_sweep import assert_alike
 
 Injected = Callable[..., None]
-loop: Any = train_module
+computing: Any = step_module
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Injected:
     """Make an adapter's loss, gradient or weight something else from a step on."""
 
     def inject(name: str, step: int, value: float = float("nan"), where: str = "loss") -> None:
-        forward, update = loop.logits, AdamW.step
+        forward, update = computing.logits, AdamW.step
         done = [0]  # steps
 
         def poison(bank: Bank, tensors: list[Tensor], now: str) -> None:
@@ -53,7 +53,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Injected:
             done[0] = self.steps
             return norms
 
-        monkeypatch.setattr(loop, "logits", logits)
+        monkeypatch.setattr(computing, "logits", logits)
         monkeypatch.setattr(AdamW, "step", stepped)
 
     return inject
@@ -162,7 +162,7 @@ def full(
     monkeypatch: pytest.MonkeyPatch, error: Exception, *, adapters: int, texts: int, after: int = 0
 ) -> None:
     """Refuse forward passes of more adapters or texts than that, after so many passes."""
-    real, passes = loop.logits, [0]
+    real, passes = computing.logits, [0]
 
     def logits(trunk: Any, bank: Bank, stream: Any, *more: Any) -> list[Tensor]:
         passes[0] += 1
@@ -171,7 +171,7 @@ def full(
         outputs: list[Tensor] = real(trunk, bank, stream, *more)
         return outputs
 
-    monkeypatch.setattr(loop, "logits", logits)
+    monkeypatch.setattr(computing, "logits", logits)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
