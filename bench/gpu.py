@@ -18,20 +18,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench import common
+from bench.train_step import EPOCH, RANKS
 from rankwise import train as training
 from rankwise.nn.gpt2 import GPT2, GPT2Config
 from rankwise.nn.lora import AdapterSpec, Bank, match_sites
 from rankwise.nn.step import RaggedStep, step_of
 from rankwise.nn.trunk import Trunk
 from rankwise.recipe import Recipe
-
-RANKS = (1, 2, 4, 8, 16)
 
 
 def kernel_by_kernel(trunk: Trunk, bank: Bank, weights: Tensor | None, base: bool, *rest: Any) -> RaggedStep:
@@ -90,11 +90,10 @@ def epochs(
     bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES, device=trunk.device)
     recipe = Recipe(epochs=epochs, batch_size=batch, learning_rate=5e-4)
     ends: list[float] = []
-    before, training.step_of = training.step_of, step  # type: ignore[attr-defined]
     on_cuda = trunk.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with mock.patch.object(training, "step_of", step):
         start = time.perf_counter()
         training.train(
             trunk,
@@ -104,15 +103,13 @@ def epochs(
             recipe,
             on_step=lambda step: ends.append(time.perf_counter()),
         )
-    finally:
-        training.step_of = before  # type: ignore[attr-defined]
     peak = torch.cuda.max_memory_allocated() if on_cuda else 0
     return np.diff([start, *ends]).tolist(), peak
 
 
 def sweep_seconds(trunk: GPT2, batch: int) -> float:
     """Seconds of training of the whole seed sweep, from nothing."""
-    texts, labels = common.draw(16_000)
+    texts, labels = common.draw(EPOCH)
     return sum(epochs(trunk, RANKS, step_of, texts, labels, batch, epochs=5)[0])
 
 

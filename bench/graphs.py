@@ -20,12 +20,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import common
+from bench.train_step import EPOCH, RANKS
 from rankwise.nn.even import shape_of
 from rankwise.nn.lora import AdapterSpec, Bank, match_sites
 from rankwise.nn.step import EvenStep, RaggedStep
-
-RANKS = (1, 2, 4, 8, 16)
-EPOCH = 16_000
 
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ Record = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]
 
 
 class Replayed(Generic[Key]):
-    """A function of a key and one tensor of integers, replayed from the second time that a key is met.
+    """A function of a key and one tensor of integers, recorded when a key comes back, and then replayed.
 
     The function must depend on nothing else that changes but what lies in tensors that stay where they
     are, must do the same kernels for the same key, and must not wait for the device.

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from rankwise import train as training
-from rankwise.nn.lora import AdapterSpec, Bank
+from rankwise.nn.classifier import pooled
+from rankwise.nn.even import flatten, shape_of, view
+from rankwise.nn.hashing import HashedMasks, keys
+from rankwise.nn.lora import AdapterSpec, Bank, BankHook
 from rankwise.nn.packing import Ids
 from rankwise.nn.replay import Graph
+from rankwise.nn.stack import Stack, StackHook
 from rankwise.nn.step import EvenStep, RaggedStep, Step
 from rankwise.nn.trunk import Trunk
 from rankwise.recipe import Recipe
@@ -109,6 +113,29 @@ def test_a_neighbour_that_is_no_number_changes_nothing(family: str) -> None:
     assert losses[0].isnan()
     assert torch.equal(losses[1:], expected[1:])
     assert all(torch.equal(ours, each) for ours, each in zip(grads[1:], theirs[1:], strict=True))
+
+
+@families
+def test_stacked_adapters_are_the_adapters_one_by_one(family: str) -> None:
+    """On one even stream with the same masks, dropout of all kinds and its scales included."""
+    trunk = models.trunk(family)
+    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
+    seeds = [spec.seed for spec in bank.specs]
+    shape = shape_of(BATCHES, seeds)
+    stream = view(shape, torch.from_numpy(flatten(shape, BATCHES, seeds)))
+    masks = HashedMasks(torch.from_numpy(keys(seeds, 3)), stream, shape, {})
+    stack = Stack(bank)
+    leaves = stack.leaves()
+    stacked, single = StackHook(stack, leaves, masks, True), BankHook(bank, stream, masks)
+    outputs, expected = (
+        torch.stack(hook.score(pooled(trunk, bank.first_layer, stream, hook))) for hook in (stacked, single)
+    )
+    torch.testing.assert_close(outputs, expected)
+    torch.autograd.backward(expected.square().sum())
+    theirs = bank.grad.clone()
+    stack.take(torch.autograd.grad(outputs.square().sum(), list(leaves.values())))
+    for segment in bank.segments:
+        assert models.close(bank.grad[segment], theirs[segment], 1e-5)
 
 
 class Recorder:
