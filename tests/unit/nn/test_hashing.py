@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +114,11 @@ def test_sites_drawn_together_are_those_drawn_alone(monkeypatch: pytest.MonkeyPa
         assert torch.equal(rows(again, site=name), mask)
         both = zip(again.attention(name, 2, 0.3, False), dense, strict=True)
         assert all(torch.equal(a, b) for a, b in both)
+
+
+def test_texts_of_all_blocks_have_their_own_masks() -> None:
+    """Two texts agree as often as chance has it, in one block or in two."""
+    blocks = masks_of([texts([50] * 40)], [7]).attention("h.0.attn", 2, 0.5, pooled=False)
+    firsts = [block[0] for block in blocks]  # (heads, queries, width)
+    for a, b in combinations(firsts, 2):
+        assert_rate((a == b).float(), 0.5)
