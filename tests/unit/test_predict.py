@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from rankwise import Classifier, DataError, ModelError, UsageError
+from rankwise import Classifier, DataError, ModelError, UsageError, predict
+from rankwise.nn import packing
+from rankwise.nn.packing import Stream
 from rankwise.predict import predict_file, softmax
 from rankwise.store.readers import BATCH_ROWS
 from tests import tiny
@@ -310,3 +312,20 @@ def test_a_bad_row_leaves_nothing_behind(
         predict_file(classifier, source, target)
     assert target.read_text() == "as it was"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.jsonl", target.name])
+
+
+def test_what_texts_begin_with_in_common_is_computed_once(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that is there twice, and one that goes on where another ends, cost only what is new."""
+    rows: list[int] = []
+
+    def spying(*args: Any, **options: Any) -> Stream:
+        stream = packing.pack(*args, **options)
+        rows.append(len(stream.ids))
+        return stream
+
+    monkeypatch.setattr(predict, "pack", spying)
+    for texts in (["so i feel glad today"], ["so i feel", "so i feel glad today", "so i feel glad today"]):
+        classifier(texts)
+    assert rows[0] == rows[1]
