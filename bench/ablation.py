@@ -28,8 +28,11 @@ from torch import Tensor
 
 from bench import common
 from bench.train_step import RANK, Way, ours
-from rankwise.nn import activation, attention, dropout, gpt2, linear, lora
-from rankwise.nn.packing import Block, Stream
+from rankwise.models import gpt2
+from rankwise.nn import activation, attention, linear
+from rankwise.nn import bank as lora
+from rankwise.nn.batch import Block, Stream
+from rankwise.nn.ragged import masks as dropout
 
 BATCH = 32
 AS_IT_IS = "as it is"

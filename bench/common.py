@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rankwise import data
-from rankwise.cli import limit_caches
-from rankwise.nn.gpt2 import GPT2, GPT2Config
+from rankwise.cli.app import limit_caches
+from rankwise.data import load as data
+from rankwise.models.gpt2 import GPT2, GPT2Config
+from rankwise.nn.batch import Ids
 from rankwise.nn.linear import Linear
-from rankwise.nn.packing import Ids
 from rankwise.recipe import Recipe
 
 limit_caches()  # as the command line does
@@ -51,8 +51,8 @@ def labelled_texts() -> tuple[str, list[str], list[int]]:
 
 def token_ids(texts: Sequence[str]) -> list[Ids]:
     """Token ids by SmolLM2's vocabulary, which is smaller than GPT-2's and cuts English alike."""
-    from rankwise import bases
-    from rankwise.tokens import Tokenizer
+    from rankwise.models import base as bases
+    from rankwise.models.tokenizer import Tokenizer
 
     return Tokenizer.load(bases.find(bases.SMOLLM2).folder)(texts, 128)
 

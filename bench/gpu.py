@@ -26,12 +26,13 @@ from torch import Tensor
 
 from bench import common
 from bench.train_step import EPOCH, RANKS
-from rankwise import train as training
-from rankwise.nn.gpt2 import GPT2, GPT2Config
-from rankwise.nn.lora import AdapterSpec, Bank, match_sites
-from rankwise.nn.step import RaggedStep, step_of
-from rankwise.nn.trunk import Trunk
+from rankwise.models.gpt2 import GPT2, GPT2Config
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.ragged.step import RaggedStep
+from rankwise.nn.step import step_of
 from rankwise.recipe import Recipe
+from rankwise.training import train as training
 
 
 def kernel_by_kernel(trunk: Trunk, bank: Bank, weights: Tensor | None, base: bool, *rest: Any) -> RaggedStep:

@@ -21,9 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import common
 from bench.train_step import EPOCH, RANKS
-from rankwise.nn.even import shape_of
-from rankwise.nn.lora import AdapterSpec, Bank, match_sites
-from rankwise.nn.step import EvenStep, RaggedStep
+from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.ragged.step import RaggedStep
+from rankwise.nn.static.batch import shape_of
+from rankwise.nn.static.step import EvenStep
 
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]

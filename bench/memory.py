@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from bench import common
-from rankwise import bases, plan
-from rankwise.nn.families import build
-from rankwise.nn.lora import Bank
-from rankwise.nn.packing import Ids
+from rankwise import plan
+from rankwise.models import base as bases
+from rankwise.models.registry import build
+from rankwise.nn.bank import Bank
+from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
-from rankwise.train import order, train
+from rankwise.training.train import order, train
 
 EPOCH = 16_000
 GPT2, SMOLLM2 = "gpt2", bases.SMOLLM2

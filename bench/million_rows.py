@@ -88,7 +88,7 @@ def run_job(job: str, folder: Path, rows: int) -> bytes:
 
 def measure(job: str, folder: Path, rows: int) -> None:
     """Do a job here; print what it took as JSON."""
-    import rankwise.predict  # noqa: F401  # imports are not what is measured
+    import rankwise.commands.predict  # noqa: F401  # imports are not what is measured
 
     began = time.perf_counter()
     done = JOBS[job](folder)
@@ -124,9 +124,9 @@ def predict_parquet(folder: Path) -> int:
 
 
 def _load(path: Path, folder: Path) -> int:
-    from rankwise.data import load
+    from rankwise.data.load import load
+    from rankwise.models.tokenizer import Tokenizer
     from rankwise.recipe import Recipe
-    from rankwise.tokens import Tokenizer
 
     found = load(Recipe(data=str(path)))
     tokenizer = Tokenizer.load(folder / "base")
@@ -134,8 +134,8 @@ def _load(path: Path, folder: Path) -> int:
 
 
 def _predict(folder: Path, suffix: str) -> int:
-    from rankwise import terminal
-    from rankwise.predict import Classifier, predict_file
+    from rankwise.cli import terminal
+    from rankwise.commands.predict import Classifier, predict_file
 
     classifier = Classifier.load(folder / "adapter", device="cpu", precision="float32")
     with terminal.ProgressBars() as bars:
@@ -181,8 +181,8 @@ def make_adapter(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from rankwise.nn.lora import AdapterSpec
-    from rankwise.store import adapter
+    from rankwise.models import peft_format as adapter
+    from rankwise.nn.bank import AdapterSpec
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from bench import common
-from rankwise import bases
-from rankwise.nn.gpt2 import GPT2Config
-from rankwise.nn.lora import AdapterSpec, Bank
-from rankwise.predict import Classifier
-from rankwise.tokens import Tokenizer
+from rankwise.commands.predict import Classifier
+from rankwise.models import base as bases
+from rankwise.models.gpt2 import GPT2Config
+from rankwise.models.tokenizer import Tokenizer
+from rankwise.nn.bank import AdapterSpec, Bank
 
 SINGLY = 40
 """Texts that are labelled one by one."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import common
-from rankwise import bases
+from rankwise.models import base as bases
 
 SWEEP = ("sweep", "--preset", "quickstart", "--ranks", "4", "--device", "cpu", "--out")
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from bench import common
-from rankwise.nn.lora import AdapterSpec, Bank, match_sites
-from rankwise.nn.packing import Ids
+from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
-from rankwise.train import train
+from rankwise.training.train import train
 
 RANK, EPOCH = 4, 16_000
 RANKS = (1, 2, 4, 8, 16)
@@ -195,7 +195,7 @@ def report(
     before: dict[torch.dtype, dict[int, float]],
 ) -> None:
     """Print and write the record."""
-    from rankwise.nn.gpt2 import GPT2Config
+    from rankwise.models.gpt2 import GPT2Config
 
     texts, _ = common.draw((options.steps + 1) * options.batch)
     lengths = [len(ids) for ids in texts[: -options.batch]]

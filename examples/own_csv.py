@@ -87,8 +87,8 @@ def main() -> None:
     )
     results = sweep(recipe, options.out)
     for row in results.adapters:
-        low, high = 100 * row.validation["accuracy_low"], 100 * row.validation["accuracy_high"]
-        print(f"{row.name}: accuracy {100 * row.validation['accuracy']:.1f} % ({low:.1f} to {high:.1f})")
+        low, high = 100 * row.validation.accuracy_low, 100 * row.validation.accuracy_high
+        print(f"{row.name}: accuracy {100 * row.validation.accuracy:.1f} % ({low:.1f} to {high:.1f})")
 
     name = pick(results, options.out)
     print(f"picked: {name}")
@@ -111,7 +111,7 @@ def pick(results: Results, run: Path) -> str:
     """The adapter of the smallest rank that cannot be told from the best one."""
     with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "validation"]
-    best = max(results.adapters, key=lambda row: row.validation["accuracy"]).name
+    best = max(results.adapters, key=lambda row: row.validation.accuracy).name
     by_rank = sorted(results.adapters, key=lambda row: row.rank)
     return next(row.name for row in by_rank if chance(rows, row.name, best) > 0.05)
 

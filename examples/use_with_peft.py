@@ -17,7 +17,7 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
 from rankwise import Classifier, RankwiseError, Recipe, sweep
-from rankwise.bases import find
+from rankwise.models.base import find
 
 TEXTS = ["The window seat was mine all the way home.", "Not again.", "Who left the gate open?"]
 

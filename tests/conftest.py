@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rankwise import Classifier, sweep
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwise import Recipe
-from rankwise.evaluate import metrics
-from rankwise.predict import softmax
+from rankwise.commands.predict import softmax
+from rankwise.data.writers import csv_line
+from rankwise.metrics import metrics
+from rankwise.schema import AdapterResult, Diverged, Reference, Results, Timing
 from rankwise.store import files
-from rankwise.store.run import AdapterResult, Diverged, Reference, Results, RunFolder, Timing
-from rankwise.store.writers import csv_line
+from rankwise.store.run_folder import RunFolder
 
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 SHARES = (0.29, 0.335, 0.08, 0.145, 0.11, 0.04)

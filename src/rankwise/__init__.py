@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankwise.commands.evaluate import evaluate
+    from rankwise.commands.predict import Classifier, Prediction
+    from rankwise.commands.sweep import sweep
     from rankwise.errors import (
         DataError,
         ModelError,
@@ -17,27 +18,24 @@ if TYPE_CHECKING:
         Unreachable,
         UsageError,
     )
-    from rankwise.evaluate import Metrics, evaluate
-    from rankwise.predict import Classifier, Prediction
     from rankwise.recipe import Recipe
-    from rankwise.store.run import Results
-    from rankwise.sweep import sweep
+    from rankwise.schema import Metrics, Results
 
 _HOMES = {
-    "Classifier": "predict",
+    "Classifier": "commands.predict",
     "DataError": "errors",
-    "Metrics": "evaluate",
+    "Metrics": "schema",
     "ModelError": "errors",
-    "Prediction": "predict",
+    "Prediction": "commands.predict",
     "RankwiseError": "errors",
     "Recipe": "recipe",
     "ResourceError": "errors",
-    "Results": "store.run",
+    "Results": "schema",
     "TrainingError": "errors",
     "Unreachable": "errors",
     "UsageError": "errors",
-    "evaluate": "evaluate",
-    "sweep": "sweep",
+    "evaluate": "commands.evaluate",
+    "sweep": "commands.sweep",
 }
 
 __all__ = [
@@ -56,16 +54,6 @@ __all__ = [
     "evaluate",
     "sweep",
 ]
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the submodule `rankwise.sweep` would bind the module under the function's name.
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

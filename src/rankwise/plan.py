@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from rankwise.errors import UsageError
-from rankwise.nn.families import Config, parse_config, trunk_class
-from rankwise.nn.llama import LlamaConfig
-from rankwise.nn.lora import AdapterSpec, layer_of, match_sites, tensor_shapes
-from rankwise.nn.packing import MAX_BLOCK_SCORES
+from rankwise.models.llama import LlamaConfig
+from rankwise.models.registry import Config, parse_config, trunk_class
+from rankwise.nn.bank import AdapterSpec, layer_of, match_sites, tensor_shapes
+from rankwise.nn.batch import MAX_BLOCK_SCORES
 from rankwise.recipe import Recipe
 
 PROCESS_BYTES = 650_000_000

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from rankwise import cli
+from rankwise.cli import app as cli
 from rankwise.recipe import Recipe
 from tests.docs.markdown import ROOT, blocks, headings, pages, prose, section
 

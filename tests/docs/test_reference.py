@@ -16,18 +16,29 @@ import typer
 from pydantic import BaseModel
 
 import rankwise
-from rankwise import cli, plan
-from rankwise.bases import KNOWN
-from rankwise.doctor import Finding
+from rankwise import plan
+from rankwise.cli import app as cli
+from rankwise.cli.doctor import Finding
+from rankwise.commands.sweep import STAGES
 from rankwise.errors import RankwiseError
-from rankwise.evaluate import ClassMetrics, Metrics
+from rankwise.models.base import KNOWN
 from rankwise.recipe import PRESETS, Recipe
 from rankwise.report.errors import COLUMNS as ERROR_COLUMNS
-from rankwise.report.ranks import Comparison, PairSummary, RankSummary
-from rankwise.report.runs import RunSummary
 from rankwise.report.tables import CSV_COLUMNS, SCORE_COLUMNS
-from rankwise.store.run import SCHEMA, AdapterResult, Diverged, Reference, Results, Timing
-from rankwise.sweep import STAGES
+from rankwise.schema import (
+    SCHEMA,
+    AdapterResult,
+    ClassMetrics,
+    Comparison,
+    Diverged,
+    Metrics,
+    PairSummary,
+    RankSummary,
+    Reference,
+    Results,
+    RunSummary,
+    Timing,
+)
 from tests.docs.markdown import ROOT, section, tables
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")

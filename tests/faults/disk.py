@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rankwise.store import checkpoint, files
+from rankwise.store import files
+from rankwise.training import checkpoint
 
 OPERATIONS = ("write", "flush", "fsync", "replace")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from rankwise import cli, terminal
-from rankwise.store import checkpoint
-from rankwise.store.checkpoint import AdapterProgress, BankPlan, Checkpoint, JobState
+from rankwise.cli import app as cli
+from rankwise.cli import terminal
+from rankwise.training import checkpoint
+from rankwise.training.checkpoint import AdapterProgress, BankPlan, Checkpoint, JobState
 from tests.faults.disk import Disk
 
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from rankwise.cli import app
+from rankwise.cli.app import app
 from rankwise.recipe import Recipe
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 
 COUNT = 2000 if os.environ.get("RANKWISE_FAULTS") == "full" else 60
 DOCUMENTED = range(8)

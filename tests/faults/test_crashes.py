@@ -20,10 +20,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from rankwise.store import checkpoint, outcome
-from rankwise.store.adapter import WEIGHTS
-from rankwise.store.checkpoint import MANIFEST, STATE, TENSORS
-from rankwise.store.run import RunFolder
+from rankwise.models.peft_format import WEIGHTS
+from rankwise.store.run_folder import RunFolder
+from rankwise.training import checkpoint, outcome
+from rankwise.training.checkpoint import MANIFEST, STATE, TENSORS
 from tests import tiny
 from tests.faults.runs import sample
 from tests.faults.server import Ended, Server

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rankwise import ModelError
-from rankwise.store import adapter as adapters
+from rankwise.models import peft_format as adapters
 from rankwise.store import files
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 
 COUNT = 2000 if os.environ.get("RANKWISE_FAULTS") == "full" else 200
 WEIGHTS, CONFIG, MODEL = "adapter_model.safetensors", "adapter_config.json", "config.json"

@@ -20,10 +20,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from rankwise import Classifier, ModelError, bases
-from rankwise.predict import load_trunk
-from rankwise.store import adapter as adapters
-from rankwise.tokens import Tokenizer
+from rankwise import Classifier, ModelError
+from rankwise.models import base as bases
+from rankwise.models import peft_format as adapters
+from rankwise.models.base import load_trunk
+from rankwise.models.tokenizer import Tokenizer
 
 SECONDS = 60.0
 MEGABYTES = 200

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from rankwise import Classifier, DataError, Recipe
-from rankwise.cli import app
-from rankwise.data import load, read_rows
-from rankwise.predict import predict_file
+from rankwise.cli.app import app
+from rankwise.commands.predict import predict_file
+from rankwise.data.load import load, read_rows
 from tests.faults.cases import CASES, Rows
 
 GOOD = [(name, file, content, rows) for name, file, content, rows in CASES if isinstance(rows, list)]

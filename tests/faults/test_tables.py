@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rankwise.data import load
+from rankwise.data.load import load
+from rankwise.data.readers import open_table
+from rankwise.data.writers import write_rows
 from rankwise.recipe import Recipe
-from rankwise.store.readers import open_table
-from rankwise.store.writers import write_rows
 
 COUNT = 10_000 if os.environ.get("RANKWISE_FAULTS") == "full" else 250
 Row = dict[str, Any]

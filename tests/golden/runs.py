@@ -23,7 +23,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rankwise import sweep
-from rankwise.listener import Listener
+from rankwise.training.callbacks import Listener
 from tests import tiny
 
 TABLE = Path(__file__).with_name("digests.json")
@@ -71,7 +71,9 @@ class _Stop(Listener):
 def platform() -> str:
     """What the last digits depend on: torch's version and the instructions that its products use."""
     able = torch.cpu.get_capabilities()
-    found = [name for name in ("avx2", "avx512_bw", "avx512_vnni", "avx512_bf16", "amx_bf16") if able.get(name)]
+    found = [
+        name for name in ("avx2", "avx512_bw", "avx512_vnni", "avx512_bf16", "amx_bf16") if able.get(name)
+    ]
     return f"torch {torch.__version__.partition('+')[0]}, {able.get('architecture')}, {' '.join(found)}"
 
 
@@ -160,7 +162,9 @@ def _figures(run: Path) -> Iterator[bytes]:
     """What results.json says of each adapter and of each baseline."""
     results = json.loads((run / "results.json").read_text("utf-8"))
     for row in results["adapters"]:
-        yield json.dumps([row["name"], row["train_loss"], row["kept_epoch"], *map(row.get, PARAMETERS)]).encode()
+        yield json.dumps(
+            [row["name"], row["train_loss"], row["kept_epoch"], *map(row.get, PARAMETERS)]
+        ).encode()
     for row in [*results["adapters"], *results.get("baselines", results.get("references", []))]:
         for split in ("validation", "test"):
             yield json.dumps([row["name"], *map(row[split].get, FIGURES)]).encode()

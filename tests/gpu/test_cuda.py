@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import rankwise
-from rankwise.nn import families
-from rankwise.nn.lora import Bank
-from rankwise.nn.replay import CudaRecorder
-from rankwise.nn.step import EvenStep, RaggedStep
-from rankwise.nn.trunk import Trunk
+from rankwise.models import registry as families
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import Bank
+from rankwise.nn.ragged.step import RaggedStep
+from rankwise.nn.static.graphs import CudaRecorder
+from rankwise.nn.static.step import EvenStep
 from tests import tiny
 from tests.unit.nn import models
 from tests.unit.nn.test_step import BATCHES, done, unlike
@@ -85,4 +86,4 @@ def test_a_sweep(tmp_path: Path) -> None:
         tiny.gpt2(tmp_path / "base"), tiny.data_folder(tmp_path / "data"), device="cuda", epochs=8
     )
     result = rankwise.sweep(recipe, tmp_path / "run")
-    assert max(row.validation["accuracy"] for row in result.adapters if row.validation) > 0.6
+    assert max(row.validation.accuracy for row in result.adapters if row.validation) > 0.6

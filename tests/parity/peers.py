@@ -13,10 +13,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from rankwise.nn import families
-from rankwise.nn.lora import HEAD, AdapterSpec, Bank, match_sites
-from rankwise.nn.packing import Ids
-from rankwise.nn.trunk import Trunk
+from rankwise.models import registry as families
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_sites
+from rankwise.nn.batch import Ids
 
 CLASSES = 6
 SMALL: dict[str, dict[str, Any]] = {

@@ -21,11 +21,13 @@ from transformers import (
     AutoTokenizer,
 )
 
-from rankwise import Classifier, ModelError, bases, sweep
-from rankwise.nn.lora import Bank
-from rankwise.predict import bank_logits, load_trunk
-from rankwise.store import adapter as adapters
-from rankwise.tokens import Tokenizer
+from rankwise import Classifier, ModelError, sweep
+from rankwise.models import base as bases
+from rankwise.models import peft_format as adapters
+from rankwise.models.base import load_trunk
+from rankwise.models.tokenizer import Tokenizer
+from rankwise.nn.bank import Bank
+from rankwise.nn.inference import bank_logits
 from tests import tiny
 
 TOLERANCE = 1e-4

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rankwise.nn.bank import match_sites
 from rankwise.nn.classifier import logits, losses
-from rankwise.nn.lora import match_sites
-from rankwise.nn.packing import pack
-from rankwise.predict import bank_logits
+from rankwise.nn.inference import bank_logits
+from rankwise.nn.ragged.batch import pack
 from tests.parity.peers import CLASSES, Pair, make_pair, random_texts
 
 LENGTHS = [1, 5, 9, 64, 17, 3, 8, 2, 33]

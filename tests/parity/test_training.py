@@ -12,7 +12,7 @@ import transformers
 from torch.utils.data import SequentialSampler
 
 from rankwise.recipe import Recipe
-from rankwise.train import Step, order, train
+from rankwise.training.train import Step, order, train
 from tests.parity.peers import CLASSES, make_pair, random_texts
 
 STEPS, BATCH, SEED = 50, 8, 0

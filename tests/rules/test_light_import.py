@@ -21,7 +21,7 @@ HEAVY = (
 )
 COMMAND = """
 import sys
-from rankwise.cli import main
+from rankwise.cli.app import main
 sys.argv = {}
 try:
     main()
@@ -57,5 +57,5 @@ def test_nothing_heavy(code: str) -> None:
 
 
 def test_tables_need_no_torch() -> None:
-    found = loaded("import rankwise.report.build, rankwise.reproduce, rankwise.terminal")
+    found = loaded("import rankwise.report.build, rankwise.commands.reproduce, rankwise.cli.terminal")
     assert found & {"torch", "transformers", "datasets", "peft", "matplotlib", "jinja2"} == set()

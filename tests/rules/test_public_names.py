@@ -62,8 +62,8 @@ def test_every_error_is_public_and_a_rankwise_error() -> None:
 def test_a_function_is_not_hidden_by_its_module() -> None:
     """`rankwise.sweep` is a module's name too; importing that must not change what users get."""
     code = """
-import rankwise.sweep
-from rankwise.evaluate import Metrics
+import rankwise.commands.sweep
+from rankwise.commands.evaluate import Metrics
 from rankwise import evaluate, sweep
 print(sweep.__name__, evaluate.__name__, callable(sweep) and callable(evaluate))
 """

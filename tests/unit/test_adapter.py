@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rankwise import Classifier, ModelError, UsageError
-from rankwise.nn.lora import AdapterSpec
-from rankwise.store import adapter as adapters
-from rankwise.store.run import RunFolder
+from rankwise.models import peft_format as adapters
+from rankwise.nn.bank import AdapterSpec
+from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
 CONFIG = {"model_type": "gpt2", "n_embd": 4, "n_layer": 2, "n_head": 2, "vocab_size": 9}

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from rankwise import bases
 from rankwise.errors import ModelError
-from rankwise.nn.gpt2 import GPT2Config
-from rankwise.nn.llama import LlamaConfig
+from rankwise.models import base as bases
+from rankwise.models.gpt2 import GPT2Config
+from rankwise.models.llama import LlamaConfig
+from rankwise.models.weights import Weights
 from rankwise.store import files
-from rankwise.store.weights import Weights
 from tests.unit import tiny_gguf
 from tests.unit.tiny_folder import TINY, model_folder
 
@@ -229,8 +229,8 @@ def test_a_conversion_that_was_killed_is_redone(package: Path) -> None:
 
 def test_two_processes_convert_at_once(package: Path) -> None:
     script = (
-        "import sys, time\nfrom tests.unit import tiny_gguf\nfrom rankwise import bases\n"
-        "from rankwise.store import files\nfrom rankwise.store.weights import Weights\n"
+        "import sys, time\nfrom tests.unit import tiny_gguf\nfrom rankwise.models import base as bases\n"
+        "from rankwise.store import files\nfrom rankwise.models.weights import Weights\n"
         f"packaged = bases._Packaged('tiny_llm', 'tiny.gguf', {files.sha256(package)!r}, '')\n"
         "bases._PACKAGED[bases.SMOLLM2], bases.KNOWN[bases.SMOLLM2] = packaged, tiny_gguf.CONFIG\n"
         "print('ready', flush=True); sys.stdin.readline()\n"

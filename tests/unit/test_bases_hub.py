@@ -29,7 +29,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def look_up(what: str, home: Path, **settings: str) -> dict[str, Any]:
     """What `bases.<what>` gives, or the error, in a fresh process."""
     script = (
-        "import json\nfrom rankwise import bases\nfrom rankwise.errors import RankwiseError\n"
+        "import json\nfrom rankwise.models import base as bases\nfrom rankwise.errors import RankwiseError\n"
         f"bases.HUB_SECONDS = 0.5\ntry:\n    value = bases.{what}\n"
         "except RankwiseError as e:\n"
         "    value = {'error': type(e).__name__, 'message': e.message, 'hint': e.hint}\n"

@@ -18,7 +18,7 @@ import pytest
 
 from rankwise.report import build
 from rankwise.report.drawing import DARK, LIGHT
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from rankwise import Classifier
 from rankwise.recipe import Recipe
 from rankwise.report import build, card
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 from tests.unit.hostile import LABELS, TEXTS
 
@@ -39,8 +39,8 @@ def test_the_hub_reads_it(made: RunFolder) -> None:
     results = {(each.dataset_split, each.metric_type): each.metric_value for each in found.eval_results or []}
     assert row.test is not None
     for split, metrics in (("validation", row.validation), ("test", row.test)):
-        assert results[split, "accuracy"] == pytest.approx(metrics["accuracy"], abs=1e-6)
-        assert results[split, "f1"] == pytest.approx(metrics["macro_f1"], abs=1e-6)
+        assert results[split, "accuracy"] == pytest.approx(metrics.accuracy, abs=1e-6)
+        assert results[split, "f1"] == pytest.approx(metrics.macro_f1, abs=1e-6)
 
 
 def test_the_licence_is_left_to_who_publishes(made: RunFolder) -> None:
@@ -53,7 +53,7 @@ def test_every_adapter_has_one_and_the_run_too(made: RunFolder) -> None:
     results = made.read_results()
     for row in results.adapters:
         text = (made.adapters / row.name / "README.md").read_text("utf-8")
-        assert f"seed {row.seed}" in text and f"{100 * row.validation['accuracy']:.2f}" in text
+        assert f"seed {row.seed}" in text and f"{100 * row.validation.accuracy:.2f}" in text
         assert ("PEFT has no rank 0" in text) == (row.rank == 0)
         assert all(label in text for label in results.labels)
         assert f"max_length={Recipe.load(made.recipe).max_length}" in text

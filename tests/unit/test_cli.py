@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 import pytest
 from typer.testing import CliRunner, Result
 
-from rankwise import bases, cli
-from rankwise.cli import app
-from rankwise.predict import Classifier
+from rankwise.cli import app as cli
+from rankwise.cli.app import app
+from rankwise.commands.predict import Classifier
+from rankwise.models import base as bases
 from rankwise.recipe import Recipe
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
 SETTINGS = ["--ranks", "0,2", "--epochs", "1", "--batch-size", "8", "--max-length", "32"]
@@ -123,10 +124,10 @@ def test_evaluate(adapter: Path, data_folder: Path, run: RunFolder) -> None:
     row = run.read_results().adapters[-1]
     assert row.test is not None
     result = rankwise("evaluate", adapter, "--data", data_folder / "test.csv", *HERE)
-    assert f"accuracy {100 * row.test['accuracy']:.2f} %" in result.stdout
+    assert f"accuracy {100 * row.test.accuracy:.2f} %" in result.stdout
     assert all(word in result.stdout for word in ("precision", "recall", "F1", "Confusion", *tiny.LABELS))
     result = rankwise("evaluate", adapter, "--data", data_folder / "test.csv", *HERE, "--json")
-    assert json.loads(result.stdout)["confusion"] == row.test["confusion"]
+    assert json.loads(result.stdout).confusion == row.test.confusion
     assert result.stderr == ""
 
 
@@ -311,7 +312,7 @@ def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[b
 
 def test_help_does_not_import_torch() -> None:
     code = (
-        "import sys; from rankwise.cli import app; app(['--help'], standalone_mode=False);"
+        "import sys; from rankwise.cli.app import app; app(['--help'], standalone_mode=False);"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)

@@ -22,10 +22,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rankwise import data
+from rankwise.data import load as data
+from rankwise.data.readers import BATCH_ROWS
 from rankwise.errors import DataError
 from rankwise.recipe import Recipe
-from rankwise.store.readers import BATCH_ROWS
 
 REPOSITORY = Path(__file__).parents[2]
 EMOTION = Path(os.environ.get("RANKWISE_TEST_DATA", REPOSITORY.parent / "shared")) / "data" / "emotion"
@@ -404,7 +404,7 @@ class TestRows:
             for _ in range(64):
                 file.write(("x" * 99 + "\n") * 5000)
         script = (
-            "import sys, resource, pathlib; from rankwise import data\n"
+            "import sys, resource, pathlib; from rankwise.data import load as data\n"
             "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = used()\n"
             "rows = sum(len(batch) for batch in data.read_rows(pathlib.Path(sys.argv[1]))[1])\n"
@@ -602,7 +602,7 @@ def test_without_the_hub(tmp_path: Path) -> None:
 def test_files_are_read_without_heavy_imports(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", "text,label\na,x\nb,y\nc,x\nd,y\n")
     script = (
-        "import sys; from rankwise import data; from rankwise.recipe import Recipe\n"
+        "import sys; from rankwise.data import load as data; from rankwise.recipe import Recipe\n"
         "data.load(Recipe(data=sys.argv[1]))\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'sklearn', 'numpy', 'pyarrow'}\n"
         "print(heavy & set(sys.modules))"

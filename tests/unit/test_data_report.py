@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankwise import Recipe, bases, data
-from rankwise.preview import data_report
-from rankwise.report.data import DataReport, contradiction_table, leak_table, normalised, report, split_table
-from rankwise.store.run import RunFolder
-from rankwise.tokens import Tokenizer
+from rankwise import Recipe
+from rankwise.commands.preview import data_report
+from rankwise.data import load as data
+from rankwise.data.audit import normalised, report
+from rankwise.models import base as bases
+from rankwise.models.tokenizer import Tokenizer
+from rankwise.report.data_tables import contradiction_table, leak_table, split_table
+from rankwise.schema import DataReport
+from rankwise.store.run_folder import RunFolder
 from tests import tiny
 from tests.emotion import EMOTION, needs_emotion
 

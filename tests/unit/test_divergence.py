@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rankwise import Recipe, ResourceError, TrainingError, sweep
+from rankwise.models import peft_format as adapters
 from rankwise.nn import step as step_module
-from rankwise.nn.adamw import AdamW
-from rankwise.nn.lora import Bank
-from rankwise.nn.trunk import Trunk
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import Bank
 from rankwise.report import ranks, tables
-from rankwise.store import adapter as adapters
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
+from rankwise.training.optimizer import AdamW
 from tests import tiny
 from tests.unit.test_resume import STEPS, Stop, content, stopped
 from tests.unit.test_sweep import assert_alike
@@ -239,6 +239,6 @@ def test_no_room_elsewhere(
     def load_trunk(*arguments: Any) -> None:
         raise ERRORS[2]
 
-    monkeypatch.setattr(importlib.import_module("rankwise.sweep"), "load_trunk", load_trunk)
+    monkeypatch.setattr(importlib.import_module("rankwise.commands.sweep"), "load_trunk", load_trunk)
     with pytest.raises(ResourceError, match="out of memory"):
         sweep(tiny.recipe(gpt2_base, data_folder), tmp_path / "run")

@@ -15,9 +15,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from rankwise import doctor, hardware, selftest
-from rankwise.cli import app
-from rankwise.doctor import Finding
+from rankwise import hardware
+from rankwise.cli import doctor, selftest
+from rankwise.cli.app import app
+from rankwise.cli.doctor import Finding
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import pytest
 
 from rankwise.report.errors import COLUMNS, errors_csv, errors_table, wrong_texts
 from rankwise.report.predictions import read_predictions
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 
 NAMES = ["a", "b", "c"]
 

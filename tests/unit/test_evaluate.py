@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score, log_loss
 
 from rankwise import Classifier, DataError, evaluate
-from rankwise.evaluate import metrics
-from rankwise.predict import softmax
-from rankwise.store.run import RunFolder
+from rankwise.commands.predict import softmax
+from rankwise.metrics import metrics
+from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
 NAMES = ("a", "b", "c", "d")
@@ -116,8 +116,8 @@ def test_evaluate_agrees_with_the_sweep(run: RunFolder, adapter: Path, data_fold
     row = run.read_results().adapters[-1]
     assert row.name == adapter.name and row.test is not None
     assert found.split == "test.csv"
-    assert found.confusion == row.test["confusion"]
-    assert found.log_loss == pytest.approx(row.test["log_loss"], abs=1e-5)
+    assert found.confusion == row.test.confusion
+    assert found.log_loss == pytest.approx(row.test.log_loss, abs=1e-5)
 
 
 def test_columns_can_be_named(adapter: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rankwise.report.history import Curve, read_curves
 from rankwise.report.learning import learning_curves
 from rankwise.report.scores import Score, by_rank, rank_rows, reference_rows
 from rankwise.report.verdict import Chosen
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 
 
@@ -92,7 +92,7 @@ def test_ranks_stand_in_order_and_rank_0_to_the_left(made: RunFolder) -> None:
 
 def test_confusion(made: RunFolder) -> None:
     row = made.read_results().adapters[0]
-    found = row.validation["confusion"]
+    found = row.validation.confusion
     shown = diagnostics.confusion("validation", "rank 0", made.read_results().labels, found)
     assert shown.title == "Confusion matrix of rank 0 on the validation split"
     for count in {count for line in found for count in line if count}:
@@ -108,7 +108,7 @@ def test_confusion(made: RunFolder) -> None:
 
 
 def test_per_class(made: RunFolder) -> None:
-    classes = made.read_results().adapters[1].validation["classes"]
+    classes = made.read_results().adapters[1].validation.classes
     shown = diagnostics.per_class("validation", "rank 1", classes)
     order = [each["label"] for each in sorted(classes, key=lambda each: each["f1"])]
     assert [text for text in texts(shown) if text in order] == order
@@ -119,9 +119,9 @@ def test_per_class(made: RunFolder) -> None:
 
 def test_reliability(made: RunFolder) -> None:
     found = made.read_results().adapters[1].validation
-    shown = diagnostics.reliability("validation", "rank 1", found["reliability"], found["ece"])
-    assert f"ECE {100 * found['ece']:.2f} points" in texts(shown)
-    for each in found["reliability"]:
+    shown = diagnostics.reliability("validation", "rank 1", found.reliability, found.ece)
+    assert f"ECE {100 * found.ece:.2f} points" in texts(shown)
+    for each in found.reliability:
         said = f"{100 * each['accuracy']:.0f} % right ({each['texts']} texts)"
         assert (said in shown.description) == (each["texts"] > 0)
 
@@ -172,8 +172,8 @@ def test_any_run_can_be_drawn(
     found = results.adapters[-1].validation
     drawn = [
         accuracy(made),
-        diagnostics.confusion("validation", "x", labels, found["confusion"]),
-        diagnostics.per_class("validation", "x", found["classes"]),
+        diagnostics.confusion("validation", "x", labels, found.confusion),
+        diagnostics.per_class("validation", "x", found.classes),
         *learning_curves(read_curves(made), by_rank(results)),
     ]
     for each in drawn:
@@ -212,8 +212,8 @@ def test_a_name_keeps_clear_of_the_points(low: float, high: float, free: list[bo
 def test_bins_that_only_one_seed_has_are_pooled(made: RunFolder) -> None:
     one, other = (row.model_copy(deep=True) for row in made.read_results().adapters[:2])
     share = {"texts": 10, "confidence": 0.5, "accuracy": 0.4}
-    one.validation["reliability"] = [{"low": 0.4, "high": 0.6, **share}]
-    other.validation["reliability"] = [{"low": 0.4, "high": 0.6, **share, "texts": 30, "accuracy": 0.8},
+    one.validation.reliability = [{"low": 0.4, "high": 0.6, **share}]
+    other.validation.reliability = [{"low": 0.4, "high": 0.6, **share, "texts": 30, "accuracy": 0.8},
                                        {"low": 0.8, "high": 1.0, **share}]  # fmt: skip
     found = Chosen(4, (one, other)).reliability("validation")
     assert found is not None

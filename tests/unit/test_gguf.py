@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from rankwise.errors import ModelError
-from rankwise.store.gguf import GGUF
+from rankwise.models.gguf import GGUF
 from tests.unit import tiny_gguf
 
 

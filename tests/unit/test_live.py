@@ -8,9 +8,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rankwise import terminal
-from rankwise.listener import Validated
-from rankwise.live import Board, line
+from rankwise.cli import terminal
+from rankwise.cli.live import Board, line
+from rankwise.training.callbacks import Validated
 
 
 def shown(board: Board, columns: int, lines: int) -> str:

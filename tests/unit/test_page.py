@@ -17,7 +17,8 @@ from rankwise.report.data_tables import data_tables
 from rankwise.report.ranks import compare, in_short
 from rankwise.report.scores import rank_rows
 from rankwise.report.tables import one_line
-from rankwise.store.run import Diverged, RunFolder
+from rankwise.schema import Diverged
+from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 from tests.unit.hostile import LABELS, TEXTS
 from tests.unit.page import Page
@@ -123,7 +124,7 @@ def test_the_choice_does_not_look_at_test(made: RunFolder, tmp_path: Path) -> No
     results = copy.read_results()
     for row in results.adapters:
         assert row.test is not None
-        row.test["accuracy"] = 1 - row.test["accuracy"]
+        row.test.accuracy = 1 - row.test.accuracy
     copy.results.write_text(results.model_dump_json(), "utf-8")
     one, other = build.read_story(made), build.read_story(copy)
     assert (one.found, one.choice.best.name) == (other.found, other.choice.best.name)

@@ -11,9 +11,10 @@ import pytest
 import transformers
 from bench import memory
 
-from rankwise import bases, plan
+from rankwise import plan
 from rankwise.errors import ModelError, UsageError
-from rankwise.nn.families import parse_config
+from rankwise.models import base as bases
+from rankwise.models.registry import parse_config
 from rankwise.recipe import Recipe
 
 CLASSES = 6

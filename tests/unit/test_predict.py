@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from rankwise import Classifier, DataError, ModelError, UsageError, predict
-from rankwise.nn import packing
-from rankwise.nn.packing import Stream
-from rankwise.predict import predict_file, softmax
-from rankwise.store.readers import BATCH_ROWS
+from rankwise import Classifier, DataError, ModelError, UsageError
+from rankwise.commands import predict
+from rankwise.commands.predict import predict_file, softmax
+from rankwise.data.readers import BATCH_ROWS
+from rankwise.nn.batch import Stream
+from rankwise.nn.ragged import batch as packing
 from tests import tiny
 
 TEXTS = [*tiny.texts(12, seed=5), "x", "glad " * 40, "naïve 😀 日本語", "  spaces around  ", "a\nline\r\nend"]

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import pytest
 
 from rankwise import Recipe
+from rankwise.commands.preview import preview
 from rankwise.errors import DataError, UsageError
-from rankwise.preview import preview
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from rankwise.errors import UsageError
-from rankwise.report.ranks import Comparison, compare, summary_table
-from rankwise.store.run import RunFolder
+from rankwise.report.ranks import compare, summary_table
+from rankwise.schema import Comparison
+from rankwise.store.run_folder import RunFolder
 
 
 def invented(
@@ -124,7 +125,7 @@ def test_the_table_shows_each_rank_against_the_best(run: RunFolder, tmp_path: Pa
 def test_a_real_run(run: RunFolder) -> None:
     found = compare(run)
     assert [each.rank for each in found.ranks] == [0, 1, 4]
-    by_rank = {row.rank: row.validation["accuracy"] for row in run.read_results().adapters}
+    by_rank = {row.rank: row.validation.accuracy for row in run.read_results().adapters}
     assert {each.rank: each.accuracy for each in found.ranks} == pytest.approx(by_rank)
 
 

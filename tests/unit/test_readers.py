@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rankwise.data.readers import BATCH_ROWS, listed, open_table, short
 from rankwise.errors import DataError
-from rankwise.store.readers import BATCH_ROWS, listed, open_table, short
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

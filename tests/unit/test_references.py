@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankwise import Recipe, data, sweep
-from rankwise.listener import Listener
-from rankwise.nn.packing import Ids
-from rankwise.references import Answers, linear_svm, majority
-from rankwise.store.run import Reference, RunFolder
+from rankwise import Recipe, sweep
+from rankwise.commands.baselines import Answers, linear_svm, majority
+from rankwise.data import load as data
+from rankwise.nn.batch import Ids
+from rankwise.schema import Reference
+from rankwise.store.run_folder import RunFolder
+from rankwise.training.callbacks import Listener
 from tests import tiny
 from tests.emotion import EMOTION, needs_emotion
 
@@ -43,12 +45,12 @@ def test_the_rows_of_a_run_that_has_rank_0(run: RunFolder) -> None:
     rows = by_name(run)
     assert list(rows) == NAMES
     for row in rows.values():
-        assert (row.validation["split"], row.validation["texts"]) == ("validation", tiny.SIZES["validation"])
-        assert row.test is not None and row.test["split"] == "test"
-    assert rows["majority class"].validation["accuracy"] == pytest.approx(1 / 3)
+        assert (row.validation.split, row.validation.texts) == ("validation", tiny.SIZES["validation"])
+        assert row.test is not None and row.test.split == "test"
+    assert rows["majority class"].validation.accuracy == pytest.approx(1 / 3)
     # Keywords tell the classes apart.
-    assert rows["TF-IDF + linear SVM"].validation["accuracy"] == 1.0
-    assert rows["TF-IDF + linear SVM"].validation["log_loss"] is None
+    assert rows["TF-IDF + linear SVM"].validation.accuracy == 1.0
+    assert rows["TF-IDF + linear SVM"].validation.log_loss is None
 
 
 def test_the_untrained_head_is_where_rank_0_begins(
@@ -57,8 +59,8 @@ def test_the_untrained_head_is_where_rank_0_begins(
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(0,), epochs=1, learning_rate=1e-12)
     still = sweep(recipe, tmp_path / "run").adapters[0]
     untrained = by_name(run)["untrained head"]
-    assert untrained.validation["confusion"] == still.validation["confusion"]
-    assert untrained.validation["log_loss"] == pytest.approx(still.validation["log_loss"], rel=1e-6)
+    assert untrained.validation.confusion == still.validation.confusion
+    assert untrained.validation.log_loss == pytest.approx(still.validation.log_loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
@@ -72,10 +74,10 @@ def test_rank_0_as_a_reference_is_the_adapter_of_rank_0(
     assert [row.name for row in found.references] == [*NAMES, "rank 0"]
     other = sweep(recipe.model_copy(update={"ranks": (0,), "seeds": (110,)}), tmp_path / "other").adapters[0]
     row = found.references[-1]
-    assert row.validation["confusion"] == other.validation["confusion"]
-    assert row.validation["log_loss"] == pytest.approx(other.validation["log_loss"], rel=1e-5)
+    assert row.validation.confusion == other.validation.confusion
+    assert row.validation.log_loss == pytest.approx(other.validation.log_loss, rel=1e-5)
     assert row.test is not None and other.test is not None
-    assert row.test["log_loss"] == pytest.approx(other.test["log_loss"], rel=1e-5)
+    assert row.test.log_loss == pytest.approx(other.test.log_loss, rel=1e-5)
 
 
 def test_they_can_be_left_out(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_they_can_be_left_out(gpt2_base: Path, data_folder: Path, tmp_path: Path
 def test_a_head_that_diverges_is_left_out_and_said(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rankwise import references
+    from rankwise.commands import baselines as references
     from rankwise.errors import TrainingError
 
     def broken(*arguments: object) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rankwise import reproduce
-from rankwise.store.run import AdapterResult, Results
+from rankwise.commands import reproduce
+from rankwise.schema import AdapterResult, Results
 
 PUBLISHED = {1: 1829, 2: 1826, 4: 1834, 8: 1830, 16: 1828}  # rank -> right answers in 2,000 texts
 TOLERANCE = 24  # texts: 1.2 points

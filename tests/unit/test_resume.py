@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from rankwise import Recipe, UsageError, sweep
-from rankwise.listener import Listener
 from rankwise.store import files
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
+from rankwise.training.callbacks import Listener
 from tests import tiny
 
 SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
@@ -65,7 +65,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def stopped(recipe: Recipe, folder: Path, stop: Stop, **options: Any) -> Stop:
     """Run a sweep, or go on with it, until the listener stops it."""
-    from rankwise import signals
+    from rankwise.training import signals
 
     real, signals.check = signals.check, stop.check
     try:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rankwise.cli import app
+from rankwise.cli.app import app
 from rankwise.errors import UsageError
 from rankwise.report import build
 from rankwise.report.runs import list_runs, runs_page
 from rankwise.report.scores import rank_rows
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 from tests.unit.page import Page
 

@@ -15,13 +15,14 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoTokenizer
 
 from rankwise import Recipe, UsageError, sweep
+from rankwise.commands.sweep import default_folder
 from rankwise.errors import DataError, ModelError
-from rankwise.listener import Listener
+from rankwise.models import peft_format as adapters
 from rankwise.report import ranks
 from rankwise.report.tables import sample_table
-from rankwise.store import adapter as adapters
-from rankwise.store.run import Results, RunFolder
-from rankwise.sweep import default_folder
+from rankwise.schema import Results
+from rankwise.store.run_folder import RunFolder
+from rankwise.training.callbacks import Listener
 from tests import tiny
 
 NAMES = ["r0-s110", "r1-s110", "r4-s110"]
@@ -128,17 +129,17 @@ def test_the_figures_are_those_of_the_predictions(run: RunFolder) -> None:
             found = row.validation if split == "validation" else row.test
             assert found is not None
             predicted = [line[row.name] for line in mine]
-            assert found["texts"] == len(mine)
-            assert found["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
-            assert found["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"))
-            assert np.sum(found["confusion"]) == len(mine)
-            assert found["accuracy_low"] <= found["accuracy"] <= found["accuracy_high"]
+            assert found.texts == len(mine)
+            assert found.accuracy == pytest.approx(accuracy_score(truth, predicted))
+            assert found.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+            assert np.sum(found.confusion) == len(mine)
+            assert found.accuracy_low <= found.accuracy <= found.accuracy_high
             shares = [float(line[f"{row.name} probability"]) for line in mine]
             assert all(1 / 3 <= share <= 1 for share in shares)
 
 
 def test_the_keywords_are_learned(run: RunFolder) -> None:
-    assert max(row.validation["accuracy"] for row in run.read_results().adapters) > 0.6
+    assert max(row.validation.accuracy for row in run.read_results().adapters) > 0.6
 
 
 def test_the_history_has_a_line_for_each_step_and_each_validation(run: RunFolder) -> None:
@@ -157,14 +158,14 @@ def test_the_history_has_a_line_for_each_step_and_each_validation(run: RunFolder
         assert row.train_loss == pytest.approx(np.mean(losses))
         last = [line for line in validations if row.name in line["adapters"]][-1]
         accuracy = last["accuracy"][last["adapters"].index(row.name)]
-        assert accuracy == pytest.approx(row.validation["accuracy"])
+        assert accuracy == pytest.approx(row.validation.accuracy)
 
 
 def test_the_tables_are_those_of_the_results(run: RunFolder) -> None:
     table = run.table.read_text("utf-8")
     for row in run.read_results().adapters:
         assert f"| {row.rank} | {row.trainable_params:,} | {row.total_params:,} |" in table
-        assert f"| {100 * row.validation['accuracy']:.2f} |" in table
+        assert f"| {100 * row.validation.accuracy:.2f} |" in table
     samples = run.samples.read_text("utf-8")
     assert samples.count("\n") == 2 + 2 + 2 * len(tiny.LABELS)
 
@@ -230,7 +231,7 @@ def test_the_best_epoch_is_kept(restless: RunFolder) -> None:
         mine = [line for line in history(restless, "validation") if row.name in line["adapters"]]
         accuracies = [line["accuracy"][line["adapters"].index(row.name)] for line in mine]
         assert row.kept_epoch == 1 + int(np.argmax(accuracies))
-        assert row.validation["accuracy"] == pytest.approx(max(accuracies))
+        assert row.validation.accuracy == pytest.approx(max(accuracies))
         kept.append(row.kept_epoch)
     assert min(kept) < 5, "no adapter had its best epoch before the last: this test shows nothing"
 

@@ -14,7 +14,8 @@ from markdown_it import MarkdownIt
 from rankwise.errors import UsageError
 from rankwise.report import tables
 from rankwise.report.tables import Table, one_line, plain_cell, printable, rank_csv, rank_table, sample_table
-from rankwise.store.run import Diverged, RunFolder
+from rankwise.schema import Diverged
+from rankwise.store.run_folder import RunFolder
 from tests import tiny
 from tests.made import made_run
 
@@ -109,12 +110,12 @@ def test_the_rank_table(run: RunFolder) -> None:
             f"{row.trainable_params:,}",
             f"{row.total_params:,}",
             f"{row.trainable_percent:.4f}",
-            f"{100 * found['accuracy']:.2f}",
-            f"{100 * found['accuracy_low']:.1f}-{100 * found['accuracy_high']:.1f}",
-            f"{100 * found['macro_f1']:.2f}",
-            f"{100 * row.test['accuracy']:.2f}",
-            f"{100 * row.test['accuracy_low']:.1f}-{100 * row.test['accuracy_high']:.1f}",
-            f"{100 * row.test['macro_f1']:.2f}",
+            f"{100 * found.accuracy:.2f}",
+            f"{100 * found.accuracy_low:.1f}-{100 * found.accuracy_high:.1f}",
+            f"{100 * found.macro_f1:.2f}",
+            f"{100 * row.test.accuracy:.2f}",
+            f"{100 * row.test.accuracy_low:.1f}-{100 * row.test.accuracy_high:.1f}",
+            f"{100 * row.test.macro_f1:.2f}",
         )  # fmt: skip
     assert [row[0] for row in table.rows[3:]] == ["majority class", "TF-IDF + linear SVM", "untrained head"]
     assert cells(table.markdown())[1:] == [list(row) for row in table.rows]
@@ -137,15 +138,15 @@ def test_several_seeds_make_one_row_a_rank_and_references_follow(tmp_path: Path)
     assert names == ["1", "4 (2 of 3 seeds)", "majority class", "TF-IDF + linear SVM", "untrained head"]
     for name, rank in (("1", 1), ("4 (2 of 3 seeds)", 4)):
         row = next(each for each in table.rows if each[0] == name)
-        found = [each.validation["accuracy"] for each in results.adapters if each.rank == rank]
+        found = [each.validation.accuracy for each in results.adapters if each.rank == rank]
         assert row[4:6] == (f"{100 * np.mean(found):.2f}", f"{100 * np.std(found, ddof=1):.2f}")
         low, high = map(float, row[6].split("-"))
         assert low < 100 * np.mean(found) < high
     assert table.rows[2][4:8] == (
-        f"{100 * results.references[0].validation['accuracy']:.2f}",
+        f"{100 * results.references[0].validation.accuracy:.2f}",
         "",
         table.rows[2][6],
-        f"{100 * results.references[0].validation['macro_f1']:.2f}",
+        f"{100 * results.references[0].validation.macro_f1:.2f}",
     )
     assert "Dropped: r4-s7 diverged at step 12." in table.note
 
@@ -157,9 +158,9 @@ def test_the_csv_holds_ranks_adapters_and_references_unrounded(tmp_path: Path) -
     for row in results.adapters:
         cells = next(each for each in rows if each["name"] == row.name)
         assert (int(cells["rank"]), int(cells["seed"])) == (row.rank, row.seed)
-        assert float(cells["validation_accuracy"]) == row.validation["accuracy"]
-        assert float(cells["test_accuracy_low"]) == (row.test or {})["accuracy_low"]
-    mean = np.mean([row.validation["accuracy"] for row in results.adapters if row.rank == 1])
+        assert float(cells["validation_accuracy"]) == row.validation.accuracy
+        assert float(cells["test_accuracy_low"]) == (row.test or {}).accuracy_low
+    mean = np.mean([row.validation.accuracy for row in results.adapters if row.rank == 1])
     assert float(rows[0]["validation_accuracy"]) == pytest.approx(mean)
 
 
@@ -178,7 +179,7 @@ def test_two_samples_of_each_class(run: RunFolder) -> None:
     table = sample_table(run)
     assert [row[2] for row in table.rows] == [label for label in tiny.LABELS for _ in range(2)]
     assert [row[1] for row in table.rows] == ["0", "0", "1", "1", "2", "2"]
-    best = max(results.adapters, key=lambda row: (row.validation["accuracy"], -row.rank)).name
+    best = max(results.adapters, key=lambda row: (row.validation.accuracy, -row.rank)).name
     assert table.title == f"test texts, predicted by {best}"
     with run.predictions.open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["split"] == "test"]

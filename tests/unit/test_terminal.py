@@ -11,13 +11,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rankwise import Recipe, terminal
+from rankwise import Recipe
+from rankwise.cli import terminal
+from rankwise.commands.predict import Prediction
+from rankwise.commands.preview import preview
 from rankwise.errors import DataError
-from rankwise.evaluate import metrics
-from rankwise.predict import Prediction
-from rankwise.preview import preview
+from rankwise.metrics import metrics
 from rankwise.report.tables import Table, rank_table, sample_table
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 
 Screen = Callable[[int], io.StringIO]
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from rankwise.errors import DataError, ModelError, UsageError
-from rankwise.tokens import CHUNK_CHARACTERS, CHUNK_TEXTS, Tokenizer, _chunks
+from rankwise.models.tokenizer import CHUNK_CHARACTERS, CHUNK_TEXTS, Tokenizer, _chunks
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("RANKWISE_TEST_DATA", REPOSITORY.parent / "shared"))
@@ -141,7 +141,7 @@ def test_no_warning_of_length_or_of_forks(tiny: Path) -> None:
     config = json.loads((tiny / "tokenizer_config.json").read_text())
     (tiny / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 4}))
     script = (
-        "import os, sys; from pathlib import Path; from rankwise.tokens import Tokenizer\n"
+        "import os, sys; from pathlib import Path; from rankwise.models.tokenizer import Tokenizer\n"
         "tokenizer = Tokenizer.load(Path(sys.argv[1]))\n"
         "texts = ['word ' * 40] * 2000\n"
         "tokenizer(texts, 100)\n"

@@ -11,9 +11,9 @@ import pytest
 from accelerate import tracking as theirs
 
 from rankwise import UsageError, sweep
-from rankwise.listener import Listener, Listeners
-from rankwise.store.run import RunFolder
-from rankwise.tracking import KINDS, Trackers, check
+from rankwise.cli.tracking import KINDS, Trackers, check
+from rankwise.store.run_folder import RunFolder
+from rankwise.training.callbacks import Listener, Listeners
 from tests import tiny
 
 
@@ -90,8 +90,8 @@ def test_tensorboard_reads_what_was_tracked(gpt2_base: Path, data_folder: Path, 
     accuracy = found.Scalars("validation/accuracy/r4-s110")
     assert [event.step for event in accuracy] == [6, 12]
     row = RunFolder(folder).read_results().adapters[-1]
-    assert accuracy[-1].value == pytest.approx(row.validation["accuracy"])
-    assert found.Scalars("validation/log_loss/r4-s110")[-1].value == pytest.approx(row.validation["log_loss"])
+    assert accuracy[-1].value == pytest.approx(row.validation.accuracy)
+    assert found.Scalars("validation/log_loss/r4-s110")[-1].value == pytest.approx(row.validation.log_loss)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])

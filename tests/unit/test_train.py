@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
 from rankwise.errors import TrainingError
-from rankwise.nn.lora import HEAD, Bank
-from rankwise.nn.trunk import Trunk
-from rankwise.predict import bank_logits
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import HEAD, Bank
+from rankwise.nn.inference import bank_logits
 from rankwise.recipe import Recipe
-from rankwise.train import Step, balanced_weights, order, train
+from rankwise.training.train import Step, balanced_weights, order, train
 from tests.unit.nn import models
 
 TEXTS = models.texts([(5 * i) % 17 + 1 for i in range(32)], seed=8)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rankwise.errors import ModelError
-from rankwise.store.weights import Weights
+from rankwise.models.weights import Weights
 
 GPT2 = {
     "transformer.wte.weight": torch.arange(6.0).view(3, 2),

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankwise.data.writers import csv_line, neutral, write_rows
 from rankwise.errors import UsageError
-from rankwise.store.writers import csv_line, neutral, write_rows
 
 Row = dict[str, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankwise.nn.batch import Stream
 from rankwise.nn.layout import Layout, Part, layout_of
-from rankwise.nn.packing import Stream
 
 
 def attend(

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn.activation import Activation
-from rankwise.nn.dropout import Masks
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import Bank
+from rankwise.nn.batch import Stream
+from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.linear import Linear
-from rankwise.nn.lora import Bank, BankHook, DropoutHook
-from rankwise.nn.packing import Stream
-from rankwise.nn.trunk import Trunk
+from rankwise.nn.masks import Masks
+from rankwise.nn.ragged.lora import BankHook
 
 
 def logits(

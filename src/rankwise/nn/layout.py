@@ -17,7 +17,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from rankwise.nn.packing import Block, Stream
+from rankwise.nn.batch import Block, Stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ from rankwise.report.ranks import compare
 from rankwise.report.runs import runs_page
 from rankwise.report.scores import Row, by_rank, rank_rows, reference_rows, splits
 from rankwise.report.verdict import Chosen, chosen
+from rankwise.schema import Results, Timing
 from rankwise.store import files
-from rankwise.store.run import Results, RunFolder, Timing
+from rankwise.store.run_folder import RunFolder
 
 
 def write(run: RunFolder) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import tomli_w
 
 from rankwise.recipe import Recipe
-from rankwise.report.ranks import Comparison
 from rankwise.report.scores import splits
 from rankwise.report.tables import Table, escape, one_line, percent, rank_table, sample_table
 from rankwise.report.verdict import Chosen
+from rankwise.schema import AdapterResult, Comparison, Results
 from rankwise.store import files
-from rankwise.store.run import AdapterResult, Results, RunFolder, slug
+from rankwise.store.run_folder import RunFolder, slug
 
 HUB_NAMES = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -181,10 +181,10 @@ def _figures(results: Results, row: AdapterResult) -> Table:
             rows.append(
                 (
                     split,
-                    f"{found['texts']:,}",
-                    percent(found["accuracy"]),
-                    f"{100 * found['accuracy_low']:.1f}-{100 * found['accuracy_high']:.1f}",
-                    percent(found["macro_f1"]),
+                    f"{found.texts:,}",
+                    percent(found.accuracy),
+                    f"{100 * found.accuracy_low:.1f}-{100 * found.accuracy_high:.1f}",
+                    percent(found.macro_f1),
                 )
             )
     return Table("", ("split", "texts", "accuracy", "95 %", "macro-F1"), rows)

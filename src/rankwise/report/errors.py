@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rankwise.data.writers import csv_line
 from rankwise.report.predictions import Line
 from rankwise.report.tables import Table, plain_cell
-from rankwise.store.writers import csv_line
 
 COLUMNS = (
     "split", "number", "text", "label", "predicted", "confidence", "wrong", "predictions", "corrected_label",

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankwise.store.run import RunFolder
+from rankwise.store.run_folder import RunFolder
 
 
 @dataclass

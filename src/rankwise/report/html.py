@@ -14,11 +14,12 @@ from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.ranks import Comparison, in_short, summary_table
+from rankwise.report.ranks import in_short, summary_table
 from rankwise.report.scores import Row, by_rank
 from rankwise.report.tables import Table, interval, one_line, percent, printable, rank_table, sample_table
 from rankwise.report.verdict import Chosen
-from rankwise.store.run import Results, RunFolder, Timing
+from rankwise.schema import Comparison, Results, Timing
+from rankwise.store.run_folder import RunFolder
 
 MOST_CONFUSED = 8
 MOST_ERRORS = 20

@@ -11,7 +11,7 @@ import numpy as np
 
 from rankwise.report.drawing import LIGHT, WIDTH, Drawing
 from rankwise.report.history import Curve
-from rankwise.store.run import AdapterResult
+from rankwise.schema import AdapterResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankwise.errors import UsageError
+from rankwise.schema import Results
 from rankwise.stats import Answers
-from rankwise.store.run import Results, RunFolder
+from rankwise.store.run_folder import RunFolder
 
 Line = dict[str, str]
 """`split`, `text`, `label`; for each adapter its label under its name, and `NAME probability`."""

@@ -6,54 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from pydantic import BaseModel
-
 from rankwise import stats
 from rankwise.report.predictions import answers_by_rank, read_predictions
 from rankwise.report.tables import Table
+from rankwise.schema import Comparison, PairSummary, RankSummary, Results
 from rankwise.stats import Answers, Difference, holm, mcnemar, mean_accuracy_interval
-from rankwise.store.run import Results, RunFolder
+from rankwise.store.run_folder import RunFolder
 
 MARGIN = 0.005
+
+
 """Loss of accuracy that is nothing to worry about, by default."""
+
+
 QUANTILE = 1.645
+
+
 """One-sided 95 % of the normal distribution, to say how many seeds or texts would settle it."""
-
-
-class RankSummary(BaseModel):
-    """One rank over its seeds, on the validation split; fractions."""
-
-    rank: int
-    seeds: int
-    accuracy: float  # mean over seeds
-    accuracy_low: float  # 95 % interval, over texts and, where there are several, over seeds
-    accuracy_high: float
-    accuracy_spread: float | None  # standard deviation over seeds; null for one seed
-
-
-class PairSummary(BaseModel):
-    """Two ranks on the same validation texts and seeds; fractions."""
-
-    rank: int
-    other: int
-    difference: float  # accuracy of `rank` minus that of `other`
-    low: float  # 95 % interval
-    high: float
-    p: float  # two-sided; of no difference
-    p_holm: float  # adjusted for the number of pairs
-    mcnemar: list[float]  # exact p within each seed
-
-
-class Comparison(BaseModel):
-    """What a run's validation texts say of its ranks. The test split is never looked at."""
-
-    margin: float
-    seeds: list[int]
-    ranks: list[RankSummary]
-    pairs: list[PairSummary]
-    best: int  # rank of the highest mean accuracy, the smallest among equals
-    enough: int | None  # smallest rank shown not to lose more than the margin; null if none below the best
-    verdict: str
 
 
 def compare(run: RunFolder, margin: float = MARGIN) -> Comparison:

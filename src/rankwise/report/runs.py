@@ -8,35 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.report.drawing import Drawing
 from rankwise.report.figures import runs_by_rank
 from rankwise.report.html import render
 from rankwise.report.predictions import read_predictions
-from rankwise.report.ranks import Comparison, compare, in_short
+from rankwise.report.ranks import compare, in_short
 from rankwise.report.scores import Row, rank_rows
 from rankwise.report.tables import Table, interval, one_line, percent
-from rankwise.store.run import Results, RunFolder, Timing
+from rankwise.schema import Comparison, Results, RunSummary, Timing
+from rankwise.store.run_folder import RunFolder
 
 FILES = ("results.json", "recipe.toml", "history.jsonl", "checkpoint")
+
+
 """What shows that a folder is a run's, finished or not."""
-
-
-class RunSummary(BaseModel):
-    """One run in a list; what is not known is null."""
-
-    name: str  # of its folder
-    state: str  # finished, unfinished or damaged
-    created: str | None  # when it ended: ISO 8601, UTC
-    base: str | None
-    data: str | None
-    ranks: list[int]
-    seeds: list[int]
-    accuracy: float | None  # best mean accuracy of a rank on validation, a fraction
-    verdict: str | None  # in a few words
-    problem: str | None  # what is damaged
 
 
 def list_runs(folder: Path) -> list[RunSummary]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from rankwise.report.predictions import answers_by_rank, read_predictions
+from rankwise.schema import AdapterResult, Reference, Results
 from rankwise.stats import Answers, mean_accuracy_interval
-from rankwise.store.run import AdapterResult, Reference, Results, RunFolder
+from rankwise.store.run_folder import RunFolder
 
 Metrics = Mapping[str, Any]
 """An `evaluate.Metrics` as results.json holds it."""
@@ -103,7 +104,7 @@ def of_split(rows: Sequence[AdapterResult | Reference], split: str) -> list[Metr
 
 def best_adapter(adapters: Sequence[AdapterResult]) -> AdapterResult:
     """The adapter of the highest validation accuracy, of the smallest rank among equals."""
-    return max(adapters, key=lambda row: (row.validation["accuracy"], -row.rank))
+    return max(adapters, key=lambda row: (row.validation.accuracy, -row.rank))
 
 
 def alone(row: Row, adapter: AdapterResult) -> Row:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rankwise.data.writers import csv_line
 from rankwise.errors import UsageError
 from rankwise.report.predictions import read_predictions
 from rankwise.report.scores import Row, Score, alone, best_adapter, rank_rows, reference_rows, splits
+from rankwise.schema import Results
 from rankwise.store import files
-from rankwise.store.run import Results, RunFolder
-from rankwise.store.writers import csv_line
+from rankwise.store.run_folder import RunFolder
 
 RANK_COLUMNS = ("rank", "trainable params", "total params", "% trainable")
 SAMPLE_COLUMNS = ("text", "label", "emotion", "predicted label", "predicted emotion")

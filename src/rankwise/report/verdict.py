@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.report.ranks import Comparison
 from rankwise.report.scores import Metrics, best_adapter, by_rank, of_split
-from rankwise.store.run import AdapterResult, Results
+from rankwise.schema import AdapterResult, Comparison, Results
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankwise.nn import families
-from rankwise.nn.lora import AdapterSpec, Bank, match_sites
-from rankwise.nn.packing import Ids
-from rankwise.nn.trunk import Trunk
+from rankwise.models import registry as families
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.batch import Ids
 
 CLASSES = 3
 VOCABULARY = 90

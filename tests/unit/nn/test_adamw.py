@@ -8,8 +8,9 @@ import pytest
 import torch
 import transformers
 
-from rankwise.nn.adamw import AdamW, schedule
-from rankwise.nn.lora import Bank
+from rankwise.nn.bank import Bank
+from rankwise.training.optimizer import AdamW
+from rankwise.training.schedule import schedule
 from tests.unit.nn import models
 
 

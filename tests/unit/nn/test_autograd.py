@@ -10,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rankwise.nn import llama
+from rankwise.models import llama
 from rankwise.nn.activation import gelu_tanh
 from rankwise.nn.attention import attend
-from rankwise.nn.dropout import SeededMasks
+from rankwise.nn.bank import AdapterSpec, Bank
+from rankwise.nn.batch import Stream
+from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.linear import Linear
-from rankwise.nn.lora import AdapterSpec, Bank, BankHook, DropoutHook
-from rankwise.nn.packing import Stream, pack
+from rankwise.nn.ragged.batch import pack
+from rankwise.nn.ragged.lora import BankHook
+from rankwise.nn.ragged.masks import SeededMasks
 from tests.unit.nn.models import close, texts
 
 TIGHT = 2e-6  # relative, in float32

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.nn import families
-from rankwise.nn.lora import Bank
-from rankwise.nn.packing import Ids
-from rankwise.nn.trunk import Trunk
-from rankwise.predict import bank_logits
+from rankwise.models import registry as families
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import Bank
+from rankwise.nn.batch import Ids
+from rankwise.nn.inference import bank_logits
 from rankwise.recipe import Recipe
-from rankwise.train import train
+from rankwise.training.train import train
 from tests.unit.nn import models
 
 STEPS, BATCH = 80, 16

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rankwise.nn.backbone import Hook
+from rankwise.nn.bank import HEAD
 from rankwise.nn.classifier import logits, losses
-from rankwise.nn.lora import HEAD
-from rankwise.nn.packing import pack
-from rankwise.nn.trunk import Hook
+from rankwise.nn.ragged.batch import pack
 from tests.unit.nn import models
 
 TARGETS = [torch.tensor([0, 2, 1, 1]), torch.tensor([2, 0])]

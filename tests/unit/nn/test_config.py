@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from rankwise.errors import ModelError
-from rankwise.nn.config import KEYS, count, known
+from rankwise.models.config import KEYS, count, known
 
 
 @pytest.mark.parametrize(

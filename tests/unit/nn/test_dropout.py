@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.dropout import SeededMasks
-from rankwise.nn.packing import Ids, Stream, pack
+from rankwise.nn.batch import Ids, Stream
+from rankwise.nn.ragged.batch import pack
+from rankwise.nn.ragged.masks import SeededMasks
 from tests.unit.nn.models import texts
 
 WIDTH = 32

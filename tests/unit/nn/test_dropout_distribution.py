@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
+from rankwise.nn.bank import Bank
+from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits
-from rankwise.nn.dropout import SeededMasks
-from rankwise.nn.lora import Bank
-from rankwise.nn.packing import Ids, pack
+from rankwise.nn.ragged.batch import pack
+from rankwise.nn.ragged.masks import SeededMasks
 from tests.parity.peers import CLASSES, Pair, make_pair, random_texts
 
 COPIES = 3000  # forward passes, as so many copies of a text in one batch

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwise.nn.even import Shape, flatten, order, shape_of, view
-from rankwise.nn.packing import Ids, Stream
+from rankwise.nn.batch import Ids, Stream
+from rankwise.nn.static.batch import Shape, flatten, order, shape_of, view
 from tests.unit.nn.models import texts
 
 often = settings(max_examples=60, deadline=None, derandomize=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn import hashing
-from rankwise.nn.even import flatten, shape_of, view
-from rankwise.nn.hashing import HashedMasks, Sites, keys
-from rankwise.nn.packing import Ids
+from rankwise.nn.batch import Ids
+from rankwise.nn.static import masks as hashing
+from rankwise.nn.static.batch import flatten, shape_of, view
+from rankwise.nn.static.masks import HashedMasks, Sites, keys
 from tests.unit.nn.models import texts
 
 WIDTH = 32

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.lora import HEAD, AdapterSpec, Bank
-from rankwise.nn.trunk import Trunk
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import HEAD, AdapterSpec, Bank
 from rankwise.recipe import Recipe
-from rankwise.train import train
+from rankwise.training.train import train
 from tests.unit.nn import models
 
 STEPS = 20

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import Bank
+from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits, losses
-from rankwise.nn.dropout import SeededMasks
-from rankwise.nn.lora import Bank, BankHook
-from rankwise.nn.packing import Ids, pack
-from rankwise.nn.trunk import Trunk
+from rankwise.nn.ragged.batch import pack
+from rankwise.nn.ragged.lora import BankHook
+from rankwise.nn.ragged.masks import SeededMasks
 from tests.unit.nn import models
 
 TOLERANCE = 1e-6

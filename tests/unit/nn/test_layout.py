@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rankwise.nn.batch import Stream
 from rankwise.nn.layout import Layout, layout_of
-from rankwise.nn.packing import Stream, pack
+from rankwise.nn.ragged.batch import pack
 from tests.unit.nn.models import texts
 
 LENGTHS = [[7, 1, 20, 8], [6, 33, 7]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankwise.errors import UsageError
-from rankwise.nn.lora import HEAD, AdapterSpec, Bank, layer_of, match_sites, tensor_shapes
+from rankwise.nn.bank import HEAD, AdapterSpec, Bank, layer_of, match_sites, tensor_shapes
 from tests.unit.nn import models
 
 GPT2_SITES = [f"h.{i}.{s}" for i in range(12) for s in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")]
@@ -135,7 +135,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_a_fresh_adapter_is_the_base_model(family: str) -> None:
     from rankwise.nn.classifier import logits
-    from rankwise.nn.packing import pack
+    from rankwise.nn.ragged.batch import pack
 
     trunk = models.trunk(family)
     texts = models.texts([4, 9])

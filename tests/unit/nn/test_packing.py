@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwise.nn import packing
-from rankwise.nn.packing import Ids, Stream, block_width, pack
+from rankwise.nn.batch import Ids, Stream
+from rankwise.nn.ragged import batch as packing
+from rankwise.nn.ragged.batch import block_width, pack
 
 Lengths = list[list[int]]  # for each adapter, of its texts
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn import replay
-from rankwise.nn.replay import Graph, Replayed
+from rankwise.nn.static import graphs as replay
+from rankwise.nn.static.graphs import Graph, Replayed
 
 CPU = torch.device("cpu")
 

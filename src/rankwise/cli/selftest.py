@@ -1,0 +1,182 @@
+"""A self-test of the numbers: tiny random models through the packed trunk, against transformers + PEFT.
+
+The peer computes in float32 on the CPU, one padded batch; ours computes on the device and in the precision
+that are asked for. Logits and gradients are compared by their relative error, the norm of the difference
+over the norm of the peer's.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rankwise.models import registry as families
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_sites
+from rankwise.nn.batch import Ids
+from rankwise.nn.classifier import logits, losses
+from rankwise.nn.ragged.batch import pack
+
+CLASSES, RANK, ALPHA, VOCABULARY = 3, 2, 4.0, 100
+LENGTHS = (1, 9, 4, 30, 2)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""Largest relative error that passes: rounding of float32 is a thousandth of it, bfloat16 has 8 bits."""
+_SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
+    "llama": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 32,
+    },
+}  # fmt: skip
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+_FACTOR = re.compile(r"base_model\.model\.(?:transformer|model)\.(.*)\.(lora_[AB])\.default\.weight")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a family's numbers are from the peer's, as relative errors."""
+
+    family: str
+    precision: str
+    logits: float
+    gradients: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether both are within the tolerance; no number is not."""
+        return self.logits <= self.tolerance and self.gradients <= self.tolerance
+
+
+def run(device: torch.device, precisions: Sequence[torch.dtype]) -> list[Agreement]:
+    """Compare GPT-2 and Llama in each precision.
+
+    Args:
+        device: where ours computes.
+        precisions: torch.float32 or torch.bfloat16, of our matrix products.
+    """
+    texts = _texts()
+    found = []
+    for family in _SHAPES:
+        with _quiet():
+            peer = _peer(family)
+            theirs = _peer_results(peer, texts)
+        for dtype in precisions:
+            ours = _our_results(peer, texts, dtype, device)
+            in_logits, in_gradients = map(_error, ours, theirs)
+            name = str(dtype).removeprefix("torch.")
+            found.append(Agreement(family, name, in_logits, in_gradients, TOLERANCE[dtype]))
+    return found
+
+
+def _texts() -> list[Ids]:
+    random = np.random.default_rng(0)
+    return [random.integers(1, VOCABULARY, length) for length in LENGTHS]  # 0 is the pad token
+
+
+def _targets() -> Tensor:
+    return torch.arange(len(LENGTHS)) % CLASSES
+
+
+def _peer(family: str) -> Any:
+    """A classifier of transformers with LoRA by PEFT, every number random, B included."""
+    import peft
+    import transformers
+
+    shape = _SHAPES[family] | {"vocab_size": VOCABULARY, "num_labels": CLASSES} | _SPECIAL
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(family, **shape, initializer_range=0.2)
+        classifier: Any = transformers.AutoModelForSequenceClassification
+        model = classifier.from_config(config, attn_implementation="eager")
+        lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=RANK, lora_alpha=int(ALPHA))
+        wrapped: Any = peft.get_peft_model(model, lora)
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return wrapped.eval()
+
+
+def _peer_results(peer: Any, texts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+    """(logits, all gradients in a row)."""
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.from_numpy(text)
+    out: Tensor = peer(input_ids=ids, attention_mask=(ids != 0).long()).logits
+    torch.autograd.backward(F.cross_entropy(out, _targets()))
+    trained = _trained(peer)
+    return out.detach(), torch.cat([_gradient(trained[name]) for name in sorted(trained)])
+
+
+def _our_results(
+    peer: Any, texts: Sequence[Ids], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    trunk = _trunk(peer, device)
+    trunk.cast(dtype)
+    sites = trunk.sites()
+    spec = AdapterSpec(RANK, ALPHA, ALPHA / RANK, 0, 0.0, match_sites(list(sites), trunk.default_targets))
+    bank = Bank([spec], sites, trunk.d_model, CLASSES, device=device)
+    bank.load(0, {name: parameter.detach() for name, parameter in _trained(peer).items()})
+    (out,) = logits(trunk, bank, pack([texts], device))
+    torch.autograd.backward(losses([out], [_targets().to(device)]).sum())
+    tensors = bank.tensors[0]
+    return out.detach(), torch.cat([_gradient(tensors[name]) for name in sorted(tensors)])
+
+
+def _trunk(peer: Any, device: torch.device) -> Trunk:
+    """Our trunk, with the weights of the peer's frozen model."""
+    model = peer.get_base_model()
+    named = {name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items()}
+    json = model.config.to_dict()
+    return families.build(json, _Source(named), torch.float32, device)
+
+
+class _Source:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = {name.split(".", 1)[1]: tensor for name, tensor in tensors.items()}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._tensors[name].detach()
+
+
+def _trained(peer: Any) -> dict[str, Tensor]:
+    """What PEFT trains, under our names."""
+    named = {}
+    for name, parameter in peer.named_parameters():
+        if parameter.requires_grad:
+            factor = _FACTOR.fullmatch(name)
+            named[f"{factor[1]}.{factor[2]}" if factor else HEAD] = parameter
+    return named
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.numel()) if tensor.grad is None else tensor.grad.detach().flatten().cpu()
+
+
+def _error(ours: Tensor, theirs: Tensor) -> float:
+    difference = ours.cpu().double() - theirs.double()
+    return float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(theirs.double()))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers and PEFT remark about a model so small."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

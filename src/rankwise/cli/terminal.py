@@ -1,0 +1,335 @@
+"""What people see on the terminal: tables, progress, errors. Data goes to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from rankwise.cli.live import Board, line
+from rankwise.errors import RankwiseError
+from rankwise.report.data_tables import class_table, contradiction_table, leak_table, split_table
+from rankwise.report.ranks import summary_table
+from rankwise.report.tables import Table, one_line, printable
+from rankwise.schema import Comparison, DataReport, Results
+from rankwise.store.run_folder import RunFolder
+from rankwise.training.callbacks import Listener, Validated
+
+if TYPE_CHECKING:
+    from rankwise.cli.doctor import Finding
+    from rankwise.commands.predict import Prediction
+    from rankwise.plan import Plan
+    from rankwise.schema import Metrics
+
+# Without markup and emoji: paths, labels and texts may hold [brackets] and :colons:.
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+GAP = 2
+"""Spaces between two columns."""
+LONGEST_WORD = 20
+"""A column is never so narrow that a word of up to so many letters, or a number, must be broken."""
+
+
+def show_table(table: Table) -> None:
+    """A table for people. Cells wrap; columns that do not fit stand below, beside the keys once more."""
+    cells = [[one_line(cell) for cell in row] for row in (table.columns, *table.rows)]
+    columns = list(zip(*cells, strict=True))
+    if table.title:
+        stdout.print(one_line(table.title), soft_wrap=True)
+    for number, group in enumerate(_groups(columns, table.keys, stdout.width)):
+        if number:
+            stdout.print()
+        stdout.print(_rich_table(group, stdout.width))
+    if table.note:
+        stdout.print(table.note)
+
+
+def _groups(columns: list[tuple[str, ...]], keys: int, room: int) -> list[list[tuple[str, ...]]]:
+    """Columns (header first) that fit beside each other into `room`, each group led by the keys."""
+    groups = [columns[:keys]]
+    for column in columns[keys:]:
+        filled = sum(_narrowest(each) + GAP for each in groups[-1])
+        if filled + _narrowest(column) > room and len(groups[-1]) > keys:
+            groups.append(columns[:keys])
+        groups[-1] = [*groups[-1], column]
+    return groups
+
+
+def _rich_table(columns: list[tuple[str, ...]], room: int) -> RichTable:
+    shown = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
+    for (header, *cells), width in zip(columns, _widths(columns, room), strict=True):
+        numeric = all(cell[:1] in "+-0123456789" for cell in cells)
+        shown.add_column(Text(header), justify="right" if numeric else "left", width=width)
+    for row in list(zip(*columns, strict=True))[1:]:
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def _widths(columns: list[tuple[str, ...]], room: int) -> list[int]:
+    """Each column's width. What is left over goes to the columns that want little, then to the rest."""
+    widths = [_narrowest(column) for column in columns]
+    wishes = [max(map(cell_len, column)) - width for column, width in zip(columns, widths, strict=True)]
+    spare = max(0, room - sum(widths) - GAP * (len(columns) - 1))
+    for done, i in enumerate(sorted(range(len(columns)), key=wishes.__getitem__)):
+        share = min(wishes[i], spare // (len(columns) - done))
+        widths[i] += share
+        spare -= share
+    return widths
+
+
+def _narrowest(column: tuple[str, ...]) -> int:
+    words = [cell_len(word) for cell in column for word in cell.split()]
+    return min(max(words, default=1), LONGEST_WORD)
+
+
+def show_error(error: RankwiseError) -> None:
+    """`error: ...`, then `hint: ...`."""
+    stderr.print(Text.assemble(("error:", "bold red"), " ", printable(error.message)), soft_wrap=True)
+    if error.hint:
+        stderr.print(Text.assemble(("hint:", "bold"), " ", printable(error.hint)), soft_wrap=True)
+
+
+def show_plan(plan: Plan) -> None:
+    """The parameter table of a plan, and what the sweep will cost."""
+    rows = [
+        (
+            f"{row.rank}",
+            f"{row.seed}",
+            f"{row.trainable_params:,}",
+            f"{row.total_params:,}",
+            f"{row.trainable_percent:.4f}",
+            f"{row.merged_params:,}",
+            f"{row.bank}",
+        )
+        for row in plan.rows
+    ]
+    columns = (
+        "rank",
+        "seed",
+        "trainable params",
+        "total params",
+        "% trainable",
+        "params once merged",
+        "pass",
+    )
+    show_table(Table(f"{plan.base}, {plan.classes} classes", columns, rows))
+    steps = "unknown until the data is read" if plan.steps is None else f"{plan.steps:,} for each adapter"
+    tokens = (
+        "unknown until the data is read" if plan.tokens is None else f"about {plan.tokens:,} for each adapter"
+    )
+    stdout.print(
+        f"\nsteps: {steps}\ntrained tokens: {tokens}\nmemory: about {plan.memory_bytes / 1e9:.1f} GB",
+        soft_wrap=True,
+    )
+
+
+def show_data(found: DataReport, notes: Sequence[str]) -> None:
+    """Splits, classes, leaks and contradictions, as far as there are any."""
+    shown = [split_table(found), class_table(found)]
+    shown += [leak_table(found)] if found.leaks else []
+    shown += [contradiction_table(found)] if found.contradictions else []
+    for number, table in enumerate(shown):
+        if number:
+            stdout.print()
+        show_table(table)
+    if not found.leaks and len(found.splits) > 1:
+        stdout.print("\nNo text of one split stands in another.")
+    if not found.contradictions:
+        stdout.print("\nNo text carries two labels.")
+    for note in notes:
+        stdout.print("\n" + printable(note), soft_wrap=True)
+
+
+def show_metrics(metrics: Metrics) -> None:
+    """Accuracy and macro-F1, then a row a class, then the confusion matrix."""
+    interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
+    stdout.print(
+        f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % "
+        f"(95 % interval {interval}), "
+        f"macro-F1 {100 * metrics.macro_f1:.2f} %{_calibration(metrics)}",
+        soft_wrap=True,
+    )
+    rows = [
+        (c.label, *(f"{100 * score:.2f}" for score in (c.precision, c.recall, c.f1)), f"{c.texts:,}")
+        for c in metrics.classes
+    ]
+    stdout.print()
+    show_table(Table("Per class, in percent", ("label", "precision", "recall", "F1", "texts"), rows))
+    labels = [c.label for c in metrics.classes]
+    matrix = [(label, *map(str, row)) for label, row in zip(labels, metrics.confusion, strict=True)]
+    stdout.print()
+    show_table(Table("Confusion: true label down, predicted across", ("", *labels), matrix))
+    bins = [
+        (
+            f"{100 * b.low:.0f}-{100 * b.high:.0f}",
+            f"{100 * b.confidence:.1f}",
+            f"{100 * b.accuracy:.1f}",
+            f"{b.texts:,}",
+        )
+        for b in metrics.reliability
+    ]
+    stdout.print()
+    show_table(
+        Table(
+            "Reliability, in percent: texts by the probability of the predicted label",
+            ("probability", "mean", "accuracy", "texts"),
+            bins,
+        )
+    )
+
+
+def _calibration(metrics: Metrics) -> str:
+    if metrics.log_loss is None or metrics.ece is None:
+        return ""
+    return f", log loss {metrics.log_loss:.3f}, expected calibration error {100 * metrics.ece:.2f} %"
+
+
+def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
+    """A row a text: label, its probability, the runner-up."""
+    rows = []
+    for text, found in zip(texts, predictions, strict=True):
+        second = sorted(found.probabilities.items(), key=lambda item: -item[1])[1]
+        rows.append((text, found.label, f"{found.probability:.3f}", f"{second[0]} {second[1]:.3f}"))
+    show_table(Table("", ("text", "label", "probability", "next"), rows))
+
+
+def show_comparison(found: Comparison, *, table: bool) -> None:
+    """The verdict on the ranks, after their table where it is wanted."""
+    stdout.print()
+    if table:
+        show_table(summary_table(found))
+        stdout.print()
+    stdout.print(found.verdict)
+
+
+def show_written(run: RunFolder, results: Results) -> None:
+    """Where a sweep's results are, and how long it took."""
+    adapter = max(results.adapters, key=lambda row: (row.validation.accuracy, -row.rank)).name
+    seconds = run.read_timing().seconds
+    stdout.print(
+        f"\n{seconds['total']:.0f} s in all, {seconds['train']:.0f} s of it training\n"
+        f"written to {run.path}\n"
+        f"to read: {run.path / 'report.html'}\n"
+        f'try: rankwise predict {run.adapters / adapter} "some text"',
+        soft_wrap=True,
+    )
+
+
+def show_report(page: Path) -> None:
+    """Where a page was written."""
+    stdout.print(f"to read: {page}", soft_wrap=True)
+
+
+def show_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """What the doctor found, then what to do about it; the findings, to be judged."""
+    with stderr.status("looking", spinner="line") if stderr.is_terminal else nullcontext():
+        found = list(findings)
+    rows = [(each.check, each.found, "" if each.state == "ok" else each.state) for each in found]
+    show_table(Table("", ("check", "found", ""), rows))
+    stdout.print()
+    for each in found:
+        if each.state != "ok":
+            stdout.print(
+                printable(f"{each.state}: {each.check}: {each.found}\nhint: {each.hint}"), soft_wrap=True
+            )
+    if all(each.state != "problem" for each in found):
+        stdout.print("nothing is wrong")
+    return found
+
+
+class ProgressBars(Listener):
+    """A bar a stage, and the board of a sweep above them, on a terminal; a line a stage elsewhere."""
+
+    def __init__(self) -> None:
+        self._board = Board()
+        self._bars = _Bars(self._board)
+        self._tasks: dict[str, TaskID] = {}  # stages so far
+        self._lengths: dict[str, int | None] = {}
+        self._stage = ""
+        self._stepped: set[str] = set()  # stages whose progress `step` tells
+
+    def __enter__(self) -> Self:
+        if stderr.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+        if stderr.is_terminal:
+            self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        stderr.print(printable(text), soft_wrap=True)
+
+    def begin(self, stage: str, total: int | None) -> None:
+        """A stage of so many units begins; None where their number is not known."""
+        self.end()
+        self._stage, self._lengths[stage] = stage, total
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, detail="")
+            if not stderr.is_terminal:
+                stderr.print(stage if total is None else f"{stage} ({total:,})", soft_wrap=True)
+        elif stage not in self._stepped:
+            self._bars.reset(self._tasks[stage], total=total)
+
+    def advance(self, units: int, detail: str = "") -> None:
+        """So many units of the stage are done."""
+        if self._stage and self._stage not in self._stepped:
+            self._bars.update(self._tasks[self._stage], advance=units, detail=detail)
+
+    def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
+        """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
+        self._board.step(adapters, losses)
+        self._stepped.add(self._stage)
+        self._bars.update(self._tasks[self._stage], completed=number, total=steps)
+
+    def validation(self, found: Validated) -> None:
+        """These adapters of a bank have been validated after an epoch."""
+        self._board.validation(found)
+        if not stderr.is_terminal:
+            stderr.print(line(found), soft_wrap=True)
+
+    def end(self) -> None:
+        """The stage is over. One of unknown length leaves no bar behind."""
+        if self._stage and self._lengths[self._stage] is None:
+            self._bars.remove_task(self._tasks.pop(self._stage))
+        self._stage = ""
+
+
+class _Bars(Progress):
+    """Progress bars under a sweep's board."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        super().__init__(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True)),
+            console=stderr,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The board, where there is something on it, and the bars."""
+        board = self._board.table(stderr.width, stderr.height - len(self.tasks))
+        return [*([board] if board else []), self.make_tasks_table(self.tasks)]

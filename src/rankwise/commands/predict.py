@@ -1,0 +1,192 @@
+"""Stage 5: an adapter, merged into its base; texts in, labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankwise import hardware
+from rankwise.data import load as data
+from rankwise.data.writers import write_rows
+from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.models import base as bases
+from rankwise.models import peft_format as adapters
+from rankwise.models.base import check_ids, load_trunk
+from rankwise.models.peft_format import merge
+from rankwise.models.tokenizer import Tokenizer
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import HEAD, Bank
+from rankwise.nn.inference import bank_logits
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of a text."""
+
+    label: str
+    probabilities: dict[str, float]  # label -> probability, in the model's label order
+
+    @property
+    def probability(self) -> float:
+        """Probability of the predicted label."""
+        return self.probabilities[self.label]
+
+
+class Classifier:
+    """A fine-tuned text classifier.
+
+    >>> Classifier.load("runs/first/adapters/r4-s110")(["i feel fine"])[0].label  # doctest: +SKIP
+    'joy'
+    """
+
+    def __init__(
+        self, trunk: Trunk, head: Bank, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
+    ) -> None:
+        self.labels, self.max_length = tuple(labels), max_length
+        self._trunk, self._head, self._tokenizer = trunk, head, tokenizer
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, *, base: str | None = None, device: str = "auto", precision: str = "auto"
+    ) -> Self:
+        """The classifier of an adapter folder.
+
+        Args:
+            folder: of rankwise or PEFT.
+            base: the base model, where it is not found under the name that the adapter records.
+            device: auto, cpu, cuda, cuda:N or mps.
+            precision: auto, bfloat16 or float32.
+
+        Raises:
+            ModelError: the adapter or its base cannot be used.
+            Unreachable: the base has to be fetched from the Hub, and the Hub does not answer.
+        """
+        saved = adapters.load(Path(folder))
+        on = hardware.device(device)
+        if not (base or saved.base):
+            raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
+        found = bases.find(base or saved.base)
+        trunk = load_trunk(found, torch.float32, on)
+        _check_fits(saved, trunk, Path(folder))
+        if saved.embedding is not None:
+            trunk.tokens = saved.embedding.to(on)
+        merge(trunk, saved)
+        trunk.cast(hardware.dtype(precision, on))
+        spec = replace(saved.spec, rank=0, sites=())
+        head = Bank([spec], trunk.sites(), trunk.d_model, len(saved.labels), device=on)
+        head.load(0, {HEAD: saved.state[HEAD]})
+        tokenizer = Tokenizer.load(Path(folder) if Tokenizer.is_in(Path(folder)) else found.folder)
+        return cls(trunk, head, tokenizer, saved.labels, min(saved.max_length, trunk.max_positions))
+
+    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
+        """A prediction for each text, in order.
+
+        Raises:
+            DataError: a text is empty.
+        """
+        return [
+            Prediction(self.labels[int(row.argmax())], dict(zip(self.labels, row.tolist(), strict=True)))
+            for row in self.probabilities(texts)
+        ]
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts, classes) probabilities, each row summing to 1."""
+        return softmax(self.logits(texts))
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(texts, classes) logits.
+
+        Raises:
+            DataError: a text is empty, or no string.
+            ModelError: the tokenizer does not fit the model.
+            UsageError: the texts are one string instead of a list.
+        """
+        if isinstance(texts, str):
+            raise UsageError("give a list of texts, not one string", hint="classifier([text])")
+        for i, text in enumerate(texts, 1):
+            if isinstance(text, str) and not text.strip():
+                raise DataError(f"text {i} is empty", hint="there is nothing in it to classify")
+        if not texts:
+            return np.empty((0, len(self.labels)), dtype=np.float32)
+        ids = self._tokenizer(texts, self.max_length)
+        check_ids(ids, self._trunk)
+        found: NDArray[np.float32] = bank_logits(self._trunk, self._head, ids)[0]
+        return found
+
+
+def predict_file(
+    classifier: Classifier,
+    source: Path,
+    target: Path,
+    *,
+    text_column: str | None = None,
+    safe_csv: bool = False,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> int:
+    """Label every row of a file, of any length, into another file.
+
+    The rows keep their columns and order, and gain `predicted_label` and a `probability_LABEL` for
+    each label.
+
+    Args:
+        classifier: what to label with.
+        source: CSV, TSV, JSON Lines, Parquet, or plain text with a text a line.
+        target: .csv, .tsv, .jsonl or .parquet; put in place when it is complete.
+        text_column: of the source, where it is not found by itself.
+        safe_csv: put an apostrophe before cells that a spreadsheet would run as formulas.
+        on_rows: called with the number of rows done in each batch.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DataError: the source cannot be used; nothing is written then.
+        UsageError: the target's suffix is not known.
+    """
+    column, batches = data.read_rows(source, text_column=text_column)
+    added = {"predicted_label": "", **{f"probability_{label}": 0.0 for label in classifier.labels}}
+    again = data.read_rows(source, text_column=text_column)[1]
+    done = 0
+    with write_rows(target, ([row | added for row in batch] for batch in again), safe=safe_csv) as write:
+        for batch in batches:
+            for row, found in zip(batch, classifier([row[column] for row in batch]), strict=True):
+                row["predicted_label"] = found.label
+                row |= {f"probability_{label}": round(p, 6) for label, p in found.probabilities.items()}
+            write(batch)
+            done += len(batch)
+            on_rows(len(batch))
+    return done
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities over the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def _check_fits(saved: adapters.SavedAdapter, trunk: Trunk, folder: Path) -> None:
+    sites = trunk.sites()
+    head = saved.state[HEAD]
+    if head.shape[1] != trunk.d_model:
+        raise ModelError(
+            f"{folder}: the score head {tuple(head.shape)} does not fit a model of width {trunk.d_model}"
+        )
+    tokens, embedding = trunk.tokens.shape, saved.embedding
+    if embedding is not None and (embedding.shape[1] != tokens[1] or len(embedding) < tokens[0]):
+        raise ModelError(f"{folder}: the embeddings {tuple(embedding.shape)} do not fit the base model's")
+    for site in saved.spec.sites:
+        if site not in sites:
+            raise ModelError(
+                f"{folder}: the base model has no linear site {site}", hint="give the right --base"
+            )
+        n_in, n_out = sites[site]
+        a, b = saved.state[f"{site}.lora_A"], saved.state[f"{site}.lora_B"]
+        if a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
+            raise ModelError(f"{folder}: the adapter's tensors at {site} do not fit the base model")

@@ -1,0 +1,1 @@
+"""Data: files, folders or the Hub, as checked texts and labels."""

@@ -1,0 +1,123 @@
+"""What is known of the data before anything is trained: sizes, classes, lengths, duplicates, leaks."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwise.data.load import Dataset, Split
+from rankwise.schema import ClassCount, Contradiction, DataReport, Leak, SplitReport
+from rankwise.store import files
+from rankwise.store.run_folder import RunFolder
+
+LISTED = 100
+
+
+"""Contradictions that a report lists; the others are counted."""
+
+
+EXAMPLES = 5
+
+
+"""Texts that a report lists of each leak."""
+
+
+Lengths = Callable[[Sequence[str]], NDArray[np.int64]]
+
+
+"""Texts -> (texts,) their lengths."""
+
+
+def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) -> DataReport:
+    """Everything that the texts and labels say by themselves.
+
+    Args:
+        dataset: checked splits.
+        max_length: longest text in tokens, as in the recipe.
+        lengths: counts tokens, special tokens included; None to count words instead.
+    """
+    splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
+    found = _contradictions(splits, dataset.labels)
+    return DataReport(
+        unit="words" if lengths is None else "tokens",
+        max_length=max_length,
+        splits=[_split(split, dataset.labels, max_length, lengths) for split in splits],
+        contradictions=found[:LISTED],
+        contradictions_total=len(found),
+        leaks=[leak for pair in combinations(splits, 2) if (leak := _leak(*pair)).texts],
+    )
+
+
+def write(run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths) -> DataReport:
+    """Write data.json, and give what is in it."""
+    found = report(dataset, max_length, lengths)
+    files.write_text(run.data, found.model_dump_json(indent=1) + "\n")
+    return found
+
+
+def normalised(text: str) -> str:
+    """A text without what seldom changes its meaning: case, runs of spaces, Unicode form (NFKC).
+
+    >>> normalised("  So  Glad ")
+    'so glad'
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _split(split: Split, labels: Sequence[str], max_length: int, lengths: Lengths | None) -> SplitReport:
+    sizes = np.array([len(text.split()) for text in split.texts]) if lengths is None else lengths(split.texts)
+    counts = Counter(split.labels)
+    return SplitReport(
+        name=split.name,
+        texts=len(split),
+        classes=[ClassCount(label=label, texts=counts[i]) for i, label in enumerate(labels)],
+        tokens_mean=round(float(sizes.mean()), 2),
+        tokens_p50=int(np.percentile(sizes, 50, method="inverted_cdf")),
+        tokens_p95=int(np.percentile(sizes, 95, method="inverted_cdf")),
+        tokens_max=int(sizes.max()),
+        truncated=None if lengths is None else int((sizes > max_length).sum()),
+        duplicates=len(split) - len(set(split.texts)),
+        duplicates_normalised=len(split) - len(set(map(normalised, split.texts))),
+    )
+
+
+def _contradictions(splits: Sequence[Split], names: Sequence[str]) -> list[Contradiction]:
+    """In the order in which their texts first stand."""
+    first: dict[str, str] = {}
+    labels: dict[str, set[int]] = {}
+    where: dict[str, dict[str, None]] = {}
+    for split in splits:
+        for text, label in zip(split.texts, split.labels, strict=True):
+            key = normalised(text)
+            first.setdefault(key, text)
+            labels.setdefault(key, set()).add(label)
+            where.setdefault(key, {})[split.name] = None
+    return [
+        Contradiction(text=first[key], labels=[names[i] for i in sorted(found)], splits=list(where[key]))
+        for key, found in labels.items()
+        if len(found) > 1
+    ]
+
+
+def _leak(one: Split, other: Split) -> Leak:
+    known: dict[str, set[int]] = {}
+    for text, label in zip(one.texts, one.labels, strict=True):
+        known.setdefault(normalised(text), set()).add(label)
+    found = [
+        (text, label in known[key])
+        for text, label in zip(other.texts, other.labels, strict=True)
+        if (key := normalised(text)) in known
+    ]
+    same = sum(agrees for _, agrees in found)
+    return Leak(
+        splits=[one.name, other.name],
+        texts=len(found),
+        same_label=same,
+        other_label=len(found) - same,
+        examples=list(dict.fromkeys(text for text, _ in found))[:EXAMPLES],
+    )

@@ -1,0 +1,94 @@
+"""Metrics of a classifier's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+from rankwise.commands.predict import softmax
+from rankwise.schema import Bin, ClassMetrics, Metrics
+from rankwise.stats import accuracy_interval
+
+
+def metrics(
+    split: str,
+    targets: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    labels: Sequence[str],
+    *,
+    probabilistic: bool = True,
+) -> Metrics:
+    """The metrics of one classifier on one split.
+
+    Args:
+        split: its name, which every figure carries.
+        targets: (texts,) label ids.
+        logits: (texts, classes).
+        labels: names in the model's order.
+        probabilistic: False where the logits are mere scores, of which the largest wins.
+
+    Returns:
+        macro-F1 is the mean over the classes that have texts or predictions in the split.
+    """
+    predicted = logits.argmax(axis=1)
+    ids = range(len(labels))
+    scores = precision_recall_fscore_support(targets, predicted, labels=ids, zero_division=0.0)
+    precision, recall, f1, support = (np.asarray(score) for score in scores)
+    right = int((predicted == targets).sum())
+    low, high = accuracy_interval(right, len(targets))
+    probabilities = softmax(logits) if probabilistic else None
+    bins = [] if probabilities is None else reliability(targets, probabilities)
+    return Metrics(
+        split=split,
+        texts=len(targets),
+        accuracy=right / len(targets),
+        accuracy_low=low,
+        accuracy_high=high,
+        macro_f1=float(f1[np.union1d(targets, predicted)].mean()),
+        log_loss=None if probabilities is None else float(log_loss(targets, probabilities, labels=ids)),
+        ece=None if probabilities is None else calibration_error(bins),
+        reliability=bins,
+        classes=[
+            ClassMetrics(
+                label=labels[i], precision=precision[i], recall=recall[i], f1=f1[i], texts=support[i]
+            )
+            for i in ids
+        ],
+        confusion=confusion_matrix(targets, predicted, labels=ids).tolist(),
+    )
+
+
+def reliability(targets: NDArray[np.int64], probabilities: NDArray[np.float64], bins: int = 15) -> list[Bin]:
+    """The reliability diagram (Guo et al. 2017, arXiv 1706.04599): predictions by their probability.
+
+    Args:
+        targets: (texts,) label ids.
+        probabilities: (texts, classes).
+        bins: number of bins of equal width, each with its upper end; those without texts are left out.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (texts,)
+    return [
+        Bin(
+            low=i / bins,
+            high=(i + 1) / bins,
+            texts=int(inside.sum()),
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(right[inside].mean()),
+        )
+        for i in range(bins)
+        if (inside := place == i).any()
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: mean distance of accuracy and confidence, bins weighted by their texts.
+
+    >>> calibration_error([Bin(low=0.8, high=0.9, texts=10, confidence=0.85, accuracy=0.75)])
+    0.1
+    """
+    texts = sum(each.texts for each in bins)
+    return round(sum(each.texts * abs(each.accuracy - each.confidence) for each in bins) / texts, 12)

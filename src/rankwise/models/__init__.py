@@ -1,0 +1,1 @@
+"""Base models: where they come from, their files, and one module for each family."""

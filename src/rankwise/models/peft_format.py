@@ -1,0 +1,311 @@
+"""Adapters on disk, in PEFT's format.
+
+An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes
+them, the score head among the tensors; ``config.json``, the base model's with the label names as
+transformers keeps them (``id2label``) and rankwise's own settings under ``rankwise``; the
+tokenizer's files; and ``sha256.json``, the digest of each of these, which PEFT passes over. Where it
+is there, every file is verified before it is read. PEFT's own folders have none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as brief
+from typing import Any
+from unicodedata import category
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rankwise.errors import ModelError
+from rankwise.models import peft_format as adapters
+from rankwise.models.config import known
+from rankwise.models.registry import parse_config, trunk_class
+from rankwise.models.weights import DTYPES
+from rankwise.nn.backbone import Trunk
+from rankwise.nn.bank import HEAD, AdapterSpec, match_sites
+from rankwise.store import files
+
+_FACTOR = re.compile(
+    r"base_model\.model\.(?:transformer|model)\.(?P<site>[\w.]+)\.(?P<half>lora_[AB])\.weight"
+)
+WEIGHTS = "adapter_model.safetensors"
+_HEAD = re.compile(r"base_model\.model\.score\.(?:modules_to_save\.)?weight")
+_EMBEDDING = re.compile(r"base_model\.model\.(?:transformer\.wte|model\.embed_tokens)\.weight")
+_TOKENS = "tokens"
+_UNSUPPORTED = (
+    "use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "use_qalora",
+    "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+    "target_parameters", "trainable_token_indices",
+)  # fmt: skip
+_LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved along may have two gigabytes
+_LARGEST_CONFIG = 1 << 24  # bytes; thousands of label names fit
+_LARGEST_RANK = 4096  # as in a recipe
+_LARGEST_HEAD = 1 << 16  # classes
+_LARGEST_ALPHA = 1e6
+_NEUTRAL_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Ways to draw A and B that leave the base model's weights alone; PEFT has others, such as pissa."""
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter as it is stored."""
+
+    spec: AdapterSpec
+    state: dict[str, Tensor]  # names and shapes as in `Bank.tensors`, float32
+    labels: tuple[str, ...]
+    base: str  # name of the base model; empty where PEFT knew none
+    max_length: int  # tokens at which texts are cut
+    embedding: Tensor | None = None
+    """(vocabulary, d_model) instead of the base's, as PEFT saves it where a pad token was added."""
+
+
+def save(
+    folder: Path, adapter: SavedAdapter, base_config: Mapping[str, Any], tokenizer_files: Sequence[Path]
+) -> None:
+    """Write an adapter folder, whole or not at all.
+
+    Args:
+        folder: where; must not exist, or be empty.
+        adapter: what to store.
+        base_config: the base model's config.json.
+        tokenizer_files: the base model's tokenizer, copied beside the adapter.
+
+    Raises:
+        UsageError: the folder exists and is not empty.
+        ResourceError: it cannot be written.
+    """
+    with files.new_folder(folder) as new:
+        files.write_json(new / "adapter_config.json", _peft_config(adapter, base_config))
+        prefix = trunk_class(parse_config(base_config)).head_prefix
+        tensors = _peft_tensors(adapter, base_config, prefix)
+        files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
+        files.write_json(new / "config.json", _model_config(adapter, base_config))
+        for path in tokenizer_files:
+            files.copy(path, new / path.name)
+        digests = {path.name: files.sha256(path) for path in sorted(new.iterdir())}
+        files.write_json(new / files.DIGESTS, digests)
+
+
+def load(folder: Path) -> SavedAdapter:
+    """Read an adapter folder that rankwise or PEFT wrote.
+
+    Raises:
+        ModelError: it is no such folder, a file is damaged, its score head is missing, or it asks
+            for a variant of LoRA that is not supported.
+    """
+    config = _read_config(folder)
+    files.verify(folder)
+    state = _read_tensors(folder, config["r"])
+    embedding = state.pop(_TOKENS, None)
+    path = folder / "config.json"
+    model = files.read_object(path, limit=_LARGEST_CONFIG) if path.exists() else {}
+    settings = model.get("rankwise")
+    own = settings if isinstance(settings, dict) else {}
+    sites = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
+    rank, alpha = config["r"], float(config["lora_alpha"])
+    if own.get("rank") == 0:  # PEFT has no rank 0: the stored factors are a placeholder of zeros
+        rank, sites, state = 0, (), {HEAD: state[HEAD]}
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) if rank else 0.0
+    spec = AdapterSpec(
+        rank, alpha, scale, _whole(own, "seed", 0), float(config.get("lora_dropout") or 0), sites
+    )
+    return SavedAdapter(
+        spec,
+        state,
+        _labels(folder, model, classes=len(state[HEAD])),
+        str(config.get("base_model_name_or_path") or ""),
+        max(1, _whole(own, "max_length", 1 << 20)),
+        embedding,
+    )
+
+
+def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[str, Any]:
+    from peft import LoraConfig, TaskType
+
+    spec, config = adapter.spec, parse_config(base_config)
+    sites = spec.sites or _placeholder_sites(base_config)
+    rslora = spec.rank > 1 and math.isclose(spec.scale, spec.alpha / math.sqrt(spec.rank))
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=max(spec.rank, 1),
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated int, computed with as it is
+        lora_dropout=spec.dropout,
+        use_rslora=rslora,
+        target_modules=_short_targets(sites, list(config.site_shapes())),
+        modules_to_save=[HEAD],
+        fan_in_fan_out=base_config["model_type"] == "gpt2",  # Conv1D keeps weights as (in, out)
+        base_model_name_or_path=adapter.base,
+        inference_mode=True,
+    )
+    stored: dict[str, Any] = lora.to_dict()  # type: ignore[no-untyped-call]
+    # PEFT's sets come out in an order that changes from process to process.
+    return {key: sorted(v) if isinstance(v, set) else v for key, v in stored.items()}
+
+
+def _placeholder_sites(base_config: Mapping[str, Any]) -> tuple[str, ...]:
+    config = parse_config(base_config)
+    return match_sites(list(config.site_shapes()), trunk_class(config).default_targets[:1])
+
+
+def _short_targets(sites: Sequence[str], every: Sequence[str]) -> list[str]:
+    """The last parts of the sites' names, where these name just them; else the whole names."""
+    short = sorted({site.rsplit(".", 1)[-1] for site in sites})
+    return short if match_sites(every, short) == tuple(sites) else list(sites)
+
+
+def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    state = dict(adapter.state)
+    if not adapter.spec.rank:
+        shapes = parse_config(base_config).site_shapes()
+        for site in _placeholder_sites(base_config):
+            state[f"{site}.lora_A"] = torch.zeros(1, shapes[site][0])
+            state[f"{site}.lora_B"] = torch.zeros(shapes[site][1], 1)
+    return {
+        f"base_model.model.{name if name == HEAD else f'{prefix}.{name}'}.weight": tensor.contiguous()
+        for name, tensor in state.items()
+    }
+
+
+def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[str, Any]:
+    architecture = {"gpt2": "GPT2", "llama": "Llama", "qwen2": "Qwen2"}[base_config["model_type"]]
+    return known(base_config) | {
+        "architectures": [f"{architecture}ForSequenceClassification"],
+        "num_labels": len(adapter.labels),
+        "id2label": {str(i): label for i, label in enumerate(adapter.labels)},
+        "label2id": {label: i for i, label in enumerate(adapter.labels)},
+        "rankwise": {"rank": adapter.spec.rank, "seed": adapter.spec.seed, "max_length": adapter.max_length},
+    }
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, if it asks for plain LoRA."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise ModelError(
+            f"{folder}: no adapter_config.json: this is no adapter folder",
+            hint="give runs/NAME/adapters/rR-sS",
+        )
+    config = files.read_object(path)
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{folder}: peft_type is {brief(config.get('peft_type'))}; only LORA is supported")
+    for key in _UNSUPPORTED:
+        if config.get(key):
+            raise ModelError(f"{path}: {key} is not supported")
+    if config.get("init_lora_weights", True) not in _NEUTRAL_INITS:
+        raise ModelError(
+            f"{path}: init_lora_weights {brief(config['init_lora_weights'])} changes the base: not supported",
+            hint="convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+        )
+    if type(config.get("r")) is not int or not 1 <= config["r"] <= _LARGEST_RANK:
+        what = f"a whole number from 1 to {_LARGEST_RANK}, not {brief(config.get('r'))}"
+        raise ModelError(f"{path}: r must be {what}")
+    for key, least, most in (("lora_alpha", -_LARGEST_ALPHA, _LARGEST_ALPHA), ("lora_dropout", 0, 1)):
+        value = config.get(key, 0 if key == "lora_dropout" else None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ModelError(f"{path}: {key} must be a number from {least:g} to {most:g}, not {brief(value)}")
+    if type(config.get("use_rslora", False)) not in (bool, type(None)):
+        raise ModelError(f"{path}: use_rslora must be true or false, not {brief(config['use_rslora'])}")
+    if not isinstance(config.get("base_model_name_or_path") or "", str):
+        raise ModelError(f"{path}: base_model_name_or_path must be a string")
+    return config
+
+
+def _whole(json: Mapping[str, Any], key: str, default: int) -> int:
+    value = json.get(key)
+    return value if type(value) is int else default
+
+
+def _labels(folder: Path, model: Mapping[str, Any], *, classes: int) -> tuple[str, ...]:
+    """Label names in the head's order: transformers' id2label, or LABEL_0 and so on."""
+    names = model.get("id2label")
+    if not names:
+        return tuple(f"LABEL_{i}" for i in range(classes))
+    found = [names.get(str(i)) for i in range(classes)] if isinstance(names, dict) else []
+    if not len(names) == classes == len(found) == len({name for name in found if isinstance(name, str)}):
+        raise ModelError(f"{folder / 'config.json'}: id2label must give each of {classes} classes its name")
+    if odd := next((name for name in found if not _is_name(name)), None):
+        raise ModelError(f"{folder / 'config.json'}: id2label: {brief(odd)} holds a control character")
+    return tuple(map(str, found))
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a label can be shown and written: no control characters, no half of a surrogate pair."""
+    return isinstance(value, str) and not any(category(sign) in ("Cc", "Cs") for sign in value)
+
+
+def _our_name(name: str) -> str | None:
+    """PEFT's name of a tensor -> the bank's, or `_TOKENS`; None for what is neither."""
+    if factor := _FACTOR.fullmatch(name):
+        return f"{factor['site']}.{factor['half']}"
+    if _HEAD.fullmatch(name):
+        return HEAD
+    return _TOKENS if _EMBEDDING.fullmatch(name) else None
+
+
+def _read_tensors(folder: Path, rank: int) -> dict[str, Tensor]:
+    """Names as in the bank -> float32 tensors; names and shapes are checked before anything is read."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder}: no {WEIGHTS}", hint="pickle files are not read")
+    if path.stat().st_size > _LARGEST_WEIGHTS:
+        raise ModelError(f"{path}: larger than {_LARGEST_WEIGHTS} bytes")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = _checked_names(path, {name: file.get_slice(name) for name in file.keys()}, rank)  # noqa: SIM118
+            stored = {ours: file.get_tensor(name) for name, ours in names.items()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: damaged or unreadable: {error}") from None
+    for name, ours in names.items():
+        if not torch.isfinite(stored[ours]).all():
+            raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
+    return {ours: tensor.float() for ours, tensor in stored.items()}
+
+
+def _checked_names(path: Path, headers: Mapping[str, Any], rank: int) -> dict[str, str]:
+    """Stored name -> the bank's, if every tensor belongs there and has a shape that it may have."""
+    if not any(map(_HEAD.fullmatch, headers)):
+        raise ModelError(
+            f"{path}: the score head is missing; with a random head every answer would be noise",
+            hint='train with task_type SEQ_CLS, or modules_to_save=["score"], so that PEFT saves it',
+        )
+    names: dict[str, str] = {}
+    for name, header in headers.items():
+        ours, shape = _our_name(name), header.get_shape()
+        if ours is None:
+            raise ModelError(f"{path}: unexpected tensor {brief(name)}")
+        if ours in names.values():
+            raise ModelError(f"{path}: holds the tensor {ours} twice")
+        if len(shape) != 2 or 0 in shape or header.get_dtype() not in DTYPES:
+            raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
+        _check_shape(path, ours, shape, rank)
+        names[name] = ours
+    halves = [{name[:-1] for name in names.values() if name.endswith(end)} for end in ("lora_A", "lora_B")]
+    if not halves[0] or halves[0] != halves[1]:
+        raise ModelError(f"{path}: must hold pairs of lora_A and lora_B, and some of them are missing")
+    return names
+
+
+def _check_shape(path: Path, name: str, shape: Sequence[int], rank: int) -> None:
+    if name == HEAD and not 2 <= shape[0] <= _LARGEST_HEAD:
+        raise ModelError(
+            f"{path}: the score head has {shape[0]} outputs, and a classifier needs two to {_LARGEST_HEAD}"
+        )
+    found = shape[0] if name.endswith("lora_A") else shape[1] if name.endswith("lora_B") else rank
+    if found != rank:
+        raise ModelError(f"{path}: the tensors do not fit r = {rank}: {name} has rank {found}")
+
+
+def merge(trunk: Trunk, saved: adapters.SavedAdapter) -> None:
+    """Add an adapter's low-rank products to the trunk's weights, which should be float32."""
+    for linear in trunk.linears():
+        for site in linear.sites:
+            if site in saved.spec.sites:
+                a, b = saved.state[f"{site}.lora_A"], saved.state[f"{site}.lora_B"]
+                linear.merge(site, (saved.spec.scale * (b @ a)).to(linear.weight.device))

@@ -1,0 +1,1 @@
+"""Training: the trainer, its state, checkpoints, and how a run resumes."""
