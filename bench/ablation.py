@@ -30,8 +30,9 @@ from bench import common
 from bench.train_step import RANK, Way, ours
 from rankwise.models import gpt2
 from rankwise.nn import activation, attention, linear
-from rankwise.nn import bank as lora
-from rankwise.nn.batch import Block, Stream
+from rankwise.nn import dropout as base_dropout
+from rankwise.nn.batch import LengthBucket, PackedBatch
+from rankwise.nn.ragged import lora
 from rankwise.nn.ragged import masks as dropout
 
 BATCH = 32
@@ -89,36 +90,38 @@ def put_back(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:
         bools = dropout.SeededMasks.rows
         yield dropout, "draw", draw
         yield dropout.SeededMasks, "rows", lambda *args: bools(*args).to(dtype)
-        yield lora, "_dropped", lambda x, use: x[use.rows] * use.keep
-        yield attention, "_drop", lambda weights, keep, i: weights * keep[i].view_as(weights)
+        yield lora, "_dropped", lambda x, use: x[use.rows] * use.mask
+        yield attention, "_drop", lambda weights, mask, i: weights * mask[i].view_as(weights)
     else:
-        yield lora.DropoutHook, "add", add
+        yield base_dropout.DropoutHook, "add", add
 
 
-def draw(step: int, site: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
+def draw(step: int, module: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
     """(count,) bool, the same bits as `dropout.draw`, compared by torch."""
-    key = np.random.SeedSequence([seed, step, zlib.crc32(site.encode())])
+    key = np.random.SeedSequence([seed, step, zlib.crc32(module.encode())])
     words = np.random.SFC64(key).random_raw(-(-count // 4))
     return torch.from_numpy(words.view(np.int16)[:count]) >= round(rate * (1 << 16)) - (1 << 15)
 
 
 def add(
-    hook: lora.DropoutHook, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False
+    hook: base_dropout.DropoutHook, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False
 ) -> Tensor:
     """x + dropout(branch) by three operators."""
-    return x + hook.drop(site, branch, rate, pooled)
+    return x + hook.drop(module, branch, rate, pooled)
 
 
-def attend(stream: Stream, qkv: Tensor, heads: int, keep: list[Tensor], rate: float, pooled: bool) -> Tensor:
+def attend(
+    packed: PackedBatch, qkv: Tensor, heads: int, mask: list[Tensor], rate: float, pooled: bool
+) -> Tensor:
     """`attention.attend` where each head has a key of its own, and dropout is on."""
     q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)  # (tokens, heads, head_dim)
-    q = q[stream.last] if pooled else q
-    out: Tensor = _Attention.apply(q, k, v, stream, keep, rate, pooled)  # type: ignore[no-untyped-call]
+    q = q[packed.last] if pooled else q
+    out: Tensor = _Attention.apply(q, k, v, packed, mask, rate, pooled)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Attention(torch.autograd.Function):
-    """Rows gathered into blocks, and then copied by head; scales are products of their own."""
+    """Rows gathered into length buckets, and then copied by head; scales are products of their own."""
 
     @staticmethod
     def forward(
@@ -126,32 +129,32 @@ class _Attention(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        stream: Stream,
-        keep: list[Tensor],
+        packed: PackedBatch,
+        mask: list[Tensor],
         rate: float,
         pooled: bool,
     ) -> Tensor:
-        at = _places(stream, pooled)
+        at = _places(packed, pooled)
         q_rows, k_rows, v_rows = (
             t.index_select(0, i) for t, i in ((q, at.queries), (k, at.keys), (v, at.keys))
         )
         out, saved = torch.empty_like(q_rows), []
-        for i, block in enumerate(stream.blocks):
-            texts, queries, keys = len(block.texts), at.query_rows[i], at.key_rows[i]
+        for i, bucket in enumerate(packed.buckets):
+            texts, queries, keys = len(bucket.texts), at.query_rows[i], at.key_rows[i]
             qb, kb, vb = (_to_heads(t, texts) for t in (q_rows[queries], k_rows[keys], v_rows[keys]))
             scores = torch.bmm(qb, kb.transpose(1, 2)).float().mul_(1 / math.sqrt(q.shape[-1]))
-            weights = _softmax(scores, block, pooled).to(q.dtype)
-            _from_heads(torch.bmm(_drop(weights, keep, i, rate), vb), out[queries], texts)
+            weights = _softmax(scores, bucket, pooled).to(q.dtype)
+            _from_heads(torch.bmm(_drop(weights, mask, i, rate), vb), out[queries], texts)
             saved += [qb, kb, vb, weights]
         ctx.save_for_backward(*saved)
-        ctx.at, ctx.stream, ctx.keep, ctx.rate = at, stream, keep, rate
+        ctx.at, ctx.packed, ctx.mask, ctx.rate = at, packed, mask, rate
         return out.index_select(0, at.answers).flatten(1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        at, keep, rate = ctx.at, ctx.keep, ctx.rate
+        at, mask, rate = ctx.at, ctx.mask, ctx.rate
         heads, head_dim = (
-            ctx.saved_tensors[0].shape[0] // len(ctx.stream.blocks[0].texts),
+            ctx.saved_tensors[0].shape[0] // len(ctx.packed.buckets[0].texts),
             ctx.saved_tensors[0].shape[2],
         )
         d_out = grads[0].new_zeros(len(at.queries), heads, head_dim)
@@ -160,14 +163,14 @@ class _Attention(torch.autograd.Function):
             torch.empty_like(d_out),
             *(d_out.new_empty(len(at.keys), heads, head_dim) for _ in range(2)),
         )
-        for i, block in enumerate(ctx.stream.blocks):
-            texts, queries, keys = len(block.texts), at.query_rows[i], at.key_rows[i]
+        for i, bucket in enumerate(ctx.packed.buckets):
+            texts, queries, keys = len(bucket.texts), at.query_rows[i], at.key_rows[i]
             qb, kb, vb, weights = ctx.saved_tensors[4 * i : 4 * i + 4]
             d_ob = _to_heads(d_out[queries], texts)
-            d_weights = _drop(torch.bmm(d_ob, vb.transpose(1, 2)), keep, i, rate)
+            d_weights = _drop(torch.bmm(d_ob, vb.transpose(1, 2)), mask, i, rate)
             d_scores = torch._softmax_backward_data(d_weights.float(), weights.float(), -1, torch.float32)
             d_scores = d_scores.mul_(1 / math.sqrt(head_dim)).to(qb.dtype)
-            _from_heads(torch.bmm(_drop(weights, keep, i, rate).transpose(1, 2), d_ob), dv[keys], texts)
+            _from_heads(torch.bmm(_drop(weights, mask, i, rate).transpose(1, 2), d_ob), dv[keys], texts)
             _from_heads(torch.bmm(d_scores, kb), dq[queries], texts)
             _from_heads(torch.bmm(d_scores.transpose(1, 2), qb), dk[keys], texts)
         dq, dk, dv = (
@@ -179,33 +182,33 @@ class _Attention(torch.autograd.Function):
 
 
 class _Places(NamedTuple):
-    """Which row of the stream stands where among the gathered rows, and the way back."""
+    """Which row of the packed batch stands where among the gathered rows, and the way back."""
 
     keys: Tensor  # (gathered,) int64
     key_answers: Tensor  # (tokens,) int64, the way back
     queries: Tensor  # as `keys`; one a text if pooled
     answers: Tensor
-    key_rows: list[slice]  # of each block
+    key_rows: list[slice]  # of each length bucket
     query_rows: list[slice]
 
 
-def _places(stream: Stream, pooled: bool) -> _Places:
-    """The places of a stream, found once."""
-    if ("rows", pooled) not in stream.layouts:
-        keys = torch.cat([block.rows.flatten() for block in stream.blocks])
-        real = torch.cat([block.real.flatten() for block in stream.blocks])
-        back = torch.empty_like(stream.ids)
+def _places(packed: PackedBatch, pooled: bool) -> _Places:
+    """The places of a packed batch, found once."""
+    if ("rows", pooled) not in packed.layouts:
+        keys = torch.cat([bucket.rows.flatten() for bucket in packed.buckets])
+        real = torch.cat([bucket.real.flatten() for bucket in packed.buckets])
+        back = torch.empty_like(packed.ids)
         back[keys[real]] = real.nonzero().flatten()
         found = keys, back
-        rows = _slices([block.rows.numel() for block in stream.blocks])
+        rows = _slices([bucket.rows.numel() for bucket in packed.buckets])
         if pooled:
-            texts = torch.cat([block.texts for block in stream.blocks])
+            texts = torch.cat([bucket.texts for bucket in packed.buckets])
             answers = texts, texts.argsort()
-            queries = _slices([len(block.texts) for block in stream.blocks])
+            queries = _slices([len(bucket.texts) for bucket in packed.buckets])
         else:
             answers, queries = found, rows
-        stream.layouts["rows", pooled] = _Places(*found, *answers, rows, queries)
-    places: _Places = stream.layouts["rows", pooled]
+        packed.layouts["rows", pooled] = _Places(*found, *answers, rows, queries)
+    places: _Places = packed.layouts["rows", pooled]
     return places
 
 
@@ -225,19 +228,19 @@ def _from_heads(dense: Tensor, rows: Tensor, texts: int) -> None:
     rows.view(texts, n, heads, head_dim).copy_(dense.view(texts, heads, n, head_dim).transpose(1, 2))
 
 
-def _softmax(scores: Tensor, block: Block, pooled: bool) -> Tensor:
+def _softmax(scores: Tensor, bucket: LengthBucket, pooled: bool) -> Tensor:
     """Attention weights from scores (texts * heads, queries, width), which are overwritten."""
-    keys = torch.arange(block.width)
+    keys = torch.arange(bucket.width)
     shape, hidden = (
-        ((len(block.texts), -1, block.width), keys >= block.lengths[:, None, None])
+        ((len(bucket.texts), -1, bucket.width), keys >= bucket.lengths[:, None, None])
         if pooled
-        else ((-1, block.width, block.width), keys > keys[:, None])
+        else ((-1, bucket.width, bucket.width), keys > keys[:, None])
     )
     return scores.view(shape).masked_fill_(hidden, -math.inf).softmax(-1).view_as(scores)
 
 
-def _drop(weights: Tensor, keep: list[Tensor], block: int, rate: float) -> Tensor:
-    return attention._drop(weights, keep, block).mul_(1 / (1 - rate))
+def _drop(weights: Tensor, mask: list[Tensor], bucket: int, rate: float) -> Tensor:
+    return attention._drop(weights, mask, bucket).mul_(1 / (1 - rate))
 
 
 def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def draw(number: int, seed: int = 0) -> tuple[list[Ids], list[int]]:
 
 
 class RandomWeights:
-    """A trunk's `Source` of random tensors."""
+    """A backbone's `Source` of random tensors."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A random tensor of the shape."""

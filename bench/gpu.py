@@ -27,17 +27,19 @@ from torch import Tensor
 from bench import common
 from bench.train_step import EPOCH, RANKS
 from rankwise.models.gpt2 import GPT2, GPT2Config
-from rankwise.nn.backbone import Trunk
-from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import AdapterSpec, Bank, match_modules
 from rankwise.nn.ragged.step import RaggedStep
-from rankwise.nn.step import step_of
 from rankwise.recipe import Recipe
 from rankwise.training import train as training
+from rankwise.training.train import step_of
 
 
-def kernel_by_kernel(trunk: Trunk, bank: Bank, weights: Tensor | None, base: bool, *rest: Any) -> RaggedStep:
+def kernel_by_kernel(
+    backbone: Backbone, bank: Bank, weights: Tensor | None, base: bool, *rest: Any
+) -> RaggedStep:
     """A packed step, as on the CPU."""
-    return RaggedStep(trunk, bank, weights, base)
+    return RaggedStep(backbone, bank, weights, base)
 
 
 WAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -63,21 +65,21 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("error: this machine has no CUDA device")
     shape = json.loads(options.shape)
-    trunk = GPT2(GPT2Config.from_json(shape), common.RandomWeights(), torch.bfloat16, device)
+    backbone = GPT2(GPT2Config.from_json(shape), common.RandomWeights(), torch.bfloat16, device)
     texts, labels = common.draw(options.steps * options.batch)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     first, peaks = dict.fromkeys(WAYS, 0.0), dict.fromkeys(WAYS, 0)
     for _ in range(options.rounds):
         for name, (step, ranks) in WAYS.items():
-            each, peaks[name] = epochs(trunk, ranks, step, texts, labels, options.batch, epochs=2)
+            each, peaks[name] = epochs(backbone, ranks, step, texts, labels, options.batch, epochs=2)
             first[name] = sum(each[: options.steps])
             seconds[name] += each[options.steps :]  # the second epoch: most shapes have been met
-    whole = sweep_seconds(trunk, options.batch) if options.full else None
+    whole = sweep_seconds(backbone, options.batch) if options.full else None
     report(options, shape, {n: median(s) for n, s in seconds.items()}, first, peaks, whole)
 
 
 def epochs(
-    trunk: GPT2,
+    backbone: GPT2,
     ranks: Sequence[int],
     step: Any,
     texts: Sequence[Any],
@@ -86,18 +88,18 @@ def epochs(
     epochs: int,
 ) -> tuple[list[float], int]:
     """Seconds of each step, and bytes at the peak."""
-    sites = match_sites(list(trunk.sites()), trunk.default_targets)
-    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in ranks]
-    bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES, device=trunk.device)
+    modules = match_modules(list(backbone.modules()), backbone.default_targets)
+    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in ranks]
+    bank = Bank(specs, backbone.modules(), backbone.d_model, common.CLASSES, device=backbone.device)
     recipe = Recipe(epochs=epochs, batch_size=batch, learning_rate=5e-4)
     ends: list[float] = []
-    on_cuda = trunk.device.type == "cuda"
+    on_cuda = backbone.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     with mock.patch.object(training, "step_of", step):
         start = time.perf_counter()
         training.train(
-            trunk,
+            backbone,
             bank,
             texts,
             np.array(labels),
@@ -108,10 +110,10 @@ def epochs(
     return np.diff([start, *ends]).tolist(), peak
 
 
-def sweep_seconds(trunk: GPT2, batch: int) -> float:
+def sweep_seconds(backbone: GPT2, batch: int) -> float:
     """Seconds of training of the whole seed sweep, from nothing."""
     texts, labels = common.draw(EPOCH)
-    return sum(epochs(trunk, RANKS, step_of, texts, labels, batch, epochs=5)[0])
+    return sum(epochs(backbone, RANKS, step_of, texts, labels, batch, epochs=5)[0])
 
 
 def matrix_rate(device: torch.device, rows: int) -> float:

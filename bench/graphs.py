@@ -1,6 +1,6 @@
 """What a CUDA graph of the training step would replay, counted without a device.
 
-Batches of real texts, five ranks of one seed: how many shapes of streams there are, how many steps would be
+Batches of real texts, five ranks of one seed: how many shapes of packed batches there are, how many steps would be
 replayed, and what filling up costs; then the operators of one step that compute something, packed and even,
 for one rank and for five. On a device each operator is at least one kernel to start.
 
@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import common
 from bench.train_step import EPOCH, RANKS
-from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.bank import AdapterSpec, Bank, match_modules
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.batch import shape_of
-from rankwise.nn.static.step import EvenStep
+from rankwise.nn.static.step import StaticStep
 
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -87,28 +87,28 @@ def operators(batch: int) -> str:
 
     ReLU stands in for GELU, which is one operator on a device too, and on the CPU many.
     """
-    trunk = common.gpt2({"n_embd": 96, "activation_function": "relu"}, torch.bfloat16)
+    backbone = common.gpt2({"n_embd": 96, "activation_function": "relu"}, torch.bfloat16)
     ids, labels = common.draw(batch)
     rows = [
         [
             f"{len(ranks)} rank{'s' * (len(ranks) > 1)}",
-            *(f"{count(kind, trunk, ranks, ids, labels):,}" for kind in (RaggedStep, EvenStep)),
+            *(f"{count(kind, backbone, ranks, ids, labels):,}" for kind in (RaggedStep, StaticStep)),
         ]
         for ranks in ((4,), RANKS)
     ]
     return common.table(["operators of a step", "packed", "even"], rows)
 
 
-def count(kind: Any, trunk: Any, ranks: Sequence[int], ids: Sequence[Any], labels: Sequence[int]) -> int:
+def count(kind: Any, backbone: Any, ranks: Sequence[int], ids: Sequence[Any], labels: Sequence[int]) -> int:
     """Operators of the second step."""
-    sites = match_sites(list(trunk.sites()), trunk.default_targets)
+    modules = match_modules(list(backbone.modules()), backbone.default_targets)
     bank = Bank(
-        [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in ranks],
-        trunk.sites(),
-        trunk.d_model,
+        [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in ranks],
+        backbone.modules(),
+        backbone.d_model,
         common.CLASSES,
     )
-    step = kind(trunk, bank, None, True)
+    step = kind(backbone, bank, None, True)
     batches, answers = [ids] * len(ranks), [np.array(labels)] * len(ranks)
     step(batches, answers, 0)
     counting = Counting()

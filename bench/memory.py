@@ -112,15 +112,15 @@ def main() -> None:
 def contend(case: Case, steps: int) -> None:
     """Be one case."""
     texts, labels = drawn(case, steps)
-    trunk = build(bases.KNOWN[case.base], common.RandomWeights(), getattr(torch, case.precision))
+    backbone = build(bases.KNOWN[case.base], common.RandomWeights(), getattr(torch, case.precision))
     (specs,) = planned(case, mean_length()).banks
-    bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES)
+    bank = Bank(specs, backbone.modules(), backbone.d_model, common.CLASSES)
     clock, first = common.Clock(), slice(0, case.batch)
     clock.loaded()
     clock.begin()
-    train(trunk, bank, texts[first], labels[first], case.recipe)
+    train(backbone, bank, texts[first], labels[first], case.recipe)
     clock.end()
-    train(trunk, bank, texts[case.batch :], labels[case.batch :], case.recipe)
+    train(backbone, bank, texts[case.batch :], labels[case.batch :], case.recipe)
     clock.tell()
 
 

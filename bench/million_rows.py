@@ -1,4 +1,4 @@
-"""A million rows: read, tokenised and predicted, in CSV and in Parquet. Prints rows/s and peak memory.
+"""A million rows: read, tokenized and predicted, in CSV and in Parquet. Prints rows/s and peak memory.
 
     python -m bench.million_rows [--rows 1000000] [--only JOB]
 
@@ -114,12 +114,12 @@ def load_parquet(folder: Path) -> int:
 
 
 def predict_csv(folder: Path) -> int:
-    """A CSV file labelled into another."""
+    """A CSV file labeled into another."""
     return _predict(folder, "csv")
 
 
 def predict_parquet(folder: Path) -> int:
-    """A Parquet file labelled into another."""
+    """A Parquet file labeled into another."""
     return _predict(folder, "parquet")
 
 
@@ -213,8 +213,8 @@ def versions() -> str:
 
 JOBS = {
     "imports alone": imports,
-    "CSV: read and tokenised": load_csv,
-    "Parquet: read and tokenised": load_parquet,
+    "CSV: read and tokenized": load_csv,
+    "Parquet: read and tokenized": load_parquet,
     "CSV: predicted": predict_csv,
     "Parquet: predicted": predict_parquet,
 }

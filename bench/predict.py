@@ -1,6 +1,6 @@
-"""Labelling texts: rankwise's Classifier beside a transformers model in padded batches, in one run.
+"""Labeling texts: rankwise's Classifier beside a transformers model in padded batches, in one run.
 
-GPT-2's 124M shape with random weights and an adapter already merged, in bfloat16. Tokenising counts.
+GPT-2's 124M shape with random weights and an adapter already merged, in bfloat16. Tokenizing counts.
 
     python -m bench.predict [--texts N] [--rounds N] [--full] [--record FILE]
 """
@@ -26,7 +26,7 @@ from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.bank import AdapterSpec, Bank
 
 SINGLY = 40
-"""Texts that are labelled one by one."""
+"""Texts that are labeled one by one."""
 
 Label = Callable[[Sequence[str]], Any]
 
@@ -105,7 +105,7 @@ def floor_note(config: GPT2Config, lengths: Sequence[int], gflops: float) -> str
     """What a single text of median length cannot do without: its products, and every weight read once."""
     length = int(median(lengths))
     flop = common.predict_flop(config, [length])
-    size = 2 * sum(n_in * n_out for n_in, n_out in config.site_shapes().values())
+    size = 2 * sum(n_in * n_out for n_in, n_out in config.module_shapes().values())
     products, reading = 1000 * flop / (1e9 * gflops), 1000 * size / read_rate()
     return (
         f"{len(lengths)} texts of {length} tokens in the median: {flop / 1e9:.2f} GFLOP, {products:.1f} ms "
@@ -125,11 +125,11 @@ def read_rate() -> float:
 
 
 def ours(shape: dict[str, Any]) -> Label:
-    """A Classifier on a trunk in which the adapter is merged."""
-    trunk = common.gpt2(shape, torch.bfloat16)
-    head = Bank([AdapterSpec(0, 1.0, 1.0, 0, 0.0, ())], trunk.sites(), trunk.d_model, common.CLASSES)
+    """A Classifier on a backbone in which the adapter is merged."""
+    backbone = common.gpt2(shape, torch.bfloat16)
+    head = Bank([AdapterSpec(0, 1.0, 1.0, 0, 0.0, ())], backbone.modules(), backbone.d_model, common.CLASSES)
     labels = [str(i) for i in range(common.CLASSES)]
-    return Classifier(trunk, head, Tokenizer.load(bases.find(bases.SMOLLM2).folder), labels, 128)
+    return Classifier(backbone, head, Tokenizer.load(bases.find(bases.SMOLLM2).folder), labels, 128)
 
 
 def peer_model(shape: dict[str, Any]) -> Any:

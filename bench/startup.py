@@ -1,4 +1,4 @@
-"""How long a user waits: for the help, for the import, for the first optimiser step of a run on the CPU.
+"""How long a user waits: for the help, for the import, for the first optimizer step of a run on the CPU.
 
 The base model is put into the cache before anything is timed. Each time is a median.
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from bench import common
-from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.bank import AdapterSpec, Bank, match_modules
 from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
 from rankwise.training.train import train
@@ -97,21 +97,21 @@ def contend(name: str, shape: dict[str, Any], steps: int, batch: int) -> None:
 
 def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], batch: int) -> None:
     """rankwise's own loop; the last batch of texts is for the uncounted step."""
-    trunk = common.gpt2(shape, getattr(torch, way.dtype))
-    sites = match_sites(list(trunk.sites()), trunk.default_targets)
-    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, sites) for rank in way.ranks]
-    bank = Bank(specs, trunk.sites(), trunk.d_model, common.CLASSES)
+    backbone = common.gpt2(shape, getattr(torch, way.dtype))
+    modules = match_modules(list(backbone.modules()), backbone.default_targets)
+    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in way.ranks]
+    bank = Bank(specs, backbone.modules(), backbone.d_model, common.CLASSES)
     recipe = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4)
     clock, targets = common.Clock(), np.array(labels)
     clock.loaded()
-    train(trunk, bank, texts[-batch:], targets[-batch:], recipe)
+    train(backbone, bank, texts[-batch:], targets[-batch:], recipe)
 
     def on_step(step: object) -> None:
         clock.end()
         clock.begin()
 
     clock.begin()
-    train(trunk, bank, texts[:-batch], targets[:-batch], recipe, on_step=on_step)
+    train(backbone, bank, texts[:-batch], targets[:-batch], recipe, on_step=on_step)
     clock.tell()
 
 

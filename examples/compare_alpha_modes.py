@@ -48,7 +48,8 @@ def show(mode: str, results: Results) -> None:
     """A line for each rank."""
     for row in results.adapters:
         accuracy, low, high = (
-            100 * row.validation[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
+            100 * share
+            for share in (row.validation.accuracy, row.validation.accuracy_low, row.validation.accuracy_high)
         )
         print(f"{mode:<7} {row.rank:>4}  {row.scale:>5.2f}  {accuracy:.2f} ({low:.1f} to {high:.1f})")
 

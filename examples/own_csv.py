@@ -39,7 +39,7 @@ MESSAGES = {
         "When will the second package get here?",
         "I need it sent to my office, not my home.",
         "The driver came at noon, not in the evening as booked.",
-        "My neighbour got my books and I got her lamp.",
+        "My neighbor got my books and I got her lamp.",
     ],
     "praise": [
         "The new desk is lovely, thank you.",

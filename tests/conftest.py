@@ -1,4 +1,4 @@
-"""Made once for all tests: two tiny base models, labelled files, a finished run."""
+"""Made once for all tests: two tiny base models, labeled files, a finished run."""
 
 from __future__ import annotations
 

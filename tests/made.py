@@ -14,7 +14,7 @@ from rankwise import Recipe
 from rankwise.commands.predict import softmax
 from rankwise.data.writers import csv_line
 from rankwise.metrics import metrics
-from rankwise.schema import AdapterResult, Diverged, Reference, Results, Timing
+from rankwise.schema import AdapterResult, Baseline, Diverged, Results, Timing
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
@@ -32,7 +32,7 @@ def made_run(
     labels: Sequence[str] = EMOTIONS,
     sizes: Mapping[str, int] | None = None,
     texts: Sequence[str] = (),
-    references: bool = True,
+    baselines: bool = True,
     diverged: Sequence[Diverged] = (),
     calibration: bool = True,
     epochs: int = 3,
@@ -46,7 +46,7 @@ def made_run(
         labels: class names.
         sizes: texts of validation, and of test where there shall be one.
         texts: to be drawn from in turn; made up where there are none.
-        references: whether there are reference rows.
+        references: whether there are baselines.
         diverged: adapters that were dropped.
         calibration: whether the metrics hold `ece` and `reliability`.
         epochs: passes in the history.
@@ -83,7 +83,7 @@ def made_run(
         threads=2,
         versions={"python": "3.11.7", "torch": "2.13.0"},
         adapters=[_row(name, rank, seed, measured[name]) for name, (rank, seed) in names.items()],
-        references=_references(targets, labels, rng, calibration) if references else [],
+        baselines=_baselines(targets, labels, rng, calibration) if baselines else [],
         diverged=list(diverged),
     )
     files.write_text(run.recipe, recipe.to_toml())
@@ -153,9 +153,9 @@ def _row(name: str, rank: int, seed: int, found: Mapping[str, dict[str, Any]]) -
     )
 
 
-def _references(
+def _baselines(
     targets: Mapping[str, NDArray[Any]], labels: Sequence[str], rng: np.random.Generator, calibration: bool
-) -> list[Reference]:
+) -> list[Baseline]:
     found = []
     for name, accuracy in (("majority class", None), ("TF-IDF + linear SVM", 0.885), ("untrained head", 0.2)):
         of = {}
@@ -166,7 +166,7 @@ def _references(
             else:
                 logits = _logits(rng, accuracy, each, np.zeros(len(each), bool), len(labels))
             of[split] = _metrics(split, each, logits, labels, calibration)
-        found.append(Reference(name=name, validation=of["validation"], test=of.get("test")))
+        found.append(Baseline(name=name, validation=of["validation"], test=of.get("test")))
     return found
 
 

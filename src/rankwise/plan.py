@@ -14,19 +14,19 @@ from typing import Any
 
 from rankwise.errors import UsageError
 from rankwise.models.llama import LlamaConfig
-from rankwise.models.registry import Config, parse_config, trunk_class
-from rankwise.nn.bank import AdapterSpec, layer_of, match_sites, tensor_shapes
-from rankwise.nn.batch import MAX_BLOCK_SCORES
+from rankwise.models.registry import Config, backbone_class, parse_config
+from rankwise.nn.bank import AdapterSpec, layer_of, match_modules, tensor_shapes
+from rankwise.nn.batch import MAX_BUCKET_SCORES
 from rankwise.recipe import Recipe
 
 PROCESS_BYTES = 650_000_000
 """What Python, torch, the tokenizer and compiled products take."""
 HOLES = 1.4
-"""What a process holds for each byte that a step needs: a freed block seldom has the size asked for next."""
-BLOCK_SHARE = 1.25
-"""Rows of attention's blocks for each token of a stream, at the lengths of short texts."""
-BLOCK_STEP = 8
-"""By how much a text's width in its block exceeds its length, at most, at the lengths of short texts."""
+"""What a process holds for each byte that a step needs: a freed length bucket seldom has the size asked for next."""
+BUCKET_SHARE = 1.25
+"""Rows of attention's length buckets for each token of a packed batch, at the lengths of short texts."""
+BUCKET_STEP = 8
+"""By how much a text's width in its length bucket exceeds its length, at most, at the lengths of short texts."""
 _INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Sites that read the same input as another."""
 SPREAD = 2.4
@@ -35,7 +35,7 @@ batch size divides it. Measured on dair-ai/emotion (docs/log.md)."""
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedAdapter:
     """One adapter of the plan."""
 
     rank: int
@@ -53,9 +53,9 @@ class Plan:
 
     base: str
     classes: int
-    rows: tuple[Row, ...]
+    rows: tuple[PlannedAdapter, ...]
     banks: tuple[tuple[AdapterSpec, ...], ...]
-    steps: int | None  # optimiser steps of each adapter; None while the data is unknown
+    steps: int | None  # optimizer steps of each adapter; None while the data is unknown
     tokens: int | None  # tokens that each adapter is trained on
     memory_bytes: int  # expected peak of the largest bank, weights included
 
@@ -65,21 +65,21 @@ class Plan:
         return [asdict(row) | shared for row in self.rows]
 
 
-def adapters(recipe: Recipe, sites: Sequence[str], default_targets: Sequence[str]) -> list[AdapterSpec]:
+def adapters(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[str]) -> list[AdapterSpec]:
     """Every adapter of a recipe, ranks within seeds.
 
     Args:
         recipe: what to train.
-        sites: the trunk's linear sites, in order.
+        target modules: the backbone's linear layers, in order.
         default_targets: what the family adapts where the recipe does not say.
 
     Raises:
-        UsageError: a target names no linear site, or none in the last layers that were asked for.
+        UsageError: a target names no linear layer, or none in the last layers that were asked for.
     """
-    chosen = match_sites(sites, recipe.targets or default_targets)
+    chosen = match_modules(modules, recipe.targets or default_targets)
     if recipe.last_layers:
-        first = 1 + layer_of(sites[-1]) - recipe.last_layers
-        chosen = tuple(site for site in chosen if layer_of(site) >= first)
+        first = 1 + layer_of(modules[-1]) - recipe.last_layers
+        chosen = tuple(module for module in chosen if layer_of(module) >= first)
         if not chosen:
             raise UsageError(f"last_layers: no target lies in the last {recipe.last_layers} layers")
     return [
@@ -89,7 +89,7 @@ def adapters(recipe: Recipe, sites: Sequence[str], default_targets: Sequence[str
             scale=recipe.scale(rank),
             seed=seed,
             dropout=recipe.lora_dropout if rank else 0.0,
-            sites=chosen if rank else (),
+            modules=chosen if rank else (),
         )
         for seed in recipe.seeds
         for rank in recipe.ranks
@@ -132,7 +132,7 @@ def make(
             f"max_length {recipe.max_length}: {recipe.base} has {config.max_positions} positions",
             hint=f"give --max-length {config.max_positions} or less",
         )
-    specs = adapters(recipe, list(config.site_shapes()), trunk_class(config).default_targets)
+    specs = adapters(recipe, list(config.module_shapes()), backbone_class(config).default_targets)
     texts, tokens_per_text = texts or recipe.train_texts, tokens_per_text or recipe.tokens_per_text
     longest = (tokens_per_text or recipe.max_length) * (1 + SPREAD / math.sqrt(recipe.batch_size))
     length = min(longest, recipe.max_length)
@@ -160,7 +160,7 @@ def _rows(
     config: Config,
     classes: int,
     has_pad_token: bool,
-) -> Iterator[Row]:
+) -> Iterator[PlannedAdapter]:
     numbers = {spec: number for number, bank in enumerate(banks, 1) for spec in bank}
     head = classes * config.d_model
     for spec in specs:
@@ -168,12 +168,14 @@ def _rows(
         # PEFT counts the head twice, the original and the trained copy, and the row of an added pad token.
         total = config.parameters() + (0 if has_pad_token else config.d_model) + head + trainable
         merged = config.parameters() + head
-        yield Row(spec.rank, spec.seed, trainable, total, 100 * trainable / total, merged, numbers[spec])
+        yield PlannedAdapter(
+            spec.rank, spec.seed, trainable, total, 100 * trainable / total, merged, numbers[spec]
+        )
 
 
 def trained_parameters(spec: AdapterSpec, config: Config, classes: int) -> int:
     """Numbers that an adapter trains: its factors and its score head."""
-    shapes = tensor_shapes(spec, config.site_shapes(), config.d_model, classes)
+    shapes = tensor_shapes(spec, config.module_shapes(), config.d_model, classes)
     return sum(map(math.prod, shapes.values()))
 
 
@@ -192,9 +194,9 @@ def expected_memory(
         length: their mean tokens in the longest batch.
         number_bytes: bytes of a number in matrix products; 2 for bfloat16.
     """
-    texts, widest = batch * len(bank), max(bank, key=lambda spec: len(spec.sites))
-    linear = sum(n_in * n_out for n_in, n_out in config.site_shapes().values())
-    depth = config.layers - layer_of(widest.sites[0]) if widest.sites else 0
+    texts, widest = batch * len(bank), max(bank, key=lambda spec: len(spec.modules))
+    linear = sum(n_in * n_out for n_in, n_out in config.module_shapes().values())
+    depth = config.layers - layer_of(widest.modules[0]) if widest.modules else 0
     # Embeddings stay float32. Linear weights have a layout of their own for the backward pass.
     weights = 4 * (config.parameters() - linear) + number_bytes * linear * (1 + depth / config.layers)
     # Of the last layer's tokens only each text's last one goes on to the MLP.
@@ -207,14 +209,14 @@ def expected_memory(
 def _kept(spec: AdapterSpec, config: Config, length: float, number_bytes: int) -> float:
     """Bytes that a layer keeps of a token for the backward pass."""
     llama = isinstance(config, LlamaConfig)
-    layer = [site for site in spec.sites if layer_of(site) == config.layers - 1]
-    shapes, d = config.site_shapes(), config.d_model
-    inputs = {_INPUT.get(site.split(".")[-1], site): shapes[site][0] for site in layer}
-    masks = (0 if llama else 2 * d) + (sum(shapes[site][0] for site in layer) if spec.dropout else 0)
-    # Two float32 residuals, the bytes of dropout masks, and in the trunk's precision: what adapters read,
-    # the heads with what fills up their blocks, what the activation needs, and attention's weights.
-    numbers = sum(inputs.values()) + BLOCK_SHARE * _heads(config) + (2 if llama else 1) * config.d_ff
-    scores = config.heads * (length + BLOCK_STEP) * (number_bytes + (0 if llama else 1))
+    layer = [module for module in spec.modules if layer_of(module) == config.layers - 1]
+    shapes, d = config.module_shapes(), config.d_model
+    inputs = {_INPUT.get(module.split(".")[-1], module): shapes[module][0] for module in layer}
+    masks = (0 if llama else 2 * d) + (sum(shapes[module][0] for module in layer) if spec.dropout else 0)
+    # Two float32 residuals, the bytes of dropout masks, and in the backbone's precision: what adapters read,
+    # the heads with what fills up their length buckets, what the activation needs, and attention's weights.
+    numbers = sum(inputs.values()) + BUCKET_SHARE * _heads(config) + (2 if llama else 1) * config.d_ff
+    scores = config.heads * (length + BUCKET_STEP) * (number_bytes + (0 if llama else 1))
     return 2 * 4 * d + masks + number_bytes * numbers + scores
 
 
@@ -222,7 +224,7 @@ def _working(config: Config, texts: int, length: float, number_bytes: int) -> fl
     """Bytes of what one layer computes with, beside what it keeps."""
     wide = (2 if isinstance(config, LlamaConfig) else 1) * config.d_ff
     token = 4 * 4 * config.d_model + 3 * number_bytes * max(wide, _heads(config))
-    pairs = min(texts * (length + BLOCK_STEP) ** 2, MAX_BLOCK_SCORES)
+    pairs = min(texts * (length + BUCKET_STEP) ** 2, MAX_BUCKET_SCORES)
     return texts * length * token + (3 * 4 + 2 * number_bytes) * config.heads * pairs
 
 

@@ -64,7 +64,7 @@ class Recipe(BaseModel):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     targets: tuple[str, ...] | None = None
-    """Linear sites that get an adapter (default: PEFT's own for the family), or all-linear."""
+    """Linear target modules that get an adapter (default: PEFT's own for the family), or all-linear."""
     last_layers: int | None = Field(None, ge=1)
     """Adapt only the last N layers; the backward pass ends there, which saves time (default: all layers)."""
     base_dropout: bool = True
@@ -89,7 +89,7 @@ class Recipe(BaseModel):
     keep: Literal["last", "best"] = "last"
     """Which epoch's adapter to keep: the last, or the best on validation."""
     baselines: bool = True
-    """Add reference rows: majority class, TF-IDF + linear SVM, untrained head, rank 0."""
+    """Add baselines: majority class, TF-IDF + linear SVM, untrained head, rank 0."""
 
     on_nan: Literal["drop", "stop"] = "drop"
     """Where an adapter's loss, gradient or weights are no longer numbers: drop it and go on with the

@@ -73,8 +73,8 @@ class AdapterResult(BaseModel):
     test: Metrics | None
 
 
-class Reference(BaseModel):
-    """A reference row of results.json: what is reached without the ranks that are compared."""
+class Baseline(BaseModel):
+    """A baseline of results.json: what is reached without the ranks that are compared."""
 
     name: str  # such as "majority class"
     validation: Metrics
@@ -106,7 +106,7 @@ class Results(BaseModel):
     versions: dict[str, str]
     fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of what was read
     adapters: list[AdapterResult]
-    references: list[Reference] = []
+    baselines: list[Baseline] = []
     diverged: list[Diverged] = []
 
 
@@ -189,7 +189,7 @@ class SplitReport(BaseModel):
     tokens_max: int
     truncated: int | None  # texts longer than max_length; null where lengths are in words
     duplicates: int  # texts that repeat an earlier one of the split to the letter
-    duplicates_normalised: int  # the same, but for case, spaces and Unicode form
+    duplicates_normalized: int  # the same, but for case, spaces and Unicode form
 
 
 class Contradiction(BaseModel):

@@ -149,7 +149,7 @@ README.md  LICENSE      what it is
 src/rankwise/
 ├── cli.py          verbs only
 ├── nn/             mathematics
-│   ├── gpt2.py  llama.py   trunks, one file a family
+│   ├── gpt2.py  llama.py   backbones, one file a family
 │   └── assets/presets/*.toml
 └── report/         tables
 tests/      unit/, parity/ and more

@@ -28,13 +28,13 @@ from rankwise.report.tables import CSV_COLUMNS, SCORE_COLUMNS
 from rankwise.schema import (
     SCHEMA,
     AdapterResult,
+    Baseline,
     ClassMetrics,
     Comparison,
     Diverged,
     Metrics,
     PairSummary,
     RankSummary,
-    Reference,
     Results,
     RunSummary,
     Timing,
@@ -73,7 +73,7 @@ def test_presets() -> None:
 
 @pytest.mark.parametrize(
     ("number", "model"),
-    [(0, Results), (1, AdapterResult), (2, Reference), (3, Diverged), (4, Metrics), (5, ClassMetrics)],
+    [(0, Results), (1, AdapterResult), (2, Baseline), (3, Diverged), (4, Metrics), (5, ClassMetrics)],
 )
 def test_results_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("results.json", number)] == list(model.model_fields)

@@ -781,7 +781,7 @@ CASES: list[tuple[str, str, bytes, Rows | str]] = [
         ": row 2: the label 2 is outside 0 to 1 (column 'label')\nhint: the data names its classes, and this is none of them; -1 stands for a row without label",
     ),
     (
-        "classes unlabelled",
+        "classes unlabeled",
         "a.parquet",
         classes(["neg", "pos"], [-1, -1]),
         ": row 1: the label -1 is outside 0 to 1 (column 'label')\nhint: the data names its classes, and this is none of them; -1 stands for a row without label",

@@ -23,7 +23,7 @@ import torch
 from rankwise import Classifier, ModelError
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models.base import load_trunk
+from rankwise.models.base import load_backbone
 from rankwise.models.tokenizer import Tokenizer
 
 SECONDS = 60.0
@@ -60,10 +60,10 @@ def change(path: Path, **values: Any) -> None:
 
 
 def refused_base(folder: Path) -> str:
-    """What is said of a base model on the way that a sweep goes: find, trunk, tokenizer."""
+    """What is said of a base model on the way that a sweep goes: find, backbone, tokenizer."""
     with pytest.raises(ModelError) as caught:
         found = bases.find(str(folder))
-        load_trunk(found, torch.float32, torch.device("cpu"))
+        load_backbone(found, torch.float32, torch.device("cpu"))
         Tokenizer.load(found.folder)
     assert len(caught.value.message) < 2000
     return caught.value.message
@@ -194,7 +194,7 @@ def test_auto_map_in_a_config_is_not_read(base: Path) -> None:
         _attn_implementation_internal="somebody/kernel",
     )
     found = bases.find(str(base))
-    load_trunk(found, torch.float32, torch.device("cpu"))
+    load_backbone(found, torch.float32, torch.device("cpu"))
     assert Tokenizer.load(found.folder)(["so glad"], 9)
     assert not mark.exists()
     assert not any("auto_map" in key or "impl" in key for key in bases.config(str(base)))
@@ -315,7 +315,7 @@ def test_tensors_of_other_types(base: Path) -> None:
     for dtype in (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn):
         changed = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         safetensors.torch.save_file(changed, base / "model.safetensors")
-        assert "quantised weights are not supported" in refused_base(base)
+        assert "quantized weights are not supported" in refused_base(base)
 
 
 def test_a_base_with_no_numbers_in_it(base: Path) -> None:
@@ -430,7 +430,7 @@ def test_settings_of_an_adapter(folder: Path, values: dict[str, Any]) -> None:
 
 
 def test_patterns_and_modules_that_an_adapter_names_are_not_used(folder: Path) -> None:
-    """A regular expression that takes for ever, and modules to import: sites are those of the tensors."""
+    """A regular expression that takes for ever, and modules to import: target modules are those of the tensors."""
     change(
         folder / "adapter_config.json",
         target_modules="(a+)+(a+)+(a+)+$",

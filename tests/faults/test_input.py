@@ -53,7 +53,7 @@ def test_refusals(tmp_path: Path, file: str, content: bytes, said: str) -> None:
 def test_predictions_keep_the_texts(
     tmp_path: Path, classifier: Classifier, name: str, file: str, content: bytes, rows: Rows
 ) -> None:
-    """What can be read can be labelled, into any format, and is read back as it was."""
+    """What can be read can be labeled, into any format, and is read back as it was."""
     if file.endswith(".txt"):
         return  # there a line is a text, label included
     source = written(tmp_path, file, content)

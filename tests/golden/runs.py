@@ -23,7 +23,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rankwise import sweep
-from rankwise.training.callbacks import Listener
+from rankwise.training.callbacks import Callback
 from tests import tiny
 
 TABLE = Path(__file__).with_name("digests.json")
@@ -56,7 +56,7 @@ CASES = {
 }
 
 
-class _Stop(Listener):
+class _Stop(Callback):
     """Interrupts a sweep after a step, as Ctrl-C does."""
 
     def __init__(self, after: int | None) -> None:
@@ -165,7 +165,7 @@ def _figures(run: Path) -> Iterator[bytes]:
         yield json.dumps(
             [row["name"], row["train_loss"], row["kept_epoch"], *map(row.get, PARAMETERS)]
         ).encode()
-    for row in [*results["adapters"], *results.get("baselines", results.get("references", []))]:
+    for row in [*results["adapters"], *results.get("baselines", results.get("baselines", []))]:
         for split in ("validation", "test"):
             yield json.dumps([row["name"], *map(row[split].get, FIGURES)]).encode()
 

@@ -10,11 +10,11 @@ import torch
 
 import rankwise
 from rankwise.models import registry as families
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import CudaRecorder
-from rankwise.nn.static.step import EvenStep
+from rankwise.nn.static.step import StaticStep
 from tests import tiny
 from tests.unit.nn import models
 from tests.unit.nn.test_step import BATCHES, done, unlike
@@ -32,24 +32,24 @@ def _exact_products() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-def bank_on(device: str, family: str, dropout: float = 0.0) -> tuple[Trunk, Bank]:
-    trunk = families.build(
+def bank_on(device: str, family: str, dropout: float = 0.0) -> tuple[Backbone, Bank]:
+    backbone = families.build(
         models.CONFIGS[family], models.RandomWeights(), torch.float32, torch.device(device)
     )
-    specs = unlike(trunk, dropout)
-    bank = Bank(specs, trunk.sites(), trunk.d_model, models.CLASSES, trunk.head_std, device)
-    filled = models.trained_bank(models.trunk(family), specs)
+    specs = unlike(backbone, dropout)
+    bank = Bank(specs, backbone.modules(), backbone.d_model, models.CLASSES, backbone.head_std, device)
+    filled = models.trained_bank(models.backbone(family), specs)
     for k in range(len(specs)):
         bank.load(k, filled.state(k))
-    return trunk, bank
+    return backbone, bank
 
 
 @each_family
 def test_a_step_is_the_cpus(family: str) -> None:
-    trunk, bank = bank_on("cuda", family)
-    losses, grads = done(EvenStep(trunk, bank, None, base_dropout=False), bank, BATCHES)
-    trunk, bank = bank_on("cpu", family)
-    expected, theirs = done(RaggedStep(trunk, bank, None, base_dropout=False), bank, BATCHES)
+    backbone, bank = bank_on("cuda", family)
+    losses, grads = done(StaticStep(backbone, bank, None, base_dropout=False), bank, BATCHES)
+    backbone, bank = bank_on("cpu", family)
+    expected, theirs = done(RaggedStep(backbone, bank, None, base_dropout=False), bank, BATCHES)
     torch.testing.assert_close(losses.cpu(), expected)
     assert all(models.close(ours.cpu(), each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
 
@@ -59,8 +59,8 @@ def test_masks_are_the_cpus(family: str) -> None:
     """The hash has no generator behind it, so even dropout is the same on every device."""
     losses = []
     for device in ("cuda", "cpu"):
-        trunk, bank = bank_on(device, family, dropout=0.4)
-        losses.append(done(EvenStep(trunk, bank, None, base_dropout=True), bank, BATCHES)[0].cpu())
+        backbone, bank = bank_on(device, family, dropout=0.4)
+        losses.append(done(StaticStep(backbone, bank, None, base_dropout=True), bank, BATCHES)[0].cpu())
     torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -68,9 +68,9 @@ def test_masks_are_the_cpus(family: str) -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
     """Losses and gradients of ten steps, eight of them replayed; a warning would say that none was."""
-    trunk, bank = bank_on("cuda", family, dropout=0.4)
+    backbone, bank = bank_on("cuda", family, dropout=0.4)
     recorder = CudaRecorder(bank.flat.device)
-    replayed, plain = EvenStep(trunk, bank, None, True, recorder), EvenStep(trunk, bank, None, True)
+    replayed, plain = StaticStep(backbone, bank, None, True, recorder), StaticStep(backbone, bank, None, True)
     for number in range(10):
         batches = [[(text + number) % models.VOCABULARY for text in batch] for batch in BATCHES]
         losses, grads = done(replayed, bank, batches, number)

@@ -1,4 +1,4 @@
-"""The peer: transformers + PEFT, and our trunk and bank with the same weights."""
+"""The peer: transformers + PEFT, and our backbone and bank with the same weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import transformers
 from torch import Tensor
 
 from rankwise.models import registry as families
-from rankwise.nn.backbone import Trunk
-from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_sites
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_modules
 from rankwise.nn.batch import Ids
 
 CLASSES = 6
@@ -53,10 +53,10 @@ _NAME = re.compile(r"base_model\.model\.(?:transformer|model)\.(.*)\.(lora_[AB])
 
 @dataclass
 class Pair:
-    """A PEFT model and our trunk and one-adapter bank, alike in every weight."""
+    """A PEFT model and our backbone and one-adapter bank, alike in every weight."""
 
     peft: Any
-    trunk: Trunk
+    backbone: Backbone
     bank: Bank
     config_json: dict[str, Any]
 
@@ -118,7 +118,7 @@ def make_pair(
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "ln_" in name or "norm" in name:
             torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)
-    trunk = families.build(json, StateDict(model), torch.float32)
+    backbone = families.build(json, StateDict(model), torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
         lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=rank, lora_alpha=8, target_modules=targets)
@@ -127,11 +127,11 @@ def make_pair(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     wrapped.eval()
-    named = [targets] if isinstance(targets, str) else targets or list(trunk.default_targets)
-    sites = trunk.sites()
-    spec = AdapterSpec(rank, 8.0, 8.0 / rank, 0, 0.0, match_sites(list(sites), named))
-    bank = Bank([spec], sites, trunk.d_model, CLASSES)
-    pair = Pair(wrapped, trunk, bank, json)
+    named = [targets] if isinstance(targets, str) else targets or list(backbone.default_targets)
+    modules = backbone.modules()
+    spec = AdapterSpec(rank, 8.0, 8.0 / rank, 0, 0.0, match_modules(list(modules), named))
+    bank = Bank([spec], modules, backbone.d_model, CLASSES)
+    pair = Pair(wrapped, backbone, bank, json)
     bank.load(0, {name: p.detach() for name, p in pair.peer_parameters().items()})
     return pair
 

@@ -24,7 +24,7 @@ from transformers import (
 from rankwise import Classifier, ModelError, sweep
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models.base import load_trunk
+from rankwise.models.base import load_backbone
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.bank import Bank
 from rankwise.nn.inference import bank_logits
@@ -107,15 +107,15 @@ def test_merged_is_unmerged(family: str, request: pytest.FixtureRequest, tmp_pat
     base: Path = request.getfixturevalue(f"{family}_base")
     save_with_peft(base, tmp_path, target_modules="all-linear")
     saved, found = adapters.load(tmp_path), bases.find(str(base))
-    trunk = load_trunk(found, torch.float32, torch.device("cpu"))
-    bank = Bank([saved.spec], trunk.sites(), trunk.d_model, len(saved.labels))
+    backbone = load_backbone(found, torch.float32, torch.device("cpu"))
+    bank = Bank([saved.spec], backbone.modules(), backbone.d_model, len(saved.labels))
     bank.load(0, saved.state)
-    beside = bank_logits(trunk, bank, Tokenizer.load(found.folder)(TEXTS, 64))[0]
+    beside = bank_logits(backbone, bank, Tokenizer.load(found.folder)(TEXTS, 64))[0]
     np.testing.assert_allclose(our_logits(tmp_path), beside, atol=1e-4, rtol=0)
 
 
 def test_the_wrong_axis_would_show(gpt2_base: Path, tmp_path: Path) -> None:
-    """What the comparison with PEFT rests on: a square site merged on the wrong axis answers otherwise."""
+    """What the comparison with PEFT rests on: a square target module merged on the wrong axis answers otherwise."""
     theirs = from_peft(gpt2_base, tmp_path / "a", target_modules=["attn.c_proj"])
     np.testing.assert_allclose(our_logits(tmp_path / "a"), theirs, atol=TOLERANCE, rtol=0)
     saved = adapters.load(tmp_path / "a")

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rankwise.nn.bank import match_sites
+from rankwise.nn.bank import match_modules
 from rankwise.nn.classifier import logits, losses
 from rankwise.nn.inference import bank_logits
 from rankwise.nn.ragged.batch import pack
@@ -46,7 +46,7 @@ def _compare_gradients(pair: Pair, lengths: list[int], vocabulary: int) -> None:
     texts = random_texts(lengths, vocabulary)
     targets = torch.arange(len(texts)) % CLASSES
     theirs = pair.peer_logits(texts)
-    (ours,) = logits(pair.trunk, pair.bank, pack([texts]))
+    (ours,) = logits(pair.backbone, pair.bank, pack([texts]))
     assert (ours - theirs).abs().max() < 1e-4
     # The bar stands well under the logits' own size, so that a wrong model cannot pass.
     assert theirs.abs().max() > 1e-2
@@ -64,7 +64,7 @@ def test_gpt2_at_its_true_shape() -> None:
     lengths = np.geomspace(1, 1024, 200).round().astype(int)
     texts = random_texts(lengths.tolist(), 50257, seed=1)
     assert len(texts) == 200 and max(map(len, texts)) == 1024 and min(map(len, texts)) == 1
-    ours = bank_logits(pair.trunk, pair.bank, texts)[0]
+    ours = bank_logits(pair.backbone, pair.bank, texts)[0]
     with torch.inference_mode():
         theirs = torch.cat([pair.peer_logits([text]) for text in texts]).numpy()
     assert np.abs(ours - theirs).max() < 1e-4
@@ -72,6 +72,6 @@ def test_gpt2_at_its_true_shape() -> None:
 
 
 def test_fine_targets_are_told_apart() -> None:
-    """`c_proj` names two sites of a GPT-2 layer, `attn.c_proj` one."""
-    sites = list(make_pair("gpt2").trunk.sites())
-    assert len(match_sites(sites, ["c_proj"])) == 2 * len(match_sites(sites, ["attn.c_proj"]))
+    """`c_proj` names two target modules of a GPT-2 layer, `attn.c_proj` one."""
+    modules = list(make_pair("gpt2").backbone.modules())
+    assert len(match_modules(modules, ["c_proj"])) == 2 * len(match_modules(modules, ["attn.c_proj"]))

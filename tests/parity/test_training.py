@@ -1,4 +1,4 @@
-"""Fifty optimiser steps end where transformers' Trainer + PEFT end."""
+"""Fifty optimizer steps end where transformers' Trainer + PEFT end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import transformers
 from torch.utils.data import SequentialSampler
 
 from rankwise.recipe import Recipe
-from rankwise.training.train import Step, order, train
+from rankwise.training.train import StepResult, order, train
 from tests.parity.peers import CLASSES, make_pair, random_texts
 
 STEPS, BATCH, SEED = 50, 8, 0
@@ -47,10 +47,10 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
     )
     ours: list[float] = []
 
-    def on_step(step: Step) -> None:
+    def on_step(step: StepResult) -> None:
         ours.append(step.losses[0])
 
-    train(pair.trunk, pair.bank, texts, targets, recipe, on_step=on_step)
+    train(pair.backbone, pair.bank, texts, targets, recipe, on_step=on_step)
 
     rows = [{"ids": texts[i], "label": int(targets[i])} for i in order(SEED, 0, len(texts))]
     arguments = transformers.TrainingArguments(

@@ -9,14 +9,14 @@ import pytest
 from tests.rules.source import imported, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "recipe", "listener", "signals"),
-    ("nn", "store.files", "store.readers", "store.writers", "store.run", "store.gguf"),
-    ("data", "tokens", "bases", "hardware", "stats", "store"),
-    ("plan", "train", "predict", "tracking"),
-    ("evaluate", "report", "references", "selftest"),
-    ("job",),
-    ("sweep", "reproduce", "preview", "doctor", "live"),
-    ("terminal", "cli", "__init__", "__main__"),
+    ("errors", "schema", "recipe"),
+    ("nn", "store", "training.callbacks", "training.signals"),
+    ("data", "models", "hardware", "stats"),
+    ("metrics",),
+    ("plan", "training"),
+    ("commands",),
+    ("report",),
+    ("cli", "__init__", "__main__"),
 )
 """A package's name stands for all its modules that are not named themselves."""
 

@@ -20,17 +20,17 @@ from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
 CONFIG = {"model_type": "gpt2", "n_embd": 4, "n_layer": 2, "n_head": 2, "vocab_size": 9}
-SITES = ("h.0.attn.c_proj", "h.1.attn.c_proj")
+MODULES = ("h.0.attn.c_proj", "h.1.attn.c_proj")
 
 
 def saved_adapter(rank: int = 2, *, scale: float = 0.4, alpha: float = 0.8) -> adapters.SavedAdapter:
     """An adapter of random numbers for a GPT-2 of width 4."""
     torch.manual_seed(rank)
-    sites = SITES if rank else ()
+    modules = MODULES if rank else ()
     state: dict[str, Tensor] = {}
-    for site in sites:
-        state |= {f"{site}.lora_A": torch.randn(rank, 4), f"{site}.lora_B": torch.randn(4, rank)}
-    spec = AdapterSpec(rank, alpha, scale if rank else 0.0, 3, 0.1 if rank else 0.0, sites)
+    for module in modules:
+        state |= {f"{module}.lora_A": torch.randn(rank, 4), f"{module}.lora_B": torch.randn(4, rank)}
+    spec = AdapterSpec(rank, alpha, scale if rank else 0.0, 3, 0.1 if rank else 0.0, modules)
     return adapters.SavedAdapter(spec, state | {"score": torch.randn(3, 4)}, tiny.LABELS, "some/base", 77)
 
 
@@ -60,7 +60,7 @@ def test_targets_are_named_shortly_where_that_names_just_them(run: RunFolder, tm
     assert (stored["fan_in_fan_out"], stored["modules_to_save"]) == (True, ["score"])
     adapters.save(tmp_path / "a", saved_adapter(), CONFIG, [])
     stored = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert stored["target_modules"] == list(SITES)  # c_proj alone would name the MLP's as well
+    assert stored["target_modules"] == list(MODULES)  # c_proj alone would name the MLP's as well
     assert stored["lora_alpha"] == 0.8
 
 
@@ -190,7 +190,7 @@ SCORE = "base_model.model.score.weight"
         (lambda t: t | {SCORE: torch.ones(16)}, "no matrix"),
         (lambda t: t | {SCORE: torch.ones(1, 16)}, "a classifier needs two"),
         (lambda t: t | {SCORE: torch.ones(4, 16)}, "each of 4 classes its name"),
-        (lambda t: t | {name.replace("h.1", "h.2"): t[name] + 1 for name in (A, B)}, "no linear site h.2"),
+        (lambda t: t | {name.replace("h.1", "h.2"): t[name] + 1 for name in (A, B)}, "no linear layer h.2"),
         (lambda t: t | {"base_model.model.transformer.wte.weight": torch.ones(5, 16)}, "embeddings (5, 16)"),
     ],
 )  # fmt: skip

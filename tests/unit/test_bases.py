@@ -104,7 +104,7 @@ def test_other_families_are_refused(tmp_path: Path, kind: object) -> None:
 
 def test_quantised_models_are_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, TINY | {"quantization_config": {"quant_method": "gptq"}})
-    with pytest.raises(ModelError, match="quantised weights"):
+    with pytest.raises(ModelError, match="quantized weights"):
         bases.find(str(folder))
 
 
@@ -300,8 +300,8 @@ def test_the_real_smollm2() -> None:
     config = LlamaConfig.from_json(bases.config("smollm2-135m"))
     weights = Weights(folder)
     assert sum(tensor.numel() for tensor in weights.values()) == config.parameters()
-    for site, (n_in, n_out) in config.site_shapes().items():
-        assert weights.take(f"{site}.weight", (n_out, n_in)).isfinite().all()
+    for module, (n_in, n_out) in config.module_shapes().items():
+        assert weights.take(f"{module}.weight", (n_out, n_in)).isfinite().all()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert tokenizer.get_vocab_size() == config.vocab_size
     assert tokenizer.encode("The capital of France is").ids == [504, 3575, 282, 4649, 314]

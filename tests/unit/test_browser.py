@@ -115,6 +115,6 @@ def test_the_page_fits_its_window(page: Path, tmp_path: Path, dark: bool) -> Non
         assert found["smallest"] >= 8  # pixels
 
 
-def rgb(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def rgb(color: str) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgb({red}, {green}, {blue})"

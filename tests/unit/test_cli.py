@@ -127,7 +127,7 @@ def test_evaluate(adapter: Path, data_folder: Path, run: RunFolder) -> None:
     assert f"accuracy {100 * row.test.accuracy:.2f} %" in result.stdout
     assert all(word in result.stdout for word in ("precision", "recall", "F1", "Confusion", *tiny.LABELS))
     result = rankwise("evaluate", adapter, "--data", data_folder / "test.csv", *HERE, "--json")
-    assert json.loads(result.stdout).confusion == row.test.confusion
+    assert json.loads(result.stdout)["confusion"] == row.test.confusion
     assert result.stderr == ""
 
 

@@ -52,8 +52,8 @@ def refused(path: Path, **settings: Any) -> str:
     return str(caught.value)
 
 
-def labelled(folder: Path, content: str, name: str = "a.csv", **columns: Any) -> data.Split:
-    return data.read_labelled(write(folder, name, content), ("joy", "sad"), **columns)
+def labeled(folder: Path, content: str, name: str = "a.csv", **columns: Any) -> data.Split:
+    return data.read_labeled(write(folder, name, content), ("joy", "sad"), **columns)
 
 
 class TestStarter:
@@ -108,7 +108,7 @@ class TestLabels:
     def test_strings_numbers_and_truths(self, tmp_path: Path) -> None:
         values = [1, 1.0, "1", True, "true", 0, " x "]
         lines = "".join(json.dumps({"text": f"t{n}", "label": v}) + "\n" for n, v in enumerate(values))
-        split = data.read_labelled(write(tmp_path, "a.jsonl", lines), ("1", "true", "0", "x"))
+        split = data.read_labeled(write(tmp_path, "a.jsonl", lines), ("1", "true", "0", "x"))
         assert split.labels == [0, 0, 0, 1, 1, 2, 3]
 
     @pytest.mark.parametrize("value", ["0.5", "NaN", "[1]", "{}", "1e400"])
@@ -116,16 +116,16 @@ class TestLabels:
         with pytest.raises(
             DataError, match=r"a\.jsonl:1: the label is .*neither a string nor a whole number"
         ):
-            labelled(tmp_path, f'{{"text": "a", "label": {value}}}\n', "a.jsonl")
+            labeled(tmp_path, f'{{"text": "a", "label": {value}}}\n', "a.jsonl")
 
     @pytest.mark.parametrize("line", ['{"text": "a", "label": null}', '{"text": "a"}'])
     def test_a_missing_label(self, tmp_path: Path, line: str) -> None:
         with pytest.raises(DataError, match=r"a\.jsonl:2: the label is missing"):
-            labelled(tmp_path, '{"text": "a", "label": "joy"}\n' + line, "a.jsonl")
+            labeled(tmp_path, '{"text": "a", "label": "joy"}\n' + line, "a.jsonl")
 
     def test_an_empty_label(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"a\.csv:3: the label is empty"):
-            labelled(tmp_path, "text,label\na,joy\nb, \n")
+            labeled(tmp_path, "text,label\na,joy\nb, \n")
 
     def test_a_label_that_train_never_has(self, tmp_path: Path) -> None:
         write(tmp_path, "train.txt", pairs("a", "b", "a", "b"))
@@ -185,14 +185,14 @@ class TestTexts:
     )
     def test_what_is_no_text_is_named(self, tmp_path: Path, line: str, what: str) -> None:
         with pytest.raises(DataError) as caught:
-            labelled(tmp_path, f'{{"text": "😀", "label": "joy"}}\n{line}\n', "a.jsonl")
+            labeled(tmp_path, f'{{"text": "😀", "label": "joy"}}\n{line}\n', "a.jsonl")
         assert caught.value.line == 2
         assert caught.value.message.startswith(f"{tmp_path}/a.jsonl:2: {what}")
 
     def test_texts_are_kept_as_they_are(self, tmp_path: Path) -> None:
         texts = [" null", "NA ", "a\u2028b", "<|endoftext|>", "😀"]
         lines = "".join(json.dumps({"text": text, "label": "joy"}) + "\n" for text in texts)
-        assert labelled(tmp_path, lines, "a.jsonl").texts == texts
+        assert labeled(tmp_path, lines, "a.jsonl").texts == texts
 
     @pytest.mark.parametrize(
         ("name", "content"), [("a.csv", "text,label\n"), ("a.jsonl", "\n\n"), ("a.txt", "\n")]
@@ -215,13 +215,13 @@ class TestColumns:
         ],
     )
     def test_they_are_found_by_name(self, tmp_path: Path, header: str, row: str) -> None:
-        split = labelled(tmp_path, f"{header}\n{row}\n")
+        split = labeled(tmp_path, f"{header}\n{row}\n")
         assert (split.texts, split.labels) == (["yes"], [0])
 
     def test_they_are_found_as_given(self, tmp_path: Path) -> None:
         content = "text,label,a,b\nno,no,yes,joy\n"
-        assert labelled(tmp_path, content, text_column="a", label_column="b").texts == ["yes"]
-        assert labelled(tmp_path, "label,text\nyes,joy\n", text_column="label").texts == ["yes"]
+        assert labeled(tmp_path, content, text_column="a", label_column="b").texts == ["yes"]
+        assert labeled(tmp_path, "label,text\nyes,joy\n", text_column="label").texts == ["yes"]
 
     def test_a_missing_column(self, tmp_path: Path) -> None:
         path = write(tmp_path, "a.csv", "text,label,x\na,b,c\n")
@@ -536,7 +536,7 @@ def python(script: str, *arguments: str, **environment: str) -> str:
 
 ASK = """
 import dataclasses, json, sys
-from rankwise import data
+from rankwise.data import load as data
 from rankwise.errors import RankwiseError
 from rankwise.recipe import Recipe
 

@@ -14,7 +14,7 @@ import pytest
 from rankwise import Recipe
 from rankwise.commands.preview import data_report
 from rankwise.data import load as data
-from rankwise.data.audit import normalised, report
+from rankwise.data.audit import normalized, report
 from rankwise.models import base as bases
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.report.data_tables import contradiction_table, leak_table, split_table
@@ -51,7 +51,7 @@ def test_counts_by_hand() -> None:
     train, validation, test = report(FOUND, 3).splits
     assert (train.name, train.texts) == ("train", 6)
     assert [(each.label, each.texts) for each in train.classes] == [("joy", 2), ("fear", 2), ("anger", 2)]
-    assert (train.duplicates, train.duplicates_normalised) == (1, 3)
+    assert (train.duplicates, train.duplicates_normalized) == (1, 3)
     assert (validation.duplicates, test.texts) == (0, 3)
     assert (train.tokens_mean, train.tokens_p50, train.tokens_p95, train.tokens_max) == (2.0, 2, 4, 4)
     assert train.truncated is None and report(FOUND, 3).unit == "words"
@@ -96,8 +96,8 @@ def test_many_contradictions_are_counted_and_not_all_listed() -> None:
 
 
 def test_normalised() -> None:
-    assert normalised("\uff33\uff4f  GLAD\n") == "so glad"
-    assert normalised("so, glad") != normalised("so glad")
+    assert normalized("\uff33\uff4f  GLAD\n") == "so glad"
+    assert normalized("so, glad") != normalized("so glad")
 
 
 def test_the_sweep_writes_it(run: RunFolder, gpt2_base: Path, data_folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_what_is_at_hand(gpt2_base: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_reading_a_report_needs_no_torch() -> None:
-    code = "import sys, rankwise.report.data; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, rankwise.data.audit, rankwise.report.data_tables; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rankwise import Recipe, ResourceError, TrainingError, sweep
 from rankwise.models import peft_format as adapters
-from rankwise.nn import step as step_module
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
+from rankwise.nn.ragged import step as step_module
 from rankwise.report import ranks, tables
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.optimizer import AdamW
@@ -40,8 +40,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Injected:
                 if (spec.name, done[0] + 1, now) == (name, step, where):
                     tensor.detach().view(-1)[0] = value
 
-        def logits(trunk: Trunk, bank: Bank, *more: Any) -> list[Tensor]:
-            outputs: list[Tensor] = forward(trunk, bank, *more)
+        def logits(backbone: Backbone, bank: Bank, *more: Any) -> list[Tensor]:
+            outputs: list[Tensor] = forward(backbone, bank, *more)
             poison(bank, outputs, "loss")
             return outputs
 
@@ -61,7 +61,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Injected:
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_the_neighbours_go_on(
+def test_the_neighbors_go_on(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, poisoned: Injected,
     where: str, value: float,
 ) -> None:  # fmt: skip
@@ -164,11 +164,11 @@ def full(
     """Refuse forward passes of more adapters or texts than that, after so many passes."""
     real, passes = computing.logits, [0]
 
-    def logits(trunk: Any, bank: Bank, stream: Any, *more: Any) -> list[Tensor]:
+    def logits(backbone: Any, bank: Bank, packed: Any, *more: Any) -> list[Tensor]:
         passes[0] += 1
-        if passes[0] > after and (len(bank.specs) > adapters or len(stream.last) > texts):
+        if passes[0] > after and (len(bank.specs) > adapters or len(packed.last) > texts):
             raise error
-        outputs: list[Tensor] = real(trunk, bank, stream, *more)
+        outputs: list[Tensor] = real(backbone, bank, packed, *more)
         return outputs
 
     monkeypatch.setattr(computing, "logits", logits)
@@ -236,9 +236,9 @@ def test_no_room_elsewhere(
 ) -> None:
     import importlib
 
-    def load_trunk(*arguments: Any) -> None:
+    def load_backbone(*arguments: Any) -> None:
         raise ERRORS[2]
 
-    monkeypatch.setattr(importlib.import_module("rankwise.commands.sweep"), "load_trunk", load_trunk)
+    monkeypatch.setattr(importlib.import_module("rankwise.commands.sweep"), "load_backbone", load_backbone)
     with pytest.raises(ResourceError, match="out of memory"):
         sweep(tiny.recipe(gpt2_base, data_folder), tmp_path / "run")

@@ -69,14 +69,14 @@ def test_the_self_test_leaves_the_random_state_alone() -> None:
 
 @pytest.mark.parametrize("factor", [1.001, float("nan")])
 def test_wrong_numbers_are_seen(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    right = selftest._trunk
+    right = selftest._backbone
 
     def wrong(peer: Any, device: torch.device) -> Any:
-        trunk = right(peer, device)
-        next(iter(trunk.linears())).weight.mul_(factor)
-        return trunk
+        backbone = right(peer, device)
+        next(iter(backbone.linears())).weight.mul_(factor)
+        return backbone
 
-    monkeypatch.setattr(selftest, "_trunk", wrong)
+    monkeypatch.setattr(selftest, "_backbone", wrong)
     assert not any(each.passed for each in selftest.run(CPU, (torch.float32,)))
     assert "results cannot be trusted" in problem(findings(doctor._numbers)["gpt2 float32"])
 

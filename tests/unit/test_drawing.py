@@ -1,4 +1,4 @@
-"""Drawings: the same bytes for the same numbers, text that stays text, colours that follow the page."""
+"""Drawings: the same bytes for the same numbers, text that stays text, colors that follow the page."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_title_and_description_are_there_and_named() -> None:
     assert (title.tag, description.tag) == ("title", "desc")
     assert (title.text, description.text) == ("title a", "description a")
     assert tree.get("role") == "img"
-    assert tree.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+    assert tree.get("aria-labeledby") == f"{title.get('id')} {description.get('id')}"
 
 
 def test_ids_are_the_drawings_own_and_references_meet_them() -> None:
@@ -71,16 +71,16 @@ def test_ids_are_the_drawings_own_and_references_meet_them() -> None:
 def test_colours_follow_the_page_inline_and_stand_still_in_a_file() -> None:
     shown = drawing()
     assert "var(--blue)" in shown.inline() and "var(--ink)" in shown.inline()
-    assert not any(colour in shown.inline() for colour in LIGHT.values())
+    assert not any(color in shown.inline() for color in LIGHT.values())
     assert LIGHT["blue"] in shown.standalone() and "var(" not in shown.standalone()
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 def test_colours_can_be_told_from_the_paper(palette: dict[str, str]) -> None:
     """Contrast as WCAG 2.2 counts it: 4.5 for what is read, in both modes."""
-    for name, colour in palette.items():
+    for name, color in palette.items():
         if name not in ("paper", "rule", "grid"):
-            assert contrast(colour, palette["paper"]) >= 4.5, name
+            assert contrast(color, palette["paper"]) >= 4.5, name
     assert LIGHT.keys() == DARK.keys()
 
 
@@ -89,8 +89,8 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 

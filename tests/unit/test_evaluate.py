@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, and a file of labelled texts gives them."""
+"""Metrics are scikit-learn's, and a file of labeled texts gives them."""
 
 from __future__ import annotations
 

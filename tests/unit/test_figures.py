@@ -14,8 +14,9 @@ from rankwise.report import diagnostics, figures
 from rankwise.report.drawing import Drawing
 from rankwise.report.history import Curve, read_curves
 from rankwise.report.learning import learning_curves
-from rankwise.report.scores import Score, by_rank, rank_rows, reference_rows
+from rankwise.report.scores import Score, baseline_rows, by_rank, rank_rows
 from rankwise.report.verdict import Chosen
+from rankwise.schema import Bin
 from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 
@@ -33,7 +34,7 @@ def texts(drawing: Drawing) -> list[str]:
 
 def accuracy(run: RunFolder, split: str = "validation") -> Drawing:
     results = run.read_results()
-    return figures.accuracy_by_rank(split, rank_rows(run, results), reference_rows(results), 4)
+    return figures.accuracy_by_rank(split, rank_rows(run, results), baseline_rows(results), 4)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -48,7 +49,7 @@ def test_accuracy_by_rank(made: RunFolder, split: str) -> None:
             f"rank {row.name}: {100 * score.accuracy:.2f} % ({100 * score.low:.1f} to {100 * score.high:.1f})"
         )
         assert said in shown.description
-    for row in reference_rows(results):
+    for row in baseline_rows(results):
         assert f"{row.name} {100 * row.scores[split].accuracy:.1f}" in " ".join(texts(shown))
         assert f"{row.name}: {100 * row.scores[split].accuracy:.2f} %" in shown.description
 
@@ -98,32 +99,31 @@ def test_confusion(made: RunFolder) -> None:
     for count in {count for line in found for count in line if count}:
         number = sum(line.count(count) for line in found)
         assert texts(shown).count(str(count)) == number
-    true, predicted, number, share = diagnostics.confusions(made.read_results().labels, found)[0]
+    true, predicted, most, share = diagnostics.confusions(made.read_results().labels, found)[0]
     i, j = (made.read_results().labels.index(label) for label in (true, predicted))
-    assert (
-        number == found[i][j] == max(c for a, line in enumerate(found) for b, c in enumerate(line) if a != b)
-    )
+    assert most == found[i][j] == max(c for a, line in enumerate(found) for b, c in enumerate(line) if a != b)
     assert share == pytest.approx(found[i][j] / sum(found[i]))
-    assert f"{true} taken for {predicted}: {number}" in shown.description
+    assert f"{true} taken for {predicted}: {most:g}" in shown.description
 
 
 def test_per_class(made: RunFolder) -> None:
     classes = made.read_results().adapters[1].validation.classes
     shown = diagnostics.per_class("validation", "rank 1", classes)
-    order = [each["label"] for each in sorted(classes, key=lambda each: each["f1"])]
+    order = [each.label for each in sorted(classes, key=lambda each: each.f1)]
     assert [text for text in texts(shown) if text in order] == order
     for each in classes:
-        assert f"{100 * each['f1']:.1f}" in texts(shown)
-        assert f"recall {100 * each['recall']:.1f} %" in shown.description
+        assert f"{100 * each.f1:.1f}" in texts(shown)
+        assert f"recall {100 * each.recall:.1f} %" in shown.description
 
 
 def test_reliability(made: RunFolder) -> None:
     found = made.read_results().adapters[1].validation
+    assert found.ece is not None
     shown = diagnostics.reliability("validation", "rank 1", found.reliability, found.ece)
     assert f"ECE {100 * found.ece:.2f} points" in texts(shown)
     for each in found.reliability:
-        said = f"{100 * each['accuracy']:.0f} % right ({each['texts']} texts)"
-        assert (said in shown.description) == (each["texts"] > 0)
+        said = f"{100 * each.accuracy:.0f} % right ({each.texts} texts)"
+        assert (said in shown.description) == (each.texts > 0)
 
 
 def test_learning_curves(made: RunFolder) -> None:
@@ -167,7 +167,7 @@ def test_a_torn_history_is_read_as_far_as_it_goes(made: RunFolder, tmp_path: Pat
 def test_any_run_can_be_drawn(
     tmp_path: Path, accuracies: dict[int, float], labels: tuple[str, ...], seeds: tuple[int, ...]
 ) -> None:
-    made = made_run(tmp_path / "run", accuracies=accuracies, labels=labels, seeds=seeds, references=False)
+    made = made_run(tmp_path / "run", accuracies=accuracies, labels=labels, seeds=seeds, baselines=False)
     results = made.read_results()
     found = results.adapters[-1].validation
     drawn = [
@@ -211,12 +211,14 @@ def test_a_name_keeps_clear_of_the_points(low: float, high: float, free: list[bo
 
 def test_bins_that_only_one_seed_has_are_pooled(made: RunFolder) -> None:
     one, other = (row.model_copy(deep=True) for row in made.read_results().adapters[:2])
-    share = {"texts": 10, "confidence": 0.5, "accuracy": 0.4}
-    one.validation.reliability = [{"low": 0.4, "high": 0.6, **share}]
-    other.validation.reliability = [{"low": 0.4, "high": 0.6, **share, "texts": 30, "accuracy": 0.8},
-                                       {"low": 0.8, "high": 1.0, **share}]  # fmt: skip
+    share = Bin(low=0.4, high=0.6, texts=10, confidence=0.5, accuracy=0.4)
+    one.validation.reliability = [share]
+    other.validation.reliability = [
+        share.model_copy(update={"texts": 30, "accuracy": 0.8}),
+        share.model_copy(update={"low": 0.8, "high": 1.0}),
+    ]
     found = Chosen(4, (one, other)).reliability("validation")
     assert found is not None
-    assert [(each["low"], each["texts"], round(each["accuracy"], 6)) for each in found[0]] == [
+    assert [(each.low, each.texts, round(each.accuracy, 6)) for each in found[0]] == [
         (0.4, 40, 0.7), (0.8, 10, 0.4),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rankwise.cli import terminal
 from rankwise.cli.live import Board, line
-from rankwise.training.callbacks import Validated
+from rankwise.training.callbacks import Validation
 
 
 def shown(board: Board, columns: int, lines: int) -> str:
@@ -27,7 +27,7 @@ def board(ranks: int, seeds: int, epochs: int) -> Board:
     for epoch in range(1, epochs + 1):
         made.step(names, [1.0] * len(names))
         points = [(int(name[1:].partition("-")[0]) + int(name.partition("s")[2])) / 100 for name in names]
-        made.validation(Validated(names, epoch, epochs, epoch, points, points, points))
+        made.validation(Validation(names, epoch, epochs, epoch, points, points, points))
     return made
 
 
@@ -82,7 +82,7 @@ def told() -> None:
                 bars.begin("validation", 10)
                 bars.advance(10)
                 bars.end()
-                bars.validation(Validated(["r1-s1"], number // 2, 2, number, [0.9], [0.8], [0.3]))
+                bars.validation(Validation(["r1-s1"], number // 2, 2, number, [0.9], [0.8], [0.3]))
                 if number < 4:
                     bars.begin("train", 4)
                     bars.advance(number)
@@ -112,4 +112,4 @@ def test_a_sweep_in_a_pipe_says_each_thing_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_line_of_an_epoch() -> None:
-    assert line(Validated(["a", "b"], 2, 3, 9, [0.5, 1.0], [0, 0], [0, 0])).endswith("a 50.00, b 100.00")
+    assert line(Validation(["a", "b"], 2, 3, 9, [0.5, 1.0], [0, 0], [0, 0])).endswith("a 50.00, b 100.00")

@@ -13,7 +13,7 @@ import pytest
 
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.report import build, html
-from rankwise.report.data_tables import data_tables
+from rankwise.report.data_tables import read_data_report
 from rankwise.report.ranks import compare, in_short
 from rankwise.report.scores import rank_rows
 from rankwise.report.tables import one_line
@@ -35,13 +35,14 @@ DATA = {
             "name": "train", "texts": 10,
             "classes": [{"label": "<i>a</i>", "texts": 7}, {"label": "b", "texts": 3}],
             "tokens_mean": 20.25, "tokens_p50": 18, "tokens_p95": 41, "tokens_max": 87, "truncated": 2,
-            "duplicates": 1,
+            "duplicates": 1, "duplicates_normalized": 1,
         }
     ],
-    "contradictions": [{"text": "<u>both</u>", "labels": ["a", "b"]}],
+    "contradictions": [{"text": "<u>both</u>", "labels": ["a", "b"], "splits": ["train"]}],
     "contradictions_total": 51,
-    "leaks": [{"splits": ["train", "test"], "texts": 11, "same_label": 0, "other_label": 11}],
+    "leaks": [{"splits": ["train", "test"], "texts": 11, "same_label": 0, "other_label": 11, "examples": ["<u>one</u>"]}],
     "max_length": 128,
+    "unit": "tokens",
 }  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def test_its_structure_can_be_followed(made: RunFolder) -> None:
     levels = [level for level, _ in shown.headings]
     assert all(next_ <= level + 1 for level, next_ in pairwise(levels))
     assert len(set(shown.ids)) == len(shown.ids)
-    named = [value for _, name, value in shown.attributes if name == "aria-labelledby"]
+    named = [value for _, name, value in shown.attributes if name == "aria-labeledby"]
     assert all(each in shown.ids for value in named for each in value.split())
     assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 7
     labels = [value for _, name, value in shown.attributes if name == "aria-label"]
@@ -161,14 +162,14 @@ def test_hostile_data_stays_text(tmp_path: Path) -> None:
 def test_a_run_without_most_things(tmp_path: Path) -> None:
     """One rank, one seed, no test, references, history, timing or calibration: the sections are left out."""
     made = made_run(
-        tmp_path / "run", accuracies={4: 0.9}, seeds=(1,), sizes={"validation": 60}, references=False,
+        tmp_path / "run", accuracies={4: 0.9}, seeds=(1,), sizes={"validation": 60}, baselines=False,
         calibration=False,
     )  # fmt: skip
     made.history.unlink()
     made.timing.unlink()
     results = made.read_results()
     for row in results.adapters:  # whatever measures them, here they are not
-        row.validation.pop("reliability", None)
+        row.validation.reliability = []
     made.results.write_text(results.model_dump_json(), "utf-8")
     build.write(made)
     shown = page(made)
@@ -214,7 +215,7 @@ def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"splits": 3}', "\xff"])
 def test_a_damaged_data_report_is_left_out(tmp_path: Path, content: str) -> None:
     (tmp_path / "data.json").write_text(content, "latin-1")
-    assert data_tables(RunFolder(tmp_path)) == []
+    assert read_data_report(RunFolder(tmp_path)) is None
 
 
 def test_sizes_of_files() -> None:

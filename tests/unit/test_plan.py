@@ -108,8 +108,8 @@ def test_totals_are_pefts_own(name: str, targets: str | None, pad_added: bool) -
     config = type(TINY[name])(**json | {"num_labels": CLASSES, "pad_token_id": 0})
     made: Any = transformers.AutoModelForSequenceClassification
     model = made.from_config(config)
-    trunk = sum(p.numel() for p in model.base_model.parameters())
-    assert parse_config(json).parameters() == trunk
+    backbone = sum(p.numel() for p in model.base_model.parameters())
+    assert parse_config(json).parameters() == backbone
     if pad_added:
         model.resize_token_embeddings(71, mean_resizing=False)
     with warnings.catch_warnings():
@@ -143,13 +143,13 @@ def test_json_rows() -> None:
 
 
 def test_adapters() -> None:
-    """Ranks within seeds; rank 0 has neither sites nor dropout."""
+    """Ranks within seeds; rank 0 has neither target modules nor dropout."""
     recipe = Recipe(ranks=(0, 4), seeds=(1, 2), alpha=0.8, alpha_mode="fixed", lora_dropout=0.1)
-    sites = list(parse_config(GPT2).site_shapes())
-    specs = plan.adapters(recipe, sites, ("c_attn",))
+    modules = list(parse_config(GPT2).module_shapes())
+    specs = plan.adapters(recipe, modules, ("c_attn",))
     assert [spec.name for spec in specs] == ["r0-s1", "r4-s1", "r0-s2", "r4-s2"]
-    assert (specs[0].sites, specs[0].dropout, specs[0].scale) == ((), 0.0, 0.0)
-    assert specs[1].sites == tuple(f"h.{i}.attn.c_attn" for i in range(12))
+    assert (specs[0].modules, specs[0].dropout, specs[0].scale) == ((), 0.0, 0.0)
+    assert specs[1].modules == tuple(f"h.{i}.attn.c_attn" for i in range(12))
     assert (specs[1].dropout, specs[1].scale, specs[1].alpha) == (0.1, 0.2, 0.8)
 
 
@@ -165,8 +165,8 @@ def test_adapters() -> None:
 )
 def test_last_layers(targets: tuple[str, ...] | None, last_layers: int, expected: list[str]) -> None:
     recipe = Recipe(ranks=(2,), targets=targets, last_layers=last_layers)
-    (spec,) = plan.adapters(recipe, list(parse_config(GPT2).site_shapes()), ("c_attn",))
-    assert list(spec.sites) == expected
+    (spec,) = plan.adapters(recipe, list(parse_config(GPT2).module_shapes()), ("c_attn",))
+    assert list(spec.modules) == expected
 
 
 def test_last_layers_cost_fewer_parameters_and_less_memory() -> None:
@@ -183,7 +183,7 @@ def test_a_target_below_the_last_layers() -> None:
 
 
 def test_a_target_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match="'q_proj' names no linear site") as caught:
+    with pytest.raises(UsageError, match="'q_proj' names no linear layer") as caught:
         make(Recipe(targets=("q_proj",)))
     assert "c_attn" in caught.value.hint
 
@@ -219,7 +219,7 @@ def test_without_a_limit_all_train_together() -> None:
 
 
 def test_heads_alone_have_a_bank_of_their_own() -> None:
-    """It needs no backward pass through the trunk."""
+    """It needs no backward pass through the backbone."""
     assert banks(None, ranks=[4, 0, 1]) == [[0], [4, 1]]
     assert banks(None, ranks=[0]) == [[0]]
     assert banks(None, ranks=[0, 2], seeds=[1, 2]) == [[0, 0], [2, 2]]

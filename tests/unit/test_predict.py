@@ -17,10 +17,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from rankwise import Classifier, DataError, ModelError, UsageError
-from rankwise.commands import predict
 from rankwise.commands.predict import predict_file, softmax
 from rankwise.data.readers import BATCH_ROWS
-from rankwise.nn.batch import Stream
+from rankwise.nn import inference
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.ragged import batch as packing
 from tests import tiny
 
@@ -137,7 +137,7 @@ def test_softmax_of_large_logits() -> None:
 
 
 def test_another_base_is_refused(adapter: Path, llama_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no linear site h\.0\.attn\.c_attn"):
+    with pytest.raises(ModelError, match=r"no linear layer h\.0\.attn\.c_attn"):
         Classifier.load(adapter, base=str(llama_base))
     with pytest.raises(UsageError, match="no precision 'float16'"):
         Classifier.load(adapter, precision="float16")
@@ -321,12 +321,12 @@ def test_what_texts_begin_with_in_common_is_computed_once(
     """A text that is there twice, and one that goes on where another ends, cost only what is new."""
     rows: list[int] = []
 
-    def spying(*args: Any, **options: Any) -> Stream:
-        stream = packing.pack(*args, **options)
-        rows.append(len(stream.ids))
-        return stream
+    def spying(*args: Any, **options: Any) -> PackedBatch:
+        packed = packing.pack(*args, **options)
+        rows.append(len(packed.ids))
+        return packed
 
-    monkeypatch.setattr(predict, "pack", spying)
+    monkeypatch.setattr(inference, "pack", spying)
     for texts in (["so i feel glad today"], ["so i feel", "so i feel glad today", "so i feel glad today"]):
         classifier(texts)
     assert rows[0] == rows[1]

@@ -83,7 +83,7 @@ def test_the_plan_is_what_the_sweep_does(run: RunFolder, gpt2_base: Path, data_f
 def test_what_does_not_fit_is_said(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"max_length 65: .* has 64 positions"):
         preview(tiny.recipe(gpt2_base, data_folder, max_length=65))
-    with pytest.raises(UsageError, match="targets: 'q_proj' names no linear site"):
+    with pytest.raises(UsageError, match="targets: 'q_proj' names no linear layer"):
         preview(tiny.recipe(gpt2_base, data_folder, targets=("q_proj",)))
     empty = tmp_path / "train.csv"
     empty.touch()

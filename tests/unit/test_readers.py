@@ -31,8 +31,8 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def rows_of(path: Path, *, labelled: bool = True) -> list[tuple[int, dict[str, Any]]]:
-    with open_table(path, labelled=labelled) as table:
+def rows_of(path: Path, *, labeled: bool = True) -> list[tuple[int, dict[str, Any]]]:
+    with open_table(path, labeled=labeled) as table:
         return list(table.rows)
 
 
@@ -62,7 +62,7 @@ class TestText:
 
     def test_plain_text_is_one_text_a_line(self, tmp_path: Path) -> None:
         path = write(tmp_path, "a.txt", "one;two\nthree\u2028four\n\n\n")
-        assert rows_of(path, labelled=False) == [(1, {"text": "one;two"}), (2, {"text": "three\u2028four"})]
+        assert rows_of(path, labeled=False) == [(1, {"text": "one;two"}), (2, {"text": "three\u2028four"})]
 
     def test_a_line_without_a_semicolon_is_named(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "a.txt", "a;b\nno label here\n"))

@@ -1,4 +1,4 @@
-"""Reference rows: right, on the same texts, and the same each time."""
+"""Baselines: right, on the same texts, and the same each time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rankwise import Recipe, sweep
 from rankwise.commands.baselines import Answers, linear_svm, majority
 from rankwise.data import load as data
 from rankwise.nn.batch import Ids
-from rankwise.schema import Reference
+from rankwise.schema import Baseline
 from rankwise.store.run_folder import RunFolder
-from rankwise.training.callbacks import Listener
+from rankwise.training.callbacks import Callback
 from tests import tiny
 from tests.emotion import EMOTION, needs_emotion
 
@@ -37,8 +37,8 @@ def material(train: list[tuple[str, int]], validation: list[tuple[str, int]]) ->
     }
 
 
-def by_name(run: RunFolder) -> dict[str, Reference]:
-    return {row.name: row for row in run.read_results().references}
+def by_name(run: RunFolder) -> dict[str, Baseline]:
+    return {row.name: row for row in run.read_results().baselines}
 
 
 def test_the_rows_of_a_run_that_has_rank_0(run: RunFolder) -> None:
@@ -71,9 +71,9 @@ def test_rank_0_as_a_reference_is_the_adapter_of_rank_0(
         gpt2_base, data_folder, ranks=(1,), seeds=(110, 111), keep=keep, class_weights="balanced"
     )
     found = sweep(recipe, tmp_path / "one")
-    assert [row.name for row in found.references] == [*NAMES, "rank 0"]
+    assert [row.name for row in found.baselines] == [*NAMES, "rank 0"]
     other = sweep(recipe.model_copy(update={"ranks": (0,), "seeds": (110,)}), tmp_path / "other").adapters[0]
-    row = found.references[-1]
+    row = found.baselines[-1]
     assert row.validation.confusion == other.validation.confusion
     assert row.validation.log_loss == pytest.approx(other.validation.log_loss, rel=1e-5)
     assert row.test is not None and other.test is not None
@@ -82,19 +82,19 @@ def test_rank_0_as_a_reference_is_the_adapter_of_rank_0(
 
 def test_they_can_be_left_out(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1,), epochs=1, baselines=False)
-    assert sweep(recipe, tmp_path / "run").references == []
+    assert sweep(recipe, tmp_path / "run").baselines == []
 
 
 def test_a_head_that_diverges_is_left_out_and_said(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rankwise.commands import baselines as references
+    from rankwise.commands import baselines as baselines
     from rankwise.errors import TrainingError
 
     def broken(*arguments: object) -> None:
         raise TrainingError("step 3: adapter r0-s110 has loss nan")
 
-    class Ears(Listener):
+    class Ears(Callback):
         notes: list[str]
 
         def note(self, text: str) -> None:
@@ -102,10 +102,10 @@ def test_a_head_that_diverges_is_left_out_and_said(
 
     ears = Ears()
     ears.notes = []
-    monkeypatch.setattr(references, "trained_head", broken)
+    monkeypatch.setattr(baselines, "trained_head", broken)
     found = sweep(tiny.recipe(gpt2_base, data_folder, ranks=(1,), epochs=1), tmp_path / "run", ears)
-    assert [row.name for row in found.references] == NAMES
-    assert ears.notes == ["the reference row of rank 0 is left out: step 3: adapter r0-s110 has loss nan"]
+    assert [row.name for row in found.baselines] == NAMES
+    assert ears.notes == ["the baseline of rank 0 is left out: step 3: adapter r0-s110 has loss nan"]
 
 
 def test_the_majority_says_the_shares_of_train() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rankwise.commands import reproduce
-from rankwise.schema import AdapterResult, Results
+from rankwise.schema import AdapterResult, Metrics, Results
 
 PUBLISHED = {1: 1829, 2: 1826, 4: 1834, 8: 1830, 16: 1828}  # rank -> right answers in 2,000 texts
 TOLERANCE = 24  # texts: 1.2 points
@@ -28,7 +28,7 @@ def results(right: dict[int, int]) -> Results:
             adapter_bytes=1,
             train_loss=0.5,
             kept_epoch=5,
-            validation={"accuracy": number / 2000},
+            validation=Metrics.model_construct(accuracy=number / 2000),
             test=None,
         )
         for rank, number in right.items()

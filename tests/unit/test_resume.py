@@ -16,7 +16,7 @@ import pytest
 from rankwise import Recipe, UsageError, sweep
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
-from rankwise.training.callbacks import Listener
+from rankwise.training.callbacks import Callback
 from tests import tiny
 
 SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
@@ -24,7 +24,7 @@ STEPS = 6  # of 8 texts, in 48
 Whole = Callable[[tuple[int, ...]], dict[str, bytes]]
 
 
-class Stop(Listener):
+class Stop(Callback):
     """Presses Ctrl-C after so many steps of the run, or when the n-th stage of a name begins."""
 
     def __init__(self, step: int | None = None, stage: tuple[str, int] = ("", 0)) -> None:
@@ -64,7 +64,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def stopped(recipe: Recipe, folder: Path, stop: Stop, **options: Any) -> Stop:
-    """Run a sweep, or go on with it, until the listener stops it."""
+    """Run a sweep, or go on with it, until the callback stops it."""
     from rankwise.training import signals
 
     real, signals.check = signals.check, stop.check

@@ -121,7 +121,7 @@ class Gone:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Gone())
-from rankwise.cli import main
+from rankwise.cli.app import main
 sys.argv = ["rankwise", "report", {str(runs / "a-done")!r}]
 try:
     main()

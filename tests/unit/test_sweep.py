@@ -22,14 +22,14 @@ from rankwise.report import ranks
 from rankwise.report.tables import sample_table
 from rankwise.schema import Results
 from rankwise.store.run_folder import RunFolder
-from rankwise.training.callbacks import Listener
+from rankwise.training.callbacks import Callback
 from tests import tiny
 
 NAMES = ["r0-s110", "r1-s110", "r4-s110"]
 STEPS = 6  # of 8 texts, in 48
 
 
-class Ears(Listener):
+class Ears(Callback):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ def test_the_results_say_what_was_run(run: RunFolder, gpt2_base: Path) -> None:
         ("r1-s110", 1, 4.0),
         ("r4-s110", 4, 1.0),
     ]
-    head, site = 3 * 16, 2 * (16 + 48)  # two layers of c_attn
-    assert [row.trainable_params for row in results.adapters] == [head, head + site, head + 4 * site]
+    head, module = 3 * 16, 2 * (16 + 48)  # two layers of c_attn
+    assert [row.trainable_params for row in results.adapters] == [head, head + module, head + 4 * module]
     for row in results.adapters:
         assert row.kept_epoch == 3
         weights = run.adapters / row.name / adapters.WEIGHTS
@@ -258,7 +258,7 @@ def test_a_missing_validation_split_is_cut_and_said(gpt2_base: Path, tmp_path: P
     assert results.adapters[0].test is None
     assert "test accuracy" not in folder.table.read_text("utf-8")
     assert folder.samples.read_text("utf-8").startswith("validation texts")
-    assert ears.stages == ["data", "base", "tokens", "load", "train", "validation", "references", "rank 0"]
+    assert ears.stages == ["data", "base", "tokens", "load", "train", "validation", "baselines", "rank 0"]
     assert ears.open == len(ears.stages), "the last stage was never ended"
 
 
@@ -277,7 +277,7 @@ def test_what_is_chosen_does_not_depend_on_the_test_split(
     for found in (one, other):
         for adapter in found.adapters:
             adapter.test = None
-        for reference in found.references:
+        for reference in found.baselines:
             reference.test = None
     assert one == other
     assert ranks.compare(runs[0]) == ranks.compare(runs[1])

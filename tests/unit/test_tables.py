@@ -143,10 +143,10 @@ def test_several_seeds_make_one_row_a_rank_and_references_follow(tmp_path: Path)
         low, high = map(float, row[6].split("-"))
         assert low < 100 * np.mean(found) < high
     assert table.rows[2][4:8] == (
-        f"{100 * results.references[0].validation.accuracy:.2f}",
+        f"{100 * results.baselines[0].validation.accuracy:.2f}",
         "",
         table.rows[2][6],
-        f"{100 * results.references[0].validation.macro_f1:.2f}",
+        f"{100 * results.baselines[0].validation.macro_f1:.2f}",
     )
     assert "Dropped: r4-s7 diverged at step 12." in table.note
 
@@ -154,12 +154,12 @@ def test_several_seeds_make_one_row_a_rank_and_references_follow(tmp_path: Path)
 def test_the_csv_holds_ranks_adapters_and_references_unrounded(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(3, 5))
     results, rows = made.read_results(), list(csv.DictReader(io.StringIO(rank_csv(made))))
-    assert [row["kind"] for row in rows] == ["rank"] * 2 + ["adapter"] * 4 + ["reference"] * 3
+    assert [row["kind"] for row in rows] == ["rank"] * 2 + ["adapter"] * 4 + ["baseline"] * 3
     for row in results.adapters:
         cells = next(each for each in rows if each["name"] == row.name)
         assert (int(cells["rank"]), int(cells["seed"])) == (row.rank, row.seed)
         assert float(cells["validation_accuracy"]) == row.validation.accuracy
-        assert float(cells["test_accuracy_low"]) == (row.test or {}).accuracy_low
+        assert row.test and float(cells["test_accuracy_low"]) == row.test.accuracy_low
     mean = np.mean([row.validation.accuracy for row in results.adapters if row.rank == 1])
     assert float(rows[0]["validation_accuracy"]) == pytest.approx(mean)
 

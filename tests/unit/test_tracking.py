@@ -13,7 +13,7 @@ from accelerate import tracking as theirs
 from rankwise import UsageError, sweep
 from rankwise.cli.tracking import KINDS, Trackers, check
 from rankwise.store.run_folder import RunFolder
-from rankwise.training.callbacks import Listener, Listeners
+from rankwise.training.callbacks import Callback, Callbacks
 from tests import tiny
 
 
@@ -74,7 +74,7 @@ def tracked(gpt2_base: Path, data_folder: Path, folder: Path, names: list[str]) 
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), epochs=2, baselines=False)
     said: list[str] = []
     with Trackers(names, recipe, RunFolder(folder), said.append) as trackers:
-        sweep(recipe, folder, Listeners(Listener(), trackers))
+        sweep(recipe, folder, Callbacks(Callback(), trackers))
     return said
 
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
 from rankwise.errors import TrainingError
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
 from rankwise.recipe import Recipe
-from rankwise.training.train import Step, balanced_weights, order, train
+from rankwise.training.train import StepResult, balanced_weights, order, train
 from tests.unit.nn import models
 
 TEXTS = models.texts([(5 * i) % 17 + 1 for i in range(32)], seed=8)
@@ -24,19 +24,19 @@ TARGETS = np.random.default_rng(8).integers(0, models.CLASSES, len(TEXTS))
 
 
 @pytest.fixture
-def trunk() -> Trunk:
-    return models.trunk("gpt2")
+def backbone() -> Backbone:
+    return models.backbone("gpt2")
 
 
-def a_bank(trunk: Trunk) -> Bank:
-    return models.bank(trunk, [models.spec(trunk, rank, seed=7, dropout=0.1) for rank in (0, 2, 8)])
+def a_bank(backbone: Backbone) -> Bank:
+    return models.bank(backbone, [models.spec(backbone, rank, seed=7, dropout=0.1) for rank in (0, 2, 8)])
 
 
-def run(trunk: Trunk, bank: Bank, **settings: Any) -> list[Step]:
-    steps: list[Step] = []
+def run(backbone: Backbone, bank: Bank, **settings: Any) -> list[StepResult]:
+    steps: list[StepResult] = []
     weights = settings.pop("weights", None)
     recipe = Recipe(**{"epochs": 1, "batch_size": 8, "learning_rate": 1e-2, **settings})
-    train(trunk, bank, TEXTS, TARGETS, recipe, class_weights=weights, on_step=steps.append)
+    train(backbone, bank, TEXTS, TARGETS, recipe, class_weights=weights, on_step=steps.append)
     return steps
 
 
@@ -51,13 +51,13 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [8, 5, 32, 100])
-def test_every_text_once_an_epoch(trunk: Trunk, batch_size: int) -> None:
+def test_every_text_once_an_epoch(backbone: Backbone, batch_size: int) -> None:
     """While nothing is learnt, the batches' losses make up the loss over all texts; a short batch is last."""
-    bank = models.bank(trunk, [models.spec(trunk, 2, seed=7), models.spec(trunk, 4, seed=8)])
-    steps = run(trunk, bank, batch_size=batch_size, epochs=2, learning_rate=1e-30, base_dropout=False)
+    bank = models.bank(backbone, [models.spec(backbone, 2, seed=7), models.spec(backbone, 4, seed=8)])
+    steps = run(backbone, bank, batch_size=batch_size, epochs=2, learning_rate=1e-30, base_dropout=False)
     sizes = [min(batch_size, 32 - start) for start in range(0, 32, batch_size)]
     assert len(steps) == 2 * len(sizes)
-    whole = bank_logits(trunk, bank, TEXTS)
+    whole = bank_logits(backbone, bank, TEXTS)
     for k in range(2):
         expected = float(F.cross_entropy(torch.from_numpy(whole[k]), torch.from_numpy(TARGETS)))
         for epoch in (steps[: len(sizes)], steps[len(sizes) :]):
@@ -70,11 +70,11 @@ def test_every_text_once_an_epoch(trunk: Trunk, batch_size: int) -> None:
         assert steps[0].losses[0] != pytest.approx(steps[0].losses[1], rel=1e-5)
 
 
-def test_what_a_step_says(trunk: Trunk) -> None:
+def test_what_a_step_says(backbone: Backbone) -> None:
     epochs: list[int] = []
-    steps: list[Step] = []
+    steps: list[StepResult] = []
     recipe = Recipe(batch_size=8, epochs=2, learning_rate=0.1, warmup_steps=2)
-    train(trunk, a_bank(trunk), TEXTS, TARGETS, recipe, on_step=steps.append, on_epoch=epochs.append)
+    train(backbone, a_bank(backbone), TEXTS, TARGETS, recipe, on_step=steps.append, on_epoch=epochs.append)
     assert epochs == [1, 2]
     assert [step.number for step in steps] == list(range(1, 9))
     assert {step.steps for step in steps} == {8}
@@ -84,57 +84,57 @@ def test_what_a_step_says(trunk: Trunk) -> None:
     assert all(len(step.losses) == len(step.grad_norms) == 3 for step in steps)
 
 
-def test_masks_are_new_in_every_epoch(trunk: Trunk) -> None:
+def test_masks_are_new_in_every_epoch(backbone: Backbone) -> None:
     """One text, nothing learnt: only its dropout masks tell the epochs apart."""
-    bank, steps = a_bank(trunk), list[Step]()
+    bank, steps = a_bank(backbone), list[StepResult]()
     recipe = Recipe(batch_size=1, epochs=4, learning_rate=1e-30)
-    train(trunk, bank, TEXTS[:1], TARGETS[:1], recipe, on_step=steps.append)
+    train(backbone, bank, TEXTS[:1], TARGETS[:1], recipe, on_step=steps.append)
     assert len({step.losses[0] for step in steps}) == 4
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_it_learns(family: str) -> None:
     """32 texts with labels drawn at random are learnt by heart."""
-    trunk = models.trunk(family)
-    bank = models.bank(trunk, [models.spec(trunk, 4, seed=7), models.spec(trunk, 8, seed=8)])
-    steps = run(trunk, bank, epochs=40, learning_rate=2e-2, batch_size=16, base_dropout=False)
+    backbone = models.backbone(family)
+    bank = models.bank(backbone, [models.spec(backbone, 4, seed=7), models.spec(backbone, 8, seed=8)])
+    steps = run(backbone, bank, epochs=40, learning_rate=2e-2, batch_size=16, base_dropout=False)
     first, last = (
         np.mean([s.losses for s in steps[:4]], axis=0),
         np.mean([s.losses for s in steps[-4:]], axis=0),
     )
     assert (first > 0.9).all() and (last < 0.05).all()
-    assert (bank_logits(trunk, bank, TEXTS).argmax(-1) == TARGETS).all()
+    assert (bank_logits(backbone, bank, TEXTS).argmax(-1) == TARGETS).all()
 
 
-def test_the_trunk_stays_frozen(trunk: Trunk) -> None:
-    before = [linear.weight.clone() for linear in trunk.linears()]
-    run(trunk, a_bank(trunk))
-    assert all(torch.equal(a, b.weight) for a, b in zip(before, trunk.linears(), strict=True))
+def test_the_backbone_stays_frozen(backbone: Backbone) -> None:
+    before = [linear.weight.clone() for linear in backbone.linears()]
+    run(backbone, a_bank(backbone))
+    assert all(torch.equal(a, b.weight) for a, b in zip(before, backbone.linears(), strict=True))
 
 
-def test_the_same_seed_gives_the_same_bits(trunk: Trunk) -> None:
+def test_the_same_seed_gives_the_same_bits(backbone: Backbone) -> None:
     """With all dropout on, whatever was drawn from the process's generators in between."""
-    banks = [a_bank(trunk), a_bank(trunk)]
+    banks = [a_bank(backbone), a_bank(backbone)]
     losses = []
     for bank in banks:
-        losses.append([step.losses for step in run(trunk, bank, epochs=3)])
+        losses.append([step.losses for step in run(backbone, bank, epochs=3)])
         torch.manual_seed(99)
         np.random.seed(99)
     assert losses[0] == losses[1]
     assert torch.equal(banks[0].flat, banks[1].flat)
 
 
-def test_another_seed_gives_another_adapter(trunk: Trunk) -> None:
-    specs = a_bank(trunk).specs
-    banks = [models.bank(trunk, [replace(spec, seed=seed) for spec in specs]) for seed in (7, 8)]
+def test_another_seed_gives_another_adapter(backbone: Backbone) -> None:
+    specs = a_bank(backbone).specs
+    banks = [models.bank(backbone, [replace(spec, seed=seed) for spec in specs]) for seed in (7, 8)]
     for bank in banks:
-        run(trunk, bank)
+        run(backbone, bank)
     assert not models.close(banks[0].flat, banks[1].flat, 0.1)
 
 
-def test_the_process_generators_are_left_alone(trunk: Trunk) -> None:
+def test_the_process_generators_are_left_alone(backbone: Backbone) -> None:
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state(legacy=False)
-    run(trunk, a_bank(trunk))
+    run(backbone, a_bank(backbone))
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert str(np.random.get_state(legacy=False)) == str(numpy_state)
 
@@ -149,23 +149,23 @@ def test_a_class_without_texts_has_no_weight() -> None:
     assert balanced_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([1 / 3, 0, 1, 0])
 
 
-def test_class_weights_enter_the_loss(trunk: Trunk) -> None:
+def test_class_weights_enter_the_loss(backbone: Backbone) -> None:
     """A step over all texts has the weighted mean of their losses."""
     weights = torch.tensor([5.0, 1.0, 0.1])
-    bank = models.bank(trunk, [models.spec(trunk, 2, seed=7)])
-    whole = torch.from_numpy(bank_logits(trunk, bank, TEXTS)[0])
-    (step,) = run(trunk, bank, batch_size=32, base_dropout=False, weights=weights)
+    bank = models.bank(backbone, [models.spec(backbone, 2, seed=7)])
+    whole = torch.from_numpy(bank_logits(backbone, bank, TEXTS)[0])
+    (step,) = run(backbone, bank, batch_size=32, base_dropout=False, weights=weights)
     expected = F.cross_entropy(whole, torch.from_numpy(TARGETS), weight=weights)
     assert step.losses[0] == pytest.approx(float(expected), rel=1e-5)
     assert step.losses[0] != pytest.approx(float(F.cross_entropy(whole, torch.from_numpy(TARGETS))), rel=1e-2)
 
 
-def test_no_number_any_more(trunk: Trunk) -> None:
+def test_no_number_any_more(backbone: Backbone) -> None:
     """The first step whose loss is NaN ends the run and names the adapter; no averaged log hides it."""
-    bank = a_bank(trunk)
-    done: list[Step] = []
+    bank = a_bank(backbone)
+    done: list[StepResult] = []
 
-    def poison(step: Step) -> None:
+    def poison(step: StepResult) -> None:
         done.append(step)
         if step.number == 2:
             with torch.no_grad():
@@ -173,12 +173,12 @@ def test_no_number_any_more(trunk: Trunk) -> None:
 
     recipe = Recipe(batch_size=8, epochs=2)
     with pytest.raises(TrainingError, match="step 3: adapter r2-s7 has loss nan") as caught:
-        train(trunk, bank, TEXTS, TARGETS, recipe, on_step=poison)
+        train(backbone, bank, TEXTS, TARGETS, recipe, on_step=poison)
     assert len(done) == 2
     assert "--learning-rate" in caught.value.hint
     assert caught.value.exit_status == 7
 
 
-def test_a_learning_rate_far_too_high(trunk: Trunk) -> None:
+def test_a_learning_rate_far_too_high(backbone: Backbone) -> None:
     with pytest.raises(TrainingError, match=r"step \d+: adapter r2-s7 has loss"):
-        run(trunk, models.bank(trunk, [models.spec(trunk, 2, seed=7)]), learning_rate=1e25, epochs=3)
+        run(backbone, models.bank(backbone, [models.spec(backbone, 2, seed=7)]), learning_rate=1e25, epochs=3)

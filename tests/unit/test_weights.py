@@ -166,5 +166,5 @@ def test_half_precision_is_given_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 def test_quantised_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     weights = Weights(folder_of(tmp_path, {"a": torch.ones(2).to(dtype)}))
-    with pytest.raises(ModelError, match="quantised weights are not supported"):
+    with pytest.raises(ModelError, match="quantized weights are not supported"):
         weights.take("a", (2,))

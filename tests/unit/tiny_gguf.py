@@ -39,9 +39,9 @@ def tensors() -> Arrays:
     for i in range(LAYERS):
         layer = f"model.layers.{i}"
         shapes |= {f"{layer}.input_layernorm": (D_MODEL,), f"{layer}.post_attention_layernorm": (D_MODEL,)}
-        shapes |= {f"{layer}.self_attn.{site}_proj": (D_MODEL, D_MODEL) for site in "qo"}
-        shapes |= {f"{layer}.self_attn.{site}_proj": (KV_HEADS * HEAD_DIM, D_MODEL) for site in "kv"}
-        shapes |= {f"{layer}.mlp.{site}_proj": (D_FF, D_MODEL) for site in ("gate", "up")}
+        shapes |= {f"{layer}.self_attn.{module}_proj": (D_MODEL, D_MODEL) for module in "qo"}
+        shapes |= {f"{layer}.self_attn.{module}_proj": (KV_HEADS * HEAD_DIM, D_MODEL) for module in "kv"}
+        shapes |= {f"{layer}.mlp.{module}_proj": (D_FF, D_MODEL) for module in ("gate", "up")}
         shapes[f"{layer}.mlp.down_proj"] = (D_MODEL, D_FF)
     random = np.random.default_rng(0)
     arrays = {}

@@ -187,12 +187,12 @@ def _sweep(
         from rankwise.cli.tracking import Trackers
         from rankwise.commands.sweep import default_folder, sweep
         from rankwise.store.run_folder import RunFolder
-        from rankwise.training.callbacks import Listeners
+        from rankwise.training.callbacks import Callbacks
 
         run = RunFolder(out or default_folder(recipe))
         names = [name.strip() for name in (track or "").split(",") if name.strip()]
         with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
-            results = sweep(recipe, run.path, Listeners(bars, trackers), **going_on)
+            results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
 
     if as_json:
@@ -285,7 +285,7 @@ def data(
 @_verb
 def evaluate(
     adapter: Adapter,
-    data: Annotated[Path, typer.Option(help="File of labelled texts.")],
+    data: Annotated[Path, typer.Option(help="File of labeled texts.")],
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     base: Base = None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rich import box
 from rich.table import Table
 
-from rankwise.training.callbacks import Validated
+from rankwise.training.callbacks import Validation
 
 RECENT = 20
 """Steps that the shown loss is the mean of."""
@@ -41,7 +41,7 @@ class Board:
         for name, loss in zip(adapters, losses, strict=True):
             self._rows[name].losses.append(loss)
 
-    def validation(self, found: Validated) -> None:
+    def validation(self, found: Validation) -> None:
         """What validation after an epoch found."""
         for name, accuracy in zip(found.adapters, found.accuracy, strict=True):
             self._rows[name].accuracy[found.epoch] = accuracy
@@ -74,7 +74,7 @@ class Board:
         return shown
 
 
-def line(found: Validated) -> str:
+def line(found: Validation) -> str:
     """What validation after an epoch found, in a line.
 
     >>> line(Validated(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))

@@ -1,4 +1,4 @@
-"""A self-test of the numbers: tiny random models through the packed trunk, against transformers + PEFT.
+"""A self-test of the numbers: tiny random models through the packed backbone, against transformers + PEFT.
 
 The peer computes in float32 on the CPU, one padded batch; ours computes on the device and in the precision
 that are asked for. Logits and gradients are compared by their relative error, the norm of the difference
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.models import registry as families
-from rankwise.nn.backbone import Trunk
-from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_sites
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_modules
 from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits, losses
 from rankwise.nn.ragged.batch import pack
@@ -121,20 +121,22 @@ def _peer_results(peer: Any, texts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
 def _our_results(
     peer: Any, texts: Sequence[Ids], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    trunk = _trunk(peer, device)
-    trunk.cast(dtype)
-    sites = trunk.sites()
-    spec = AdapterSpec(RANK, ALPHA, ALPHA / RANK, 0, 0.0, match_sites(list(sites), trunk.default_targets))
-    bank = Bank([spec], sites, trunk.d_model, CLASSES, device=device)
+    backbone = _backbone(peer, device)
+    backbone.cast(dtype)
+    modules = backbone.modules()
+    spec = AdapterSpec(
+        RANK, ALPHA, ALPHA / RANK, 0, 0.0, match_modules(list(modules), backbone.default_targets)
+    )
+    bank = Bank([spec], modules, backbone.d_model, CLASSES, device=device)
     bank.load(0, {name: parameter.detach() for name, parameter in _trained(peer).items()})
-    (out,) = logits(trunk, bank, pack([texts], device))
+    (out,) = logits(backbone, bank, pack([texts], device))
     torch.autograd.backward(losses([out], [_targets().to(device)]).sum())
     tensors = bank.tensors[0]
     return out.detach(), torch.cat([_gradient(tensors[name]) for name in sorted(tensors)])
 
 
-def _trunk(peer: Any, device: torch.device) -> Trunk:
-    """Our trunk, with the weights of the peer's frozen model."""
+def _backbone(peer: Any, device: torch.device) -> Backbone:
+    """Our backbone, with the weights of the peer's frozen model."""
     model = peer.get_base_model()
     named = {name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items()}
     json = model.config.to_dict()

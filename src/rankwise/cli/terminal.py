@@ -24,12 +24,12 @@ from rich.text import Text
 
 from rankwise.cli.live import Board, line
 from rankwise.errors import RankwiseError
-from rankwise.report.data_tables import class_table, contradiction_table, leak_table, split_table
+from rankwise.report.data_tables import data_tables
 from rankwise.report.ranks import summary_table
-from rankwise.report.tables import Table, one_line, printable
+from rankwise.report.tables import Table, class_figures, one_line, printable
 from rankwise.schema import Comparison, DataReport, Results
 from rankwise.store.run_folder import RunFolder
-from rankwise.training.callbacks import Listener, Validated
+from rankwise.training.callbacks import Callback, Validation
 
 if TYPE_CHECKING:
     from rankwise.cli.doctor import Finding
@@ -143,10 +143,7 @@ def show_plan(plan: Plan) -> None:
 
 def show_data(found: DataReport, notes: Sequence[str]) -> None:
     """Splits, classes, leaks and contradictions, as far as there are any."""
-    shown = [split_table(found), class_table(found)]
-    shown += [leak_table(found)] if found.leaks else []
-    shown += [contradiction_table(found)] if found.contradictions else []
-    for number, table in enumerate(shown):
+    for number, table in enumerate(data_tables(found)):
         if number:
             stdout.print()
         show_table(table)
@@ -167,12 +164,8 @@ def show_metrics(metrics: Metrics) -> None:
         f"macro-F1 {100 * metrics.macro_f1:.2f} %{_calibration(metrics)}",
         soft_wrap=True,
     )
-    rows = [
-        (c.label, *(f"{100 * score:.2f}" for score in (c.precision, c.recall, c.f1)), f"{c.texts:,}")
-        for c in metrics.classes
-    ]
     stdout.print()
-    show_table(Table("Per class, in percent", ("label", "precision", "recall", "F1", "texts"), rows))
+    show_table(class_figures("Per class, in percent", metrics.classes))
     labels = [c.label for c in metrics.classes]
     matrix = [(label, *map(str, row)) for label, row in zip(labels, metrics.confusion, strict=True)]
     stdout.print()
@@ -255,7 +248,7 @@ def show_findings(findings: Iterable[Finding]) -> list[Finding]:
     return found
 
 
-class ProgressBars(Listener):
+class ProgressBars(Callback):
     """A bar a stage, and the board of a sweep above them, on a terminal; a line a stage elsewhere."""
 
     def __init__(self) -> None:
@@ -302,7 +295,7 @@ class ProgressBars(Listener):
         self._stepped.add(self._stage)
         self._bars.update(self._tasks[self._stage], completed=number, total=steps)
 
-    def validation(self, found: Validated) -> None:
+    def validation(self, found: Validation) -> None:
         """These adapters of a bank have been validated after an epoch."""
         self._board.validation(found)
         if not stderr.is_terminal:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.store.run_folder import RunFolder
-from rankwise.training.callbacks import Listener, Validated
+from rankwise.training.callbacks import Callback, Validation
 
 EVERY = 10
 """Steps whose mean loss is one point of the curve."""
@@ -40,7 +40,7 @@ KINDS = {
 }
 
 
-class Trackers(Listener):
+class Trackers(Callback):
     """Hands a sweep's losses and validation figures to trackers, under each adapter's name."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Trackers(Listener):
                 number, {f"train/loss/{name}": loss for name, loss in zip(adapters, means, strict=True)}
             )
 
-    def validation(self, found: Validated) -> None:
+    def validation(self, found: Validation) -> None:
         """These adapters of a bank have been validated after an epoch."""
         figures = {"accuracy": found.accuracy, "macro_f1": found.macro_f1, "log_loss": found.log_loss}
         self._log(

@@ -1,4 +1,4 @@
-"""Reference rows: what the same data reach without the ranks that are compared.
+"""Baselines: what the same data reach without the ranks that are compared.
 
 - majority class: always the commonest label of train; its probabilities are the labels' shares;
 - TF-IDF + linear SVM: words and pairs of words, no language model (Joachims 1998); it gives scores,
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from rankwise import hardware
 from rankwise.data.load import Split
 from rankwise.errors import TrainingError
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
 from rankwise.recipe import Recipe
-from rankwise.training.callbacks import Listener
+from rankwise.training.callbacks import Callback
 from rankwise.training.train import balanced_weights, train
 
 
@@ -62,35 +62,37 @@ class Answers:
 
 
 def answers(
-    recipe: Recipe, trunk: Trunk, splits: Splits, classes: int, listener: Listener
+    recipe: Recipe, backbone: Backbone, splits: Splits, classes: int, callback: Callback
 ) -> Iterator[Answers]:
     """Every reference of a recipe, one after the other.
 
     Args:
         recipe: how the head is trained; seeds and class weights.
-        trunk: the frozen base.
+        backbone: the frozen base.
         splits: `train`, and those to be evaluated.
         classes: number of labels.
-        listener: told of progress.
+        callback: told of progress.
     """
     if not recipe.baselines:
         return
-    listener.begin("references", None)
+    callback.begin("baselines", None)
     yield Answers("majority class", majority(splits, classes))
     yield Answers("TF-IDF + linear SVM", linear_svm(splits, classes), probabilistic=False)
     head = AdapterSpec(
-        rank=0, alpha=recipe.alpha_of(0), scale=0.0, seed=recipe.seeds[0], dropout=0.0, sites=()
+        rank=0, alpha=recipe.alpha_of(0), scale=0.0, seed=recipe.seeds[0], dropout=0.0, modules=()
     )
-    bank = Bank([head], trunk.sites(), trunk.d_model, classes, trunk.head_std, trunk.tokens.device)
-    yield Answers("untrained head", _predict(trunk, bank, splits))
-    listener.end()
+    bank = Bank(
+        [head], backbone.modules(), backbone.d_model, classes, backbone.head_std, backbone.tokens.device
+    )
+    yield Answers("untrained head", _predict(backbone, bank, splits))
+    callback.end()
     if 0 not in recipe.ranks:
         try:
-            yield Answers("rank 0", trained_head(recipe, trunk, bank, splits, listener))
+            yield Answers("rank 0", trained_head(recipe, backbone, bank, splits, callback))
         except (TrainingError, RuntimeError, MemoryError) as error:
             if not (isinstance(error, TrainingError) or hardware.is_out_of_memory(error)):
                 raise
-            listener.note(f"the reference row of rank 0 is left out: {error or 'out of memory'}")
+            callback.note(f"the baseline of rank 0 is left out: {error or 'out of memory'}")
 
 
 def majority(splits: Splits, classes: int) -> Logits:
@@ -122,7 +124,9 @@ def linear_svm(splits: Splits, classes: int) -> Logits:
     }
 
 
-def trained_head(recipe: Recipe, trunk: Trunk, bank: Bank, splits: Splits, listener: Listener) -> Logits:
+def trained_head(
+    recipe: Recipe, backbone: Backbone, bank: Bank, splits: Splits, callback: Callback
+) -> Logits:
     """The bank's one head, trained as the recipe says: what an adapter of rank 0 answers.
 
     Raises:
@@ -135,7 +139,7 @@ def trained_head(recipe: Recipe, trunk: Trunk, bank: Bank, splits: Splits, liste
     def keep(epoch: int) -> None:
         nonlocal best
         if recipe.keep == "best" or epoch == recipe.epochs:
-            found = _predict(trunk, bank, splits)
+            found = _predict(backbone, bank, splits)
             right = float((found["validation"].argmax(axis=1) == splits["validation"].targets).mean())
             if recipe.keep == "last" or right > best:
                 best, kept["best"] = right, found
@@ -144,23 +148,23 @@ def trained_head(recipe: Recipe, trunk: Trunk, bank: Bank, splits: Splits, liste
     if recipe.class_weights == "balanced":
         weights = balanced_weights(material.targets, bank.classes).to(bank.flat.device)
     steps = recipe.epochs * -(-len(material.ids) // recipe.batch_size)
-    listener.begin("rank 0", steps)
+    callback.begin("rank 0", steps)
     train(
-        trunk,
+        backbone,
         bank,
         material.ids,
         material.targets,
         recipe,
         class_weights=weights,
-        on_step=lambda step: listener.advance(1, f"loss {step.losses[0]:.2f}"),
+        on_step=lambda step: callback.advance(1, f"loss {step.losses[0]:.2f}"),
         on_epoch=keep,
     )
-    listener.end()
+    callback.end()
     return kept["best"]
 
 
-def _predict(trunk: Trunk, bank: Bank, splits: Splits) -> Logits:
-    return {name: bank_logits(trunk, bank, split.ids)[0] for name, split in _evaluated(splits)}
+def _predict(backbone: Backbone, bank: Bank, splits: Splits) -> Logits:
+    return {name: bank_logits(backbone, bank, split.ids)[0] for name, split in _evaluated(splits)}
 
 
 def _evaluated(splits: Splits) -> list[tuple[str, Material]]:

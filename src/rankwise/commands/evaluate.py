@@ -16,7 +16,7 @@ from rankwise.schema import Metrics
 def evaluate(
     adapter: Path | str, path: Path | str, *, columns: dict[str, Any] | None = None, **load: Any
 ) -> Metrics:
-    """The metrics of an adapter on a file of labelled texts.
+    """The metrics of an adapter on a file of labeled texts.
 
     Args:
         adapter: its folder.
@@ -29,5 +29,5 @@ def evaluate(
         ModelError: the adapter cannot be used.
     """
     classifier = Classifier.load(adapter, **load)
-    split = data.read_labelled(Path(path), classifier.labels, **(columns or {}))
+    split = data.read_labeled(Path(path), classifier.labels, **(columns or {}))
     return metrics(Path(path).name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)

@@ -17,10 +17,10 @@ from rankwise.data.writers import write_rows
 from rankwise.errors import DataError, ModelError, UsageError
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models.base import check_ids, load_trunk
+from rankwise.models.base import check_ids, load_backbone
 from rankwise.models.peft_format import merge
 from rankwise.models.tokenizer import Tokenizer
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
 
@@ -46,10 +46,10 @@ class Classifier:
     """
 
     def __init__(
-        self, trunk: Trunk, head: Bank, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
+        self, backbone: Backbone, head: Bank, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
     ) -> None:
         self.labels, self.max_length = tuple(labels), max_length
-        self._trunk, self._head, self._tokenizer = trunk, head, tokenizer
+        self._trunk, self._head, self._tokenizer = backbone, head, tokenizer
 
     @classmethod
     def load(
@@ -72,17 +72,17 @@ class Classifier:
         if not (base or saved.base):
             raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
         found = bases.find(base or saved.base)
-        trunk = load_trunk(found, torch.float32, on)
-        _check_fits(saved, trunk, Path(folder))
+        backbone = load_backbone(found, torch.float32, on)
+        _check_fits(saved, backbone, Path(folder))
         if saved.embedding is not None:
-            trunk.tokens = saved.embedding.to(on)
-        merge(trunk, saved)
-        trunk.cast(hardware.dtype(precision, on))
-        spec = replace(saved.spec, rank=0, sites=())
-        head = Bank([spec], trunk.sites(), trunk.d_model, len(saved.labels), device=on)
+            backbone.tokens = saved.embedding.to(on)
+        merge(backbone, saved)
+        backbone.cast(hardware.dtype(precision, on))
+        spec = replace(saved.spec, rank=0, modules=())
+        head = Bank([spec], backbone.modules(), backbone.d_model, len(saved.labels), device=on)
         head.load(0, {HEAD: saved.state[HEAD]})
         tokenizer = Tokenizer.load(Path(folder) if Tokenizer.is_in(Path(folder)) else found.folder)
-        return cls(trunk, head, tokenizer, saved.labels, min(saved.max_length, trunk.max_positions))
+        return cls(backbone, head, tokenizer, saved.labels, min(saved.max_length, backbone.max_positions))
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
         """A prediction for each text, in order.
@@ -171,22 +171,22 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def _check_fits(saved: adapters.SavedAdapter, trunk: Trunk, folder: Path) -> None:
-    sites = trunk.sites()
+def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) -> None:
+    modules = backbone.modules()
     head = saved.state[HEAD]
-    if head.shape[1] != trunk.d_model:
+    if head.shape[1] != backbone.d_model:
         raise ModelError(
-            f"{folder}: the score head {tuple(head.shape)} does not fit a model of width {trunk.d_model}"
+            f"{folder}: the score head {tuple(head.shape)} does not fit a model of width {backbone.d_model}"
         )
-    tokens, embedding = trunk.tokens.shape, saved.embedding
+    tokens, embedding = backbone.tokens.shape, saved.embedding
     if embedding is not None and (embedding.shape[1] != tokens[1] or len(embedding) < tokens[0]):
         raise ModelError(f"{folder}: the embeddings {tuple(embedding.shape)} do not fit the base model's")
-    for site in saved.spec.sites:
-        if site not in sites:
+    for module in saved.spec.modules:
+        if module not in modules:
             raise ModelError(
-                f"{folder}: the base model has no linear site {site}", hint="give the right --base"
+                f"{folder}: the base model has no linear layer {module}", hint="give the right --base"
             )
-        n_in, n_out = sites[site]
-        a, b = saved.state[f"{site}.lora_A"], saved.state[f"{site}.lora_B"]
+        n_in, n_out = modules[module]
+        a, b = saved.state[f"{module}.lora_A"], saved.state[f"{module}.lora_B"]
         if a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
-            raise ModelError(f"{folder}: the adapter's tensors at {site} do not fit the base model")
+            raise ModelError(f"{folder}: the adapter's tensors at {module} do not fit the base model")

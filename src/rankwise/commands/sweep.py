@@ -13,27 +13,27 @@ import numpy as np
 import torch
 
 from rankwise import hardware, plan
-from rankwise.commands import baselines as references
+from rankwise.commands import baselines as baselines
 from rankwise.data import audit as data_report
 from rankwise.data import load as data
 from rankwise.errors import ResourceError, TrainingError
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models.base import check_ids, load_trunk
+from rankwise.models.base import check_ids, load_backbone
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.recipe import Recipe
 from rankwise.report import build
-from rankwise.schema import AdapterResult, Reference, Results, Timing
+from rankwise.schema import AdapterResult, Baseline, Results, Timing
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, slug
 from rankwise.training import checkpoint, outcome, outcomes, resume
-from rankwise.training.bank_run import BankRun, Setting, Split, Trained
-from rankwise.training.callbacks import Listener
+from rankwise.training.bank_run import BankRun, EncodedSplit, Setting, Trained
+from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan, Checkpoint
 from rankwise.training.outcome import Outcome
 from rankwise.training.progress import Progress
 
-STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "references", "write", "total")
+STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "baselines", "write", "total")
 MEMORY_SHARE = 0.6
 """Part of the free memory that a bank may take where the recipe names no limit."""
 CHECKPOINT_MINUTES = 10.0
@@ -43,7 +43,7 @@ CHECKPOINT_MINUTES = 10.0
 def sweep(
     recipe: Recipe,
     folder: Path | str | None = None,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
     *,
     resume: bool = False,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
@@ -54,7 +54,7 @@ def sweep(
     Args:
         recipe: what to train.
         folder: where to write; by default `runs/DATA-BASE-TIME`.
-        listener: told of progress.
+        callback: told of progress.
         resume: go on with the run in `folder`, which `recipe` may extend by ranks and seeds. What is
             finished is not trained again; what was begun ends in the same bits as if it had never
             stopped (on the CPU, with the same number of threads).
@@ -74,7 +74,7 @@ def sweep(
         ResourceError: memory or disk is full.
     """
     run = RunFolder(folder or default_folder(recipe))
-    job = _Job(recipe, run, listener or Listener(), Progress(run, 60 * checkpoint_minutes, checkpoint_steps))
+    job = _Job(recipe, run, callback or Callback(), Progress(run, 60 * checkpoint_minutes, checkpoint_steps))
     try:
         return job.run(resume)
     except KeyboardInterrupt:
@@ -95,10 +95,10 @@ def default_folder(recipe: Recipe) -> Path:
 class _Job:
     """One sweep, stage by stage."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, listener: Listener, progress: Progress) -> None:
-        self.recipe, self.folder, self.listener, self.progress = recipe, run, listener, progress
+    def __init__(self, recipe: Recipe, run: RunFolder, callback: Callback, progress: Progress) -> None:
+        self.recipe, self.folder, self.callback, self.progress = recipe, run, callback, progress
         self.outcomes: dict[str, Outcome] = {}  # finished adapters
-        self.references: list[Reference] = []
+        self.baselines: list[Baseline] = []
 
     def run(self, resumed: bool) -> Results:
         """Every stage in turn."""
@@ -112,35 +112,35 @@ class _Job:
                 self._prepare()
                 self._start()
                 self._train()
-                with self.progress.timed("references"):
-                    self.references = self._references()
+                with self.progress.timed("baselines"):
+                    self.baselines = self._baselines()
                 with self.progress.timed("write"):
                     self._write_predictions()
             return self._write_results()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A timed stage that the listener hears of, of no known length."""
-        self.listener.begin(name, None)
+        """A timed stage that the callback hears of, of no known length."""
+        self.callback.begin(name, None)
         with self.progress.timed(name):
             yield
-        self.listener.end()
+        self.callback.end()
 
     def _take_up(self) -> Results | None:
         """Find the run to go on with; if it is complete, its results."""
         saved, complaints = checkpoint.load_last(self.folder.checkpoint)
         for complaint in complaints:
-            self.listener.note(complaint)
+            self.callback.note(complaint)
         begun = resume.stored_recipe(self.folder, saved.state if saved else None)
         self.recipe = resume.merge(begun, self.recipe, self.folder.path)
         if self.folder.is_complete():
             results = self.folder.read_results()
             if resume.wanted(self.recipe) <= resume.reached(results):
-                self.listener.note(f"{self.folder.path} is complete: nothing is left to train")
+                self.callback.note(f"{self.folder.path} is complete: nothing is left to train")
                 return results
             saved = Checkpoint(resume.from_results(self.folder, begun, results))
         elif complaints and saved is None:
-            self.listener.note("no whole checkpoint is left: adapters that are not finished begin anew")
+            self.callback.note("no whole checkpoint is left: adapters that are not finished begin anew")
         self.progress.saved = saved
         return None
 
@@ -149,7 +149,7 @@ class _Job:
         with self.stage("data"):
             self.dataset = data.load(self.recipe)
         for note in self.dataset.notes:
-            self.listener.note(note)
+            self.callback.note(note)
         with self.stage("base"):
             self.base = bases.find(self.recipe.base)
             self.config = files.read_object(self.base.folder / "config.json")
@@ -158,12 +158,12 @@ class _Job:
             every = (self.dataset.train, self.dataset.validation, self.dataset.test)
             self.splits = {split.name: self._tokenize(split) for split in every if split is not None}
 
-    def _tokenize(self, split: data.Split) -> Split:
+    def _tokenize(self, split: data.Split) -> EncodedSplit:
         ids = self.tokenizer(split.texts, self.recipe.max_length)
-        return Split(split, ids, np.array(split.labels, dtype=np.int64))
+        return EncodedSplit(split, ids, np.array(split.labels, dtype=np.int64))
 
     def _prepare(self) -> None:
-        """Plan, and the frozen trunk that every bank shares."""
+        """Plan, and the frozen backbone that every bank shares."""
         texts = self.splits["train"].ids
         device = hardware.device(self.recipe.device)
         self.precision = hardware.dtype(self.recipe.precision, device)
@@ -183,11 +183,11 @@ class _Job:
         )
         self.specs = {spec.name: spec for bank in self.plan.banks for spec in bank}
         with self.stage("load"):
-            trunk = load_trunk(self.base, self.precision, device)
+            backbone = load_backbone(self.base, self.precision, device)
         for split in self.splits.values():
-            check_ids(split.ids, trunk)
+            check_ids(split.ids, backbone)
         labels, history = self.dataset.labels, self.folder.history
-        self.setting = Setting(self.recipe, trunk, self.splits, labels, self.listener, history, device)
+        self.setting = Setting(self.recipe, backbone, self.splits, labels, self.callback, history, device)
 
     def _start(self) -> None:
         """The run folder and the first checkpoint in it, or what there is already of a run."""
@@ -197,7 +197,7 @@ class _Job:
         files.remove_litter(self.folder.path)
         begun = self.progress.saved is not None
         for note in self.progress.begin(self.recipe, self.fingerprint, self._environment()):
-            self.listener.note(note)
+            self.callback.note(note)
         self.progress.banks += [
             BankPlan(adapters=[spec.name for spec in bank])
             for bank in self.plan.banks[len(self.progress.banks) :]
@@ -248,7 +248,7 @@ class _Job:
             number,
             specs,
             self.progress.states,
-            parts=banks[number - 1].parts,
+            micro_batches=banks[number - 1].micro_batches,
             diverged=self.progress.diverged,
             on_saveable=self.progress.on_saveable,
         )
@@ -287,32 +287,32 @@ class _Job:
                 f"out of memory with one adapter and one text of {self.recipe.max_length} tokens at a time",
                 hint="in a new run give a smaller --max-length, or a smaller --base",
             )
-        self.listener.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")
+        self.callback.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")
 
     def say_interrupted(self) -> None:
         """What is saved of a sweep that a signal ends, and how to go on."""
         if self.folder.is_begun():
-            self.listener.note(f"saved; go on with: rankwise sweep --resume {self.folder.path}")
+            self.callback.note(f"saved; go on with: rankwise sweep --resume {self.folder.path}")
         else:
-            self.listener.note("nothing was trained yet, so there is nothing to save")
+            self.callback.note("nothing was trained yet, so there is nothing to save")
 
     def _finished(self) -> list[Outcome]:
         """What became of the adapters that were trained to the end, in the plan's order."""
         names = [f"r{row.rank}-s{row.seed}" for row in self.plan.rows]
         return [self.outcomes[name] for name in names if name in self.outcomes]
 
-    def _references(self) -> list[Reference]:
-        """The reference rows, on the splits that the adapters are measured on."""
+    def _baselines(self) -> list[Baseline]:
+        """The baselines, on the splits that the adapters are measured on."""
         rows = []
         setting = self.setting
-        for each in references.answers(
-            self.recipe, setting.trunk, self.splits, len(setting.labels), self.listener
+        for each in baselines.answers(
+            self.recipe, setting.backbone, self.splits, len(setting.labels), self.callback
         ):
             found = {
                 split: setting.metrics(split, logits, each.probabilistic).model_dump()
                 for split, logits in each.logits.items()
             }
-            rows.append(Reference(name=each.name, validation=found["validation"], test=found.get("test")))
+            rows.append(Baseline(name=each.name, validation=found["validation"], test=found.get("test")))
         return rows
 
     def _write_predictions(self) -> None:
@@ -344,7 +344,7 @@ class _Job:
             versions=_versions(),
             fingerprint=self.fingerprint,
             adapters=[self._row(each) for each in self._finished()],
-            references=self.references,
+            baselines=self.baselines,
             diverged=self.progress.diverged,
         )
 

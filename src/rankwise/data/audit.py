@@ -60,10 +60,10 @@ def write(run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths) -
     return found
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """A text without what seldom changes its meaning: case, runs of spaces, Unicode form (NFKC).
 
-    >>> normalised("  So  Glad ")
+    >>> normalized("  So  Glad ")
     'so glad'
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -82,7 +82,7 @@ def _split(split: Split, labels: Sequence[str], max_length: int, lengths: Length
         tokens_max=int(sizes.max()),
         truncated=None if lengths is None else int((sizes > max_length).sum()),
         duplicates=len(split) - len(set(split.texts)),
-        duplicates_normalised=len(split) - len(set(map(normalised, split.texts))),
+        duplicates_normalized=len(split) - len(set(map(normalized, split.texts))),
     )
 
 
@@ -93,7 +93,7 @@ def _contradictions(splits: Sequence[Split], names: Sequence[str]) -> list[Contr
     where: dict[str, dict[str, None]] = {}
     for split in splits:
         for text, label in zip(split.texts, split.labels, strict=True):
-            key = normalised(text)
+            key = normalized(text)
             first.setdefault(key, text)
             labels.setdefault(key, set()).add(label)
             where.setdefault(key, {})[split.name] = None
@@ -107,11 +107,11 @@ def _contradictions(splits: Sequence[Split], names: Sequence[str]) -> list[Contr
 def _leak(one: Split, other: Split) -> Leak:
     known: dict[str, set[int]] = {}
     for text, label in zip(one.texts, one.labels, strict=True):
-        known.setdefault(normalised(text), set()).add(label)
+        known.setdefault(normalized(text), set()).add(label)
     found = [
         (text, label in known[key])
         for text, label in zip(other.texts, other.labels, strict=True)
-        if (key := normalised(text)) in known
+        if (key := normalized(text)) in known
     ]
     same = sum(agrees for _, agrees in found)
     return Leak(

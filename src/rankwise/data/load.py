@@ -95,7 +95,7 @@ def load(recipe: Recipe) -> Dataset:
     return Dataset(labels, train, validation, splits.get("test"), tuple(notes))
 
 
-def read_labelled(
+def read_labeled(
     path: Path,
     labels: tuple[str, ...],
     *,
@@ -120,7 +120,7 @@ def read_rows(path: Path, *, text_column: str | None = None) -> tuple[str, Itera
     Raises:
         DataError: the file cannot be used; from the iterator: a row or its text cannot be used.
     """
-    with open_table(path, labelled=False) as table:
+    with open_table(path, labeled=False) as table:
         column = _text_column(table.origin, table.columns, text_column)
     return column, _batches(path, column)
 
@@ -382,7 +382,7 @@ def _collect(table: Table, text_column: str, label_column: str) -> _Part:
 
 
 def _batches(path: Path, column: str) -> Iterator[list[Row]]:
-    with open_table(path, labelled=False) as table:
+    with open_table(path, labeled=False) as table:
         batch: list[Row] = []
         number = 0
         for number, row in table.rows:

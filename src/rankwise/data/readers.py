@@ -68,10 +68,10 @@ class Table:
 
 
 @contextmanager
-def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
+def open_table(path: Path, *, labeled: bool = True) -> Iterator[Table]:
     """The table in a file, open while the context lasts.
 
-    `labelled` says what a `.txt` file is: lines of `text;label` (columns text and label), or,
+    `labeled` says what a `.txt` file is: lines of `text;label` (columns text and label), or,
     where it is false, one text a line (column text).
 
     Raises:
@@ -85,7 +85,7 @@ def open_table(path: Path, *, labelled: bool = True) -> Iterator[Table]:
         if path.exists() and not path.is_file():
             raise origin.error("a folder, where a file is expected" if path.is_dir() else "not a plain file")
         with path.open("rb") as file:
-            yield _reader(origin, file.peek(8)[:8], suffix, labelled)(origin, file)
+            yield _reader(origin, file.peek(8)[:8], suffix, labeled)(origin, file)
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def first_line(error: BaseException) -> str:
 # --- bytes to lines -------------------------------------------------------------------------
 
 
-def _reader(origin: Origin, head: bytes, suffix: str, labelled: bool) -> _Reader:
+def _reader(origin: Origin, head: bytes, suffix: str, labeled: bool) -> _Reader:
     if not head:
         raise origin.error("the file is empty", hint=INCOMPLETE)
     for mark, (of, what, hint) in _MARKS.items():
@@ -133,7 +133,7 @@ def _reader(origin: Origin, head: bytes, suffix: str, labelled: bool) -> _Reader
     if suffix not in _READERS:
         what = f"the suffix {suffix!r} is of no known format" if suffix else "a file name without a suffix"
         raise origin.error(what, hint=f"the known ones are {', '.join(_READERS)}")
-    return _read_plain if suffix == ".txt" and not labelled else _READERS[suffix]
+    return _read_plain if suffix == ".txt" and not labeled else _READERS[suffix]
 
 
 _MARKS = {

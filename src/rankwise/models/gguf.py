@@ -1,6 +1,6 @@
 """A Llama model in a GGUF file as plain float32 tensors and a tokenizer.
 
-GGUF is llama.cpp's format: metadata and quantised tensors in one file. What is read here is what a
+GGUF is llama.cpp's format: metadata and quantized tensors in one file. What is read here is what a
 Llama of the safetensors world needs, under transformers' names.
 """
 
@@ -59,7 +59,7 @@ class GGUF:
         return None if field is None else field.contents()
 
     def tensors(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-        """transformers' name -> float32 array, all dequantised."""
+        """transformers' name -> float32 array, all dequantized."""
         from gguf import dequantize
 
         heads = self.value("llama.attention.head_count")
@@ -115,11 +115,11 @@ class GGUF:
     def _name(self, name: str) -> str:
         if name in NAMES:
             return NAMES[name]
-        block, _, rest = name.removeprefix("blk.").partition(".")
+        bucket, _, rest = name.removeprefix("blk.").partition(".")
         part = rest.removesuffix(".weight")
-        if not block.isdecimal() or part not in LAYER_NAMES:
+        if not bucket.isdecimal() or part not in LAYER_NAMES:
             raise ModelError(f"{self.path}: the tensor {name} is not known")
-        return f"model.layers.{block}.{LAYER_NAMES[part]}.weight"
+        return f"model.layers.{bucket}.{LAYER_NAMES[part]}.weight"
 
 
 def _halves(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

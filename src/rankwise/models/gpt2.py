@@ -1,7 +1,7 @@
-"""The GPT-2 family as a frozen trunk (Radford et al. 2019).
+"""The GPT-2 family as a frozen backbone (Radford et al. 2019).
 
 Layer norm before attention and before the MLP, learned positions, biases everywhere. The
-checkpoints store linear weights as (in, out); the trunk holds them as (out, in).
+checkpoints store linear weights as (in, out); the backbone holds them as (out, in).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rankwise.errors import ModelError
 from rankwise.models.config import choice, count, fraction, positive
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend
-from rankwise.nn.backbone import Hook, Source, Trunk
-from rankwise.nn.batch import Stream
+from rankwise.nn.backbone import Backbone, Hook, Source
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.linear import Linear
 
-SITES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+MODULES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class GPT2Config:
         """The config from a model folder's config.json.
 
         Raises:
-            ModelError: a value is missing, out of range, or asks for what this trunk does not do.
+            ModelError: a value is missing, out of range, or asks for what this backbone does not do.
         """
         for unsupported in (
             "scale_attn_by_inverse_layer_idx",
@@ -76,7 +76,7 @@ class GPT2Config:
             head_std=positive(json, "initializer_range", 0.02),
         )
 
-    def site_shapes(self) -> dict[str, tuple[int, int]]:
+    def module_shapes(self) -> dict[str, tuple[int, int]]:
         """Site name -> (in, out), in the order of the forward pass."""
         d, ff = self.d_model, self.d_ff
         shapes = {
@@ -85,11 +85,11 @@ class GPT2Config:
             "mlp.c_fc": (d, ff),
             "mlp.c_proj": (ff, d),
         }
-        return {f"h.{i}.{site}": shapes[site] for i in range(self.layers) for site in SITES}
+        return {f"h.{i}.{module}": shapes[module] for i in range(self.layers) for module in MODULES}
 
     def parameters(self) -> int:
-        """Parameters of the trunk, embeddings included and without any head."""
-        d, linears = self.d_model, self.site_shapes().values()
+        """Parameters of the backbone, embeddings included and without any head."""
+        d, linears = self.d_model, self.module_shapes().values()
         return (
             (self.vocab_size + self.max_positions) * d
             + sum(n_in * n_out + n_out for n_in, n_out in linears)
@@ -107,7 +107,7 @@ class _Layer:
     fc_out: Linear  # (d_model, d_ff)
 
 
-class GPT2(Trunk):
+class GPT2(Backbone):
     """A frozen GPT-2.
 
     Args:
@@ -138,19 +138,19 @@ class GPT2(Trunk):
         self.norm = self._norm("ln_f")
         del self._weights
 
-    def embed(self, stream: Stream, hook: Hook) -> Tensor:
+    def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(tokens, d_model) float32: what goes into the first layer."""
-        x = self.tokens[stream.ids] + self.positions[stream.positions]
+        x = self.tokens[packed.ids] + self.positions[packed.positions]
         return hook.drop("embd", x, self.config.embd_dropout)
 
-    def layer(self, i: int, x: Tensor, stream: Stream, hook: Hook) -> Tensor:
+    def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
         """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
         config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
         qkv = hook.linear(layer.attn, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
         qkv = qkv.view(len(qkv), 3 * config.heads, -1)  # (tokens, 3 * heads, head_dim)
-        keep = hook.keep(f"h.{i}.attn", config.heads, config.attn_dropout, pooled)
-        attended = attend(stream, qkv, config.heads, keep, config.attn_dropout, pooled)  # (rows, d_model)
-        x = x.index_select(0, stream.last) if pooled else x
+        mask = hook.mask(f"h.{i}.attn", config.heads, config.attn_dropout, pooled)
+        attended = attend(packed, qkv, config.heads, mask, config.attn_dropout, pooled)  # (rows, d_model)
+        x = x.index_select(0, packed.last) if pooled else x
         branch = hook.linear(layer.attn_out, attended, pooled)
         x = hook.add(f"h.{i}.attn.resid", x, branch, config.resid_dropout, pooled)
         hidden = hook.activated(layer.fc, self._normed(x, layer.norm_2), self._activation, pooled)
@@ -181,8 +181,8 @@ class GPT2(Trunk):
         return Linear(weight, bias, {name: slice(0, n_out)})
 
     def _layer(self, i: int) -> _Layer:
-        shapes = self.config.site_shapes()
+        shapes = self.config.module_shapes()
         attn, attn_out, fc, fc_out = (
-            self._linear(f"h.{i}.{site}", *shapes[f"h.{i}.{site}"]) for site in SITES
+            self._linear(f"h.{i}.{module}", *shapes[f"h.{i}.{module}"]) for module in MODULES
         )
         return _Layer(self._norm(f"h.{i}.ln_1"), attn, attn_out, self._norm(f"h.{i}.ln_2"), fc, fc_out)

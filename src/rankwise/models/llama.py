@@ -1,4 +1,4 @@
-"""The Llama family as a frozen trunk (Touvron et al. 2023, arXiv 2302.13971), Qwen2 included.
+"""The Llama family as a frozen backbone (Touvron et al. 2023, arXiv 2302.13971), Qwen2 included.
 
 RMS norm, rotary positions (Su et al. 2021, arXiv 2104.09864), grouped-query attention, SwiGLU.
 Query, key and value read the same input and are held as one matrix, as are gate and up.
@@ -18,13 +18,13 @@ from torch import Tensor
 from rankwise.errors import ModelError
 from rankwise.models.config import choice, count, flag, positive
 from rankwise.nn.attention import attend
-from rankwise.nn.backbone import Hook, Source, Trunk
-from rankwise.nn.batch import Stream
+from rankwise.nn.backbone import Backbone, Hook, Source
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.linear import Linear
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj")
-SITES = (*ATTENTION, "self_attn.o_proj", *MLP, "mlp.down_proj")
+MODULES = (*ATTENTION, "self_attn.o_proj", *MLP, "mlp.down_proj")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LlamaConfig:
         """The config from a model folder's config.json.
 
         Raises:
-            ModelError: a value is missing, out of range, or asks for what this trunk does not do.
+            ModelError: a value is missing, out of range, or asks for what this backbone does not do.
         """
         choice(json, "hidden_act", "silu", ("silu",))
         qwen2 = json.get("model_type") == "qwen2"
@@ -97,18 +97,18 @@ class LlamaConfig:
             head_std=positive(json, "initializer_range", 0.02),
         )
 
-    def site_shapes(self) -> dict[str, tuple[int, int]]:
+    def module_shapes(self) -> dict[str, tuple[int, int]]:
         """Site name -> (in, out), in the order of the forward pass."""
         d, q, kv = self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim
         outs = dict.fromkeys(MLP, self.d_ff) | dict(zip(ATTENTION, (q, kv, kv), strict=True))
-        shapes = {site: (d, out) for site, out in outs.items()}
+        shapes = {module: (d, out) for module, out in outs.items()}
         shapes |= {"self_attn.o_proj": (q, d), "mlp.down_proj": (self.d_ff, d)}
-        return {f"layers.{i}.{site}": shapes[site] for i in range(self.layers) for site in SITES}
+        return {f"layers.{i}.{module}": shapes[module] for i in range(self.layers) for module in MODULES}
 
     def parameters(self) -> int:
-        """Parameters of the trunk, embeddings included and without any head."""
-        linears = self.site_shapes().items()
-        biases = sum(n_out for site, (_, n_out) in linears if self.has_bias(site))
+        """Parameters of the backbone, embeddings included and without any head."""
+        linears = self.module_shapes().items()
+        biases = sum(n_out for module, (_, n_out) in linears if self.has_bias(module))
         norms = (2 * self.layers + 1) * self.d_model
         return (
             self.vocab_size * self.d_model
@@ -117,11 +117,11 @@ class LlamaConfig:
             + norms
         )
 
-    def has_bias(self, site: str) -> bool:
-        """Whether the site's linear layer has a bias."""
-        if site.endswith(ATTENTION):
+    def has_bias(self, module: str) -> bool:
+        """Whether the target module's linear layer has a bias."""
+        if module.endswith(ATTENTION):
             return self.qkv_bias
-        return self.out_bias if site.endswith("o_proj") else self.mlp_bias
+        return self.out_bias if module.endswith("o_proj") else self.mlp_bias
 
 
 def _llama3_rope(rope: Mapping[str, Any]) -> Llama3Rope | None:
@@ -148,7 +148,7 @@ class _Layer:
     down: Linear  # (d_model, d_ff)
 
 
-class Llama(Trunk):
+class Llama(Backbone):
     """A frozen Llama or Qwen2.
 
     Args:
@@ -178,18 +178,18 @@ class Llama(Trunk):
         self.norm = self._take("norm.weight", config.d_model)
         del self._weights
 
-    def embed(self, stream: Stream, hook: Hook) -> Tensor:
+    def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(tokens, d_model) float32: what goes into the first layer."""
-        return self.tokens[stream.ids]
+        return self.tokens[packed.ids]
 
-    def layer(self, i: int, x: Tensor, stream: Stream, hook: Hook) -> Tensor:
+    def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
         """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
         config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
         qkv = hook.linear(layer.qkv, _rms_norm(x, layer.norm_1, config.norm_eps, self.dtype))
         qkv = qkv.view(len(qkv), -1, config.head_dim)  # (tokens, heads + 2 * kv_heads, head_dim)
-        qkv = _rotate(qkv, config.heads + config.kv_heads, *self._rotation(stream.positions))
-        attended = attend(stream, qkv, config.heads, None, 0.0, pooled)  # (rows, heads * head_dim)
-        x = x.index_select(0, stream.last) if pooled else x
+        qkv = _rotate(qkv, config.heads + config.kv_heads, *self._rotation(packed.positions))
+        attended = attend(packed, qkv, config.heads, None, 0.0, pooled)  # (rows, heads * head_dim)
+        x = x.index_select(0, packed.last) if pooled else x
         x = x + hook.linear(layer.out, attended, pooled)
         hidden = _rms_norm(x, layer.norm_2, config.norm_eps, self.dtype)
         return x + hook.linear(layer.down, _swiglu(hook.linear(layer.gate_up, hidden, pooled)), pooled)
@@ -210,26 +210,26 @@ class Llama(Trunk):
     def _take(self, name: str, *shape: int) -> Tensor:
         return self._weights.take(name, shape).to(self.device, torch.float32)
 
-    def _linear(self, *sites: str) -> Linear:
-        """One linear layer of several sites that read the same input."""
-        shapes = self.config.site_shapes()
+    def _linear(self, *modules: str) -> Linear:
+        """One linear layer of several target modules that read the same input."""
+        shapes = self.config.module_shapes()
         columns, weights, biases, start = {}, [], [], 0
-        for site in sites:
-            n_in, n_out = shapes[site]
-            columns[site] = slice(start, start + n_out)
-            weights.append(self._take(f"{site}.weight", n_out, n_in).to(self.dtype))
-            if self.config.has_bias(site):
-                biases.append(self._take(f"{site}.bias", n_out).to(self.dtype))
+        for module in modules:
+            n_in, n_out = shapes[module]
+            columns[module] = slice(start, start + n_out)
+            weights.append(self._take(f"{module}.weight", n_out, n_in).to(self.dtype))
+            if self.config.has_bias(module):
+                biases.append(self._take(f"{module}.bias", n_out).to(self.dtype))
             start += n_out
         return Linear(torch.cat(weights), torch.cat(biases) if biases else None, columns)
 
     def _layer(self, name: str) -> _Layer:
         return _Layer(
             norm_1=self._take(f"{name}.input_layernorm.weight", self.d_model),
-            qkv=self._linear(*(f"{name}.{site}" for site in ATTENTION)),
+            qkv=self._linear(*(f"{name}.{module}" for module in ATTENTION)),
             out=self._linear(f"{name}.self_attn.o_proj"),
             norm_2=self._take(f"{name}.post_attention_layernorm.weight", self.d_model),
-            gate_up=self._linear(*(f"{name}.{site}" for site in MLP)),
+            gate_up=self._linear(*(f"{name}.{module}" for module in MLP)),
             down=self._linear(f"{name}.mlp.down_proj"),
         )
 

@@ -26,10 +26,10 @@ from torch import Tensor
 from rankwise.errors import ModelError
 from rankwise.models import peft_format as adapters
 from rankwise.models.config import known
-from rankwise.models.registry import parse_config, trunk_class
+from rankwise.models.registry import backbone_class, parse_config
 from rankwise.models.weights import DTYPES
-from rankwise.nn.backbone import Trunk
-from rankwise.nn.bank import HEAD, AdapterSpec, match_sites
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import HEAD, AdapterSpec, match_modules
 from rankwise.store import files
 
 _FACTOR = re.compile(
@@ -83,7 +83,7 @@ def save(
     """
     with files.new_folder(folder) as new:
         files.write_json(new / "adapter_config.json", _peft_config(adapter, base_config))
-        prefix = trunk_class(parse_config(base_config)).head_prefix
+        prefix = backbone_class(parse_config(base_config)).head_prefix
         tensors = _peft_tensors(adapter, base_config, prefix)
         files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
         files.write_json(new / "config.json", _model_config(adapter, base_config))
@@ -108,13 +108,13 @@ def load(folder: Path) -> SavedAdapter:
     model = files.read_object(path, limit=_LARGEST_CONFIG) if path.exists() else {}
     settings = model.get("rankwise")
     own = settings if isinstance(settings, dict) else {}
-    sites = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
+    modules = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
     rank, alpha = config["r"], float(config["lora_alpha"])
     if own.get("rank") == 0:  # PEFT has no rank 0: the stored factors are a placeholder of zeros
-        rank, sites, state = 0, (), {HEAD: state[HEAD]}
+        rank, modules, state = 0, (), {HEAD: state[HEAD]}
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) if rank else 0.0
     spec = AdapterSpec(
-        rank, alpha, scale, _whole(own, "seed", 0), float(config.get("lora_dropout") or 0), sites
+        rank, alpha, scale, _whole(own, "seed", 0), float(config.get("lora_dropout") or 0), modules
     )
     return SavedAdapter(
         spec,
@@ -130,7 +130,7 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
     from peft import LoraConfig, TaskType
 
     spec, config = adapter.spec, parse_config(base_config)
-    sites = spec.sites or _placeholder_sites(base_config)
+    modules = spec.modules or _placeholder_modules(base_config)
     rslora = spec.rank > 1 and math.isclose(spec.scale, spec.alpha / math.sqrt(spec.rank))
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -138,7 +138,7 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated int, computed with as it is
         lora_dropout=spec.dropout,
         use_rslora=rslora,
-        target_modules=_short_targets(sites, list(config.site_shapes())),
+        target_modules=_short_targets(modules, list(config.module_shapes())),
         modules_to_save=[HEAD],
         fan_in_fan_out=base_config["model_type"] == "gpt2",  # Conv1D keeps weights as (in, out)
         base_model_name_or_path=adapter.base,
@@ -149,24 +149,24 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
     return {key: sorted(v) if isinstance(v, set) else v for key, v in stored.items()}
 
 
-def _placeholder_sites(base_config: Mapping[str, Any]) -> tuple[str, ...]:
+def _placeholder_modules(base_config: Mapping[str, Any]) -> tuple[str, ...]:
     config = parse_config(base_config)
-    return match_sites(list(config.site_shapes()), trunk_class(config).default_targets[:1])
+    return match_modules(list(config.module_shapes()), backbone_class(config).default_targets[:1])
 
 
-def _short_targets(sites: Sequence[str], every: Sequence[str]) -> list[str]:
-    """The last parts of the sites' names, where these name just them; else the whole names."""
-    short = sorted({site.rsplit(".", 1)[-1] for site in sites})
-    return short if match_sites(every, short) == tuple(sites) else list(sites)
+def _short_targets(modules: Sequence[str], every: Sequence[str]) -> list[str]:
+    """The last parts of the target modules' names, where these name just them; else the whole names."""
+    short = sorted({module.rsplit(".", 1)[-1] for module in modules})
+    return short if match_modules(every, short) == tuple(modules) else list(modules)
 
 
 def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     state = dict(adapter.state)
     if not adapter.spec.rank:
-        shapes = parse_config(base_config).site_shapes()
-        for site in _placeholder_sites(base_config):
-            state[f"{site}.lora_A"] = torch.zeros(1, shapes[site][0])
-            state[f"{site}.lora_B"] = torch.zeros(shapes[site][1], 1)
+        shapes = parse_config(base_config).module_shapes()
+        for module in _placeholder_modules(base_config):
+            state[f"{module}.lora_A"] = torch.zeros(1, shapes[module][0])
+            state[f"{module}.lora_B"] = torch.zeros(shapes[module][1], 1)
     return {
         f"base_model.model.{name if name == HEAD else f'{prefix}.{name}'}.weight": tensor.contiguous()
         for name, tensor in state.items()
@@ -302,10 +302,10 @@ def _check_shape(path: Path, name: str, shape: Sequence[int], rank: int) -> None
         raise ModelError(f"{path}: the tensors do not fit r = {rank}: {name} has rank {found}")
 
 
-def merge(trunk: Trunk, saved: adapters.SavedAdapter) -> None:
-    """Add an adapter's low-rank products to the trunk's weights, which should be float32."""
-    for linear in trunk.linears():
-        for site in linear.sites:
-            if site in saved.spec.sites:
-                a, b = saved.state[f"{site}.lora_A"], saved.state[f"{site}.lora_B"]
-                linear.merge(site, (saved.spec.scale * (b @ a)).to(linear.weight.device))
+def merge(backbone: Backbone, saved: adapters.SavedAdapter) -> None:
+    """Add an adapter's low-rank products to the backbone's weights, which should be float32."""
+    for linear in backbone.linears():
+        for module in linear.modules:
+            if module in saved.spec.modules:
+                a, b = saved.state[f"{module}.lora_A"], saved.state[f"{module}.lora_B"]
+                linear.merge(module, (saved.spec.scale * (b @ a)).to(linear.weight.device))

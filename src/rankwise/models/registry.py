@@ -1,4 +1,4 @@
-"""Which trunk a model type has."""
+"""Which backbone a model type has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from rankwise.errors import ModelError
 from rankwise.models.gpt2 import GPT2, GPT2Config
 from rankwise.models.llama import Llama, LlamaConfig
-from rankwise.nn.backbone import Source, Trunk
+from rankwise.nn.backbone import Backbone, Source
 
 Config = GPT2Config | LlamaConfig
 _CONFIGS: dict[str, type[GPT2Config] | type[LlamaConfig]] = {
@@ -34,15 +34,15 @@ def parse_config(json: Mapping[str, Any]) -> Config:
     return _CONFIGS[kind].from_json(json)
 
 
-def trunk_class(config: Config) -> type[GPT2] | type[Llama]:
-    """The trunk of a config's family."""
+def backbone_class(config: Config) -> type[GPT2] | type[Llama]:
+    """The backbone of a config's family."""
     return GPT2 if isinstance(config, GPT2Config) else Llama
 
 
 def build(
     json: Mapping[str, Any], weights: Source, dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> Trunk:
-    """A frozen trunk.
+) -> Backbone:
+    """A frozen backbone.
 
     Args:
         json: the model's config.json.

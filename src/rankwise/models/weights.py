@@ -76,7 +76,7 @@ class Weights(Mapping[str, Tensor]):
         Shape and type are read from the file's header, before anything is allocated.
 
         Raises:
-            ModelError: there is none of this name, or it has another shape, or holds quantised numbers
+            ModelError: there is none of this name, or it has another shape, or holds quantized numbers
                 or such that are not finite.
         """
         if name not in self._where:
@@ -88,7 +88,7 @@ class Weights(Mapping[str, Tensor]):
         # Without their scales, 8-bit numbers are other numbers.
         if (dtype := header.get_dtype()) not in DTYPES:
             raise ModelError(
-                f"{self.folder}: the tensor {name} is {dtype}; quantised weights are not supported",
+                f"{self.folder}: the tensor {name} is {dtype}; quantized weights are not supported",
                 hint="take the model in bfloat16, float16 or float32",
             )
         tensor = self[name]

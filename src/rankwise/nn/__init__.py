@@ -1,5 +1,5 @@
-"""The mathematics: packed streams, frozen trunks, the bank of adapters. No files, no clocks.
+"""The mathematics: packed batches, frozen backbones, the bank of adapters. No files, no clocks.
 
-To be read in this order: `packing`, `dropout`, `linear`, `trunk`, `layout`, `attention`,
+To be read in this order: `packing`, `dropout`, `linear`, `backbone`, `layout`, `attention`,
 `activation`, `gpt2`, `llama`, `lora`, `classifier`, `adamw`.
 """

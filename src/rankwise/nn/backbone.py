@@ -1,8 +1,8 @@
-"""What the frozen trunks of all families share: named linear sites, and the hook.
+"""What the frozen backbones of all families share: named linear layers, and the hook.
 
-A trunk runs over a packed stream and knows nothing of adapters. At every linear layer it calls a
+A backbone runs over a packed batch and knows nothing of adapters. At every linear layer it calls a
 `Hook`, which by default just applies the frozen weight; the bank's hook adds what is trained.
-The residual stream is float32; matrix products run in the trunk's dtype.
+The residual packed batch is float32; matrix products run in the backbone's dtype.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 from rankwise.nn.activation import Activation
-from rankwise.nn.batch import Stream
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.linear import Linear
 
 
 class Source(Protocol):
-    """Where a trunk takes its weights from."""
+    """Where a backbone takes its weights from."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The named tensor; raises if it is missing or has another shape."""
 
 
 class Hook:
-    """What a trunk calls on its way. This one leaves the model as it is: frozen, no dropout."""
+    """What a backbone calls on its way. This one leaves the model as it is: frozen, no dropout."""
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
         """`linear` on x (rows, in) -> (rows, out); a row is a text if `pooled`, else a token."""
@@ -37,23 +37,23 @@ class Hook:
         """`activation` of what `linear` gives."""
         return activation(self.linear(linear, x, pooled))
 
-    def drop(self, site: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def drop(self, module: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """The base model's own dropout on x (rows, d_model)."""
         return x
 
-    def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def add(self, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """x + branch, both (rows, d_model), x float32; the base model's own dropout is on the branch.
 
-        It may be x itself, changed: the trunk does not use x again.
+        It may be x itself, changed: the backbone does not use x again.
         """
         return x + branch
 
-    def keep(self, site: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Masks for the attention weights of each block (texts, heads, queries, width), or none."""
+    def mask(self, module: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
+        """Masks for the attention weights of each length bucket (texts, heads, queries, width), or none."""
         return None
 
 
-class Trunk(ABC):
+class Backbone(ABC):
     """A frozen model of one family, from token ids to each text's last hidden state."""
 
     tokens: Tensor  # (vocabulary, d_model) float32
@@ -63,21 +63,21 @@ class Trunk(ABC):
     dtype: torch.dtype  # of matrix products
     default_targets: tuple[str, ...]
     head_std: float  # standard deviation of a freshly drawn score head
-    head_prefix: str  # what transformers calls the trunk inside its classifier
+    head_prefix: str  # what transformers calls the backbone inside its classifier
 
-    def __call__(self, stream: Stream, hook: Hook) -> Tensor:
+    def __call__(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(texts, d_model) float32: the final hidden state of each text's last token."""
-        x = self.embed(stream, hook)
+        x = self.embed(packed, hook)
         for i in range(self.depth):
-            x = self.layer(i, x, stream, hook)
+            x = self.layer(i, x, packed, hook)
         return self.normed(x)
 
     @abstractmethod
-    def embed(self, stream: Stream, hook: Hook) -> Tensor:
+    def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(tokens, d_model) float32: what goes into the first layer."""
 
     @abstractmethod
-    def layer(self, i: int, x: Tensor, stream: Stream, hook: Hook) -> Tensor:
+    def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
         """Layer i on x (tokens, d_model) float32.
 
         Returns:
@@ -99,10 +99,10 @@ class Trunk(ABC):
             linear.cast(dtype)
         self.dtype = dtype
 
-    def sites(self) -> dict[str, tuple[int, int]]:
+    def modules(self) -> dict[str, tuple[int, int]]:
         """Site name -> (in, out), in the order of the forward pass."""
         return {
-            site: (linear.n_in, columns.stop - columns.start)
+            module: (linear.n_in, columns.stop - columns.start)
             for linear in self.linears()
-            for site, columns in linear.sites.items()
+            for module, columns in linear.modules.items()
         }

@@ -1,11 +1,11 @@
-"""The bank: low-rank adapters of any rank, and a score head each, on one frozen trunk.
+"""The bank: low-rank adapters of any rank, and a score head each, on one frozen backbone.
 
-On the tokens of adapter k, at each of its sites (Hu et al. 2021, arXiv 2106.09685)::
+On the tokens of adapter k, at each of its target modules (Hu et al. 2021, arXiv 2106.09685)::
 
     y += scale_k * (dropout(x) A_k^T) B_k^T      A_k: (rank, in)   B_k: (out, rank)
 
-All masters of the bank lie in one flat float32 tensor, an adapter's next to each other, so that
-norms, clipping and the optimiser are a few operations on slices of it.
+All parameters of the bank lie in one flat float32 tensor, an adapter's next to each other, so that
+norms, clipping and the optimizer are a few operations on slices of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AdapterSpec:
     scale: float  # factor on the low-rank product
     seed: int
     dropout: float  # on the adapter's input
-    sites: tuple[str, ...]  # full site names
+    modules: tuple[str, ...]  # full target module names
 
     @property
     def name(self) -> str:
@@ -42,56 +42,56 @@ class AdapterSpec:
         return f"r{self.rank}-s{self.seed}"
 
 
-def match_sites(sites: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
-    """The sites that `targets` name: by full name, by last part as PEFT does, or `all-linear`.
+def match_modules(modules: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
+    """The target modules that `targets` name: by full name, by last part as PEFT does, or `all-linear`.
 
     Raises:
-        UsageError: a target names no site.
+        UsageError: a target names no target module.
 
     >>> match_sites(["h.0.attn.c_attn", "h.0.mlp.c_fc"], ["c_attn"])
     ('h.0.attn.c_attn',)
     """
     if "all-linear" in targets:
-        return tuple(sites)
+        return tuple(modules)
     for target in targets:
-        if not any(_names(target, site) for site in sites):
-            known = sorted({site.rsplit(".", 1)[-1] for site in sites})
+        if not any(_names(target, module) for module in modules):
+            known = sorted({module.rsplit(".", 1)[-1] for module in modules})
             raise UsageError(
-                f"targets: {target!r} names no linear site of this model", hint=f"it has {', '.join(known)}"
+                f"targets: {target!r} names no linear layer of this model", hint=f"it has {', '.join(known)}"
             )
-    return tuple(site for site in sites if any(_names(target, site) for target in targets))
+    return tuple(module for module in modules if any(_names(target, module) for target in targets))
 
 
-def layer_of(site: str) -> int:
-    """The layer of a site, from 0.
+def layer_of(module: str) -> int:
+    """The layer of a target module, from 0.
 
     >>> layer_of("layers.29.self_attn.q_proj")
     29
     """
-    return int(site.split(".")[1])
+    return int(module.split(".")[1])
 
 
-def _names(target: str, site: str) -> bool:
-    return site == target or site.endswith(f".{target}")
+def _names(target: str, module: str) -> bool:
+    return module == target or module.endswith(f".{target}")
 
 
 def tensor_shapes(
-    spec: AdapterSpec, sites: Mapping[str, tuple[int, int]], d_model: int, classes: int
+    spec: AdapterSpec, modules: Mapping[str, tuple[int, int]], d_model: int, classes: int
 ) -> dict[str, tuple[int, int]]:
     """Name -> shape of every tensor that an adapter trains.
 
     Args:
         spec: the adapter.
-        sites: site name -> (in, out) of the trunk.
+        target modules: target module name -> (in, out) of the backbone.
         d_model: width of the head's input.
         classes: number of labels.
     """
     shapes: dict[str, tuple[int, int]] = {}
     if spec.rank:
-        for site in spec.sites:
-            n_in, n_out = sites[site]
-            shapes[f"{site}.lora_A"] = (spec.rank, n_in)
-            shapes[f"{site}.lora_B"] = (n_out, spec.rank)
+        for module in spec.modules:
+            n_in, n_out = modules[module]
+            shapes[f"{module}.lora_A"] = (spec.rank, n_in)
+            shapes[f"{module}.lora_B"] = (n_out, spec.rank)
     return shapes | {HEAD: (classes, d_model)}
 
 
@@ -100,7 +100,7 @@ class Bank:
 
     Args:
         specs: the adapters.
-        sites: site name -> (in, out) of the trunk.
+        target modules: target module name -> (in, out) of the backbone.
         d_model: width of the heads' input.
         classes: number of labels.
         head_std: standard deviation of a fresh head; B starts at 0, A as PEFT has it.
@@ -117,15 +117,15 @@ class Bank:
     def __init__(
         self,
         specs: Sequence[AdapterSpec],
-        sites: Mapping[str, tuple[int, int]],
+        modules: Mapping[str, tuple[int, int]],
         d_model: int,
         classes: int,
         head_std: float = 0.02,
         device: torch.device | str = "cpu",
     ) -> None:
         self.specs, self.classes = tuple(specs), classes
-        self.first_layer = min((layer_of(site) for spec in specs for site in spec.sites), default=None)
-        shapes = [tensor_shapes(spec, sites, d_model, classes) for spec in specs]
+        self.first_layer = min((layer_of(module) for spec in specs for module in spec.modules), default=None)
+        shapes = [tensor_shapes(spec, modules, d_model, classes) for spec in specs]
         sizes = [sum(math.prod(shape) for shape in each.values()) for each in shapes]
         ends = np.cumsum([0, *sizes]).tolist()
         self.segments = [slice(a, b) for a, b in pairwise(ends)]

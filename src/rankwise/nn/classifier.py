@@ -1,4 +1,4 @@
-"""Trunk, bank and heads together: a packed stream in, each adapter's logits and loss out."""
+"""Backbone, bank and heads together: a packed batch in, each adapter's logits and loss out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn.activation import Activation
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
-from rankwise.nn.batch import Stream
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.linear import Linear
 from rankwise.nn.masks import Masks
@@ -19,48 +19,48 @@ from rankwise.nn.ragged.lora import BankHook
 
 
 def logits(
-    trunk: Trunk, bank: Bank, stream: Stream, masks: Masks | None = None, base_dropout: bool = True
+    backbone: Backbone, bank: Bank, packed: PackedBatch, masks: Masks | None = None, base_dropout: bool = True
 ) -> list[Tensor]:
-    """Each adapter's logits on its own texts of the stream.
+    """Each adapter's logits on its own texts of the packed batch.
 
     Args:
-        trunk: the frozen model.
-        bank: the adapters, in the stream's order.
-        stream: their packed texts.
+        backbone: the frozen model.
+        bank: the adapters, in the packed batch's order.
+        packed batch: their packed texts.
         masks: dropout masks, while training.
-        base_dropout: whether the trunk's own dropout is active too, where there are masks.
+        base_dropout: whether the backbone's own dropout is active too, where there are masks.
 
     Returns:
         For each adapter (texts, classes) float32.
     """
-    hook = BankHook(bank, stream, masks, base_dropout)
-    return hook.score(pooled(trunk, bank.first_layer, stream, hook))
+    hook = BankHook(bank, packed, masks, base_dropout)
+    return hook.score(pooled(backbone, bank.first_layer, packed, hook))
 
 
-def pooled(trunk: Trunk, first_layer: int | None, stream: Stream, hook: DropoutHook) -> Tensor:
-    """The trunk with its adapters; below the first adapted layer, each distinct batch only once.
+def pooled(backbone: Backbone, first_layer: int | None, packed: PackedBatch, hook: DropoutHook) -> Tensor:
+    """The backbone with its adapters; below the first adapted layer, each distinct batch only once.
 
     Args:
-        trunk: the frozen model.
+        backbone: the frozen model.
         first_layer: the first adapted one, None for heads alone.
-        stream: the packed texts.
+        packed batch: the packed texts.
         hook: that adds the adapters.
 
     Returns:
         (texts, d_model) float32: the final hidden state of each text's last token.
     """
-    first = trunk.depth if first_layer is None else first_layer
-    lower, masks = stream.distinct, hook.base_masks
+    first = backbone.depth if first_layer is None else first_layer
+    lower, masks = packed.distinct, hook.base_masks
     with torch.no_grad():  # nothing is trained down there
-        below, lower_hook = lower.stream if lower else stream, _FrozenHook(masks and masks.distinct())
-        x = trunk.embed(below, lower_hook)
+        below, lower_hook = lower.packed if lower else packed, _FrozenHook(masks and masks.distinct())
+        x = backbone.embed(below, lower_hook)
         for i in range(first):
-            x = trunk.layer(i, x, below, lower_hook)
+            x = backbone.layer(i, x, below, lower_hook)
         if lower:
-            x = x[lower.texts if first == trunk.depth else lower.rows]
-    for i in range(first, trunk.depth):
-        x = trunk.layer(i, x, stream, hook)
-    return trunk.normed(x)
+            x = x[lower.texts if first == backbone.depth else lower.rows]
+    for i in range(first, backbone.depth):
+        x = backbone.layer(i, x, packed, hook)
+    return backbone.normed(x)
 
 
 class _FrozenHook(DropoutHook):
@@ -70,11 +70,11 @@ class _FrozenHook(DropoutHook):
         """`activation` of what `linear` gives, without a gradient."""
         return linear.activated(x, activation)
 
-    def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def add(self, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """x + dropout(branch), both (rows, d_model); x itself where nothing is dropped."""
         if self.base_masks is None or not rate:
             return x.add_(branch)
-        return super().add(site, x, branch, rate, pooled)
+        return super().add(module, x, branch, rate, pooled)
 
 
 def losses(

@@ -17,42 +17,42 @@ class DropoutHook(Hook):
     def __init__(self, masks: Masks | None) -> None:
         self.base_masks = masks
 
-    def drop(self, site: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def drop(self, module: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """Dropout on x (rows, d_model)."""
         if self.base_masks is None or not rate:
             return x
-        return x * self._rows_kept(self.base_masks, site, x, rate, pooled).to(x.dtype) * (1 / (1 - rate))
+        return x * self._rows_kept(self.base_masks, module, x, rate, pooled).to(x.dtype) * (1 / (1 - rate))
 
-    def add(self, site: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def add(self, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """x + dropout(branch), both (rows, d_model)."""
         if self.base_masks is None or not rate:
             return x + branch
-        keep = self._rows_kept(self.base_masks, site, branch, rate, pooled)
-        out: Tensor = _AddDropped.apply(x, branch, keep, 1 / (1 - rate))  # type: ignore[no-untyped-call]
+        mask = self._rows_kept(self.base_masks, module, branch, rate, pooled)
+        out: Tensor = _AddDropped.apply(x, branch, mask, 1 / (1 - rate))  # type: ignore[no-untyped-call]
         return out
 
-    def keep(self, site: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Masks for the attention weights of each block."""
+    def mask(self, module: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
+        """Masks for the attention weights of each length bucket."""
         if self.base_masks is None or not rate:
             return None
-        return self.base_masks.attention(site, heads, rate, pooled)
+        return self.base_masks.attention(module, heads, rate, pooled)
 
     @staticmethod
-    def _rows_kept(masks: Masks, site: str, x: Tensor, rate: float, pooled: bool) -> Tensor:
-        return masks.rows(site, x.shape[1], [rate] * masks.stream.adapters, pooled)
+    def _rows_kept(masks: Masks, module: str, x: Tensor, rate: float, pooled: bool) -> Tensor:
+        return masks.rows(module, x.shape[1], [rate] * masks.packed.adapters, pooled)
 
 
 class _AddDropped(torch.autograd.Function):
     """x + scale * keep * branch, in one pass; keeps the mask's bytes alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, branch: Tensor, keep: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(keep)
+    def forward(ctx: Any, x: Tensor, branch: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(mask)
         ctx.scale, ctx.dtype = scale, branch.dtype
-        return torch.addcmul(x, branch, keep.to(branch.dtype), value=scale)
+        return torch.addcmul(x, branch, mask.to(branch.dtype), value=scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        d_branch = keep.to(grads[0].dtype).mul_(grads[0]).mul_(ctx.scale)
+        (mask,) = ctx.saved_tensors
+        d_branch = mask.to(grads[0].dtype).mul_(grads[0]).mul_(ctx.scale)
         return grads[0], d_branch.to(ctx.dtype), None, None

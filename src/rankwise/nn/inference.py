@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits
 from rankwise.nn.ragged.batch import lexical_order, pack
 
-STREAM_TOKENS = 4096
+BATCH_TOKENS = 4096
 
 
 """Tokens of one forward pass on a CPU: enough to fill the matrix products, few enough to stay in cache."""
@@ -27,12 +27,12 @@ DEVICE_TOKENS = 32_768
 
 
 def bank_logits(
-    trunk: Trunk, bank: Bank, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda done: None
+    backbone: Backbone, bank: Bank, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda done: None
 ) -> NDArray[np.float32]:
     """Every adapter's logits on the same texts, without dropout.
 
     Args:
-        trunk: the frozen model.
+        backbone: the frozen model.
         bank: the adapters.
         texts: token ids, each (length,) int64.
         on_texts: called after each pass with the number of texts done in it.
@@ -41,12 +41,12 @@ def bank_logits(
         (adapters, texts, classes) float32, in the order of `texts`.
     """
     out = np.empty((len(bank.specs), len(texts), bank.classes), dtype=np.float32)
-    most = STREAM_TOKENS if bank.flat.device.type == "cpu" else DEVICE_TOKENS
+    most = BATCH_TOKENS if bank.flat.device.type == "cpu" else DEVICE_TOKENS
     with torch.inference_mode():
         for members in _windows(texts, most // len(bank.specs)):
             batches = [[texts[i] for i in members]] * len(bank.specs)
-            stream = pack(batches, bank.flat.device, same=[0] * len(batches), shared=True)
-            out[:, members] = torch.stack(logits(trunk, bank, stream)).cpu().numpy()
+            packed = pack(batches, bank.flat.device, same=[0] * len(batches), shared=True)
+            out[:, members] = torch.stack(logits(backbone, bank, packed)).cpu().numpy()
             on_texts(len(members))
     return out
 

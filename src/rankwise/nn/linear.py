@@ -28,11 +28,11 @@ class Linear:
     Args:
         weight: (out, in).
         bias: (out,), or none.
-        sites: site name -> its columns of the output.
+        target modules: target module name -> its columns of the output.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, sites: dict[str, slice]) -> None:
-        self._weight, self.bias, self.sites = weight, bias, sites
+    def __init__(self, weight: Tensor, bias: Tensor | None, modules: dict[str, slice]) -> None:
+        self._weight, self.bias, self.modules = weight, bias, modules
         self.n_out, self.n_in = weight.shape
         self._packed: Tensor | None = None  # holds the weight once it is there
         self._transposed: Tensor | None = None  # beside it, from the first backward pass on
@@ -42,10 +42,10 @@ class Linear:
         """(out, in)."""
         return self._weight if self._packed is None else self._packed.to_dense()
 
-    def merge(self, site: str, delta: Tensor) -> None:
-        """Add `delta`, (out, in) float32, to the site's weight, rounding once."""
+    def merge(self, module: str, delta: Tensor) -> None:
+        """Add `delta`, (out, in) float32, to the target module's weight, rounding once."""
         weight = self.weight
-        rows = weight[self.sites[site]]
+        rows = weight[self.modules[module]]
         rows.copy_(rows.float() + delta)
         self._replace(weight)
 

@@ -7,28 +7,28 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rankwise.nn.batch import Stream
+from rankwise.nn.batch import PackedBatch
 
 
 class Masks(ABC):
     """The masks of one step of several adapters.
 
     Attributes:
-        stream: the step's packed texts.
+        packed batch: the step's packed texts.
     """
 
-    stream: Stream
+    packed: PackedBatch
 
     @abstractmethod
     def distinct(self) -> Masks:
-        """The masks of the stream's distinct batches."""
+        """The masks of the packed batch's distinct batches."""
 
     @abstractmethod
-    def rows(self, site: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
-        """A mask of ones and zeros for the stream's rows.
+    def rows(self, module: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
+        """A mask of ones and zeros for the packed batch's rows.
 
         Args:
-            site: name that keys the mask.
+            target module: name that keys the mask.
             width: columns.
             rates: each adapter's drop rate.
             pooled: a row is a text, not a token.
@@ -38,11 +38,11 @@ class Masks(ABC):
         """
 
     @abstractmethod
-    def attention(self, site: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
-        """A mask of ones and zeros for each block's attention weights.
+    def attention(self, module: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
+        """A mask of ones and zeros for each length bucket's attention weights.
 
         Returns:
-            For each block (texts, heads, queries, width) uint8, with one query a text if `pooled`,
+            For each length bucket (texts, heads, queries, width) uint8, with one query a text if `pooled`,
             else `width` of them. A text's part depends on its own length and its place in its
-            adapter's batch, not on who shares its block.
+            adapter's batch, not on who shares its length bucket.
         """

@@ -8,6 +8,7 @@ from pathlib import Path
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.recipe import Recipe
 from rankwise.report import card, diagnostics, figures, tables
+from rankwise.report.data_tables import read_data_report
 from rankwise.report.drawing import Drawing
 from rankwise.report.errors import errors_csv, wrong_texts
 from rankwise.report.history import read_curves
@@ -16,7 +17,7 @@ from rankwise.report.learning import learning_curves
 from rankwise.report.predictions import read_predictions
 from rankwise.report.ranks import compare
 from rankwise.report.runs import runs_page
-from rankwise.report.scores import Row, by_rank, rank_rows, reference_rows, splits
+from rankwise.report.scores import ScoreRow, baseline_rows, by_rank, rank_rows, splits
 from rankwise.report.verdict import Chosen, chosen
 from rankwise.schema import Results, Timing
 from rankwise.store import files
@@ -75,6 +76,7 @@ def read_story(run: RunFolder) -> Story:
         rows=rows,
         drawings=_drawings(run, results, rows, choice),
         wrong=wrong,
+        data=read_data_report(run),
     )
 
 
@@ -83,9 +85,9 @@ def _timing(run: RunFolder) -> Timing | None:
     return run.read_timing() if run.timing.exists() else None
 
 
-def _drawings(run: RunFolder, results: Results, rows: Sequence[Row], choice: Chosen) -> list[Drawing]:
-    references, split = reference_rows(results), "validation"
-    found = [figures.accuracy_by_rank(each, rows, references, choice.rank) for each in splits(results)]
+def _drawings(run: RunFolder, results: Results, rows: Sequence[ScoreRow], choice: Chosen) -> list[Drawing]:
+    baselines, split = baseline_rows(results), "validation"
+    found = [figures.accuracy_by_rank(each, rows, baselines, choice.rank) for each in splits(results)]
     found += learning_curves(read_curves(run), by_rank(results))
     found.append(diagnostics.confusion(split, choice.named, results.labels, choice.confusion(split)))
     found.append(diagnostics.per_class(split, choice.named, choice.classes(split)))

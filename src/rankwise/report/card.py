@@ -1,7 +1,7 @@
 """Model cards: README.md of each adapter, with the Hub's metadata, and of the run.
 
 The form of the metadata is the Hub's (huggingface.co/docs/hub/model-cards). Nothing here is made up:
-where rankwise cannot know a thing, such as the licence, the card says that it is to be filled in.
+where rankwise cannot know a thing, such as the license, the card says that it is to be filled in.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import tomli_w
 
 from rankwise.recipe import Recipe
 from rankwise.report.scores import splits
-from rankwise.report.tables import Table, escape, one_line, percent, rank_table, sample_table
+from rankwise.report.tables import Table, class_figures, escape, one_line, percent, rank_table, sample_table
 from rankwise.report.verdict import Chosen
 from rankwise.schema import AdapterResult, Comparison, Results
 from rankwise.store import files
@@ -35,8 +34,8 @@ HUB_NAMES = {
 PACKAGED = "smollm2-135m"
 """The base that comes out of a Python package, in 4-bit form: not the Hub's weights to the digit."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-LICENCE = (
-    "license: other  # to be filled in: the licence under which you publish, which the base's must allow"
+LICENSE = (
+    "license: other  # to be filled in: the license under which you publish, which the base's must allow"
 )
 
 
@@ -63,7 +62,7 @@ def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
         data=_data_name(recipe),
         figures=_Markdown(_figures(results, row).markdown()),
         split=split,
-        classes=_Markdown(_classes(found).markdown()),
+        classes=_Markdown(class_figures("", found.classes).markdown()),
         base=base,
         packaged=packaged,
         source=_Markdown(source),
@@ -148,14 +147,20 @@ def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:
         model_name=f"{slug(_data_name(recipe))}-{row.name}",
         eval_results=[each for split in splits(results) for each in _eval_results(recipe, row, split)],
     )
-    return re.sub(r"^license: other$", LICENCE, card.to_yaml(), count=1, flags=re.MULTILINE).strip()
+    return re.sub(r"^license: other$", LICENSE, card.to_yaml(), count=1, flags=re.MULTILINE).strip()
 
 
 def _eval_results(recipe: Recipe, row: AdapterResult, split: str) -> list[Any]:
     from huggingface_hub.repocard_data import EvalResult
 
-    found = row.validation if split == "validation" else row.test or {}
-    named = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
+    found = row.validation if split == "validation" else row.test
+    if found is None:
+        return []
+    named = {
+        ("accuracy", "Accuracy"): found.accuracy,
+        ("f1", "Macro F1"): found.macro_f1,
+        ("log_loss", "Log loss"): found.log_loss,
+    }
     kind = re.sub(r"[^\w.-]+", "-", _data_name(recipe).lower()).strip("-") or "texts"
     return [
         EvalResult(
@@ -164,12 +169,12 @@ def _eval_results(recipe: Recipe, row: AdapterResult, split: str) -> list[Any]:
             dataset_name=_data_name(recipe),
             dataset_config=recipe.data_config,
             dataset_split=split,
-            metric_type="f1" if key == "macro_f1" else key,
+            metric_type=kind_of_metric,
             metric_name=name,
-            metric_value=round(found[key], 6),
+            metric_value=round(value, 6),
         )
-        for key, name in named.items()
-        if key in found
+        for (kind_of_metric, name), value in named.items()
+        if value is not None
     ]
 
 
@@ -188,18 +193,6 @@ def _figures(results: Results, row: AdapterResult) -> Table:
                 )
             )
     return Table("", ("split", "texts", "accuracy", "95 %", "macro-F1"), rows)
-
-
-def _classes(found: Mapping[str, Any]) -> Table:
-    rows = [
-        (
-            each["label"],
-            *(percent(each[name]) for name in ("precision", "recall", "f1")),
-            f"{each['texts']:,}",
-        )
-        for each in found["classes"]
-    ]
-    return Table("", ("label", "precision", "recall", "F1", "texts"), rows)
 
 
 def _settings(recipe: Recipe) -> str:

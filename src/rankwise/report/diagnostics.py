@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankwise.report.drawing import DASHES, LIGHT, WIDTH, Drawing, shorten
+from rankwise.schema import Bin, ClassMetrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,9 +76,9 @@ def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any) -> None:
                 Rectangle((j, i), 1, 1, facecolor=LIGHT["blue"], alpha=0.06 + 0.94 * share, linewidth=0)
             )
         if number <= MOST_NUMBERED and matrix[i, j]:
-            colour = LIGHT["paper" if share > 0.5 else "ink"]
+            color = LIGHT["paper" if share > 0.5 else "ink"]
             text = f"{matrix[i, j]:,.0f}"
-            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=size)
+            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=color, fontsize=size)
     axes.set(xlim=(0, number), ylim=(number, 0), xlabel="predicted", ylabel="true")
     axes.spines[["top", "right"]].set_visible(True)
     axes.grid(visible=False)
@@ -88,18 +89,18 @@ def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any) -> None:
     axes.tick_params(length=0)
 
 
-def per_class(split: str, whose: str, classes: Sequence[Mapping[str, Any]]) -> Drawing:
+def per_class(split: str, whose: str, classes: Sequence[ClassMetrics]) -> Drawing:
     """F1 of each class as bars, precision and recall as marks on them; the weakest classes first.
 
     Args:
         split: which one.
         whose: the rank or adapter.
-        classes: `label`, `precision`, `recall`, `f1` and `texts` of each; fractions.
+        classes: the figures of each.
     """
-    shown = sorted(classes, key=lambda each: each["f1"])[:MOST_BARS]
+    shown = sorted(classes, key=lambda each: each.f1)[:MOST_BARS]
     said = [
-        f"{each['label']}: F1 {100 * each['f1']:.1f} %, precision {100 * each['precision']:.1f} %, "
-        f"recall {100 * each['recall']:.1f} %"
+        f"{each.label}: F1 {100 * each.f1:.1f} %, precision {100 * each.precision:.1f} %, "
+        f"recall {100 * each.recall:.1f} %"
         for each in shown
     ]
     which = f" (the {len(shown)} weakest of {len(classes)})" if len(shown) < len(classes) else ""
@@ -112,13 +113,14 @@ def per_class(split: str, whose: str, classes: Sequence[Mapping[str, Any]]) -> D
     )
 
 
-def _plot_classes(figure: Figure, classes: Sequence[Mapping[str, Any]]) -> None:
-    names = [shorten(each["label"], 16) for each in classes]
+def _plot_classes(figure: Figure, classes: Sequence[ClassMetrics]) -> None:
+    names = [shorten(each.label, 16) for each in classes]
     room = 0.06 + 0.0195 * max(len(name) for name in names)
     height = figure.get_figheight()
     axes = figure.add_axes((room, 0.42 / height, 0.96 - room, 1 - 0.72 / height))
     y = [len(classes) - i for i in range(len(classes))]
-    f1, precision, recall = ([100 * each[name] for each in classes] for name in ("f1", "precision", "recall"))
+    f1 = [100 * each.f1 for each in classes]
+    precision, recall = [100 * each.precision for each in classes], [100 * each.recall for each in classes]
     axes.barh(y, f1, height=0.62, color=LIGHT["blue"], alpha=0.35, label="F1")
     marks: dict[str, Any] = {"linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.3}
     axes.plot(
@@ -133,19 +135,18 @@ def _plot_classes(figure: Figure, classes: Sequence[Mapping[str, Any]]) -> None:
     figure.legend(loc="upper right", ncols=3, frameon=False, fontsize=8.5, bbox_to_anchor=(0.98, 1.01))
 
 
-def reliability(split: str, whose: str, bins: Sequence[Mapping[str, float]], ece: float) -> Drawing:
+def reliability(split: str, whose: str, bins: Sequence[Bin], ece: float) -> Drawing:
     """How often predictions of a confidence are right, and how many there are of it.
 
     Args:
         split: which one.
         whose: the rank or adapter.
-        bins: `low`, `high`, `texts`, mean `confidence` and `accuracy` of each; fractions.
+        bins: of the confidence.
         ece: expected calibration error, a fraction.
     """
-    filled = [each for each in bins if each["texts"]]
+    filled = [each for each in bins if each.texts]
     said = [
-        f"{100 * each['confidence']:.0f} % sure, {100 * each['accuracy']:.0f} % right "
-        f"({each['texts']:g} texts)"
+        f"{100 * each.confidence:.0f} % sure, {100 * each.accuracy:.0f} % right ({each.texts:g} texts)"
         for each in filled
     ]
     return Drawing(
@@ -157,19 +158,19 @@ def reliability(split: str, whose: str, bins: Sequence[Mapping[str, float]], ece
     )
 
 
-def _plot_reliability(figure: Figure, bins: Sequence[Mapping[str, float]], ece: float) -> None:
+def _plot_reliability(figure: Figure, bins: Sequence[Bin], ece: float) -> None:
     axes = figure.add_axes((0.125, 0.34, 0.85, 0.62))
     below = figure.add_axes((0.125, 0.12, 0.85, 0.16), sharex=axes)
-    confidence = [100 * each["confidence"] for each in bins]
+    confidence = [100 * each.confidence for each in bins]
     axes.plot([0, 100], [0, 100], color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1])
     axes.text(24, 14, "dashed: as often right as sure", color=LIGHT["muted"], fontsize=8.5)
-    axes.plot(confidence, [100 * each["accuracy"] for each in bins], marker="o", color=LIGHT["blue"])
+    axes.plot(confidence, [100 * each.accuracy for each in bins], marker="o", color=LIGHT["blue"])
     axes.text(0.03, 0.94, f"ECE {100 * ece:.2f} points", transform=axes.transAxes, va="top", weight="bold")
     axes.set(xlim=(0, 101), ylim=(0, 103), ylabel="right, %")
     axes.tick_params(labelbottom=False)
-    middles = [50 * (each["low"] + each["high"]) for each in bins]
-    widths = [92 * (each["high"] - each["low"]) for each in bins]
-    below.bar(middles, [each["texts"] for each in bins], width=widths, color=LIGHT["blue"], alpha=0.45)
+    middles = [50 * (each.low + each.high) for each in bins]
+    widths = [92 * (each.high - each.low) for each in bins]
+    below.bar(middles, [each.texts for each in bins], width=widths, color=LIGHT["blue"], alpha=0.45)
     below.set(xlabel="confidence, %", ylabel="texts")
     below.locator_params(axis="y", nbins=2)
     below.grid(visible=False, axis="x")

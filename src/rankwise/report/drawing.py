@@ -1,8 +1,8 @@
-"""Drawings: one plot as SVG with light colours, as SVG that follows the page's colours, and as PNG.
+"""Drawings: one plot as SVG with light colors, as SVG that follows the page's colors, and as PNG.
 
 matplotlib draws, through its object API and under settings of our own, so that nothing of the
 user's settings shows and the same numbers give the same bytes. Its SVG is then made plain: text
-stays text in the reader's own font, colours become CSS variables where the page is to choose them,
+stays text in the reader's own font, colors become CSS variables where the page is to choose them,
 ids are the drawing's own, and a title and a description are there for those who cannot see it.
 """
 
@@ -32,11 +32,11 @@ DARK = {
     "paper": "#14181d", "ink": "#e7eaee", "muted": "#a3adb8", "rule": "#56616d", "grid": "#2a323b",
     "blue": "#7fb6f2", "orange": "#f19a63", "green": "#63c9a2", "purple": "#d0a3e8", "gold": "#d9b94f",
 }  # fmt: skip
-"""The same names. Each colour has a contrast of at least 4.5 to paper, but for rule and grid."""
+"""The same names. Each color has a contrast of at least 4.5 to paper, but for rule and grid."""
 SERIES = ("blue", "orange", "green", "purple", "gold", "ink")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), (0, (8, 3)))
-"""Series differ by marker and dash as well as by colour."""
+"""Series differ by marker and dash as well as by color."""
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH = 4.4
 """Inches: legible at the width of a phone, and two stand side by side on a wide screen."""
@@ -77,13 +77,13 @@ class Drawing:
         return {"svg": svg.getvalue(), "png": png.getvalue()}
 
     def standalone(self) -> str:
-        """An SVG file in the light colours."""
+        """An SVG file in the light colors."""
         root = self._plain()
         root.set("xmlns", "http://www.w3.org/2000/svg")
         return '<?xml version="1.0" encoding="utf-8"?>\n' + _text(root) + "\n"
 
     def inline(self) -> str:
-        """SVG to stand in a page, coloured by the page's variables `--paper`, `--ink` and so on."""
+        """SVG to stand in a page, colored by the page's variables `--paper`, `--ink` and so on."""
         root = self._plain()
         names = {value: f"var(--{name})" for name, value in LIGHT.items()}
         pattern = re.compile("|".join(names))
@@ -113,7 +113,7 @@ class Drawing:
         for side in ("width", "height", "version"):
             root.attrib.pop(side, None)
         label = f"{self.name}-title {self.name}-description"
-        root.attrib |= {"role": "img", "aria-labelledby": label, "style": f"font-family: {FONTS}"}
+        root.attrib |= {"role": "img", "aria-labeledby": label, "style": f"font-family: {FONTS}"}
         for place, (tag, text) in enumerate((("title", self.title), ("desc", self.description))):
             element = ElementTree.Element(tag, {"id": label.split()[place]})
             element.text = one_line(text)

@@ -73,7 +73,7 @@ def _wrong(line: Line, adapters: Sequence[str], number: int) -> WrongText | None
 
 
 def errors_csv(found: Sequence[WrongText]) -> str:
-    """A list to hand to a labeller, who fills in the empty column `corrected_label`."""
+    """A list to hand to a labeler, who fills in the empty column `corrected_label`."""
     rows = [
         (
             each.split,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten
-from rankwise.report.scores import Row, Score
+from rankwise.report.scores import Score, ScoreRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,18 +19,18 @@ STRETCH = 2.0
 
 
 def accuracy_by_rank(
-    split: str, rows: Sequence[Row], references: Sequence[Row], marked: int | None
+    split: str, rows: Sequence[ScoreRow], baselines: Sequence[ScoreRow], marked: int | None
 ) -> Drawing:
     """Accuracy against rank, with 95 % intervals and lines for the references.
 
     Args:
         split: which one.
         rows: the ranks; rank 0, without a place on a logarithmic axis, stands apart.
-        references: the reference rows.
+        references: the baselines.
         marked: a rank to point out.
     """
     ranks = [row for row in rows if split in row.scores]
-    lines = [row for row in references if split in row.scores]
+    lines = [row for row in baselines if split in row.scores]
     several = any(row.scores[split].spread is not None for row in ranks)
     said = [f"rank {row.name}: {_said(row.scores[split])}" for row in ranks]
     said += [f"{row.name}: {100 * row.scores[split].accuracy:.2f} %" for row in lines]
@@ -40,7 +40,7 @@ def accuracy_by_rank(
         description=f"Accuracy with 95 % interval over texts{' and seeds' if several else ''}. "
         + "; ".join(said)
         + ".",
-        plot=partial(_plot_accuracy, split=split, rows=ranks, references=lines, marked=marked),
+        plot=partial(_plot_accuracy, split=split, rows=ranks, baselines=lines, marked=marked),
         size=(WIDTH, 3.1),
     )
 
@@ -50,12 +50,12 @@ def _said(score: Score) -> str:
 
 
 def _plot_accuracy(
-    figure: Figure, split: str, rows: Sequence[Row], references: Sequence[Row], marked: int | None
+    figure: Figure, split: str, rows: Sequence[ScoreRow], baselines: Sequence[ScoreRow], marked: int | None
 ) -> None:
     axes = figure.add_axes((0.12, 0.155, 0.865, 0.815))
     places = _places([row.rank or 0 for row in rows])
     low, high = _range([row.scores[split] for row in rows if row.rank] or [rows[0].scores[split]])
-    shown, hidden = _in_reach([row for row in rows if row.rank == 0] + list(references), split, low, high)
+    shown, hidden = _in_reach([row for row in rows if row.rank == 0] + list(baselines), split, low, high)
     inside = [100 * value for row in shown for value in _ends(row, split)]
     low, high = min([low, *inside]), max([high, *inside])
     room = max(high - low, 0.4)
@@ -67,14 +67,14 @@ def _plot_accuracy(
             _point_below(axes, places[0], row.scores[split])
     taken = {places[row.rank or 0]: row.scores[split] for row in rows}
     _rank_axis(axes, places)
-    _reference_lines(axes, [row for row in references if row in shown], split, taken)
+    _reference_lines(axes, [row for row in baselines if row in shown], split, taken)
     hidden = [row for row in hidden if row.rank is None]
     if hidden:
         _below(axes, [f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}" for row in hidden])
     axes.set_ylabel(f"{split} accuracy, %")
 
 
-def _ends(row: Row, split: str) -> tuple[float, ...]:
+def _ends(row: ScoreRow, split: str) -> tuple[float, ...]:
     score = row.scores[split]
     return (score.accuracy,) if row.rank is None else (score.low, score.high)
 
@@ -84,7 +84,9 @@ def _range(scores: Sequence[Score]) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-def _in_reach(rows: Sequence[Row], split: str, low: float, high: float) -> tuple[list[Row], list[Row]]:
+def _in_reach(
+    rows: Sequence[ScoreRow], split: str, low: float, high: float
+) -> tuple[list[ScoreRow], list[ScoreRow]]:
     """Those near enough to the ranks to be drawn, and those far below, which would flatten the rest."""
     reach = low - STRETCH * max(high - low, 1.0)
     near = [row for row in rows if min(100 * value for value in _ends(row, split)) >= reach]
@@ -110,8 +112,8 @@ def _rank_axis(axes: Axes, places: Mapping[int, float]) -> None:
 
 
 def _point(axes: Axes, place: float, score: Score, marked: bool) -> None:
-    colour = LIGHT["orange" if marked else "blue"]
-    axes.plot([place, place], [100 * score.low, 100 * score.high], color=colour, linewidth=2.4, alpha=0.55)
+    color = LIGHT["orange" if marked else "blue"]
+    axes.plot([place, place], [100 * score.low, 100 * score.high], color=color, linewidth=2.4, alpha=0.55)
     if score.spread is not None:
         shift = place + 0.16
         axes.plot(
@@ -119,10 +121,10 @@ def _point(axes: Axes, place: float, score: Score, marked: bool) -> None:
             [100 * each for each in score.by_seed],
             linestyle="none", marker="o", markersize=3, color=LIGHT["muted"], markerfacecolor="none",
         )  # fmt: skip
-    axes.plot([place], [100 * score.accuracy], marker="D" if marked else "o", markersize=7, color=colour)
+    axes.plot([place], [100 * score.accuracy], marker="D" if marked else "o", markersize=7, color=color)
     axes.annotate(
         f"{100 * score.accuracy:.1f}", (place, 100 * score.high), (0, 3), textcoords="offset points",
-        ha="center", va="bottom", color=colour, weight="bold" if marked else "normal",
+        ha="center", va="bottom", color=color, weight="bold" if marked else "normal",
     )  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def _point_below(axes: Axes, place: float, score: Score) -> None:
     )  # fmt: skip
 
 
-def _reference_lines(axes: Axes, rows: Sequence[Row], split: str, taken: Mapping[float, Score]) -> None:
+def _reference_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Mapping[float, Score]) -> None:
     """A dashed line each, its name over it, or under it where the next one or a point of `taken` is near.
 
     Args:
@@ -184,8 +186,8 @@ def _below(axes: Axes, names: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def runs_by_rank(runs: Sequence[tuple[str, Sequence[Row]]]) -> Drawing:
-    """Validation accuracy against rank of several runs, each with a colour, marker and dash of its own."""
+def runs_by_rank(runs: Sequence[tuple[str, Sequence[ScoreRow]]]) -> Drawing:
+    """Validation accuracy against rank of several runs, each with a color, marker and dash of its own."""
     # Rank 0 is often so far below that the ranks beside it could not be told apart.
     runs = [(name, [row for row in rows if row.rank] or rows) for name, rows in runs]
     said = [
@@ -203,7 +205,7 @@ def runs_by_rank(runs: Sequence[tuple[str, Sequence[Row]]]) -> Drawing:
     )
 
 
-def _plot_runs(figure: Figure, runs: Sequence[tuple[str, Sequence[Row]]]) -> None:
+def _plot_runs(figure: Figure, runs: Sequence[tuple[str, Sequence[ScoreRow]]]) -> None:
     legend = 0.2 * math.ceil(len(runs) / 2) / (3.0 + 0.2 * math.ceil(len(runs) / 2))
     axes = figure.add_axes((0.12, 0.155, 0.865, 0.815 - legend))
     places = _places(sorted({row.rank or 0 for _, rows in runs for row in rows}))
@@ -211,11 +213,11 @@ def _plot_runs(figure: Figure, runs: Sequence[tuple[str, Sequence[Row]]]) -> Non
         shift = (k - (len(runs) - 1) / 2) * min(0.16, 0.6 / len(runs))
         x = [places[row.rank or 0] + shift for row in rows]
         scores = [row.scores["validation"] for row in rows]
-        colour = LIGHT[SERIES[(k + k // len(SERIES)) % len(SERIES)]]
+        color = LIGHT[SERIES[(k + k // len(SERIES)) % len(SERIES)]]
         for place, score in zip(x, scores, strict=True):
-            axes.plot([place, place], [100 * score.low, 100 * score.high], color=colour, alpha=0.45)
+            axes.plot([place, place], [100 * score.low, 100 * score.high], color=color, alpha=0.45)
         axes.plot(
-            x, [100 * score.accuracy for score in scores], color=colour, label=shorten(name, 26),
+            x, [100 * score.accuracy for score in scores], color=color, label=shorten(name, 26),
             marker=MARKERS[k % len(MARKERS)], linestyle=DASHES[k % len(DASHES)], linewidth=1,
         )  # fmt: skip
     _rank_axis(axes, places)

@@ -15,10 +15,19 @@ from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
 from rankwise.report.ranks import in_short, summary_table
-from rankwise.report.scores import Row, by_rank
-from rankwise.report.tables import Table, interval, one_line, percent, printable, rank_table, sample_table
+from rankwise.report.scores import ScoreRow, by_rank
+from rankwise.report.tables import (
+    Table,
+    class_figures,
+    interval,
+    one_line,
+    percent,
+    printable,
+    rank_table,
+    sample_table,
+)
 from rankwise.report.verdict import Chosen
-from rankwise.schema import Comparison, Results, Timing
+from rankwise.schema import Comparison, DataReport, Results, Timing
 from rankwise.store.run_folder import RunFolder
 
 MOST_CONFUSED = 8
@@ -36,9 +45,10 @@ class Story:
     timing: Timing | None
     found: Comparison
     choice: Chosen
-    rows: Sequence[Row]
+    rows: Sequence[ScoreRow]
     drawings: Sequence[Drawing]
     wrong: Sequence[WrongText]
+    data: DataReport | None
 
 
 def run_page(story: Story) -> str:
@@ -56,7 +66,7 @@ def run_page(story: Story) -> str:
         drawings={each.name: each for each in story.drawings},
         ranks=rank_table(story.run),
         pairs=summary_table(story.found) if len(story.found.ranks) > 1 else None,
-        classes=_class_table(choice),
+        classes=class_figures("By class", choice.classes("validation")),
         confused=_confused(results, choice),
         samples=_samples(story),
         sampled=_sampled(results),
@@ -64,7 +74,7 @@ def run_page(story: Story) -> str:
         all_wrong=sum(each.wrong == 1 for each in story.wrong),
         listed=len(story.wrong),
         adapters=len(results.adapters),
-        data=data_tables(story.run),
+        data=data_tables(story.data) if story.data else [],
         cost=_cost(story),
         machine=_machine(story),
         stages=_stages(story.timing),
@@ -120,18 +130,6 @@ def size(number: int) -> str:
         if number >= worth:
             return f"{number / worth:.1f} {unit}"
     return f"{number} bytes"
-
-
-def _class_table(choice: Chosen) -> Table:
-    rows = [
-        (
-            each["label"],
-            *(percent(each[name]) for name in ("precision", "recall", "f1")),
-            f"{each['texts']:,}",
-        )
-        for each in choice.classes("validation")
-    ]
-    return Table("By class", ("label", "precision", "recall", "F1", "texts"), rows)
 
 
 def _confused(results: Results, choice: Chosen) -> Table:

@@ -14,7 +14,7 @@ from rankwise.report.figures import runs_by_rank
 from rankwise.report.html import render
 from rankwise.report.predictions import read_predictions
 from rankwise.report.ranks import compare, in_short
-from rankwise.report.scores import Row, rank_rows
+from rankwise.report.scores import ScoreRow, rank_rows
 from rankwise.report.tables import Table, interval, one_line, percent
 from rankwise.schema import Comparison, Results, RunSummary, Timing
 from rankwise.store.run_folder import RunFolder
@@ -113,7 +113,7 @@ class _Run:
     folder: RunFolder
     results: Results
     found: Comparison
-    rows: Sequence[Row]
+    rows: Sequence[ScoreRow]
     timing: Timing | None
 
 

@@ -1,20 +1,16 @@
-"""What each rank scores on each split, over its seeds; and the reference rows beside it."""
+"""What each rank scores on each split, over its seeds; and the baselines beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rankwise.report.predictions import answers_by_rank, read_predictions
-from rankwise.schema import AdapterResult, Reference, Results
+from rankwise.schema import AdapterResult, Baseline, Metrics, Results
 from rankwise.stats import Answers, mean_accuracy_interval
 from rankwise.store.run_folder import RunFolder
-
-Metrics = Mapping[str, Any]
-"""An `evaluate.Metrics` as results.json holds it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """A rank, or a reference, with its scores."""
 
     name: str  # such as "4", or "majority class"
@@ -45,7 +41,7 @@ class Row:
         return self.adapters[0] if self.adapters else None
 
 
-def rank_rows(run: RunFolder, results: Results) -> list[Row]:
+def rank_rows(run: RunFolder, results: Results) -> list[ScoreRow]:
     """A row for each rank, smallest first.
 
     Raises:
@@ -55,7 +51,7 @@ def rank_rows(run: RunFolder, results: Results) -> list[Row]:
     lines = read_predictions(run, [row.name for row in results.adapters]) if several else []
     answers = {split: answers_by_rank(lines, results, split) for split in splits(results) if several}
     return [
-        Row(
+        ScoreRow(
             name=str(rank),
             rank=rank,
             adapters=adapters,
@@ -69,10 +65,10 @@ def rank_rows(run: RunFolder, results: Results) -> list[Row]:
     ]
 
 
-def reference_rows(results: Results) -> list[Row]:
+def baseline_rows(results: Results) -> list[ScoreRow]:
     """A row for each reference, as results.json orders them."""
     return [
-        Row(
+        ScoreRow(
             name=each.name,
             rank=None,
             adapters=(),
@@ -80,7 +76,7 @@ def reference_rows(results: Results) -> list[Row]:
                 split: _score(found, None) for split in splits(results) if (found := of_split([each], split))
             },
         )
-        for each in results.references
+        for each in results.baselines
     ]
 
 
@@ -96,7 +92,7 @@ def splits(results: Results) -> list[str]:
     return ["validation", *(["test"] if any(row.test for row in results.adapters) else [])]
 
 
-def of_split(rows: Sequence[AdapterResult | Reference], split: str) -> list[Metrics]:
+def of_split(rows: Sequence[AdapterResult | Baseline], split: str) -> list[Metrics]:
     """The metrics of a split, of the rows that have them."""
     found = [row.validation if split == "validation" else row.test for row in rows]
     return [each for each in found if each]
@@ -107,18 +103,18 @@ def best_adapter(adapters: Sequence[AdapterResult]) -> AdapterResult:
     return max(adapters, key=lambda row: (row.validation.accuracy, -row.rank))
 
 
-def alone(row: Row, adapter: AdapterResult) -> Row:
+def alone(row: ScoreRow, adapter: AdapterResult) -> ScoreRow:
     """The row of one of a rank's adapters."""
     scores = {split: _score(found, None) for split in row.scores if (found := of_split([adapter], split))}
-    return Row(adapter.name, row.rank, (adapter,), scores)
+    return ScoreRow(adapter.name, row.rank, (adapter,), scores)
 
 
 def _score(found: Sequence[Metrics], answers: Answers | None) -> Score:
     """From the metrics of each seed, at least one; `answers` where there are several seeds."""
-    by_seed = tuple(float(each["accuracy"]) for each in found)
+    by_seed = tuple(float(each.accuracy) for each in found)
     first = found[0]
     low, high = (
-        (float(first["accuracy_low"]), float(first["accuracy_high"]))
+        (float(first.accuracy_low), float(first.accuracy_high))
         if answers is None
         else mean_accuracy_interval(answers)
     )
@@ -128,6 +124,6 @@ def _score(found: Sequence[Metrics], answers: Answers | None) -> Score:
         high=high,
         spread=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         by_seed=by_seed,
-        macro_f1=float(np.mean([each["macro_f1"] for each in found])),
-        log_loss=None if first["log_loss"] is None else float(np.mean([each["log_loss"] for each in found])),
+        macro_f1=float(np.mean([each.macro_f1 for each in found])),
+        log_loss=None if first.log_loss is None else float(np.mean([each.log_loss or 0.0 for each in found])),
     )

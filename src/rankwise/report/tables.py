@@ -11,8 +11,8 @@ from typing import Any
 from rankwise.data.writers import csv_line
 from rankwise.errors import UsageError
 from rankwise.report.predictions import read_predictions
-from rankwise.report.scores import Row, Score, alone, best_adapter, rank_rows, reference_rows, splits
-from rankwise.schema import Results
+from rankwise.report.scores import Score, ScoreRow, alone, baseline_rows, best_adapter, rank_rows, splits
+from rankwise.schema import ClassMetrics, Results
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
@@ -49,6 +49,15 @@ class Table:
         return "".join(f"| {' | '.join(escape(cell) for cell in line)} |\n" for line in lines)
 
 
+def class_figures(title: str, classes: Sequence[ClassMetrics]) -> Table:
+    """A row for each class: precision, recall and F1 in percent, and its number of texts."""
+    rows = [
+        (each.label, percent(each.precision), percent(each.recall), percent(each.f1), f"{each.texts:,}")
+        for each in classes
+    ]
+    return Table(title, ("label", "precision", "recall", "F1", "texts"), rows)
+
+
 def rank_table(run: RunFolder) -> Table:
     """A row for each rank, then for each reference: parameters, accuracy with its interval, macro-F1.
 
@@ -64,9 +73,9 @@ def rank_table(run: RunFolder) -> Table:
     seeds = len({row.seed for row in results.adapters})
     finished = {row.rank for row in results.adapters}
     lost = sorted({each.rank for each in results.diverged} - finished)
-    dropped = [Row(f"{rank} (dropped)", rank, (), {}) for rank in lost]
+    dropped = [ScoreRow(f"{rank} (dropped)", rank, (), {}) for rank in lost]
     ranks = sorted([*rank_rows(run, results), *dropped], key=lambda row: row.rank or 0)
-    rows = [*ranks, *reference_rows(results)]
+    rows = [*ranks, *baseline_rows(results)]
     return Table(
         title=f"{results.base}, {results.texts['train']:,} training texts",
         columns=(*RANK_COLUMNS, *named),
@@ -75,7 +84,7 @@ def rank_table(run: RunFolder) -> Table:
     )
 
 
-def _rank_row(row: Row, shown: Sequence[str], seeds: int) -> tuple[str, ...]:
+def _rank_row(row: ScoreRow, shown: Sequence[str], seeds: int) -> tuple[str, ...]:
     few = f" ({len(row.adapters)} of {seeds} seeds)" if row.adapters and len(row.adapters) < seeds else ""
     params = ("", "", "")
     if row.params:
@@ -129,12 +138,12 @@ def rank_csv(run: RunFolder) -> str:
     columns += [f"{split}_{each}" for split in splits(results) for each in SCORE_COLUMNS]
     rows = [_csv_row("rank", row) for row in ranks]
     rows += [_csv_row("adapter", alone(row, each)) for row in ranks for each in row.adapters]
-    rows += [_csv_row("reference", row) for row in reference_rows(results)]
+    rows += [_csv_row("baseline", row) for row in baseline_rows(results)]
     lines = [csv_line(columns), *(csv_line([row.get(name) for name in columns]) for row in rows)]
     return "".join(lines)
 
 
-def _csv_row(kind: str, row: Row) -> dict[str, Any]:
+def _csv_row(kind: str, row: ScoreRow) -> dict[str, Any]:
     cells: dict[str, Any] = {"kind": kind, "name": plain_cell(row.name), "rank": row.rank}
     if row.params:
         cells |= {name: getattr(row.params, name) for name in PARAMETER_COLUMNS}

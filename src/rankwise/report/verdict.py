@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from rankwise.report.scores import Metrics, best_adapter, by_rank, of_split
-from rankwise.schema import AdapterResult, Comparison, Results
+from rankwise.report.scores import best_adapter, by_rank, of_split
+from rankwise.schema import AdapterResult, Bin, ClassMetrics, Comparison, Results
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,23 @@ class Chosen:
 
     def confusion(self, split: str) -> list[list[int]]:
         """Confusion matrix, summed over the seeds."""
-        return np.sum([each["confusion"] for each in of_split(self.adapters, split)], axis=0).tolist()  # type: ignore[no-any-return]
+        return np.sum([each.confusion for each in of_split(self.adapters, split)], axis=0).tolist()  # type: ignore[no-any-return]
 
-    def classes(self, split: str) -> list[dict[str, Any]]:
+    def classes(self, split: str) -> list[ClassMetrics]:
         """Precision, recall and F1 of each class, means over the seeds."""
-        found = of_split(self.adapters, split)
-        return [_mean_class([each["classes"][i] for each in found]) for i in range(len(found[0]["classes"]))]
+        return [_mean_class(found) for found in zip(*_classes(self.adapters, split), strict=True)]
 
-    def reliability(self, split: str) -> tuple[list[dict[str, float]], float] | None:
+    def reliability(self, split: str) -> tuple[list[Bin], float] | None:
         """Bins, the seeds' texts together, and the mean expected calibration error; None if not measured."""
         found = of_split(self.adapters, split)
-        if not all(each.get("reliability") and each.get("ece") is not None for each in found):
+        errors = [each.ece for each in found if each.ece is not None]
+        bins = [each for metrics in found for each in metrics.reliability]  # a seed leaves empty bins out
+        if len(errors) < len(found) or not bins:
             return None
-        bins = [each for metrics in found for each in metrics["reliability"]]  # a seed leaves empty bins out
-        joint = [_joint_bin([each for each in bins if each["low"] == low]) for low in _lows(bins)]
-        return joint, float(np.mean([each["ece"] for each in found]))
+        lows = sorted({each.low for each in bins})
+        return [_joint_bin([each for each in bins if each.low == low]) for low in lows], float(
+            np.mean(errors)
+        )
 
 
 def chosen(results: Results, found: Comparison) -> Chosen:
@@ -55,26 +56,27 @@ def chosen(results: Results, found: Comparison) -> Chosen:
     return Chosen(rank, by_rank(results)[rank])
 
 
-def _mean_class(found: Sequence[Metrics]) -> dict[str, Any]:
-    means = {name: float(np.mean([each[name] for each in found])) for name in ("precision", "recall", "f1")}
-    return {"label": found[0]["label"], "texts": found[0]["texts"], **means}
+def _classes(adapters: Sequence[AdapterResult], split: str) -> list[list[ClassMetrics]]:
+    return [each.classes for each in of_split(adapters, split)]
 
 
-def _lows(bins: Sequence[Metrics]) -> list[float]:
-    return sorted({each["low"] for each in bins})
+def _mean_class(found: Sequence[ClassMetrics]) -> ClassMetrics:
+    return ClassMetrics(
+        label=found[0].label,
+        precision=float(np.mean([each.precision for each in found])),
+        recall=float(np.mean([each.recall for each in found])),
+        f1=float(np.mean([each.f1 for each in found])),
+        texts=found[0].texts,
+    )
 
 
-def _joint_bin(found: Sequence[Metrics]) -> dict[str, float]:
-    weights = np.array([each["texts"] for each in found], dtype=np.float64)
-    total = max(weights.sum(), 1.0)
-
-    def mean(name: str) -> float:
-        return float((weights * [each[name] or 0.0 for each in found]).sum() / total)
-
-    return {
-        "low": found[0]["low"],
-        "high": found[0]["high"],
-        "texts": float(weights.sum()),
-        "confidence": mean("confidence"),
-        "accuracy": mean("accuracy"),
-    }
+def _joint_bin(found: Sequence[Bin]) -> Bin:
+    """The bin that holds the texts of all of these, which have the same bounds."""
+    texts = [each.texts for each in found]
+    return Bin(
+        low=found[0].low,
+        high=found[0].high,
+        texts=sum(texts),
+        confidence=float(np.average([each.confidence for each in found], weights=texts)),
+        accuracy=float(np.average([each.accuracy for each in found], weights=texts)),
+    )

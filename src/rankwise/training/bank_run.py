@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankwise.data import load as data
 from rankwise.metrics import metrics
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
@@ -24,16 +24,16 @@ from rankwise.recipe import Recipe
 from rankwise.schema import Diverged, Metrics
 from rankwise.store import files
 from rankwise.training import signals
-from rankwise.training.callbacks import Listener, Validated
+from rankwise.training.callbacks import Callback, Validation
 from rankwise.training.checkpoint import AdapterProgress
 from rankwise.training.optimizer import AdamW
-from rankwise.training.train import Failure, Step, balanced_weights, steps_per_epoch, train
+from rankwise.training.train import Failure, StepResult, balanced_weights, steps_per_epoch, train
 
 _KEPT_TENSOR, _KEPT_LOGITS = "kept tensor ", "kept logits"
 
 
 @dataclass(frozen=True)
-class Split:
+class EncodedSplit:
     """A split as the sweep uses it."""
 
     source: data.Split
@@ -46,18 +46,18 @@ class Setting:
     """What all banks of a sweep share."""
 
     recipe: Recipe
-    trunk: Trunk
-    splits: Mapping[str, Split]
+    backbone: Backbone
+    splits: Mapping[str, EncodedSplit]
     labels: Sequence[str]
-    listener: Listener
+    callback: Callback
     history: Path
     device: torch.device
 
     def predict(self, bank: Bank, split: str) -> NDArray[np.float32]:
         """(adapters, texts, classes) logits of a bank on a split."""
-        self.listener.begin(split, len(self.splits[split].ids))
-        logits = bank_logits(self.trunk, bank, self.splits[split].ids, self.listener.advance)
-        self.listener.end()
+        self.callback.begin(split, len(self.splits[split].ids))
+        logits = bank_logits(self.backbone, bank, self.splits[split].ids, self.callback.advance)
+        self.callback.end()
         return logits
 
     def metrics(self, split: str, logits: NDArray[np.float32], probabilistic: bool = True) -> Metrics:
@@ -94,9 +94,9 @@ class Kept:
 class AdapterState:
     """One adapter in training, apart from its bank. Tensors are on the CPU."""
 
-    masters: Tensor  # (parameters,) float32, as are the next two
-    mean: Tensor
-    square: Tensor
+    parameters: Tensor  # (parameters,) float32, as are the next two
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
     losses: list[float] = field(default_factory=list)  # of each step so far
     epochs: int = 0  # validated
     kept: Kept | None = None
@@ -105,7 +105,7 @@ class AdapterState:
         """What a checkpoint's JSON says of it."""
         kept = self.kept
         return AdapterProgress(
-            parameters=len(self.masters),
+            parameters=len(self.parameters),
             steps=len(self.losses),
             epochs=self.epochs,
             kept_epoch=kept.epoch if kept else 0,
@@ -115,9 +115,9 @@ class AdapterState:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint's tensors hold of it."""
         found = {
-            "masters": self.masters,
-            "mean": self.mean,
-            "square": self.square,
+            "parameters": self.parameters,
+            "exp_avg": self.exp_avg,
+            "exp_avg_sq": self.exp_avg_sq,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
         }
         if self.kept:
@@ -140,8 +140,8 @@ class AdapterState:
                 if name.startswith(_KEPT_TENSOR)
             }
             kept = Kept(progress.kept_epoch, progress.kept_accuracy, state, tensors[_KEPT_LOGITS].numpy())
-        masters, mean, square = (tensors[name] for name in ("masters", "mean", "square"))
-        return cls(masters, mean, square, tensors["losses"].tolist(), progress.epochs, kept)
+        parameters, exp_avg, exp_avg_sq = (tensors[name] for name in ("parameters", "exp_avg", "exp_avg_sq"))
+        return cls(parameters, exp_avg, exp_avg_sq, tensors["losses"].tolist(), progress.epochs, kept)
 
 
 @dataclass
@@ -160,7 +160,7 @@ class BankRun:
 
     Args:
         setting: what all banks share.
-        title: what the listener is told.
+        title: what the callback is told.
         number: of the bank, from 1.
         specs: its adapters.
         states: where they were left, if they were begun.
@@ -178,11 +178,11 @@ class BankRun:
         specs: Sequence[AdapterSpec],
         states: Mapping[str, AdapterState],
         *,
-        parts: int,
+        micro_batches: int,
         diverged: list[Diverged],
         on_saveable: Callable[[BankRun, bool], None],
     ) -> None:
-        self.setting, self.title, self.number, self.parts = setting, title, number, parts
+        self.setting, self.title, self.number, self.micro_batches = setting, title, number, micro_batches
         self.diverged, self.on_saveable = diverged, on_saveable
         self.tokens = 0
         self.evaluating = 0.0  # seconds
@@ -201,15 +201,20 @@ class BankRun:
 
     @property
     def settled(self) -> bool:
-        """Whether masters, optimiser and record belong to the same step, so that they can be saved."""
+        """Whether parameters, optimizer and record belong to the same step, so that they can be saved."""
         return self._settled and all(len(each) == self.steps for each in self.losses.values())
 
     def _place(self, specs: Sequence[AdapterSpec], states: Mapping[str, AdapterState]) -> None:
         """Make the bank of these adapters, each from its state or fresh."""
         setting = self.setting
-        trunk, recipe = setting.trunk, setting.recipe
+        backbone, recipe = setting.backbone, setting.recipe
         self.bank = Bank(
-            specs, trunk.sites(), trunk.d_model, len(setting.labels), trunk.head_std, setting.device
+            specs,
+            backbone.modules(),
+            backbone.d_model,
+            len(setting.labels),
+            backbone.head_std,
+            setting.device,
         )
         self.optimizer = AdamW(self.bank, recipe.weight_decay, recipe.max_grad_norm)
         self.losses: dict[str, list[float]] = {spec.name: [] for spec in specs}
@@ -221,9 +226,9 @@ class BankRun:
 
     @torch.no_grad()
     def _restore(self, segment: slice, name: str, state: AdapterState) -> None:
-        self.bank.flat[segment].copy_(state.masters)
-        self.optimizer.mean[segment].copy_(state.mean)
-        self.optimizer.square[segment].copy_(state.square)
+        self.bank.flat[segment].copy_(state.parameters)
+        self.optimizer.exp_avg[segment].copy_(state.exp_avg)
+        self.optimizer.exp_avg_sq[segment].copy_(state.exp_avg_sq)
         self.losses[name] = list(state.losses)
         self.optimizer.steps, self.epochs = len(state.losses), state.epochs
         if state.kept:
@@ -231,13 +236,13 @@ class BankRun:
 
     def states(self) -> dict[str, AdapterState]:
         """Copies of every adapter's state as it is now."""
-        flat = (self.bank.flat.detach(), self.optimizer.mean, self.optimizer.square)
-        masters, mean, square = (part.to("cpu", copy=True) for part in flat)
+        flat = (self.bank.flat.detach(), self.optimizer.exp_avg, self.optimizer.exp_avg_sq)
+        parameters, exp_avg, exp_avg_sq = (part.to("cpu", copy=True) for part in flat)
         return {
             name: AdapterState(
-                masters[segment],
-                mean[segment],
-                square[segment],
+                parameters[segment],
+                exp_avg[segment],
+                exp_avg_sq[segment],
                 list(self.losses[name]),
                 self.epochs,
                 self.kept.get(name),
@@ -256,14 +261,14 @@ class BankRun:
             if self.steps == steps or not self.bank.specs:
                 return self._finish()
             train(
-                setting.trunk,
+                setting.backbone,
                 self.bank,
                 split.ids,
                 split.targets,
                 setting.recipe,
                 class_weights=setting.class_weights(),
                 optimizer=self.optimizer,
-                parts=self.parts,
+                micro_batches=self.micro_batches,
                 on_step=self._on_step,
                 on_epoch=self._on_epoch,
                 on_failure=None if setting.recipe.on_nan == "stop" else self._on_failure,
@@ -275,13 +280,13 @@ class BankRun:
         if self.bank.specs and not begun and done > self.epochs:
             self._on_epoch(done)
 
-    def _on_step(self, step: Step) -> None:
+    def _on_step(self, step: StepResult) -> None:
         self._settled = False
         self._record(step, range(len(self.names)))
         self._settled = True
         self.on_saveable(self, False)
 
-    def _record(self, step: Step, adapters: Iterable[int]) -> None:
+    def _record(self, step: StepResult, adapters: Iterable[int]) -> None:
         """Log a step of some of the bank's adapters, and say it."""
         chosen = list(adapters)
         names = [self.names[k] for k in chosen]
@@ -292,9 +297,9 @@ class BankRun:
             self.losses[name].append(loss)
         self.tokens += step.tokens * len(chosen) // len(self.names)
         self._log(kind="step", bank=self.number, adapters=names, **asdict(step) | figures)
-        self.setting.listener.step(names, step.number, step.steps, figures["losses"])
+        self.setting.callback.step(names, step.number, step.steps, figures["losses"])
         recent = np.mean([self.losses[name][-20:] for name in names], axis=1)
-        self.setting.listener.advance(1, "loss " + " ".join(f"{loss:.2f}" for loss in recent))
+        self.setting.callback.advance(1, "loss " + " ".join(f"{loss:.2f}" for loss in recent))
 
     def _on_epoch(self, epoch: int) -> None:
         """Validate, and keep the adapters that the recipe wants kept."""
@@ -312,15 +317,15 @@ class BankRun:
                     self.kept[name] = Kept(epoch, accuracy, self.bank.state(k), logits[k])
             self.epochs = epoch
             self._settled = True
-            self.setting.listener.validation(
-                Validated(self.names, epoch, self.setting.recipe.epochs, self.steps, **figures)
+            self.setting.callback.validation(
+                Validation(self.names, epoch, self.setting.recipe.epochs, self.steps, **figures)
             )
             self.evaluating += time.perf_counter() - start
         self.on_saveable(self, True)
         if epoch < self.setting.recipe.epochs:
             self._begin()
 
-    def _on_failure(self, step: Step, failures: list[Failure]) -> None:
+    def _on_failure(self, step: StepResult, failures: list[Failure]) -> None:
         """Go on without the adapters that are no longer numbers."""
         self._settled = False
         reasons = {failure.adapter: failure.reason for failure in failures}
@@ -329,7 +334,7 @@ class BankRun:
             if spec.name in reasons:
                 where = {"name": spec.name, "rank": spec.rank, "seed": spec.seed, "step": step.number}
                 self.diverged.append(Diverged(**where, reason=reasons[spec.name]))
-                self.setting.listener.note(
+                self.setting.callback.note(
                     f"step {step.number}: adapter {spec.name} is dropped: {reasons[spec.name]}"
                 )
         staying = [spec for spec in self.bank.specs if spec.name not in reasons]
@@ -365,5 +370,5 @@ class BankRun:
 
     def _begin(self) -> None:
         steps = self.setting.recipe.epochs * self.setting.steps_per_epoch()
-        self.setting.listener.begin(self.title, steps)
-        self.setting.listener.advance(self.steps)
+        self.setting.callback.begin(self.title, steps)
+        self.setting.callback.advance(self.steps)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Validated:
+class Validation:
     """Adapters of a bank on the validation split after an epoch; fractions, and nats a text."""
 
     adapters: Sequence[str]
@@ -19,7 +19,7 @@ class Validated:
     log_loss: Sequence[float]
 
 
-class Listener:
+class Callback:
     """Told of a job's stages. This one keeps silent."""
 
     def note(self, text: str) -> None:
@@ -34,17 +34,17 @@ class Listener:
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
 
-    def validation(self, found: Validated) -> None:
+    def validation(self, found: Validation) -> None:
         """These adapters of a bank have been validated after an epoch."""
 
     def end(self) -> None:
         """The stage is over."""
 
 
-class Listeners(Listener):
+class Callbacks(Callback):
     """Passes on what it is told to several others, in turn."""
 
-    def __init__(self, *others: Listener) -> None:
+    def __init__(self, *others: Callback) -> None:
         self.others = others
 
     def note(self, text: str) -> None:
@@ -67,7 +67,7 @@ class Listeners(Listener):
         for other in self.others:
             other.step(adapters, number, steps, losses)
 
-    def validation(self, found: Validated) -> None:
+    def validation(self, found: Validation) -> None:
         """These adapters of a bank have been validated after an epoch."""
         for other in self.others:
             other.validation(found)

@@ -4,7 +4,7 @@ A checkpoint is a folder `RUN/checkpoint/NUMBER` with three files: `state.json`,
 `state.safetensors`, and `manifest.json`, which holds the size and SHA-256 of the other two and is
 written last. The folder is filled under another name, flushed to the disk, and renamed, so it is
 there whole or not at all; the last two are kept. Data order and dropout masks are keyed by seed,
-epoch, step and site, so an adapter's number of steps is its random state and its place in the data.
+epoch, step and target module, so an adapter's number of steps is its random state and its place in the data.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BankPlan(_Strict):
     """Adapters that train together."""
 
     adapters: list[str]
-    parts: int = 1  # that a batch is split into, its gradients added up
+    micro_batches: int = 1  # that a batch is split into, its gradients added up
 
 
 class AdapterProgress(_Strict):
@@ -74,7 +74,7 @@ class Checkpoint:
 
     state: JobState
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """`ADAPTER/what`: masters, mean, square (parameters,) float32; losses (steps,) float64; what was kept."""
+    """`ADAPTER/what`: parameters, mean, square (parameters,) float32; losses (steps,) float64; what was kept."""
 
 
 class Damaged(Exception):
@@ -141,7 +141,7 @@ def _check_tensors(state: JobState, tensors: Mapping[str, Tensor]) -> None:
         if not torch.isfinite(tensor).all():
             raise Damaged(f"{name} holds what is no finite number")
     for adapter, progress in state.progress.items():
-        sizes = dict.fromkeys(("masters", "mean", "square"), progress.parameters) | {"losses": progress.steps}
+        sizes = dict.fromkeys(("parameters", "exp_avg", "exp_avg_sq"), progress.parameters) | {"losses": progress.steps}
         for what, size in sizes.items():
             found = tensors.get(f"{adapter}/{what}")
             if found is None or found.shape != (size,):

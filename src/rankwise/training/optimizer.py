@@ -13,7 +13,7 @@ BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
 
 class AdamW:
-    """The optimiser of a bank, its state flat as the bank is.
+    """The optimizer of a bank, its state flat as the bank is.
 
     Every trained tensor is a matrix, so weight decay falls on all of them, as it does in
     transformers' Trainer.
@@ -26,13 +26,13 @@ class AdamW:
 
     def __init__(self, bank: Bank, weight_decay: float, max_grad_norm: float) -> None:
         self.bank, self.weight_decay, self.max_grad_norm = bank, weight_decay, max_grad_norm
-        self.mean = torch.zeros_like(bank.flat)
-        self.square = torch.zeros_like(bank.flat)
+        self.exp_avg = torch.zeros_like(bank.flat)
+        self.exp_avg_sq = torch.zeros_like(bank.flat)
         self.steps = 0
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> Tensor:
-        """Update the masters from the bank's gradients, and clear these.
+        """Update the parameters from the bank's gradients, and clear these.
 
         Returns:
             (adapters,) float32, each adapter's gradient norm before clipping.
@@ -43,11 +43,11 @@ class AdamW:
             factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
             for factor, segment in zip(factors, self.bank.segments, strict=True):
                 self.bank.grad[segment].mul_(factor)
-        grad, masters = self.bank.grad, self.bank.flat
-        masters.mul_(1 - learning_rate * self.weight_decay)
-        self.mean.lerp_(grad, 1 - BETA_1)
-        self.square.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
-        root = (self.square.sqrt() / math.sqrt(1 - BETA_2**self.steps)).add_(EPS)
-        masters.addcdiv_(self.mean, root, value=-learning_rate / (1 - BETA_1**self.steps))
+        grad, parameters = self.bank.grad, self.bank.flat
+        parameters.mul_(1 - learning_rate * self.weight_decay)
+        self.exp_avg.lerp_(grad, 1 - BETA_1)
+        self.exp_avg_sq.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
+        root = (self.exp_avg_sq.sqrt() / math.sqrt(1 - BETA_2**self.steps)).add_(EPS)
+        parameters.addcdiv_(self.exp_avg, root, value=-learning_rate / (1 - BETA_1**self.steps))
         grad.zero_()
         return norms

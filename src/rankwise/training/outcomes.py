@@ -13,7 +13,7 @@ from rankwise.commands.predict import softmax
 from rankwise.data.writers import csv_line
 from rankwise.models.peft_format import WEIGHTS
 from rankwise.nn.bank import AdapterSpec
-from rankwise.plan import Row
+from rankwise.plan import PlannedAdapter
 from rankwise.schema import AdapterResult
 from rankwise.training.bank_run import Setting
 from rankwise.training.outcome import Outcome
@@ -38,7 +38,7 @@ def _best(probabilities: NDArray[np.float64], labels: Sequence[str]) -> tuple[st
 
 
 def row(
-    setting: Setting, planned: Row, spec: AdapterSpec, outcome: Outcome, bank: int, folder: Path
+    setting: Setting, planned: PlannedAdapter, spec: AdapterSpec, outcome: Outcome, bank: int, folder: Path
 ) -> AdapterResult:
     """An adapter's row of results.json.
 

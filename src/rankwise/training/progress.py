@@ -180,13 +180,13 @@ class Progress:
         bank, names = self.banks[number - 1], self.names(number)
         half = (len(names) + 1) // 2
         if len(names) > 1:
-            second = BankPlan(adapters=names[half:], parts=bank.parts)
+            second = BankPlan(adapters=names[half:], micro_batches=bank.micro_batches)
             bank.adapters = [name for name in bank.adapters if name not in second.adapters]
             self.banks.insert(number, second)
             done = f"the bank of {len(names)} adapters is split into {half} and {len(names) - half}"
-        elif bank.parts < batch_size:
-            bank.parts = min(2 * bank.parts, batch_size)
-            done = f"batches of {batch_size} are computed in {bank.parts} parts"
+        elif bank.micro_batches < batch_size:
+            bank.micro_batches = min(2 * bank.micro_batches, batch_size)
+            done = f"batches of {batch_size} are computed in {bank.micro_batches} parts"
         else:
             return None
         self.save()

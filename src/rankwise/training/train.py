@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.errors import TrainingError
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
-from rankwise.nn.step import step_of
+from rankwise.nn.ragged.step import RaggedStep
+from rankwise.nn.static.graphs import CudaRecorder
+from rankwise.nn.static.step import StaticStep
+from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
 from rankwise.training import signals
 from rankwise.training.optimizer import AdamW
@@ -24,7 +27,7 @@ from rankwise.training.schedule import schedule
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What one step did, for each adapter of the bank in order."""
 
     number: int  # from 1
@@ -44,11 +47,11 @@ class Failure:
     reason: str  # with the training texts of the step, counted from 1
 
 
-Failed = Callable[[Step, list[Failure]], None]
+Failed = Callable[[StepResult, list[Failure]], None]
 
 
 def train(
-    trunk: Trunk,
+    backbone: Backbone,
     bank: Bank,
     texts: Sequence[Ids],
     targets: NDArray[np.int64],
@@ -56,18 +59,18 @@ def train(
     *,
     class_weights: Tensor | None = None,
     optimizer: AdamW | None = None,
-    parts: int = 1,
-    on_step: Callable[[Step], None] = lambda step: None,
+    micro_batches: int = 1,
+    on_step: Callable[[StepResult], None] = lambda step: None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
     on_failure: Failed | None = None,
 ) -> None:
     """Train every adapter of a bank on the same texts, each in its own order.
 
-    Signals are held back (`signals.held`) from the optimiser's update to the end of `on_step`, so
-    that masters, optimiser and the caller's record always belong to the same step.
+    Signals are held back (`signals.held`) from the optimizer's update to the end of `on_step`, so
+    that parameters, optimizer and the caller's record always belong to the same step.
 
     Args:
-        trunk: the frozen model.
+        backbone: the frozen model.
         bank: the adapters; changed in place.
         texts: token ids of each training text, (length,) int64.
         targets: (texts,) label ids.
@@ -84,7 +87,7 @@ def train(
         TrainingError: a loss, gradient or weight is no longer a finite number.
     """
     optimizer = optimizer or AdamW(bank, recipe.weight_decay, recipe.max_grad_norm)
-    backward = step_of(trunk, bank, class_weights, recipe.base_dropout, parts, _warn)
+    backward = step_of(backbone, bank, class_weights, recipe.base_dropout, micro_batches, _warn)
     seeds = [spec.seed for spec in bank.specs]
     per_epoch = steps_per_epoch(len(texts), recipe)
     steps = recipe.epochs * per_epoch
@@ -102,7 +105,7 @@ def train(
             norms = optimizer.step(rate)
             tokens = sum(len(ids) for batch in chosen for ids in batch)
             epochs = (number + 1) / per_epoch
-            done = Step(number + 1, steps, epochs, rate, each.tolist(), norms.tolist(), tokens)
+            done = StepResult(number + 1, steps, epochs, rate, each.tolist(), norms.tolist(), tokens)
             if failures := _failures(done, bank, batches):
                 (on_failure or _raise)(done, failures)
                 return
@@ -131,8 +134,8 @@ def balanced_weights(targets: NDArray[np.int64], classes: int) -> Tensor:
     return torch.from_numpy(weights).float()
 
 
-def _failures(step: Step, bank: Bank, batches: Sequence[NDArray[np.int64]]) -> list[Failure]:
-    """The adapters that are no longer finite. The norm of an adapter's masters tells of all its weights."""
+def _failures(step: StepResult, bank: Bank, batches: Sequence[NDArray[np.int64]]) -> list[Failure]:
+    """The adapters that are no longer finite. The norm of an adapter's parameters tells of all its weights."""
     weights = torch.stack([torch.linalg.vector_norm(bank.flat[s].detach()) for s in bank.segments]).tolist()
     found = []
     for k, (loss, norm, weight) in enumerate(zip(step.losses, step.grad_norms, weights, strict=True)):
@@ -147,9 +150,33 @@ def _warn(reason: str) -> None:
     warnings.warn(f"no CUDA graph could be recorded, so training is slower: {reason}", stacklevel=2)
 
 
-def _raise(step: Step, failures: list[Failure]) -> None:
+def _raise(step: StepResult, failures: list[Failure]) -> None:
     raise TrainingError(
         "\n".join(f"step {step.number}: adapter {each.adapter} has {each.reason}" for each in failures),
         hint="a lower --learning-rate or --precision float32 usually helps; "
         "--on-nan drop goes on without the adapter",
     )
+
+
+def step_of(
+    backbone: Backbone,
+    bank: Bank,
+    class_weights: Tensor | None,
+    base_dropout: bool,
+    micro_batches: int = 1,
+    on_failure: Callable[[str], None] = lambda reason: None,
+) -> TrainingStep:
+    """The step for the device that the bank is on.
+
+    Args:
+        backbone: the frozen model.
+        bank: the adapters.
+        class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
+        base_dropout: whether the backbone's own dropout is active.
+        micro_batches: that a batch is split into, with the gradients added up; for a bank of one adapter.
+        on_failure: told why no graph can be recorded on a device that has graphs.
+    """
+    device = bank.flat.device
+    if device.type == "cuda" and micro_batches == 1:
+        return StaticStep(backbone, bank, class_weights, base_dropout, CudaRecorder(device), on_failure)
+    return RaggedStep(backbone, bank, class_weights, base_dropout, micro_batches)

@@ -1,4 +1,4 @@
-"""What the tests of `nn` run on: tiny trunks of random weights, and adapters of which each does something."""
+"""What the tests of `nn` run on: tiny backbones of random weights, and adapters of which each does something."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rankwise.models import registry as families
-from rankwise.nn.backbone import Trunk
-from rankwise.nn.bank import AdapterSpec, Bank, match_sites
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import AdapterSpec, Bank, match_modules
 from rankwise.nn.batch import Ids
 
 CLASSES = 3
@@ -48,12 +48,12 @@ class RandomWeights:
         return drawn + 1 if len(shape) == 1 and not name.endswith("bias") else drawn
 
 
-def trunk(family: str, dtype: torch.dtype = torch.float32) -> Trunk:
+def backbone(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
     return families.build(CONFIGS[family], RandomWeights(), dtype)
 
 
 def spec(
-    trunk: Trunk,
+    backbone: Backbone,
     rank: int,
     *,
     seed: int = 0,
@@ -61,18 +61,18 @@ def spec(
     scale: float = 0.5,
     targets: Sequence[str] = (),
 ) -> AdapterSpec:
-    sites = match_sites(list(trunk.sites()), targets or trunk.default_targets)
-    return AdapterSpec(rank, scale * rank, scale, seed, dropout, sites if rank else ())
+    modules = match_modules(list(backbone.modules()), targets or backbone.default_targets)
+    return AdapterSpec(rank, scale * rank, scale, seed, dropout, modules if rank else ())
 
 
-def bank(trunk: Trunk, specs: Sequence[AdapterSpec]) -> Bank:
+def bank(backbone: Backbone, specs: Sequence[AdapterSpec]) -> Bank:
     """A fresh bank, as training starts from."""
-    return Bank(specs, trunk.sites(), trunk.d_model, CLASSES, trunk.head_std)
+    return Bank(specs, backbone.modules(), backbone.d_model, CLASSES, backbone.head_std)
 
 
-def trained_bank(trunk: Trunk, specs: Sequence[AdapterSpec]) -> Bank:
+def trained_bank(backbone: Backbone, specs: Sequence[AdapterSpec]) -> Bank:
     """A bank with random values in B too, each adapter's from its own seed."""
-    made = bank(trunk, specs)
+    made = bank(backbone, specs)
     with torch.no_grad():
         for each, tensors in zip(specs, made.tensors, strict=True):
             for name, tensor in tensors.items():

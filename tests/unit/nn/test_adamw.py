@@ -1,4 +1,4 @@
-"""The optimiser and its schedules equal torch's and transformers'."""
+"""The optimizer and its schedules equal torch's and transformers'."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.unit.nn import models
 
 
 def three_adapters() -> Bank:
-    trunk = models.trunk("gpt2")
-    return models.bank(trunk, [models.spec(trunk, rank, seed=rank) for rank in (1, 0, 4)])
+    backbone = models.backbone("gpt2")
+    return models.bank(backbone, [models.spec(backbone, rank, seed=rank) for rank in (1, 0, 4)])
 
 
 @pytest.mark.parametrize(("weight_decay", "max_grad_norm"), [(0.1, 1.0), (0.0, 0.3), (0.01, 0.0)])
 def test_equals_torch(weight_decay: float, max_grad_norm: float) -> None:
-    """Each adapter like a torch optimiser of its own, with its own clipping."""
+    """Each adapter like a torch optimizer of its own, with its own clipping."""
     bank = three_adapters()
     optimizer = AdamW(bank, weight_decay, max_grad_norm)
     peers = [[tensor.detach().clone().requires_grad_() for tensor in each.values()] for each in bank.tensors]
@@ -48,7 +48,7 @@ def test_equals_torch(weight_decay: float, max_grad_norm: float) -> None:
             torch.testing.assert_close(tensor, parameter, rtol=1e-5, atol=1e-7)
 
 
-def test_a_neighbour_that_is_no_number() -> None:
+def test_a_neighbor_that_is_no_number() -> None:
     """Its gradient touches neither the others' norms nor their weights."""
     sound, broken = three_adapters(), three_adapters()
     for bank in (sound, broken):

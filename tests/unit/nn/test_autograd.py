@@ -14,7 +14,7 @@ from rankwise.models import llama
 from rankwise.nn.activation import gelu_tanh
 from rankwise.nn.attention import attend
 from rankwise.nn.bank import AdapterSpec, Bank
-from rankwise.nn.batch import Stream
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.linear import Linear
 from rankwise.nn.ragged.batch import pack
@@ -41,12 +41,12 @@ def compare(ours: Tensor, theirs: Tensor, inputs: Sequence[Tensor], relative: fl
 
 
 def attention_by_text(
-    stream: Stream, q: Tensor, k: Tensor, v: Tensor, keep: dict[int, Tensor], rate: float, pooled: bool
+    packed: PackedBatch, q: Tensor, k: Tensor, v: Tensor, mask: dict[int, Tensor], rate: float, pooled: bool
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v, text by text and head by head, in float64."""
     q, k, v = q.double(), k.double(), v.double()
     rows = []
-    for text, (start, stop) in enumerate(pairwise([0, *(stream.last + 1).tolist()])):
+    for text, (start, stop) in enumerate(pairwise([0, *(packed.last + 1).tolist()])):
         n = stop - start
         first = n - 1 if pooled else 0  # position of the first query
         queries = q[text, None] if pooled else q[start:stop]
@@ -56,8 +56,8 @@ def attention_by_text(
             shared = head * k.shape[1] // q.shape[1]  # the key head of a group of query heads
             scores = queries[:, head] @ k[start:stop, shared].T / q.shape[2] ** 0.5
             weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-            if keep:
-                weights = weights * keep[text][head, : len(queries), :n] / (1 - rate)
+            if mask:
+                weights = weights * mask[text][head, : len(queries), :n] / (1 - rate)
             heads.append(weights @ v[start:stop, shared])
         rows.append(torch.cat(heads, -1))
     return torch.cat(rows)
@@ -67,30 +67,30 @@ def attention_by_text(
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
 def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None:
-    stream = pack([texts([7, 1, 20]), texts([8, 6, 33])])
-    (qkv,) = leaves((len(stream.ids), heads + 2 * kv_heads, 4))
-    masks = SeededMasks([1, 2], 0, stream).attention("attn", heads, rate, pooled) if rate else None
-    keep = {
+    packed = pack([texts([7, 1, 20]), texts([8, 6, 33])])
+    (qkv,) = leaves((len(packed.ids), heads + 2 * kv_heads, 4))
+    masks = SeededMasks([1, 2], 0, packed).attention("attn", heads, rate, pooled) if rate else None
+    mask = {
         text: mask
-        for block, dense in zip(stream.blocks, masks or (), strict=bool(masks))
-        for text, mask in zip(block.texts.tolist(), dense, strict=True)
+        for bucket, dense in zip(packed.buckets, masks or (), strict=bool(masks))
+        for text, mask in zip(bucket.texts.tolist(), dense, strict=True)
     }
-    ours = attend(stream, qkv, heads, masks, rate, pooled)
+    ours = attend(packed, qkv, heads, masks, rate, pooled)
     q, k, v = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
-    theirs = attention_by_text(stream, q[stream.last] if pooled else q, k, v, keep, rate, pooled)
+    theirs = attention_by_text(packed, q[packed.last] if pooled else q, k, v, mask, rate, pooled)
     compare(ours, theirs, (qkv,))
 
 
-def bank_of_four(sites: dict[str, tuple[int, int]]) -> Bank:
-    """Adapters of unlike ranks, dropouts, scales and sites; one is a head alone."""
-    both = tuple(sites)
+def bank_of_four(modules: dict[str, tuple[int, int]]) -> Bank:
+    """Adapters of unlike ranks, dropouts, scales and target modules; one is a head alone."""
+    both = tuple(modules)
     specs = [
         AdapterSpec(2, 1.0, 0.5, 1, 0.3, both),
         AdapterSpec(0, 1.0, 0.0, 2, 0.0, ()),
         AdapterSpec(3, 6.0, 2.0, 3, 0.0, both[1:]),
         AdapterSpec(1, 0.8, 0.8, 4, 0.6, both[:1]),
     ]
-    bank = Bank(specs, sites, 10, 2)
+    bank = Bank(specs, modules, 10, 2)
     with torch.no_grad():
         bank.flat.copy_(leaves((len(bank.flat),), seed=5)[0])
     return bank
@@ -100,23 +100,23 @@ def bank_of_four(sites: dict[str, tuple[int, int]]) -> Bank:
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_bank_linear(pooled: bool, dropout: bool, bias: bool) -> None:
-    stream = pack([texts([3, 9]), texts([4]), texts([1, 6, 2]), texts([5, 5])])
+    packed = pack([texts([3, 9]), texts([4]), texts([1, 6, 2]), texts([5, 5])])
     weight, offset = (t.detach() for t in leaves((11, 10), (11,), seed=1))
     linear = Linear(weight, offset if bias else None, {"h.0.q": slice(0, 4), "h.0.v": slice(6, 11)})
     bank = bank_of_four({"h.0.q": (10, 4), "h.0.v": (10, 5)})
-    slices = stream.text_rows() if pooled else stream.token_rows()
+    slices = packed.text_rows() if pooled else packed.token_rows()
     (x,) = leaves((slices[-1].stop, 10), seed=2)
-    masks = SeededMasks([spec.seed for spec in bank.specs], 3, stream) if dropout else None
-    ours = BankHook(bank, stream, masks).linear(linear, x, pooled)
+    masks = SeededMasks([spec.seed for spec in bank.specs], 3, packed) if dropout else None
+    ours = BankHook(bank, packed, masks).linear(linear, x, pooled)
 
     theirs = F.linear(x, linear.weight, linear.bias)
     rates = [spec.dropout for spec in bank.specs]
     inputs = [x]
-    for site, columns in linear.sites.items():
-        mask = masks.rows(f"{site}.lora", 10, rates, pooled) if masks else torch.ones_like(x)
+    for module, columns in linear.modules.items():
+        mask = masks.rows(f"{module}.lora", 10, rates, pooled) if masks else torch.ones_like(x)
         for spec, tensors, rows in zip(bank.specs, bank.tensors, slices, strict=True):
-            if site in spec.sites:
-                a, b = tensors[f"{site}.lora_A"], tensors[f"{site}.lora_B"]
+            if module in spec.modules:
+                a, b = tensors[f"{module}.lora_A"], tensors[f"{module}.lora_B"]
                 dropped = x[rows] * mask[rows] / (1 - spec.dropout if masks else 1)
                 term = torch.zeros_like(theirs)
                 term[rows, columns] = spec.scale * dropped @ a.T @ b.T
@@ -127,23 +127,23 @@ def test_bank_linear(pooled: bool, dropout: bool, bias: bool) -> None:
 
 def test_bank_linear_on_a_frozen_input() -> None:
     """The first layer's input needs no gradient; its adapters do."""
-    stream = pack([texts([3, 9])])
+    packed = pack([texts([3, 9])])
     (weight,) = leaves((4, 10))
     linear = Linear(weight.detach(), None, {"h.0.q": slice(0, 4)})
     bank = Bank([AdapterSpec(2, 1.0, 0.5, 1, 0.0, ("h.0.q",))], {"h.0.q": (10, 4)}, 10, 2)
     (x,) = leaves((12, 10))
-    torch.autograd.backward(BankHook(bank, stream).linear(linear, x.detach()).sum())
+    torch.autograd.backward(BankHook(bank, packed).linear(linear, x.detach()).sum())
     assert bank.tensors[0]["h.0.q.lora_B"].grad is not None
     assert float(bank.tensors[0]["h.0.q.lora_B"].grad.abs().sum()) > 0
 
 
 def test_bank_linear_without_adapters() -> None:
     """A linear layer that no adapter is put on stays the frozen layer."""
-    stream = pack([texts([3, 9])])
+    packed = pack([texts([3, 9])])
     weight, x = leaves((4, 10), (12, 10))
     linear = Linear(weight.detach(), None, {"h.0.q": slice(0, 4)})
     bank = Bank([AdapterSpec(0, 1.0, 0.0, 1, 0.0, ())], {"h.0.q": (10, 4)}, 10, 2)
-    compare(BankHook(bank, stream).linear(linear, x), F.linear(x, weight.detach()), (x,))
+    compare(BankHook(bank, packed).linear(linear, x), F.linear(x, weight.detach()), (x,))
 
 
 def test_rms_norm() -> None:
@@ -178,13 +178,13 @@ def test_rotate(turned: int) -> None:
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_add_with_dropout(pooled: bool) -> None:
-    stream = pack([texts([3, 9]), texts([4])])
-    rows = len(stream.last if pooled else stream.ids)
+    packed = pack([texts([3, 9]), texts([4])])
+    rows = len(packed.last if pooled else packed.ids)
     x, branch = leaves((rows, 10), (rows, 10))
-    masks = SeededMasks([1, 2], 0, stream)
+    masks = SeededMasks([1, 2], 0, packed)
     ours = DropoutHook(masks).add("site", x, branch, 0.4, pooled)
-    keep = masks.rows("site", 10, [0.4, 0.4], pooled)
-    compare(ours, x + branch * keep / 0.6, (x, branch))
+    mask = masks.rows("site", 10, [0.4, 0.4], pooled)
+    compare(ours, x + branch * mask / 0.6, (x, branch))
 
 
 def test_add_without_dropout() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.models import registry as families
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
@@ -21,7 +21,7 @@ STEPS, BATCH = 80, 16
 family = pytest.mark.parametrize("family", models.FAMILIES)
 
 
-def calm_trunk(family: str, dtype: torch.dtype) -> Trunk:
+def calm_trunk(family: str, dtype: torch.dtype) -> Backbone:
     """Weights of a size at which activations stay in proportion, as those of a trained model do."""
     return families.build(models.CONFIGS[family], CalmWeights(), dtype)
 
@@ -44,12 +44,12 @@ def examples(number: int, seed: int) -> tuple[list[Ids], NDArray[np.int64]]:
 
 def trained(family: str, dtype: torch.dtype, steps: int = STEPS) -> tuple[Bank, list[float]]:
     """Two adapters with dropout after so many steps, and the first one's losses."""
-    trunk, losses = calm_trunk(family, dtype), list[float]()
-    specs = [models.spec(trunk, rank, seed=1, dropout=0.1, scale=2.0) for rank in (4, 8)]
-    bank = models.bank(trunk, specs)
+    backbone, losses = calm_trunk(family, dtype), list[float]()
+    specs = [models.spec(backbone, rank, seed=1, dropout=0.1, scale=2.0) for rank in (4, 8)]
+    bank = models.bank(backbone, specs)
     recipe = Recipe(epochs=1, batch_size=BATCH, learning_rate=0.01)
     texts, targets = examples(steps * BATCH, seed=0)
-    train(trunk, bank, texts, targets, recipe, on_step=lambda step: losses.append(step.losses[0]))
+    train(backbone, bank, texts, targets, recipe, on_step=lambda step: losses.append(step.losses[0]))
     return bank, losses
 
 

@@ -28,22 +28,22 @@ def test_losses(weights: torch.Tensor | None) -> None:
 
 
 def test_the_sum_has_each_adapters_own_gradient() -> None:
-    trunk = models.trunk("llama")
-    specs = [models.spec(trunk, 2, seed=1), models.spec(trunk, 4, seed=2)]
+    backbone = models.backbone("llama")
+    specs = [models.spec(backbone, 2, seed=1), models.spec(backbone, 4, seed=2)]
     batches = [models.texts([3, 20, 9, 9]), models.texts([1, 7])]
-    together = models.trained_bank(trunk, specs)
-    torch.autograd.backward(losses(logits(trunk, together, pack(batches)), TARGETS).sum())
+    together = models.trained_bank(backbone, specs)
+    torch.autograd.backward(losses(logits(backbone, together, pack(batches)), TARGETS).sum())
     for k, spec in enumerate(specs):
-        alone = models.trained_bank(trunk, [spec])
-        (output,) = logits(trunk, alone, pack([batches[k]]))
+        alone = models.trained_bank(backbone, [spec])
+        (output,) = logits(backbone, alone, pack([batches[k]]))
         torch.autograd.backward(F.cross_entropy(output, TARGETS[k]))
         assert models.close(together.grad[together.segments[k]], alone.grad, 1e-6)
 
 
 def test_one_adapters_loss_reaches_no_other_adapter() -> None:
-    trunk = models.trunk("gpt2")
-    bank = models.trained_bank(trunk, [models.spec(trunk, 2, seed=1), models.spec(trunk, 4, seed=2)])
-    outputs = logits(trunk, bank, pack([models.texts([3, 20]), models.texts([20, 7])]))
+    backbone = models.backbone("gpt2")
+    bank = models.trained_bank(backbone, [models.spec(backbone, 2, seed=1), models.spec(backbone, 4, seed=2)])
+    outputs = logits(backbone, bank, pack([models.texts([3, 20]), models.texts([20, 7])]))
     torch.autograd.backward(outputs[1].square().sum())
     assert not bank.grad[bank.segments[0]].any()
     assert all(tensor.grad is not None and tensor.grad.any() for tensor in bank.tensors[1].values())
@@ -53,26 +53,26 @@ def test_one_adapters_loss_reaches_no_other_adapter() -> None:
 @pytest.mark.parametrize("targets", [(), "last layer"])
 def test_shared_beginnings_change_no_logits(family: str, targets: str | tuple[str, ...]) -> None:
     """Texts that begin alike, one that is another's beginning, and one that is there twice."""
-    trunk = models.trunk(family)
-    chosen = list(trunk.sites())[-3:] if targets else ()
-    specs = [models.spec(trunk, rank, seed=rank, targets=chosen) for rank in (1, 4)]
-    bank = models.trained_bank(trunk, specs)
+    backbone = models.backbone(family)
+    chosen = list(backbone.modules())[-3:] if targets else ()
+    specs = [models.spec(backbone, rank, seed=rank, targets=chosen) for rank in (1, 4)]
+    bank = models.trained_bank(backbone, specs)
     (long,) = models.texts([30])
     batch = [long, np.append(long[:9], [3, 4]), long[:9], long, *models.texts([5, 12], seed=3)]
     with torch.no_grad():
-        plain = logits(trunk, bank, pack([batch, batch], same=[0, 0]))
-        stream = pack([batch, batch], same=[0, 0], shared=True)
-        shared = logits(trunk, bank, stream)
-    assert len(stream.ids) == 2 * (30 + 2 + 5 + 12)
+        plain = logits(backbone, bank, pack([batch, batch], same=[0, 0]))
+        packed = pack([batch, batch], same=[0, 0], shared=True)
+        shared = logits(backbone, bank, packed)
+    assert len(packed.ids) == 2 * (30 + 2 + 5 + 12)
     torch.testing.assert_close(shared, plain)
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_below_the_adapters_the_trunk_is_itself(family: str) -> None:
-    """What is computed in another way where nothing is trained gives the trunk's own values."""
-    trunk = models.trunk(family)
-    bank = models.trained_bank(trunk, [models.spec(trunk, 0)])
-    stream = pack([models.texts([3, 20, 9, 1])])
+    """What is computed in another way where nothing is trained gives the backbone's own values."""
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, [models.spec(backbone, 0)])
+    packed = pack([models.texts([3, 20, 9, 1])])
     assert bank.first_layer is None
-    (found,) = logits(trunk, bank, stream)
-    assert models.close(found, trunk(stream, Hook()) @ bank.tensors[0][HEAD].T, 1e-6)
+    (found,) = logits(backbone, bank, packed)
+    assert models.close(found, backbone(packed, Hook()) @ bank.tensors[0][HEAD].T, 1e-6)

@@ -1,4 +1,4 @@
-"""Dropout masks have the rate that was asked for, and depend on seed, step and site alone."""
+"""Dropout masks have the rate that was asked for, and depend on seed, step and target module alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.batch import Ids, Stream
+from rankwise.nn.batch import Ids, PackedBatch
 from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.masks import SeededMasks
 from tests.unit.nn.models import texts
@@ -16,19 +16,19 @@ MINE = texts([5, 20, 1, 9], seed=1)
 NEIGHBOURS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
 
 
-def rows(masks: SeededMasks, adapter: int, rate: float = 0.3, site: str = "h.0.attn.c_attn.lora") -> Tensor:
+def rows(masks: SeededMasks, adapter: int, rate: float = 0.3, module: str = "h.0.attn.c_attn.lora") -> Tensor:
     """An adapter's part of a mask over tokens."""
-    every = masks.rows(site, WIDTH, [rate] * len(masks.seeds), pooled=False)
-    return every[masks.stream.token_rows()[adapter]]
+    every = masks.rows(module, WIDTH, [rate] * len(masks.seeds), pooled=False)
+    return every[masks.packed.token_rows()[adapter]]
 
 
-def attention(masks: SeededMasks, adapter: int, pooled: bool, site: str = "h.0.attn") -> list[Tensor]:
+def attention(masks: SeededMasks, adapter: int, pooled: bool, module: str = "h.0.attn") -> list[Tensor]:
     """The masks (heads, queries, width) of an adapter's texts, in their order."""
     found: dict[int, Tensor] = {}
-    for block, mask in zip(masks.stream.blocks, masks.attention(site, 2, 0.3, pooled), strict=True):
-        assert mask.shape == (len(block.texts), 2, 1 if pooled else block.width, block.width)
-        found |= dict(zip(block.texts.tolist(), mask, strict=True))
-    mine = masks.stream.text_rows()[adapter]
+    for bucket, mask in zip(masks.packed.buckets, masks.attention(module, 2, 0.3, pooled), strict=True):
+        assert mask.shape == (len(bucket.texts), 2, 1 if pooled else bucket.width, bucket.width)
+        found |= dict(zip(bucket.texts.tolist(), mask, strict=True))
+    mine = masks.packed.text_rows()[adapter]
     return [found[text] for text in range(mine.start, mine.stop)]
 
 
@@ -38,7 +38,7 @@ def assert_rate(mask: Tensor, rate: float) -> None:
     assert abs(float(mask.float().mean()) - (1 - rate)) < 5 * error
 
 
-def long_stream(adapters: int = 1) -> Stream:
+def long_stream(adapters: int = 1) -> PackedBatch:
     return pack([texts([50] * 20)] * adapters)
 
 
@@ -56,7 +56,7 @@ def test_rates(rate: float) -> None:
 
 
 def test_places_are_independent() -> None:
-    """Neither neighbouring columns nor neighbouring rows nor two sites keep the same places."""
+    """Neither neighboring columns nor neighboring rows nor two target modules keep the same places."""
     masks = SeededMasks([7], 0, long_stream())
     mask = rows(masks, 0, 0.5)
     other = rows(masks, 0, 0.5, "elsewhere")
@@ -67,20 +67,20 @@ def test_places_are_independent() -> None:
 def test_adapters_of_unlike_rates() -> None:
     masks = SeededMasks([7, 8, 9], 0, long_stream(3))
     mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
-    for part, rate in zip(masks.stream.token_rows(), (0.5, 0.0, 0.1), strict=True):
+    for part, rate in zip(masks.packed.token_rows(), (0.5, 0.0, 0.1), strict=True):
         assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
             mask[part], torch.ones_like(mask[part])
         )
 
 
 def test_a_row_is_a_text_where_pooled() -> None:
-    stream = pack([MINE, *NEIGHBOURS])
-    mask = SeededMasks([7, 8, 9], 0, stream).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
-    assert mask.shape == (len(stream.last), WIDTH)
+    packed = pack([MINE, *NEIGHBOURS])
+    mask = SeededMasks([7, 8, 9], 0, packed).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
+    assert mask.shape == (len(packed.last), WIDTH)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_neighbours_do_not_matter(place: int) -> None:
+def test_neighbors_do_not_matter(place: int) -> None:
     """Alone or anywhere in a bank: the same masks."""
     batches: list[list[Ids]] = list(NEIGHBOURS)
     batches.insert(place, MINE)
@@ -94,7 +94,7 @@ def test_neighbours_do_not_matter(place: int) -> None:
 
 
 def test_a_text_has_its_own_mask_in_a_block() -> None:
-    """Texts of one width share a block, not a mask; and the masks do not change with a block-mate's."""
+    """Texts of one width share a length bucket, not a mask; and the masks do not change with a length bucket-mate's."""
     masks = attention(SeededMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[1], masks[2])
@@ -103,19 +103,19 @@ def test_a_text_has_its_own_mask_in_a_block() -> None:
 
 
 def test_seed_step_and_site_matter() -> None:
-    stream = pack([MINE])
-    base = SeededMasks([7], 4, stream)
-    assert torch.equal(rows(base, 0), rows(SeededMasks([7], 4, stream), 0))
+    packed = pack([MINE])
+    base = SeededMasks([7], 4, packed)
+    assert torch.equal(rows(base, 0), rows(SeededMasks([7], 4, packed), 0))
     others = [
-        rows(SeededMasks([8], 4, stream), 0),
-        rows(SeededMasks([7], 5, stream), 0),
-        rows(base, 0, site="h.1.attn.c_attn.lora"),
-        rows(SeededMasks([4], 7, stream), 0),
+        rows(SeededMasks([8], 4, packed), 0),
+        rows(SeededMasks([7], 5, packed), 0),
+        rows(base, 0, module="h.1.attn.c_attn.lora"),
+        rows(SeededMasks([4], 7, packed), 0),
     ]
     assert not any(torch.equal(rows(base, 0), other) for other in others)
     mine = attention(base, 0, pooled=False)[1]
-    assert not torch.equal(mine, attention(base, 0, pooled=False, site="h.1.attn")[1])
-    assert not torch.equal(mine, attention(SeededMasks([7], 5, stream), 0, pooled=False)[1])
+    assert not torch.equal(mine, attention(base, 0, pooled=False, module="h.1.attn")[1])
+    assert not torch.equal(mine, attention(SeededMasks([7], 5, packed), 0, pooled=False)[1])
 
 
 def test_equal_seeds_meet_equal_masks() -> None:
@@ -126,11 +126,11 @@ def test_equal_seeds_meet_equal_masks() -> None:
 
 def test_distinct_batches_keep_their_masks() -> None:
     """What adapters of one seed share below their first layer, each would have met by itself."""
-    stream = pack([MINE, NEIGHBOURS[0], MINE], same=[7, 8, 7])
-    masks = SeededMasks([7, 8, 7], 4, stream)
+    packed = pack([MINE, NEIGHBOURS[0], MINE], same=[7, 8, 7])
+    masks = SeededMasks([7, 8, 7], 4, packed)
     below = masks.distinct()
-    assert stream.distinct is not None
-    assert below.stream is stream.distinct.stream
+    assert packed.distinct is not None
+    assert below.packed is packed.distinct.packed
     for adapter, place in ((0, 0), (1, 1), (2, 0)):
         assert torch.equal(rows(masks, adapter), rows(below, place))
     assert SeededMasks([7], 0, pack([MINE])).distinct().seeds == [7]

@@ -43,11 +43,11 @@ def pair() -> Pair:
         if hasattr(module, "lora_dropout"):
             module.lora_dropout["default"] = torch.nn.Dropout(LORA_DROPOUT)
     made.peft.train()
-    trunk, state = made.trunk, made.bank.state(0)
+    backbone, state = made.backbone, made.bank.state(0)
     # An adapter large enough for its dropout to be seen beside the base model's.
     state = {name: 3 * tensor if name.endswith("lora_B") else tensor for name, tensor in state.items()}
     made.bank = Bank(
-        [replace(made.bank.specs[0], dropout=LORA_DROPOUT)], trunk.sites(), trunk.d_model, CLASSES
+        [replace(made.bank.specs[0], dropout=LORA_DROPOUT)], backbone.modules(), backbone.d_model, CLASSES
     )
     made.bank.load(0, state)
     with torch.no_grad():
@@ -59,8 +59,8 @@ def pair() -> Pair:
 @torch.no_grad()
 def draws(pair: Pair, text: Ids, base_dropout: bool = True) -> NDArray[np.float32]:
     """(copies, classes) of our logits."""
-    stream = pack([[text] * COPIES])
-    (found,) = logits(pair.trunk, pair.bank, stream, SeededMasks([1], 0, stream), base_dropout)
+    packed = pack([[text] * COPIES])
+    (found,) = logits(pair.backbone, pair.bank, packed, SeededMasks([1], 0, packed), base_dropout)
     return found.numpy()
 
 

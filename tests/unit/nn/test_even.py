@@ -1,4 +1,4 @@
-"""An even stream holds the same texts as a packed one, and its step computes the same."""
+"""An static-shape batch holds the same texts as a packed one, and its step computes the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwise.nn.batch import Ids, Stream
+from rankwise.nn.batch import Ids, PackedBatch
 from rankwise.nn.static.batch import Shape, flatten, order, shape_of, view
 from tests.unit.nn.models import texts
 
@@ -26,7 +26,7 @@ def batches_of(lengths: Sequence[Sequence[int]]) -> list[list[Ids]]:
     return [texts(each, seed=k) for k, each in enumerate(lengths)]
 
 
-def stream_of(batches: list[list[Ids]], same: Sequence[int] | None = None) -> tuple[Shape, Stream]:
+def stream_of(batches: list[list[Ids]], same: Sequence[int] | None = None) -> tuple[Shape, PackedBatch]:
     shape = shape_of(batches, same)
     return shape, view(shape, torch.from_numpy(flatten(shape, batches, same)))
 
@@ -36,46 +36,46 @@ def stream_of(batches: list[list[Ids]], same: Sequence[int] | None = None) -> tu
 def test_every_text_is_there_once(lengths: list[list[int]]) -> None:
     """In its adapter's rows, in order of length, with its positions; what is left over is zero."""
     batches = batches_of(lengths)
-    shape, stream = stream_of(batches)
-    for k, (rows, batch) in enumerate(zip(stream.token_rows(), batches, strict=True)):
+    shape, packed = stream_of(batches)
+    for k, (rows, batch) in enumerate(zip(packed.token_rows(), batches, strict=True)):
         expected = np.concatenate([batch[i] for i in order(batch)])
-        assert stream.ids[rows][: len(expected)].tolist() == expected.tolist()
-        assert not stream.ids[rows][len(expected) :].any()
-        lasts = stream.last[stream.text_rows()[k]]
-        assert stream.ids[lasts].tolist() == [batch[i][-1] for i in order(batch)]
-        assert stream.positions[lasts].tolist() == sorted(len(text) - 1 for text in batch)
-    assert len(stream.ids) == shape.adapters * shape.tokens
+        assert packed.ids[rows][: len(expected)].tolist() == expected.tolist()
+        assert not packed.ids[rows][len(expected) :].any()
+        lasts = packed.last[packed.text_rows()[k]]
+        assert packed.ids[lasts].tolist() == [batch[i][-1] for i in order(batch)]
+        assert packed.positions[lasts].tolist() == sorted(len(text) - 1 for text in batch)
+    assert len(packed.ids) == shape.adapters * shape.tokens
 
 
 @often
 @given(batches_of_one_size)
 def test_blocks_hold_every_text_once(lengths: list[list[int]]) -> None:
-    shape, stream = stream_of(batches_of(lengths))
+    shape, packed = stream_of(batches_of(lengths))
     seen: list[int] = []
-    for block in stream.blocks:
-        for text, length, row in zip(block.texts, block.lengths.tolist(), block.rows, strict=True):
-            assert stream.positions[row].tolist() == [*range(length), *[length - 1] * (block.width - length)]
-            assert row[-1] == stream.last[text]
-        seen += block.texts.tolist()
+    for bucket in packed.buckets:
+        for text, length, row in zip(bucket.texts, bucket.lengths.tolist(), bucket.rows, strict=True):
+            assert packed.positions[row].tolist() == [*range(length), *[length - 1] * (bucket.width - length)]
+            assert row[-1] == packed.last[text]
+        seen += bucket.texts.tolist()
     assert sorted(seen) == list(range(shape.adapters * shape.texts))
 
 
 @often
 @given(batches_of_one_size, st.lists(st.integers(0, 3), min_size=1, max_size=5))
 def test_distinct_batches(lengths: list[list[int]], keys: list[int]) -> None:
-    """Every row of the stream finds its token, and every text its text, among the distinct ones."""
+    """Every row of the packed batch finds its token, and every text its text, among the distinct ones."""
     keys = [key % len(lengths) for key in keys]
     made = batches_of(lengths)
-    _, stream = stream_of([made[key] for key in keys], keys)
+    _, packed = stream_of([made[key] for key in keys], keys)
     if len(set(keys)) == len(keys):
-        assert stream.distinct is None
+        assert packed.distinct is None
         return
-    assert stream.distinct is not None
-    below, rows, of_texts = stream.distinct.stream, stream.distinct.rows, stream.distinct.texts
-    assert below.adapters == len(stream.distinct.adapters) == len(set(keys))
-    assert torch.equal(below.ids[rows], stream.ids)
-    assert torch.equal(below.positions[rows], stream.positions)
-    assert torch.equal(below.ids[below.last[of_texts]], stream.ids[stream.last])
+    assert packed.distinct is not None
+    below, rows, of_texts = packed.distinct.packed, packed.distinct.rows, packed.distinct.texts
+    assert below.adapters == len(packed.distinct.adapters) == len(set(keys))
+    assert torch.equal(below.ids[rows], packed.ids)
+    assert torch.equal(below.positions[rows], packed.positions)
+    assert torch.equal(below.ids[below.last[of_texts]], packed.ids[packed.last])
 
 
 def test_batches_of_like_lengths_have_one_shape() -> None:

@@ -1,4 +1,4 @@
-"""Hashed masks have the rate that was asked for, and depend on key, site and place alone."""
+"""Hashed masks have the rate that was asked for, and depend on key, target module and place alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from rankwise.nn.batch import Ids
 from rankwise.nn.static import masks as hashing
 from rankwise.nn.static.batch import flatten, shape_of, view
-from rankwise.nn.static.masks import HashedMasks, Sites, keys
+from rankwise.nn.static.masks import HashedMasks, Modules, keys
 from tests.unit.nn.models import texts
 
 WIDTH = 32
@@ -21,16 +21,16 @@ LONGER = texts([40, 64, 6, 30], seed=2)
 
 
 def masks_of(
-    batches: list[list[Ids]], seeds: list[int], step: int = 4, sites: Sites | None = None
+    batches: list[list[Ids]], seeds: list[int], step: int = 4, modules: Modules | None = None
 ) -> HashedMasks:
     shape = shape_of(batches)
-    stream = view(shape, torch.from_numpy(flatten(shape, batches)))
-    return HashedMasks(torch.from_numpy(keys(seeds, step)), stream, shape, {} if sites is None else sites)
+    packed = view(shape, torch.from_numpy(flatten(shape, batches)))
+    return HashedMasks(torch.from_numpy(keys(seeds, step)), packed, shape, {} if modules is None else modules)
 
 
-def rows(masks: HashedMasks, adapter: int = 0, rate: float = 0.3, site: str = "h.0.attn") -> Tensor:
-    every = masks.rows(site, WIDTH, [rate] * masks.stream.adapters, pooled=False)
-    return every[masks.stream.token_rows()[adapter]]
+def rows(masks: HashedMasks, adapter: int = 0, rate: float = 0.3, module: str = "h.0.attn") -> Tensor:
+    every = masks.rows(module, WIDTH, [rate] * masks.packed.adapters, pooled=False)
+    return every[masks.packed.token_rows()[adapter]]
 
 
 def assert_rate(mask: Tensor, rate: float) -> None:
@@ -53,16 +53,16 @@ def test_rates(rate: float) -> None:
 def test_a_rate_for_each_adapter() -> None:
     masks = masks_of([texts([50] * 8)] * 3, [7, 8, 9])
     mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
-    for part, rate in zip(masks.stream.token_rows(), (0.5, 0.0, 0.1), strict=True):
+    for part, rate in zip(masks.packed.token_rows(), (0.5, 0.0, 0.1), strict=True):
         assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
             mask[part], torch.ones_like(mask[part])
         )
 
 
 def test_places_are_independent() -> None:
-    """Neighbours of all directions agree as often as chance has it: columns, rows, sites, heads, texts."""
+    """Neighbors of all directions agree as often as chance has it: columns, rows, target modules, heads, texts."""
     masks = masks_of([texts([50] * 40)], [7])
-    mask, other = rows(masks, rate=0.5), rows(masks, rate=0.5, site="elsewhere")
+    mask, other = rows(masks, rate=0.5), rows(masks, rate=0.5, module="elsewhere")
     dense = masks.attention("h.0.attn", 4, 0.5, pooled=False)[0]  # (texts, heads, queries, keys)
     for a, b in (
         (mask[:, 1:], mask[:, :-1]),
@@ -87,7 +87,7 @@ def test_masks_of_a_thousand_steps_are_independent() -> None:
 
 
 def test_what_they_depend_on() -> None:
-    """Seed, step and site; neither neighbours nor what fills the stream and its blocks up."""
+    """Seed, step and target module; neither neighbors nor what fills the packed batch and its length buckets up."""
     alone, among = masks_of([MINE], [7]), masks_of([LONGER, MINE], [8, 7])
     real = sum(len(text) for text in MINE)
     assert torch.equal(rows(alone)[:real], rows(among, 1)[:real])
@@ -99,26 +99,26 @@ def test_what_they_depend_on() -> None:
         assert torch.equal(mine, theirs[len(mine) :, :, :width, :width])
     others = [masks_of([MINE], [8]), masks_of([MINE], [7], step=5), masks_of([MINE], [4], step=7)]
     assert not any(torch.equal(rows(alone), rows(each)) for each in others)
-    assert not torch.equal(rows(alone), rows(alone, site="elsewhere"))
+    assert not torch.equal(rows(alone), rows(alone, module="elsewhere"))
 
 
 @pytest.mark.parametrize("at_once", [1, 4000, 1 << 24])
 def test_sites_drawn_together_are_those_drawn_alone(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(hashing, "AT_ONCE", at_once)
-    known: Sites = {}
+    known: Modules = {}
     names = [f"h.{i}" for i in range(5)]
-    first = masks_of([MINE, LONGER], [7, 8], sites=known)
-    alone = [(rows(first, site=name), first.attention(name, 2, 0.3, False)) for name in names]
-    again = masks_of([MINE, LONGER], [7, 8], sites=known)
+    first = masks_of([MINE, LONGER], [7, 8], modules=known)
+    alone = [(rows(first, module=name), first.attention(name, 2, 0.3, False)) for name in names]
+    again = masks_of([MINE, LONGER], [7, 8], modules=known)
     for name, (mask, dense) in zip(names, alone, strict=True):
-        assert torch.equal(rows(again, site=name), mask)
+        assert torch.equal(rows(again, module=name), mask)
         both = zip(again.attention(name, 2, 0.3, False), dense, strict=True)
         assert all(torch.equal(a, b) for a, b in both)
 
 
 def test_texts_of_all_blocks_have_their_own_masks() -> None:
-    """Two texts agree as often as chance has it, in one block or in two."""
-    blocks = masks_of([texts([50] * 40)], [7]).attention("h.0.attn", 2, 0.5, pooled=False)
-    firsts = [block[0] for block in blocks]  # (heads, queries, width)
+    """Two texts agree as often as chance has it, in one length bucket or in two."""
+    buckets = masks_of([texts([50] * 40)], [7]).attention("h.0.attn", 2, 0.5, pooled=False)
+    firsts = [bucket[0] for bucket in buckets]  # (heads, queries, width)
     for a, b in combinations(firsts, 2):
         assert_rate((a == b).float(), 0.5)

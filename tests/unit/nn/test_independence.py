@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, Bank
 from rankwise.recipe import Recipe
 from rankwise.training.train import train
@@ -20,40 +20,40 @@ TEXTS = models.texts([(7 * i) % 30 + 1 for i in range(24)], seed=4)
 TARGETS = torch.arange(24).numpy() % models.CLASSES
 
 
-def of_all_layers(trunk: Trunk) -> list[AdapterSpec]:
+def of_all_layers(backbone: Backbone) -> list[AdapterSpec]:
     """Unlike in everything that adapters of a bank may differ in."""
     return [
-        models.spec(trunk, 0, seed=5),
-        models.spec(trunk, 1, seed=110, dropout=0.1, scale=0.8),
-        models.spec(trunk, 2, seed=1, dropout=0.3, scale=2.0, targets=["all-linear"]),
-        models.spec(trunk, 4, seed=2**40, scale=0.5),
-        models.spec(trunk, 16, seed=110, dropout=0.5, scale=0.05, targets=list(trunk.sites())[-4:]),
+        models.spec(backbone, 0, seed=5),
+        models.spec(backbone, 1, seed=110, dropout=0.1, scale=0.8),
+        models.spec(backbone, 2, seed=1, dropout=0.3, scale=2.0, targets=["all-linear"]),
+        models.spec(backbone, 4, seed=2**40, scale=0.5),
+        models.spec(backbone, 16, seed=110, dropout=0.5, scale=0.05, targets=list(backbone.modules())[-4:]),
     ]
 
 
-def of_the_last_layers(trunk: Trunk) -> list[AdapterSpec]:
+def of_the_last_layers(backbone: Backbone) -> list[AdapterSpec]:
     """The layers below are computed once for all adapters of a seed."""
-    sites = list(trunk.sites())
+    modules = list(backbone.modules())
     return [
-        models.spec(trunk, 4, seed=110, dropout=0.1, targets=sites[-4:]),
-        models.spec(trunk, 0, seed=110),
-        models.spec(trunk, 2, seed=7, targets=sites[-6:]),
-        models.spec(trunk, 1, seed=110, dropout=0.3, targets=sites[-1:]),
-        models.spec(trunk, 16, seed=7, dropout=0.5, targets=sites[-7:]),
+        models.spec(backbone, 4, seed=110, dropout=0.1, targets=modules[-4:]),
+        models.spec(backbone, 0, seed=110),
+        models.spec(backbone, 2, seed=7, targets=modules[-6:]),
+        models.spec(backbone, 1, seed=110, dropout=0.3, targets=modules[-1:]),
+        models.spec(backbone, 16, seed=7, dropout=0.5, targets=modules[-7:]),
     ]
 
 
-def of_no_layer(trunk: Trunk) -> list[AdapterSpec]:
-    """Heads alone share the whole trunk."""
-    return [models.spec(trunk, 0, seed=110, scale=scale) for scale in (1.0, 2.0)] + [
-        models.spec(trunk, 0, seed=7)
+def of_no_layer(backbone: Backbone) -> list[AdapterSpec]:
+    """Heads alone share the whole backbone."""
+    return [models.spec(backbone, 0, seed=110, scale=scale) for scale in (1.0, 2.0)] + [
+        models.spec(backbone, 0, seed=7)
     ]
 
 
-def trained(trunk: Trunk, specs: list[AdapterSpec]) -> Bank:
-    bank = models.bank(trunk, specs)
+def trained(backbone: Backbone, specs: list[AdapterSpec]) -> Bank:
+    bank = models.bank(backbone, specs)
     steps: list[int] = []
-    train(trunk, bank, TEXTS, TARGETS, RECIPE, on_step=lambda step: steps.append(step.number))
+    train(backbone, bank, TEXTS, TARGETS, RECIPE, on_step=lambda step: steps.append(step.number))
     assert steps == list(range(1, STEPS + 1))
     return bank
 
@@ -64,22 +64,22 @@ def movement(state: dict[str, Tensor], fresh: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("adapters", [of_all_layers, of_the_last_layers, of_no_layer])
 @pytest.mark.parametrize("family", models.FAMILIES)
-def test_in_a_bank_or_alone(family: str, adapters: Callable[[Trunk], list[AdapterSpec]]) -> None:
-    trunk = models.trunk(family)
-    specs = adapters(trunk)
-    bank = trained(trunk, specs)
+def test_in_a_bank_or_alone(family: str, adapters: Callable[[Backbone], list[AdapterSpec]]) -> None:
+    backbone = models.backbone(family)
+    specs = adapters(backbone)
+    bank = trained(backbone, specs)
     for k, spec in enumerate(specs):
-        together, alone = bank.state(k), trained(trunk, [spec]).state(0)
+        together, alone = bank.state(k), trained(backbone, [spec]).state(0)
         assert together.keys() == alone.keys()
         for name in alone:
             assert models.close(together[name], alone[name], 1e-5), (spec.name, name)
-        assert movement(alone, models.bank(trunk, [spec]).state(0)) > 0.01
+        assert movement(alone, models.bank(backbone, [spec]).state(0)) > 0.01
 
 
 def test_the_base_models_dropout_is_on_where_the_recipe_has_it() -> None:
     """So that the test above compares masks, and not their absence."""
-    trunk = models.trunk("gpt2")
-    specs = [models.spec(trunk, 0, seed=5)]
-    with_dropout, without = trained(trunk, specs), models.bank(trunk, specs)
-    train(trunk, without, TEXTS, TARGETS, RECIPE.model_copy(update={"base_dropout": False}))
+    backbone = models.backbone("gpt2")
+    specs = [models.spec(backbone, 0, seed=5)]
+    with_dropout, without = trained(backbone, specs), models.bank(backbone, specs)
+    train(backbone, without, TEXTS, TARGETS, RECIPE.model_copy(update={"base_dropout": False}))
     assert not models.close(with_dropout.state(0)[HEAD], without.state(0)[HEAD], 1e-2)

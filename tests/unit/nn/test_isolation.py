@@ -1,4 +1,4 @@
-"""Texts of a packed stream, and adapters of a bank, know nothing of one another."""
+"""Texts of a packed batch, and adapters of a bank, know nothing of one another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits, losses
@@ -23,15 +23,19 @@ LENGTHS = [[3, 40, 1, 17, 8], [1, 9, 33]]  # of each adapter's texts; more token
 family = pytest.mark.parametrize("family", models.FAMILIES)
 
 
-def two_adapters(family: str) -> tuple[Trunk, Bank, list[list[Ids]]]:
-    trunk = models.trunk(family)
-    specs = [models.spec(trunk, 2, seed=1), models.spec(trunk, 4, seed=2, targets=["all-linear"])]
-    return trunk, models.trained_bank(trunk, specs), [models.texts(n, seed=i) for i, n in enumerate(LENGTHS)]
+def two_adapters(family: str) -> tuple[Backbone, Bank, list[list[Ids]]]:
+    backbone = models.backbone(family)
+    specs = [models.spec(backbone, 2, seed=1), models.spec(backbone, 4, seed=2, targets=["all-linear"])]
+    return (
+        backbone,
+        models.trained_bank(backbone, specs),
+        [models.texts(n, seed=i) for i, n in enumerate(LENGTHS)],
+    )
 
 
-def others(trunk: Trunk, bank: Bank, batches: list[list[Ids]], changed: int) -> tuple[Tensor, Tensor]:
+def others(backbone: Backbone, bank: Bank, batches: list[list[Ids]], changed: int) -> tuple[Tensor, Tensor]:
     """The logits of all texts but one of the first adapter's, and their gradient for every tensor."""
-    first, second = logits(trunk, bank, pack(batches))
+    first, second = logits(backbone, bank, pack(batches))
     rest = torch.cat([first[:changed], first[changed + 1 :], second])
     tensors = [tensor for each in bank.tensors for tensor in each.values()]
     gradients = torch.autograd.grad(rest.square().sum(), tensors)
@@ -43,10 +47,10 @@ def others(trunk: Trunk, bank: Bank, batches: list[list[Ids]], changed: int) -> 
     ("changed", "length"), [(1, 40), (1, 1), (2, 1), (2, 64), (0, 3), (3, 18), (4, 9), (4, 7)]
 )
 def test_changing_one_text_changes_no_other(family: str, changed: int, length: int) -> None:
-    trunk, bank, batches = two_adapters(family)
-    before, gradient_before = others(trunk, bank, batches, changed)
+    backbone, bank, batches = two_adapters(family)
+    before, gradient_before = others(backbone, bank, batches, changed)
     batches[0][changed] = models.texts([length], seed=77)[0]
-    after, gradient_after = others(trunk, bank, batches, changed)
+    after, gradient_after = others(backbone, bank, batches, changed)
     assert before.abs().max() > 0.01
     torch.testing.assert_close(after, before, rtol=0, atol=TOLERANCE)
     assert models.close(gradient_after, gradient_before, TOLERANCE)
@@ -55,35 +59,35 @@ def test_changing_one_text_changes_no_other(family: str, changed: int, length: i
 @family
 def test_a_text_leans_on_its_own_tokens_alone(family: str) -> None:
     """The gradient for the embedding of every other text's tokens is nothing at all."""
-    trunk, bank, _ = two_adapters(family)
+    backbone, bank, _ = two_adapters(family)
     lengths = [3, 30, 1, 17, 8, 1, 9]
     unique = np.split(np.arange(1, 1 + sum(lengths)), np.cumsum(lengths)[:-1])
-    stream = pack([unique[:4], unique[4:]])
-    trunk.tokens.requires_grad_()
-    pooled = trunk(stream, BankHook(bank, stream))
+    packed = pack([unique[:4], unique[4:]])
+    backbone.tokens.requires_grad_()
+    pooled = backbone(packed, BankHook(bank, packed))
     for row, own in zip(pooled, unique, strict=True):
-        (gradient,) = torch.autograd.grad(row[:5].sum(), trunk.tokens, retain_graph=True)
+        (gradient,) = torch.autograd.grad(row[:5].sum(), backbone.tokens, retain_graph=True)
         touched = gradient.abs().sum(dim=1).nonzero().flatten().tolist()
         assert touched == own.tolist()
 
 
 @family
 def test_order_of_texts_does_not_matter(family: str) -> None:
-    trunk, bank, batches = two_adapters(family)
+    backbone, bank, batches = two_adapters(family)
     shuffles = [np.random.default_rng(i).permutation(len(batch)) for i, batch in enumerate(batches)]
-    before = logits(trunk, bank, pack(batches))
+    before = logits(backbone, bank, pack(batches))
     mixed = [[batch[i] for i in shuffle] for batch, shuffle in zip(batches, shuffles, strict=True)]
-    after = logits(trunk, bank, pack(mixed))
+    after = logits(backbone, bank, pack(mixed))
     for a, b, shuffle in zip(after, before, shuffles, strict=True):
         torch.testing.assert_close(a, b[shuffle], rtol=0, atol=TOLERANCE)
 
 
 @family
 def test_order_of_adapters_does_not_matter(family: str) -> None:
-    trunk, bank, batches = two_adapters(family)
-    first, second = logits(trunk, bank, pack(batches))
-    turned = models.trained_bank(trunk, bank.specs[::-1])
-    second_now, first_now = logits(trunk, turned, pack(batches[::-1]))
+    backbone, bank, batches = two_adapters(family)
+    first, second = logits(backbone, bank, pack(batches))
+    turned = models.trained_bank(backbone, bank.specs[::-1])
+    second_now, first_now = logits(backbone, turned, pack(batches[::-1]))
     torch.testing.assert_close(first_now, first, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(second_now, second, rtol=0, atol=TOLERANCE)
 
@@ -91,35 +95,35 @@ def test_order_of_adapters_does_not_matter(family: str) -> None:
 @family
 def test_positions_restart(family: str) -> None:
     """A text answers alike alone, first, and after more tokens than the model has positions."""
-    trunk, bank, batches = two_adapters(family)
+    backbone, bank, batches = two_adapters(family)
     text, longest = batches[0][3], models.texts([64], seed=9)[0]
-    alone = logits(trunk, bank, pack([[text], [text]]))
-    for k, found in enumerate(logits(trunk, bank, pack([[text, longest, text], [longest, text, text]]))):
+    alone = logits(backbone, bank, pack([[text], [text]]))
+    for k, found in enumerate(logits(backbone, bank, pack([[text, longest, text], [longest, text, text]]))):
         for row in (0, 2) if k == 0 else (1, 2):
             torch.testing.assert_close(found[row], alone[k][0], rtol=0, atol=TOLERANCE)
 
 
-def three_adapters(trunk: Trunk) -> Bank:
+def three_adapters(backbone: Backbone) -> Bank:
     return models.trained_bank(
-        trunk, [models.spec(trunk, rank, seed=rank, dropout=0.1) for rank in (2, 4, 1)]
+        backbone, [models.spec(backbone, rank, seed=rank, dropout=0.1) for rank in (2, 4, 1)]
     )
 
 
-def answers(trunk: Trunk, bank: Bank) -> tuple[list[Any], list[Tensor]]:
+def answers(backbone: Backbone, bank: Bank) -> tuple[list[Any], list[Tensor]]:
     """Each adapter's logits and gradients, dropout on."""
-    stream = pack([models.texts([5, 20, 9], seed=k) for k in range(3)])
-    outputs = logits(trunk, bank, stream, SeededMasks([spec.seed for spec in bank.specs], 0, stream))
+    packed = pack([models.texts([5, 20, 9], seed=k) for k in range(3)])
+    outputs = logits(backbone, bank, packed, SeededMasks([spec.seed for spec in bank.specs], 0, packed))
     torch.autograd.backward(losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
     return [each.tolist() for each in outputs], [bank.grad[segment] for segment in bank.segments]
 
 
 @family
-def test_a_neighbour_that_is_no_number(family: str) -> None:
+def test_a_neighbor_that_is_no_number(family: str) -> None:
     """NaN in every weight of one adapter leaves the others as they were, to the last bit."""
-    trunk = models.trunk(family)
-    sound, broken = three_adapters(trunk), three_adapters(trunk)
+    backbone = models.backbone(family)
+    sound, broken = three_adapters(backbone), three_adapters(backbone)
     broken.flat[broken.segments[1]] = torch.nan
-    (outputs, gradients), (outputs_now, gradients_now) = answers(trunk, sound), answers(trunk, broken)
+    (outputs, gradients), (outputs_now, gradients_now) = answers(backbone, sound), answers(backbone, broken)
     assert np.isnan(outputs_now[1]).all()
     for k in (0, 2):
         assert outputs_now[k] == outputs[k]

@@ -1,4 +1,4 @@
-"""A layout brings every head of every row to its place in the blocks, and back."""
+"""A layout brings every head of every row to its place in the length buckets, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.batch import Stream
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.layout import Layout, layout_of
 from rankwise.nn.ragged.batch import pack
 from tests.unit.nn.models import texts
@@ -17,32 +17,32 @@ shapes = pytest.mark.parametrize(("heads", "kv_heads"), SHAPES)
 pooling = pytest.mark.parametrize("pooled", [False, True])
 
 
-def named_heads(stream: Stream, heads: int) -> Tensor:
-    """(rows of the stream, heads, 2): each head says which row and head it is."""
-    rows, every = torch.meshgrid(torch.arange(len(stream.ids)), torch.arange(heads), indexing="ij")
+def named_heads(packed: PackedBatch, heads: int) -> Tensor:
+    """(rows of the packed batch, heads, 2): each head says which row and head it is."""
+    rows, every = torch.meshgrid(torch.arange(len(packed.ids)), torch.arange(heads), indexing="ij")
     return torch.stack([rows, every], -1)
 
 
-def gathered(stream: Stream, heads: int, kv_heads: int, pooled: bool) -> tuple[Layout, Tensor]:
-    layout = layout_of(stream, heads, kv_heads, pooled)
-    return layout, named_heads(stream, heads + 2 * kv_heads).view(-1, 2)[layout.gather]
+def gathered(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> tuple[Layout, Tensor]:
+    layout = layout_of(packed, heads, kv_heads, pooled)
+    return layout, named_heads(packed, heads + 2 * kv_heads).view(-1, 2)[layout.gather]
 
 
 @shapes
 @pooling
 def test_every_head_finds_its_place(heads: int, kv_heads: int, pooled: bool) -> None:
     """Blocks hold (texts, heads, rows of a text); what fills them up repeats the last token."""
-    stream = pack([texts(n) for n in LENGTHS])
-    layout, found = gathered(stream, heads, kv_heads, pooled)
-    for block, part in zip(stream.blocks, layout.parts, strict=True):
-        rows = block.rows
+    packed = pack([texts(n) for n in LENGTHS])
+    layout, found = gathered(packed, heads, kv_heads, pooled)
+    for bucket, part in zip(packed.buckets, layout.slices, strict=True):
+        rows = bucket.rows
         for at, first, count in (
             (part.q, 0, heads),
             (part.k, heads, kv_heads),
             (part.v, heads + kv_heads, kv_heads),
         ):
             expected = rows[:, -1:] if pooled and first == 0 else rows
-            dense = found[at].view(len(block.texts), count, -1, 2)
+            dense = found[at].view(len(bucket.texts), count, -1, 2)
             assert torch.equal(dense[..., 0], expected[:, None].expand(-1, count, -1))
             assert sorted(set(dense[..., 1].flatten().tolist())) == list(range(first, first + count))
 
@@ -50,23 +50,23 @@ def test_every_head_finds_its_place(heads: int, kv_heads: int, pooled: bool) -> 
 @shapes
 @pooling
 def test_scatter_undoes_gather(heads: int, kv_heads: int, pooled: bool) -> None:
-    stream = pack([texts(n) for n in LENGTHS])
-    layout, found = gathered(stream, heads, kv_heads, pooled)
-    every = named_heads(stream, heads + 2 * kv_heads).view(-1, 2)
+    packed = pack([texts(n) for n in LENGTHS])
+    layout, found = gathered(packed, heads, kv_heads, pooled)
+    every = named_heads(packed, heads + 2 * kv_heads).view(-1, 2)
     there = layout.scatter < len(found)
     assert torch.equal(found[layout.scatter[there]], every[there])
     unread = every[~there]  # where one query a text is read, the other tokens' query heads are not
-    assert len(unread) == ((len(stream.ids) - len(stream.last)) * heads if pooled else 0)
-    assert not set(unread[:, 0].tolist()) & set(stream.last.tolist())
+    assert len(unread) == ((len(packed.ids) - len(packed.last)) * heads if pooled else 0)
+    assert not set(unread[:, 0].tolist()) & set(packed.last.tolist())
     assert bool((unread[:, 1] < heads).all())
 
 
 @shapes
 @pooling
 def test_results_come_back_in_the_order_of_the_rows(heads: int, kv_heads: int, pooled: bool) -> None:
-    stream = pack([texts(n) for n in LENGTHS])
-    layout = layout_of(stream, heads, kv_heads, pooled)
-    rows = torch.arange(len(stream.last if pooled else stream.ids) * heads)
+    packed = pack([texts(n) for n in LENGTHS])
+    layout = layout_of(packed, heads, kv_heads, pooled)
+    rows = torch.arange(len(packed.last if pooled else packed.ids) * heads)
     assert torch.equal(layout.out_gather[layout.out_scatter], rows)
     filled = set(layout.filling.flatten().nonzero().flatten().tolist())
     assert filled == set(range(len(layout.out_gather))) - set(layout.out_scatter.tolist())
@@ -74,7 +74,7 @@ def test_results_come_back_in_the_order_of_the_rows(heads: int, kv_heads: int, p
 
 
 def test_a_layout_is_made_once_for_each_number_of_heads() -> None:
-    stream = pack([texts(n) for n in LENGTHS])
-    assert layout_of(stream, 4, 2, False) is layout_of(stream, 4, 2, False)
-    assert layout_of(stream, 4, 4, False) is not layout_of(stream, 4, 2, False)
-    assert layout_of(stream, 4, 2, True) is not layout_of(stream, 4, 2, False)
+    packed = pack([texts(n) for n in LENGTHS])
+    assert layout_of(packed, 4, 2, False) is layout_of(packed, 4, 2, False)
+    assert layout_of(packed, 4, 4, False) is not layout_of(packed, 4, 2, False)
+    assert layout_of(packed, 4, 2, True) is not layout_of(packed, 4, 2, False)

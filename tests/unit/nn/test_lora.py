@@ -1,4 +1,4 @@
-"""The bank: which sites it adapts, what it starts from, where its numbers lie."""
+"""The bank: which target modules it adapts, what it starts from, where its numbers lie."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from rankwise.errors import UsageError
-from rankwise.nn.bank import HEAD, AdapterSpec, Bank, layer_of, match_sites, tensor_shapes
+from rankwise.nn.bank import HEAD, AdapterSpec, Bank, layer_of, match_modules, tensor_shapes
 from tests.unit.nn import models
 
 GPT2_SITES = [f"h.{i}.{s}" for i in range(12) for s in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")]
-SITES = {"h.0.attn.c_attn": (64, 192), "h.1.attn.c_attn": (64, 192), "h.1.mlp.c_proj": (256, 64)}
+MODULES = {"h.0.attn.c_attn": (64, 192), "h.1.attn.c_attn": (64, 192), "h.1.mlp.c_proj": (256, 64)}
 
 
 def adapter(rank: int, seed: int) -> AdapterSpec:
-    return AdapterSpec(rank, 1.0, 1.0, seed, 0.0, tuple(SITES) if rank else ())
+    return AdapterSpec(rank, 1.0, 1.0, seed, 0.0, tuple(MODULES) if rank else ())
 
 
 def bank(*specs: AdapterSpec, head_std: float = 0.02) -> Bank:
-    return Bank(specs, SITES, 64, 6, head_std)
+    return Bank(specs, MODULES, 64, 6, head_std)
 
 
 @pytest.mark.parametrize(
@@ -37,40 +37,40 @@ def bank(*specs: AdapterSpec, head_std: float = 0.02) -> Bank:
 )
 def test_match_sites(targets: list[str], expected: list[str]) -> None:
     """Each once, in the order of the forward pass."""
-    assert match_sites(GPT2_SITES, targets) == tuple(expected)
+    assert match_modules(GPT2_SITES, targets) == tuple(expected)
 
 
 @pytest.mark.parametrize("target", ["attn", "proj", "_attn", "q_proj", "h.12.attn.c_attn", "", "*"])
 def test_a_target_that_names_nothing(target: str) -> None:
-    with pytest.raises(UsageError, match="names no linear site") as caught:
-        match_sites(GPT2_SITES, ["c_attn", target])
+    with pytest.raises(UsageError, match="names no linear layer") as caught:
+        match_modules(GPT2_SITES, ["c_attn", target])
     assert repr(target) in caught.value.message
     assert caught.value.hint == "it has c_attn, c_proj"
 
 
 def test_layer_of() -> None:
-    assert [layer_of(site) for site in ("h.3.attn.c_attn", "layers.11.mlp.down_proj")] == [3, 11]
+    assert [layer_of(module) for module in ("h.3.attn.c_attn", "layers.11.mlp.down_proj")] == [3, 11]
 
 
 def test_tensor_shapes() -> None:
-    assert tensor_shapes(adapter(0, 1), SITES, 64, 6) == {HEAD: (6, 64)}
-    shapes = tensor_shapes(adapter(4, 1), SITES, 64, 6)
+    assert tensor_shapes(adapter(0, 1), MODULES, 64, 6) == {HEAD: (6, 64)}
+    shapes = tensor_shapes(adapter(4, 1), MODULES, 64, 6)
     assert shapes["h.1.mlp.c_proj.lora_A"] == (4, 256)
     assert shapes["h.1.mlp.c_proj.lora_B"] == (64, 4)
-    assert len(shapes) == 2 * len(SITES) + 1
+    assert len(shapes) == 2 * len(MODULES) + 1
 
 
 def test_fresh_factors_are_drawn_as_peft_draws_them() -> None:
     """A uniform within 1 / sqrt(in), B zero: the adapter starts as the base model."""
     tensors = bank(adapter(16, 3)).tensors[0]
-    for site, (n_in, _) in SITES.items():
-        a, bound = tensors[f"{site}.lora_A"].detach(), 1 / math.sqrt(n_in)
+    for module, (n_in, _) in MODULES.items():
+        a, bound = tensors[f"{module}.lora_A"].detach(), 1 / math.sqrt(n_in)
         peer = torch.empty(16, n_in)
         torch.nn.init.kaiming_uniform_(peer, a=math.sqrt(5), generator=torch.Generator().manual_seed(0))
         assert 0.98 * bound < float(a.abs().max()) <= bound
         assert abs(float(a.mean())) < 5 * bound / math.sqrt(3 * a.numel())
         assert float(a.std()) == pytest.approx(float(peer.std()), rel=0.05)
-        assert not tensors[f"{site}.lora_B"].any()
+        assert not tensors[f"{module}.lora_B"].any()
     names = [name for name in tensors if name.endswith("lora_A")]
     assert not torch.equal(tensors[names[0]], tensors[names[1]])
 
@@ -85,7 +85,7 @@ def test_fresh_heads(head_std: float) -> None:
     assert float(first.std()) == pytest.approx(head_std, rel=0.15)
 
 
-def test_fresh_values_know_nothing_of_neighbours() -> None:
+def test_fresh_values_know_nothing_of_neighbors() -> None:
     """Nor of what was drawn before in this process."""
     alone = bank(adapter(4, 2)).state(0)
     torch.manual_seed(12345)
@@ -137,8 +137,8 @@ def test_a_fresh_adapter_is_the_base_model(family: str) -> None:
     from rankwise.nn.classifier import logits
     from rankwise.nn.ragged.batch import pack
 
-    trunk = models.trunk(family)
+    backbone = models.backbone(family)
     texts = models.texts([4, 9])
-    fresh = models.bank(trunk, [models.spec(trunk, 0, seed=4), models.spec(trunk, 8, seed=4)])
-    head, adapted = logits(trunk, fresh, pack([texts, texts]))
+    fresh = models.bank(backbone, [models.spec(backbone, 0, seed=4), models.spec(backbone, 8, seed=4)])
+    head, adapted = logits(backbone, fresh, pack([texts, texts]))
     torch.testing.assert_close(head, adapted, rtol=0, atol=1e-6)

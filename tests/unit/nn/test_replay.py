@@ -64,11 +64,11 @@ def test_so_many_graphs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_nothing_can_be_recorded_training_goes_on() -> None:
-    record = Counted(RuntimeError("operation not permitted when stream is capturing"))
+    record = Counted(RuntimeError("operation not permitted when packed batch is capturing"))
     reasons: list[str] = []
     assert results(Replayed(doubled, CPU, record, reasons.append), "aaabb") == [0, 2, 4, 6, 8]
     assert record.recorded == 1
-    assert reasons == ["operation not permitted when stream is capturing"]
+    assert reasons == ["operation not permitted when packed batch is capturing"]
 
 
 def test_too_little_memory_is_told() -> None:

@@ -1,4 +1,4 @@
-"""A step on even streams computes what a step on packed ones does, and replays what it recorded."""
+"""A step on static-shape batches computes what a step on packed ones does, and replays what it recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.backbone import Trunk
+from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import pooled
@@ -19,8 +19,8 @@ from rankwise.nn.static.batch import flatten, shape_of, view
 from rankwise.nn.static.graphs import Graph
 from rankwise.nn.static.lora import Stack, StackHook
 from rankwise.nn.static.masks import HashedMasks, keys
-from rankwise.nn.static.step import EvenStep
-from rankwise.nn.step import Step
+from rankwise.nn.static.step import StaticStep
+from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
 from rankwise.training import train as training
 from rankwise.training.train import train
@@ -37,16 +37,20 @@ def answers_of(batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[tuple[int], 
     return [np.array([int(text.sum()) % models.CLASSES for text in batch]) for batch in batches]
 
 
-def unlike(trunk: Trunk, dropout: float = 0.0) -> list[AdapterSpec]:
+def unlike(backbone: Backbone, dropout: float = 0.0) -> list[AdapterSpec]:
     """Adapters that differ in rank, scale, rate, targets and, but for two of them, in their seed."""
     return [
-        models.spec(trunk, 2, seed=7, dropout=dropout, scale=0.8),
-        models.spec(trunk, 5, seed=8, targets=["all-linear"]),
-        models.spec(trunk, 1, seed=7, dropout=dropout / 2, scale=2.0, targets=list(trunk.sites())[-6:]),
+        models.spec(backbone, 2, seed=7, dropout=dropout, scale=0.8),
+        models.spec(backbone, 5, seed=8, targets=["all-linear"]),
+        models.spec(
+            backbone, 1, seed=7, dropout=dropout / 2, scale=2.0, targets=list(backbone.modules())[-6:]
+        ),
     ]
 
 
-def done(step: Step, bank: Bank, batches: list[list[Ids]], number: int = 3) -> tuple[Tensor, list[Tensor]]:
+def done(
+    step: TrainingStep, bank: Bank, batches: list[list[Ids]], number: int = 3
+) -> tuple[Tensor, list[Tensor]]:
     """Losses, and each adapter's gradient."""
     bank.grad.zero_()
     losses = step(batches, answers_of(batches), number).clone()
@@ -57,10 +61,10 @@ def done(step: Step, bank: Bank, batches: list[list[Ids]], number: int = 3) -> t
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_losses_and_gradients_are_those_of_a_packed_step(family: str, weights: Tensor | None) -> None:
     """Without dropout, since the masks come from other generators."""
-    trunk = models.trunk(family)
-    bank = models.trained_bank(trunk, unlike(trunk))
-    losses, grads = done(EvenStep(trunk, bank, weights, base_dropout=False), bank, BATCHES)
-    expected, theirs = done(RaggedStep(trunk, bank, weights, base_dropout=False), bank, BATCHES)
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, unlike(backbone))
+    losses, grads = done(StaticStep(backbone, bank, weights, base_dropout=False), bank, BATCHES)
+    expected, theirs = done(RaggedStep(backbone, bank, weights, base_dropout=False), bank, BATCHES)
     torch.testing.assert_close(losses, expected)
     assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
 
@@ -68,15 +72,15 @@ def test_losses_and_gradients_are_those_of_a_packed_step(family: str, weights: T
 @families
 def test_adapters_of_the_last_layer_and_heads_alone(family: str) -> None:
     """The layers below them run once for each different batch."""
-    trunk = models.trunk(family)
+    backbone = models.backbone(family)
     for specs in (
-        [models.spec(trunk, rank, seed=7, targets=list(trunk.sites())[-3:]) for rank in (1, 4)],
-        [models.spec(trunk, 0, seed=7), models.spec(trunk, 0, seed=7)],
+        [models.spec(backbone, rank, seed=7, targets=list(backbone.modules())[-3:]) for rank in (1, 4)],
+        [models.spec(backbone, 0, seed=7), models.spec(backbone, 0, seed=7)],
     ):
-        bank = models.trained_bank(trunk, specs)
+        bank = models.trained_bank(backbone, specs)
         batches = [ONE, ONE]
-        losses, grads = done(EvenStep(trunk, bank, None, base_dropout=False), bank, batches)
-        expected, theirs = done(RaggedStep(trunk, bank, None, base_dropout=False), bank, batches)
+        losses, grads = done(StaticStep(backbone, bank, None, base_dropout=False), bank, batches)
+        expected, theirs = done(RaggedStep(backbone, bank, None, base_dropout=False), bank, batches)
         torch.testing.assert_close(losses, expected)
         assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
 
@@ -84,31 +88,31 @@ def test_adapters_of_the_last_layer_and_heads_alone(family: str) -> None:
 @families
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_adapter_is_the_same_alone_and_in_a_bank(family: str, place: int) -> None:
-    """With all dropout, though its neighbours change how far the stream is filled up and its widths."""
-    trunk = models.trunk(family)
-    specs = unlike(trunk, dropout=0.4)
-    bank, alone = models.trained_bank(trunk, specs), models.trained_bank(trunk, [specs[place]])
-    losses, grads = done(EvenStep(trunk, bank, None, base_dropout=True), bank, BATCHES)
-    expected, (theirs,) = done(EvenStep(trunk, alone, None, base_dropout=True), alone, [BATCHES[place]])
+    """With all dropout, though its neighbors change how far the packed batch is filled up and its widths."""
+    backbone = models.backbone(family)
+    specs = unlike(backbone, dropout=0.4)
+    bank, alone = models.trained_bank(backbone, specs), models.trained_bank(backbone, [specs[place]])
+    losses, grads = done(StaticStep(backbone, bank, None, base_dropout=True), bank, BATCHES)
+    expected, (theirs,) = done(StaticStep(backbone, alone, None, base_dropout=True), alone, [BATCHES[place]])
     torch.testing.assert_close(losses[place], expected[0])
     assert models.close(grads[place], theirs, 1e-5)
 
 
 @families
 def test_dropout_depends_on_the_step(family: str) -> None:
-    trunk = models.trunk(family)
-    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
-    step = EvenStep(trunk, bank, None, base_dropout=True)
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
+    step = StaticStep(backbone, bank, None, base_dropout=True)
     first, again, next_one = (done(step, bank, BATCHES, number)[0] for number in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.isclose(first, next_one)[[0, 2]].any()  # adapter 1 has none of its own
 
 
 @families
-def test_a_neighbour_that_is_no_number_changes_nothing(family: str) -> None:
-    trunk = models.trunk(family)
-    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
-    step = EvenStep(trunk, bank, None, base_dropout=True)
+def test_a_neighbor_that_is_no_number_changes_nothing(family: str) -> None:
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
+    step = StaticStep(backbone, bank, None, base_dropout=True)
     expected, theirs = done(step, bank, BATCHES)
     with torch.no_grad():
         bank.flat[bank.segments[0]] = float("nan")
@@ -120,18 +124,19 @@ def test_a_neighbour_that_is_no_number_changes_nothing(family: str) -> None:
 
 @families
 def test_stacked_adapters_are_the_adapters_one_by_one(family: str) -> None:
-    """On one even stream with the same masks, dropout of all kinds and its scales included."""
-    trunk = models.trunk(family)
-    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
+    """On one static-shape batch with the same masks, dropout of all kinds and its scales included."""
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     seeds = [spec.seed for spec in bank.specs]
     shape = shape_of(BATCHES, seeds)
-    stream = view(shape, torch.from_numpy(flatten(shape, BATCHES, seeds)))
-    masks = HashedMasks(torch.from_numpy(keys(seeds, 3)), stream, shape, {})
+    packed = view(shape, torch.from_numpy(flatten(shape, BATCHES, seeds)))
+    masks = HashedMasks(torch.from_numpy(keys(seeds, 3)), packed, shape, {})
     stack = Stack(bank)
     leaves = stack.leaves()
-    stacked, single = StackHook(stack, leaves, masks, True), BankHook(bank, stream, masks)
+    stacked, single = StackHook(stack, leaves, masks, True), BankHook(bank, packed, masks)
     outputs, expected = (
-        torch.stack(hook.score(pooled(trunk, bank.first_layer, stream, hook))) for hook in (stacked, single)
+        torch.stack(hook.score(pooled(backbone, bank.first_layer, packed, hook)))
+        for hook in (stacked, single)
     )
     torch.testing.assert_close(outputs, expected)
     torch.autograd.backward(expected.square().sum())
@@ -164,10 +169,10 @@ class Recorder:
 @families
 def test_a_replayed_step_is_the_step(family: str) -> None:
     """From the third batch of a shape on, losses and gradients come from the recording."""
-    trunk = models.trunk(family)
-    bank = models.trained_bank(trunk, unlike(trunk, dropout=0.4))
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     recorder = Recorder()
-    replayed, plain = EvenStep(trunk, bank, None, True, recorder), EvenStep(trunk, bank, None, True)
+    replayed, plain = StaticStep(backbone, bank, None, True, recorder), StaticStep(backbone, bank, None, True)
     for number in range(5):
         batches = [[(text + number) % models.VOCABULARY for text in batch] for batch in BATCHES]
         losses, grads = done(replayed, bank, batches, number)
@@ -180,27 +185,27 @@ def test_a_replayed_step_is_the_step(family: str) -> None:
 
 @families
 def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimiser meets the same gradients; an epoch's last batch is smaller, so of another shape."""
-    trunk = models.trunk(family)
+    """The optimizer meets the same gradients; an epoch's last batch is smaller, so of another shape."""
+    backbone = models.backbone(family)
     texts = models.texts([(7 * i) % 30 + 1 for i in range(22)], seed=4)
     (labels,) = answers_of([texts])
     recipe = Recipe(epochs=2, batch_size=4, learning_rate=5e-3, base_dropout=False)
     recorder = Recorder()
 
     def even(
-        trunk: Trunk,
+        backbone: Backbone,
         bank: Bank,
         weights: Tensor | None,
         base_dropout: bool,
         parts: int,
         on_failure: Callable[[str], None],
-    ) -> Step:
-        return EvenStep(trunk, bank, weights, base_dropout, recorder, on_failure)
+    ) -> TrainingStep:
+        return StaticStep(backbone, bank, weights, base_dropout, recorder, on_failure)
 
-    packed, evenly = (models.bank(trunk, unlike(trunk)) for _ in range(2))
+    packed, evenly = (models.bank(backbone, unlike(backbone)) for _ in range(2))
     start = packed.flat.clone()
-    train(trunk, packed, texts, labels, recipe)
+    train(backbone, packed, texts, labels, recipe)
     monkeypatch.setattr(training, "step_of", even)
-    train(trunk, evenly, texts, labels, recipe)
+    train(backbone, evenly, texts, labels, recipe)
     assert models.close(evenly.flat - start, packed.flat - start, 1e-3)
     assert recorder.recorded > 0

@@ -1,4 +1,4 @@
-"""Frozen trunks: their sites, merging, precision, and the checks of their configs."""
+"""Frozen backbones: their target modules, merging, precision, and the checks of their configs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankwise.errors import ModelError
 from rankwise.models import registry as families
-from rankwise.nn.backbone import Hook, Trunk
+from rankwise.nn.backbone import Backbone, Hook
 from rankwise.nn.bank import HEAD
 from rankwise.nn.classifier import logits
 from rankwise.nn.ragged.batch import pack
@@ -20,13 +20,13 @@ family = pytest.mark.parametrize("family", models.FAMILIES)
 TEXTS = models.texts([5, 30, 1, 12])
 
 
-def hidden(trunk: Trunk) -> Tensor:
-    return trunk(pack([TEXTS]), Hook())
+def hidden(backbone: Backbone) -> Tensor:
+    return backbone(pack([TEXTS]), Hook())
 
 
 @family
 def test_sites_and_parameters(family: str) -> None:
-    """The sites that the config promises are the trunk's; every number of it is taken once."""
+    """The target modules that the config promises are the backbone's; every number of it is taken once."""
     taken: list[int] = []
 
     class Counting(models.RandomWeights):
@@ -36,39 +36,39 @@ def test_sites_and_parameters(family: str) -> None:
             return tensor
 
     config = families.parse_config(models.CONFIGS[family])
-    trunk = families.build(models.CONFIGS[family], Counting(), torch.float32)
-    assert trunk.sites() == config.site_shapes()
+    backbone = families.build(models.CONFIGS[family], Counting(), torch.float32)
+    assert backbone.modules() == config.module_shapes()
     assert sum(taken) == config.parameters()
-    assert hidden(trunk).shape == (len(TEXTS), config.d_model)
-    assert families.trunk_class(config) is type(trunk)
+    assert hidden(backbone).shape == (len(TEXTS), config.d_model)
+    assert families.backbone_class(config) is type(backbone)
 
 
 @family
 def test_merged_is_the_same_model(family: str) -> None:
-    """Also where several sites are held as one matrix."""
-    trunk = models.trunk(family)
-    bank = models.trained_bank(trunk, [models.spec(trunk, 3, targets=["all-linear"])])
-    (before,) = logits(trunk, bank, pack([TEXTS]))
+    """Also where several target modules are held as one matrix."""
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, [models.spec(backbone, 3, targets=["all-linear"])])
+    (before,) = logits(backbone, bank, pack([TEXTS]))
     tensors = bank.tensors[0]
     with torch.no_grad():
-        for linear in trunk.linears():
-            for site in linear.sites:
-                linear.merge(site, 0.5 * tensors[f"{site}.lora_B"] @ tensors[f"{site}.lora_A"])
-        after = hidden(trunk) @ tensors[HEAD].T
+        for linear in backbone.linears():
+            for module in linear.modules:
+                linear.merge(module, 0.5 * tensors[f"{module}.lora_B"] @ tensors[f"{module}.lora_A"])
+        after = hidden(backbone) @ tensors[HEAD].T
     assert models.close(after, before, 1e-5)
-    assert not models.close(hidden(models.trunk(family)), hidden(trunk), 1e-2)
+    assert not models.close(hidden(models.backbone(family)), hidden(backbone), 1e-2)
 
 
 @family
 def test_bfloat16_is_near_float32(family: str) -> None:
     """A few of bfloat16's roundings (1 in 256) away, whether built so or cast later."""
-    exact = hidden(models.trunk(family))
-    rounded = models.trunk(family, torch.bfloat16)
-    late = models.trunk(family)
+    exact = hidden(models.backbone(family))
+    rounded = models.backbone(family, torch.bfloat16)
+    late = models.backbone(family)
     late.cast(torch.bfloat16)
-    for trunk in (rounded, late):
-        assert {linear.weight.dtype for linear in trunk.linears()} == {torch.bfloat16}
-        found = hidden(trunk)
+    for backbone in (rounded, late):
+        assert {linear.weight.dtype for linear in backbone.linears()} == {torch.bfloat16}
+        found = hidden(backbone)
         assert found.dtype == torch.float32
         assert models.close(found, exact, 0.03)
         assert not models.close(found, exact, 1e-4)
@@ -77,9 +77,9 @@ def test_bfloat16_is_near_float32(family: str) -> None:
 
 @family
 def test_a_bank_learns_in_float32_on_a_bfloat16_trunk(family: str) -> None:
-    trunk, exact = models.trunk(family, torch.bfloat16), models.trunk(family)
+    backbone, exact = models.backbone(family, torch.bfloat16), models.backbone(family)
     gradients = []
-    for each in (trunk, exact):
+    for each in (backbone, exact):
         bank = models.trained_bank(each, [models.spec(each, 2)])
         torch.autograd.backward(logits(each, bank, pack([TEXTS]))[0].square().sum())
         gradients.append(bank.grad)

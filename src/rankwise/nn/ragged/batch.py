@@ -1,6 +1,6 @@
-"""Ragged texts -> one packed stream of tokens, without padding.
+"""Ragged texts -> one packed batch of tokens, without padding.
 
-The stream of two adapters with two texts each::
+The packed batch of two adapters with two texts each::
 
     ids             a b c | d e | f | g h i j        (tokens,)
     positions       0 1 2 | 0 1 | 0 | 0 1 2 3        (tokens,)
@@ -9,14 +9,14 @@ The stream of two adapters with two texts each::
     token_starts    0             5           10     (adapters + 1,), in tokens
 
 Attention needs the texts one by one. Texts of like length stand together in a `Block`, a small
-dense array (texts, width). A row that fills up a block repeats its text's last token; causality
+dense array (texts, width). A row that fills up a length bucket repeats its text's last token; causality
 hides it from the real ones.
 
 Adapters of one seed meet the same texts in the same order. Up to the first layer that any of them
-adapts they compute the same, so a stream also knows its `Distinct` batches, each packed once.
+adapts they compute the same, so a packed batch also knows its `Distinct` batches, each packed once.
 
 Without dropout, texts that begin alike compute the same up to where they part: a token sees only
-what is before it. For a forward pass alone, such a beginning can be in the stream once (`shared`).
+what is before it. For a forward pass alone, such a beginning can be in the packed batch once (`shared`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.nn.batch import MAX_BLOCK_SCORES, Block, Distinct, Ids, Stream, block_rows, offsets
+from rankwise.nn.batch import (
+    MAX_BUCKET_SCORES,
+    Distinct,
+    Ids,
+    LengthBucket,
+    PackedBatch,
+    bucket_rows,
+    offsets,
+)
 
 
 def pack(
@@ -37,12 +45,12 @@ def pack(
     same: Sequence[Hashable] | None = None,
     *,
     shared: bool = False,
-) -> Stream:
-    """One stream of every adapter's batch of texts.
+) -> PackedBatch:
+    """One packed batch of every adapter's batch of texts.
 
     Args:
         batches: for each adapter its texts, each (length,) int64 ids, length at least 1.
-        device: where the stream shall live.
+        device: where the packed batch shall live.
         same: a key for each adapter; those with equal keys have equal batches, dropout masks included.
         shared: what several texts of a batch begin with is there once. For a forward pass without
             dropout; a token's gradient would have to be the sum over its texts.
@@ -50,37 +58,37 @@ def pack(
     Raises:
         ValueError: there is no text, or a text without tokens.
 
-    >>> stream = pack([[np.array([5, 6, 7])], [np.array([8])]])
-    >>> stream.positions.tolist(), stream.last.tolist(), stream.token_starts.tolist()
+    >>> packed batch = pack([[np.array([5, 6, 7])], [np.array([8])]])
+    >>> packed batch.positions.tolist(), packed batch.last.tolist(), packed batch.token_starts.tolist()
     ([0, 1, 2, 0], [2, 3], [0, 3, 4])
-    >>> stream = pack([[np.array([5, 6, 7]), np.array([5, 6, 8])]], shared=True)
-    >>> stream.ids.tolist(), stream.positions.tolist(), stream.last.tolist()
+    >>> packed batch = pack([[np.array([5, 6, 7]), np.array([5, 6, 8])]], shared=True)
+    >>> packed batch.ids.tolist(), packed batch.positions.tolist(), packed batch.last.tolist()
     ([5, 6, 7, 8], [0, 1, 2, 2], [2, 3])
     """
     texts = [text for batch in batches for text in batch]
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     if not len(lengths) or lengths.min() < 1:
-        raise ValueError("a stream needs at least one text, and each text at least one token")
+        raise ValueError("a packed batch needs at least one text, and each text at least one token")
     starts, adapter_starts = offsets(lengths), _offsets_of(batches)
     rows = [_prefixes(batch) for batch in batches] if shared else [_every(batch) for batch in batches]
     token_starts = _offsets_of([kept for _, kept in rows])
     of_tokens = np.concatenate([own + start for (own, _), start in zip(rows, token_starts, strict=False)])
     kept = np.concatenate([k + starts[a] for (_, k), a in zip(rows, adapter_starts, strict=False)])
-    return Stream(
+    return PackedBatch(
         ids=_to(np.concatenate(texts)[kept], device),
         positions=_to((np.arange(starts[-1]) - np.repeat(starts[:-1], lengths))[kept], device),
         last=_to(of_tokens[starts[1:] - 1], device),
         adapter_starts=adapter_starts,
         token_starts=token_starts,
-        blocks=tuple(_blocks(lengths, starts, of_tokens, device)),
+        buckets=tuple(_buckets(lengths, starts, of_tokens, device)),
         distinct=_distinct(batches, device, same or range(len(batches)), shared),
     )
 
 
-def block_width(length: int) -> int:
-    """Width of the block that a text of this length stands in: eight steps to each doubling.
+def bucket_width(length: int) -> int:
+    """Width of the length bucket that a text of this length stands in: eight steps to each doubling.
 
-    It depends on the text alone, so that a text is computed alike among any neighbours.
+    It depends on the text alone, so that a text is computed alike among any neighbors.
 
     >>> [block_width(n) for n in (1, 7, 9, 31, 33, 100, 1000)]
     [8, 8, 16, 32, 40, 104, 1024]
@@ -90,24 +98,24 @@ def block_width(length: int) -> int:
 
 
 def lexical_order(texts: Sequence[Ids]) -> list[int]:
-    """The order of a dictionary, in which texts that begin alike are neighbours."""
+    """The order of a dictionary, in which texts that begin alike are neighbors."""
     return sorted(range(len(texts)), key=lambda i: texts[i].astype(">i8").tobytes())
 
 
-def _blocks(
+def _buckets(
     lengths: NDArray[np.int64],
     starts: NDArray[np.int64],
     of_tokens: NDArray[np.int64],
     device: torch.device | str,
-) -> Iterator[Block]:
-    widths = np.array([block_width(int(n)) for n in lengths], dtype=np.int64)
+) -> Iterator[LengthBucket]:
+    widths = np.array([bucket_width(int(n)) for n in lengths], dtype=np.int64)
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
-        most = max(1, MAX_BLOCK_SCORES // width**2)  # texts; one alone may exceed the cap
+        most = max(1, MAX_BUCKET_SCORES // width**2)  # texts; one alone may exceed the cap
         for first in range(0, len(members), most):
             texts = members[first : first + most]
-            rows = of_tokens[block_rows(starts[texts], lengths[texts], width)]
-            yield Block(_to(texts, device), _to(lengths[texts], device), width, _to(rows, device))
+            rows = of_tokens[bucket_rows(starts[texts], lengths[texts], width)]
+            yield LengthBucket(_to(texts, device), _to(lengths[texts], device), width, _to(rows, device))
 
 
 def _every(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -153,13 +161,13 @@ def _distinct(
     if len(first) == len(keys):
         return None
     adapters = tuple(first.values())
-    stream = pack([batches[adapter] for adapter in adapters], device, shared=shared)
+    packed = pack([batches[adapter] for adapter in adapters], device, shared=shared)
     place = [adapters.index(first[key]) for key in keys]
     rows, texts = (
         np.concatenate([np.arange(starts[k], starts[k + 1]) for k in place])
-        for starts in (stream.token_starts, stream.adapter_starts)
+        for starts in (packed.token_starts, packed.adapter_starts)
     )
-    return Distinct(stream, adapters, _to(rows, device), _to(texts, device))
+    return Distinct(packed, adapters, _to(rows, device), _to(texts, device))
 
 
 def _offsets_of(parts: Sequence[Sized]) -> NDArray[np.int64]:

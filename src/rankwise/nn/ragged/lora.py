@@ -9,43 +9,43 @@ import torch
 from torch import Tensor
 
 from rankwise.nn.bank import HEAD, Bank
-from rankwise.nn.batch import Stream
+from rankwise.nn.batch import PackedBatch
+from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.linear import Linear
 from rankwise.nn.masks import Masks
-from rankwise.nn.ragged.masks import DropoutHook
 
 
 class BankHook(DropoutHook):
-    """Adds a bank's adapters to a trunk that runs over `stream`.
+    """Adds a bank's adapters to a backbone that runs over a packed batch.
 
     Args:
         bank: the adapters.
-        stream: the packed texts, the bank's adapters in order.
+        packed batch: the packed texts, the bank's adapters in order.
         masks: dropout masks of this step; None leaves out all dropout.
         base_dropout: whether the base model's own dropout is active too.
     """
 
     def __init__(
-        self, bank: Bank, stream: Stream, masks: Masks | None = None, base_dropout: bool = True
+        self, bank: Bank, packed: PackedBatch, masks: Masks | None = None, base_dropout: bool = True
     ) -> None:
         super().__init__(masks if base_dropout else None)
         self.bank, self.masks = bank, masks
-        self._rows = {False: stream.token_rows(), True: stream.text_rows()}
+        self._rows = {False: packed.token_rows(), True: packed.text_rows()}
         self._rates = [spec.dropout for spec in bank.specs]
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
         """The frozen layer plus every adapter's own low-rank product on its rows."""
         uses: list[_Use] = []
         factors: list[Tensor] = []
-        for site, columns in linear.sites.items():
-            a, b = f"{site}.lora_A", f"{site}.lora_B"
+        for module, columns in linear.modules.items():
+            a, b = f"{module}.lora_A", f"{module}.lora_B"
             adapters = [k for k, tensors in enumerate(self.bank.tensors) if a in tensors]
-            keep = self._keep(site, x, pooled) if adapters else None
+            mask = self._mask(module, x, pooled) if adapters else None
             for k in adapters:
                 spec, rows, tensors = self.bank.specs[k], self._rows[pooled][k], self.bank.tensors[k]
-                dropping = keep is not None and spec.dropout > 0
+                dropping = mask is not None and spec.dropout > 0
                 scale = spec.scale / (1 - spec.dropout) if dropping else spec.scale
-                uses.append(_Use(rows, columns, scale, keep[rows] if keep is not None and dropping else None))
+                uses.append(_Use(rows, columns, scale, mask[rows] if mask is not None and dropping else None))
                 factors += (tensors[a], tensors[b])
         if not uses:
             return super().linear(linear, x, pooled)
@@ -57,26 +57,26 @@ class BankHook(DropoutHook):
         both = zip(self._rows[True], self.bank.tensors, strict=True)
         return [pooled[rows] @ tensors[HEAD].T for rows, tensors in both]
 
-    def _keep(self, site: str, x: Tensor, pooled: bool) -> Tensor | None:
+    def _mask(self, module: str, x: Tensor, pooled: bool) -> Tensor | None:
         if self.masks is None or not any(self._rates):
             return None
-        return self.masks.rows(f"{site}.lora", x.shape[1], self._rates, pooled)
+        return self.masks.rows(f"{module}.lora", x.shape[1], self._rates, pooled)
 
 
 class _Use(NamedTuple):
-    """One adapter at one site."""
+    """One adapter at one target module."""
 
     rows: slice
     columns: slice
     scale: float
-    keep: Tensor | None  # (rows, in) uint8 dropout mask
+    mask: Tensor | None  # (rows, in) uint8 dropout mask
 
 
 class _BankLinear(torch.autograd.Function):
-    """A frozen linear layer with low-rank terms on blocks of its output.
+    """A frozen linear layer with low-rank terms on length buckets of its output.
 
     The frozen weight needs no gradient, so the backward pass keeps the input and the small
-    `x A^T` only. Every adapter is computed on its own rows: a neighbour's NaN cannot reach it.
+    `x A^T` only. Every adapter is computed on its own rows: a neighbor's NaN cannot reach it.
     """
 
     @staticmethod
@@ -103,12 +103,12 @@ class _BankLinear(torch.autograd.Function):
             part = dy[use.rows, use.columns]
             d_low = (part @ b).mul_(use.scale)  # (rows, rank)
             factors += ((d_low.T @ _dropped(x, use)).float(), (part.T @ low).float().mul_(use.scale))
-            if dx is not None and use.keep is None:
+            if dx is not None and use.mask is None:
                 dx[use.rows].addmm_(d_low, a)
             elif dx is not None:
-                dx[use.rows].addcmul_(d_low @ a, use.keep.to(dx.dtype))
+                dx[use.rows].addcmul_(d_low @ a, use.mask.to(dx.dtype))
         return dx, None, None, *factors
 
 
 def _dropped(x: Tensor, use: _Use) -> Tensor:
-    return x[use.rows] if use.keep is None else use.keep.to(x.dtype).mul_(x[use.rows])
+    return x[use.rows] if use.mask is None else use.mask.to(x.dtype).mul_(x[use.rows])

@@ -1,9 +1,9 @@
-"""Streams of few fixed shapes, as a CUDA graph needs them.
+"""Batches of few fixed shapes, as a CUDA graph needs them.
 
 A graph replays the very kernels that it recorded, so nothing may change but the numbers in its
-tensors. In an even stream every adapter has the same number of texts and takes the same number of
+tensors. In an static-shape batch every adapter has the same number of texts and takes the same number of
 tokens, the last ones filled up with zeros that belong to no text; its texts stand in order of
-length, and the same places of every adapter's order stand in the same block.
+length, and the same places of every adapter's order stand in the same length bucket.
 
 All that changes from step to step lies in one flat array, so that it goes to the device in one copy.
 """
@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.nn.batch import Block, Distinct, Ids, Stream, block_rows, offsets
+from rankwise.nn.batch import Distinct, Ids, LengthBucket, PackedBatch, bucket_rows, offsets
 
 GROUPS = 4
-"""Blocks of a stream: with more, less of attention is padding, and there are more different shapes."""
+"""Blocks of a packed batch: with more, less of attention is padding, and there are more different shapes."""
 LEAST_WIDTH = 16
-"""Width of the narrowest block; the others are its doubles, so that few shapes occur."""
+"""Width of the narrowest length bucket; the others are its doubles, so that few shapes occur."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Shape:
     adapters: int
     texts: int  # of each adapter
     tokens: int  # of each adapter, with those that fill it up
-    groups: tuple[tuple[int, int], ...]  # of each block: texts of one adapter, width
+    groups: tuple[tuple[int, int], ...]  # of each length bucket: texts of one adapter, width
     distinct: tuple[int, ...] | None  # as `packing.Distinct` has it; None: every batch is its own
 
 
@@ -65,14 +65,14 @@ def shape_of(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None =
 
 
 def order(batch: Sequence[Ids]) -> list[int]:
-    """The order in which an even stream has an adapter's texts: by length, then as they came."""
+    """The order in which an static-shape batch has an adapter's texts: by length, then as they came."""
     return sorted(range(len(batch)), key=lambda i: len(batch[i]))
 
 
 def flatten(
     shape: Shape, batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = None
 ) -> NDArray[np.int64]:
-    """Everything of the stream that its shape does not say, one after another."""
+    """Everything of the packed batch that its shape does not say, one after another."""
     batches = [[batch[i] for i in order(batch)] for batch in batches]
     arrays = list(_arrays(shape, batches))
     if shape.distinct is not None:
@@ -83,14 +83,14 @@ def flatten(
     return np.concatenate([array.ravel() for array in arrays])
 
 
-def view(shape: Shape, flat: Tensor) -> Stream:
-    """The stream whose contents are in `flat`, which it shares."""
+def view(shape: Shape, flat: Tensor) -> PackedBatch:
+    """The packed batch whose contents are in `flat`, which it shares."""
     fields = iter(torch.split(flat, [prod(field) for field in _fields(shape)]))
-    stream = _stream(shape, fields)
+    packed = _stream(shape, fields)
     if shape.distinct is None:
-        return stream
+        return packed
     below = _stream(_below(shape), fields)
-    return replace(stream, distinct=Distinct(below, shape.distinct, next(fields), next(fields)))
+    return replace(packed, distinct=Distinct(below, shape.distinct, next(fields), next(fields)))
 
 
 def _below(shape: Shape) -> Shape:
@@ -109,7 +109,7 @@ def _fields(shape: Shape) -> list[tuple[int, ...]]:
 
 
 def _arrays(shape: Shape, batches: Sequence[Sequence[Ids]]) -> Iterator[NDArray[np.int64]]:
-    """The fields of one stream, in the order of `_fields`."""
+    """The fields of one packed batch, in the order of `_fields`."""
     ids = np.zeros((shape.adapters, shape.tokens), dtype=np.int64)
     positions = np.zeros_like(ids)
     lengths = np.array([[len(text) for text in batch] for batch in batches], dtype=np.int64)
@@ -124,20 +124,21 @@ def _arrays(shape: Shape, batches: Sequence[Sequence[Ids]]) -> Iterator[NDArray[
     for places, (_, width) in zip(_places(shape), shape.groups, strict=True):
         yield numbers[:, places]
         yield lengths[:, places]
-        yield block_rows(starts[:, places].ravel(), lengths[:, places].ravel(), width)
+        yield bucket_rows(starts[:, places].ravel(), lengths[:, places].ravel(), width)
 
 
-def _stream(shape: Shape, fields: Iterator[Tensor]) -> Stream:
+def _stream(shape: Shape, fields: Iterator[Tensor]) -> PackedBatch:
     steps = np.arange(shape.adapters + 1)
     ids, positions, last = next(fields), next(fields), next(fields)
-    blocks = [
-        Block(next(fields), next(fields), width, next(fields).view(-1, width)) for _, width in shape.groups
+    buckets = [
+        LengthBucket(next(fields), next(fields), width, next(fields).view(-1, width))
+        for _, width in shape.groups
     ]
-    return Stream(ids, positions, last, steps * shape.texts, steps * shape.tokens, tuple(blocks))
+    return PackedBatch(ids, positions, last, steps * shape.texts, steps * shape.tokens, tuple(buckets))
 
 
 def _places(shape: Shape) -> Iterator[slice]:
-    """Each block's part of an adapter's texts, in order of length."""
+    """Each length bucket's part of an adapter's texts, in order of length."""
     ends = offsets(np.array([texts for texts, _ in shape.groups], dtype=np.int64)).tolist()
     return (slice(a, b) for a, b in pairwise(ends))
 

@@ -1,8 +1,8 @@
 """A bank's tensors side by side, so that one product does the work of every adapter.
 
 On a GPU the low-rank products of many adapters are too small to fill it, and to start them one by
-one takes longer than to run them. Where the adapters have equally many rows, as in an even stream, all
-of a site are one batched product, the factors padded with zeros to the largest rank.
+one takes longer than to run them. Where the adapters have equally many rows, as in an static-shape batch, all
+of a target module are one batched product, the factors padded with zeros to the largest rank.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _A = ".lora_A"
 
 
 class Stack:
-    """The padded copies of a bank's masters, and the way back for their gradients.
+    """The padded copies of a bank's parameters, and the way back for their gradients.
 
     Args:
         bank: the adapters.
 
     Attributes:
-        scales: site -> (adapters, 1, 1) float32 factor on the low-rank product, 0 for adapters that are
-            not on the site.
+        scales: target module -> (adapters, 1, 1) float32 factor on the low-rank product, 0 for adapters that are
+            not on the target module.
         dropping: the same with dropout, where what is kept counts 1 / (1 - rate) times.
     """
 
@@ -52,7 +52,7 @@ class Stack:
             if name.endswith(_A)
         }
         kept = torch.tensor([1 - spec.dropout for spec in bank.specs]).view(-1, 1, 1).to(device)
-        self.dropping = {site: scale / kept for site, scale in self.scales.items()}
+        self.dropping = {module: scale / kept for module, scale in self.scales.items()}
 
     @torch.no_grad()
     def leaves(self) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ def _padded(bank: Bank, name: str) -> tuple[int, int, int]:
 
 
 def _places(bank: Bank, name: str, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Where each number of a stack is among the masters; their number for what fills it up."""
+    """Where each number of a stack is among the parameters; their number for what fills it up."""
     places = np.full(shape, len(bank.flat), dtype=np.int64)
     for place, tensors in zip(places, bank.tensors, strict=True):
         if name in tensors:
@@ -94,7 +94,7 @@ def _scales(bank: Bank, name: str) -> list[float]:
 
 
 class StackHook(DropoutHook):
-    """Adds a bank's adapters, stacked, to a trunk that runs over an even stream.
+    """Adds a bank's adapters, stacked, to a backbone that runs over an static-shape batch.
 
     Args:
         stack: of the bank.
@@ -113,10 +113,10 @@ class StackHook(DropoutHook):
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
         """The frozen layer plus every adapter's low-rank product on its rows."""
         uses, factors = [], []
-        for site, columns in linear.sites.items():
-            if site in self.stack.scales:
-                uses.append(self._use(site, columns, x.shape[1], pooled))
-                factors += [self.leaves[f"{site}.lora_A"], self.leaves[f"{site}.lora_B"]]
+        for module, columns in linear.modules.items():
+            if module in self.stack.scales:
+                uses.append(self._use(module, columns, x.shape[1], pooled))
+                factors += [self.leaves[f"{module}.lora_A"], self.leaves[f"{module}.lora_B"]]
         if not uses:
             return super().linear(linear, x, pooled)
         out: Tensor = _StackLinear.apply(x, linear, uses, *factors)  # type: ignore[no-untyped-call]
@@ -127,23 +127,23 @@ class StackHook(DropoutHook):
         head = self.leaves[HEAD]  # (adapters, classes, d_model)
         return list((pooled.view(len(head), -1, pooled.shape[1]) @ head.mT).unbind())
 
-    def _use(self, site: str, columns: slice, width: int, pooled: bool) -> _Use:
+    def _use(self, module: str, columns: slice, width: int, pooled: bool) -> _Use:
         if self.masks is None or not any(self._rates):
-            return _Use(columns, self.stack.scales[site], None)
-        keep = self.masks.rows(f"{site}.lora", width, self._rates, pooled)
-        return _Use(columns, self.stack.dropping[site], keep)
+            return _Use(columns, self.stack.scales[module], None)
+        mask = self.masks.rows(f"{module}.lora", width, self._rates, pooled)
+        return _Use(columns, self.stack.dropping[module], mask)
 
 
 class _Use(NamedTuple):
-    """The adapters of one site."""
+    """The adapters of one target module."""
 
     columns: slice
     scale: Tensor  # (adapters, 1, 1) float32
-    keep: Tensor | None  # (rows, in) uint8 dropout mask
+    mask: Tensor | None  # (rows, in) uint8 dropout mask
 
 
 class _StackLinear(torch.autograd.Function):
-    """A frozen linear layer with every adapter's low-rank term on blocks of its output.
+    """A frozen linear layer with every adapter's low-rank term on length buckets of its output.
 
     A batched product keeps the adapters apart: one's NaN cannot reach another.
     """
@@ -171,10 +171,10 @@ class _StackLinear(torch.autograd.Function):
             part = _each(dy, use)[..., use.columns]  # (adapters, rows, out)
             d_low = part @ b  # (adapters, rows, rank)
             factors += [(d_low.mT @ _seen(x, use)).float(), (part.mT @ low).float() * use.scale]
-            if dx is not None and use.keep is None:
+            if dx is not None and use.mask is None:
                 _each(dx, use).baddbmm_(d_low, a)
             elif dx is not None:
-                _each(dx, use).addcmul_(d_low @ a, _each(use.keep, use).to(dx.dtype))
+                _each(dx, use).addcmul_(d_low @ a, _each(use.mask, use).to(dx.dtype))
         return dx, None, None, *factors
 
 
@@ -185,4 +185,4 @@ def _each(x: Tensor, use: _Use) -> Tensor:
 
 def _seen(x: Tensor, use: _Use) -> Tensor:
     """(adapters, rows of each, in): what the adapters see of x."""
-    return _each(x if use.keep is None else use.keep.to(x.dtype).mul_(x), use)
+    return _each(x if use.mask is None else use.mask.to(x.dtype).mul_(x), use)

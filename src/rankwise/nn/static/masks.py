@@ -1,10 +1,10 @@
-"""Dropout masks of an even stream, each number a hash of where it stands.
+"""Dropout masks of an static-shape batch, each number a hash of where it stands.
 
 A counter-based generator (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): there is
 no state, so a CUDA graph can draw the masks, with nothing but a key for each adapter from outside.
-The hash is the integer finaliser of two multiplications that Wellons found by search ("lowbias32").
+The hash is the integer finalizer of two multiplications that Wellons found by search ("lowbias32").
 
-A hash is a dozen small kernels, so the masks of many sites are drawn at once.
+A hash is a dozen small kernels, so the masks of many target modules are drawn at once.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.nn.batch import Stream
+from rankwise.nn.batch import PackedBatch
 from rankwise.nn.masks import Masks
 from rankwise.nn.static.batch import Shape
 
 AT_ONCE = 1 << 24
-"""Numbers that are drawn together, where a single site does not take more: what a GPU's cache holds."""
+"""Numbers that are drawn together, where a single target module does not take more: what a GPU's cache holds."""
 MOST_QUERIES = 1 << 16
 """More than a text's tokens can be: an attention weight is numbered query * MOST_QUERIES + key / 2."""
 
-Sites = dict[Hashable, list[str]]
-"""The sites that want masks of a kind, in order; known once a step has been made."""
+Modules = dict[Hashable, list[str]]
+"""The target modules that want masks of a kind, in order; known once a step has been made."""
 
 
 def keys(seeds: Sequence[int], step: int) -> NDArray[np.int64]:
@@ -39,49 +39,51 @@ def keys(seeds: Sequence[int], step: int) -> NDArray[np.int64]:
 
 
 class HashedMasks(Masks):
-    """The masks of one step of several adapters, of an even stream.
+    """The masks of one step of several adapters, of an static-shape batch.
 
-    They depend on an adapter's key and batch, and on nothing else: not on how far the stream is
-    filled up, nor on the width of its blocks, nor on which sites are drawn together.
+    They depend on an adapter's key and batch, and on nothing else: not on how far the packed batch is
+    filled up, nor on the width of its length buckets, nor on which target modules are drawn together.
 
     Args:
-        keys: (adapters,) integers on the stream's device, from `keys`.
-        stream: the step's texts.
-        shape: the stream's.
-        sites: of the steps before, and to be added to.
+        keys: (adapters,) integers on the packed batch's device, from `keys`.
+        packed batch: the step's texts.
+        shape: the packed batch's.
+        target modules: of the steps before, and to be added to.
     """
 
-    def __init__(self, keys: Tensor, stream: Stream, shape: Shape, sites: Sites) -> None:
-        self.keys, self.stream, self.shape, self.sites = keys.to(torch.int32), stream, shape, sites
-        self.device = stream.ids.device
+    def __init__(self, keys: Tensor, packed: PackedBatch, shape: Shape, modules: Modules) -> None:
+        self.keys, self.packed, self.shape, self.modules = keys.to(torch.int32), packed, shape, modules
+        self.device = packed.ids.device
         self._drawn: dict[tuple[Hashable, str], Tensor] = {}
 
     def distinct(self) -> HashedMasks:
-        """The masks of the stream's distinct batches."""
-        distinct = self.stream.distinct
+        """The masks of the packed batch's distinct batches."""
+        distinct = self.packed.distinct
         if distinct is None:
             return self
         keys = torch.stack([self.keys[k] for k in distinct.adapters])
-        return HashedMasks(keys, distinct.stream, self.shape, self.sites)
+        return HashedMasks(keys, distinct.packed, self.shape, self.modules)
 
-    def rows(self, site: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
+    def rows(self, module: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """See `Masks.rows`."""
         rows = self.shape.texts if pooled else self.shape.tokens
 
-        def draw(keys: Tensor) -> Tensor:  # (sites, adapters) -> (sites, adapters, rows * width)
+        def draw(
+            keys: Tensor,
+        ) -> Tensor:  # (target modules, adapters) -> (target modules, adapters, rows * width)
             return _kept(keys, self._range(-(-rows * width // 2)), rates)[..., : rows * width]
 
         kind = "rows", len(self.keys), width, tuple(rates), pooled
-        return self._of(kind, site, draw, rows * width).reshape(-1, width)
+        return self._of(kind, module, draw, rows * width).reshape(-1, width)
 
-    def attention(self, site: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
+    def attention(self, module: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
         """See `Masks.attention`."""
         masks, first = [], 0
-        for block, (texts, width) in enumerate(self.shape.groups):
+        for bucket, (texts, width) in enumerate(self.shape.groups):
             queries, heads_before = 1 if pooled else width, first * heads
-            of_block = partial(self._heads_kept, texts * heads, heads_before, queries, width, rate)
-            kind = "attention", len(self.keys), heads, rate, pooled, block
-            found = self._of(kind, site, of_block, texts * heads * queries * width)
+            of_bucket = partial(self._heads_kept, texts * heads, heads_before, queries, width, rate)
+            kind = "attention", len(self.keys), heads, rate, pooled, bucket
+            found = self._of(kind, module, of_bucket, texts * heads * queries * width)
             masks.append(found.view(-1, heads, queries, width))
             first += texts
         return masks
@@ -89,7 +91,7 @@ class HashedMasks(Masks):
     def _heads_kept(
         self, heads: int, before: int, queries: int, width: int, rate: float, keys: Tensor
     ) -> Tensor:
-        """(sites, adapters) keys -> (sites, adapters, heads of all texts, queries * width) uint8."""
+        """(target modules, adapters) keys -> (target modules, adapters, heads of all texts, queries * width) uint8."""
         numbers = self._range(queries)[:, None] * MOST_QUERIES + self._range(width // 2)
         of_heads = _mixed(keys.unsqueeze(-1) ^ _mixed(self._range(heads) + before))
         return _kept(of_heads, numbers.flatten(), [rate] * len(self.keys))
@@ -97,32 +99,32 @@ class HashedMasks(Masks):
     def _range(self, stop: int) -> Tensor:
         return torch.arange(stop, dtype=torch.int32, device=self.device)
 
-    def _of(self, kind: Hashable, site: str, draw: Callable[[Tensor], Tensor], numbers: int) -> Tensor:
-        """A site's mask, of so many numbers an adapter; drawn with its neighbours' where they are known."""
-        if (kind, site) not in self._drawn:
-            known = self.sites.setdefault(kind, [])
-            if site in known:
+    def _of(self, kind: Hashable, module: str, draw: Callable[[Tensor], Tensor], numbers: int) -> Tensor:
+        """A target module's mask, of so many numbers an adapter; drawn with its neighbors' where they are known."""
+        if (kind, module) not in self._drawn:
+            known = self.modules.setdefault(kind, [])
+            if module in known:
                 most = max(1, AT_ONCE // (len(self.keys) * numbers))
-                start = known.index(site) // most * most
-                sites = known[start : start + most]
+                start = known.index(module) // most * most
+                modules = known[start : start + most]
             else:
-                known.append(site)
-                sites = [site]
-            keys = torch.stack([self.keys ^ _signed(zlib.crc32(each.encode())) for each in sites])
-            self._drawn |= zip([(kind, each) for each in sites], draw(_mixed(keys)).unbind(), strict=True)
-        return self._drawn[kind, site]
+                known.append(module)
+                modules = [module]
+            keys = torch.stack([self.keys ^ _signed(zlib.crc32(each.encode())) for each in modules])
+            self._drawn |= zip([(kind, each) for each in modules], draw(_mixed(keys)).unbind(), strict=True)
+        return self._drawn[kind, module]
 
 
 def _kept(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
     """What is kept, by hashes of key and number.
 
     Args:
-        keys: (sites, adapters, ...) int32.
-        numbers: (n,) int32, each of which gives a word, and so two neighbouring decisions.
+        keys: (target modules, adapters, ...) int32.
+        numbers: (n,) int32, each of which gives a word, and so two neighboring decisions.
         rates: each adapter's drop rate.
 
     Returns:
-        (sites, adapters, ..., 2 n) uint8.
+        (target modules, adapters, ..., 2 n) uint8.
     """
     words = _mixed(keys.unsqueeze(-1) ^ _mixed(numbers))
     bits = words.view(torch.int16)
