@@ -131,7 +131,7 @@ def drawn(case: Case, steps: int) -> tuple[list[Ids], NDArray[np.int64]]:
         ids = random.integers(0, 49_000, (min(steps, 4) * case.batch, case.length))
         return list(ids), random.integers(0, common.CLASSES, len(ids))
     texts, labels = common.draw(EPOCH)
-    batches = order(case.recipe.seeds[0], 0, EPOCH).reshape(-1, case.batch)
+    batches = order(case.recipe.train.seeds[0], 0, EPOCH).reshape(-1, case.batch)
     tokens = np.array([len(ids) for ids in texts])[batches].sum(1)
     chosen = batches[
         np.argsort(-tokens, kind="stable")[[0, *range(7, EPOCH // case.batch, 37)][:steps]]

@@ -29,8 +29,8 @@ def main() -> None:
     options = parser.parse_args()
     print("mode    rank  scale  validation accuracy in percent, with its 95 % interval")
     for mode, alpha in ALPHAS.items():
-        recipe = Recipe.build(
-            {
+        recipe = Recipe(
+            **{
                 "base": options.base,
                 "data": options.data,
                 "max_length": 64,

@@ -70,8 +70,8 @@ def main() -> None:
 
     # Both ranks train in one pass. A validation split is cut from the file: a third of each class
     # here, since there are so few texts. With thousands of texts the default of a tenth is enough.
-    recipe = Recipe.build(
-        {
+    recipe = Recipe(
+        **{
             "base": options.base,
             "data": str(data),
             "validation_fraction": 1 / 3,

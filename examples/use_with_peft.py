@@ -36,7 +36,7 @@ def main() -> None:
     # names, such as smollm2-135m, mean something to rankwise alone. A folder means the same to both.
     base = find(options.base).folder
     settings = {"ranks": [4], "max_length": 64, "learning_rate": 1e-3}
-    recipe = Recipe.build(settings | {"base": str(base), "data": options.data})
+    recipe = Recipe(**settings | {"base": str(base), "data": options.data})
     sweep(recipe, options.out)
     folder = options.out / "adapters" / "r4-s110"
 

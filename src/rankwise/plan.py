@@ -76,23 +76,23 @@ def adapters(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[s
     Raises:
         UsageError: a target names no linear layer, or none in the last layers that were asked for.
     """
-    chosen = match_modules(modules, recipe.targets or default_targets)
-    if recipe.last_layers:
-        first = 1 + layer_of(modules[-1]) - recipe.last_layers
+    chosen = match_modules(modules, recipe.lora.targets or default_targets)
+    if recipe.lora.last_layers:
+        first = 1 + layer_of(modules[-1]) - recipe.lora.last_layers
         chosen = tuple(module for module in chosen if layer_of(module) >= first)
         if not chosen:
-            raise UsageError(f"last_layers: no target lies in the last {recipe.last_layers} layers")
+            raise UsageError(f"last_layers: no target lies in the last {recipe.lora.last_layers} layers")
     return [
         AdapterSpec(
             rank=rank,
-            alpha=recipe.alpha_of(rank),
-            scale=recipe.scale(rank),
+            alpha=recipe.lora.alpha_of(rank),
+            scale=recipe.lora.scale(rank),
             seed=seed,
-            dropout=recipe.lora_dropout if rank else 0.0,
+            dropout=recipe.lora.lora_dropout if rank else 0.0,
             modules=chosen if rank else (),
         )
-        for seed in recipe.seeds
-        for rank in recipe.ranks
+        for seed in recipe.train.seeds
+        for rank in recipe.lora.ranks
     ]
 
 
@@ -115,8 +115,8 @@ def make(
         config_json: the base model's config.json.
         has_pad_token: False where PEFT's users must add a pad token, whose row PEFT's total counts.
         classes: number of labels.
-        texts: training texts, where known (else the recipe's `train_texts`).
-        tokens_per_text: their mean length, where known (else the recipe's).
+        texts: training texts, where known.
+        tokens_per_text: their mean length, where known.
         memory_bytes: what one bank may take, weights included; None for no limit.
         number_bytes: bytes of a number in matrix products; 2 for bfloat16.
         decided: adapters' names, bank by bank, where a run goes on: those banks come first and stay as
@@ -127,17 +127,20 @@ def make(
         UsageError: the recipe does not fit the base model.
     """
     config = parse_config(config_json)
-    if recipe.max_length > config.max_positions:
+    if recipe.train.max_length > config.max_positions:
         raise UsageError(
-            f"max_length {recipe.max_length}: {recipe.base} has {config.max_positions} positions",
+            f"max_length {recipe.train.max_length}: {recipe.base} has {config.max_positions} positions",
             hint=f"give --max-length {config.max_positions} or less",
         )
     specs = adapters(recipe, list(config.module_shapes()), backbone_class(config).default_targets)
-    texts, tokens_per_text = texts or recipe.train_texts, tokens_per_text or recipe.tokens_per_text
-    longest = (tokens_per_text or recipe.max_length) * (1 + SPREAD / math.sqrt(recipe.batch_size))
-    length = min(longest, recipe.max_length)
+    longest = (tokens_per_text or recipe.train.max_length) * (1 + SPREAD / math.sqrt(recipe.train.batch_size))
+    length = min(longest, recipe.train.max_length)
     estimate = partial(
-        expected_memory, config=config, batch=recipe.batch_size, length=length, number_bytes=number_bytes
+        expected_memory,
+        config=config,
+        batch=recipe.train.batch_size,
+        length=length,
+        number_bytes=number_bytes,
     )
     by_name = {spec.name: spec for spec in specs}
     old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
@@ -148,8 +151,8 @@ def make(
         classes=classes,
         rows=tuple(_rows(banks, specs, config, classes, has_pad_token)),
         banks=banks,
-        steps=recipe.epochs * math.ceil(texts / recipe.batch_size) if texts else None,
-        tokens=round(recipe.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
+        steps=recipe.train.epochs * math.ceil(texts / recipe.train.batch_size) if texts else None,
+        tokens=round(recipe.train.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
         memory_bytes=max(map(estimate, filter(None, banks))),
     )
 

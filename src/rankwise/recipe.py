@@ -1,39 +1,59 @@
 """What to train: every setting of a sweep, checked, with its default.
 
-A recipe is read from a preset, a TOML file or keyword arguments, and written whole into the
-run folder. The text under each field is its help on the command line.
+A recipe has the name of the base model and four sections::
+
+    base      which model is fine-tuned
+    data      which texts, and how their columns and labels are found
+    lora      which adapters: ranks, scaling, where they sit
+    train     how they are trained
+    machine   where: device, precision, memory
+
+Every setting has a name of its own, so Python and the command line need no sections. These are the same::
+
+    Recipe(data="reviews.csv", ranks=(1, 4), epochs=2)
+    Recipe(data={"source": "reviews.csv"}, lora={"ranks": (1, 4)}, train={"epochs": 2})
+    rankwise sweep --data reviews.csv --ranks 1,4 --epochs 2
+
+A recipe is read from a preset, a TOML file or keyword arguments, and written whole into the run folder. The text
+under each field is its help on the command line.
 """
 
 from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from rankwise.errors import UsageError
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
 
 
-class Recipe(BaseModel):
-    """Everything that decides what a sweep computes, and nothing else.
-
-    Raises:
-        UsageError: a value has the wrong type or is out of range (`Recipe.build`, `load`
-            and `preset`; the bare constructor raises pydantic's ValidationError).
-    """
+class _Settings(BaseModel):
+    """Values that cannot be changed, and no others than those named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    base: str = "smollm2-135m"
-    """Base model: a Hub id, a local folder, or smollm2-135m."""
 
-    data: str = "starter"
+class DataSettings(_Settings):
+    """Which texts, and how their columns and labels are found.
+
+    ==================================  =========================================================
+    the starter texts of the package    `data="starter"`
+    a file                              `data="reviews.csv"`
+    a folder of train, validation, ...  `data="emotion/"`
+    a dataset on the Hub                `data="dair-ai/emotion", data_config="split"`
+    ==================================  =========================================================
+    """
+
+    source: str = "starter"
     """Data: starter, a Hub id such as dair-ai/emotion, a file, or a folder of train/val/test files."""
     validation: str | None = None
     """Validation file, or the Hub split's name; cut from train where there is none."""
@@ -49,13 +69,22 @@ class Recipe(BaseModel):
     """Label names in the model's order (default: the dataset's own, else order of appearance)."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of train cut off for validation where there is no validation split."""
-    max_length: int = Field(128, ge=1)
-    """Longest text in tokens; longer ones lose their end."""
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if labels is None:
+            return None
+        if len(set(labels)) != len(labels) or len(labels) < 2 or not all(labels):
+            raise ValueError("give at least two labels, each once and none empty")
+        return labels
+
+
+class LoraSettings(_Settings):
+    """Which adapters: ranks, scaling, and where in the model they sit."""
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Ranks to train. Rank 0 trains the score head alone."""
-    seeds: tuple[int, ...] = (110,)
-    """Seeds; every rank is trained at every seed."""
     alpha: float = Field(2.0, gt=0)
     """LoRA alpha; see alpha_mode."""
     alpha_mode: Literal["fixed", "ratio", "rslora"] = "ratio"
@@ -67,65 +96,11 @@ class Recipe(BaseModel):
     """Linear target modules that get an adapter (default: PEFT's own for the family), or all-linear."""
     last_layers: int | None = Field(None, ge=1)
     """Adapt only the last N layers; the backward pass ends there, which saves time (default: all layers)."""
-    base_dropout: bool = True
-    """Keep the base model's own dropout active while training (GPT-2: 0.1)."""
-
-    epochs: int = Field(3, ge=1)
-    """Passes over the training texts."""
-    batch_size: int = Field(16, ge=1)
-    """Texts of each adapter in a step."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate of AdamW."""
-    weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay of AdamW."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps over which the learning rate rises from 0."""
-    max_grad_norm: float = Field(1.0, ge=0)
-    """Each adapter's gradient is clipped to this norm; 0 switches clipping off."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Weight of each class in the loss; balanced = inverse to its frequency in train."""
-    keep: Literal["last", "best"] = "last"
-    """Which epoch's adapter to keep: the last, or the best on validation."""
-    baselines: bool = True
-    """Add baselines: majority class, TF-IDF + linear SVM, untrained head, rank 0."""
-
-    on_nan: Literal["drop", "stop"] = "drop"
-    """Where an adapter's loss, gradient or weights are no longer numbers: drop it and go on with the
-    others, or stop the sweep."""
-
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Precision of the base and of matrix products; auto = bfloat16 where the hardware has it."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    """auto, cpu, cuda, cuda:N or mps."""
-    memory_gb: float | None = Field(None, gt=0)
-    """Memory that one bank may take; more adapters than fit train in several banks (default: 60 % of
-    what is free)."""
-
-    train_texts: int | None = Field(None, ge=1)
-    """Number of training texts, where a plan is wanted before the data can be read."""
-    tokens_per_text: float | None = Field(None, gt=0)
-    """Mean tokens in a text, where a plan is wanted before the data can be read."""
 
     @field_validator("ranks")
     @classmethod
     def _check_ranks(cls, ranks: tuple[int, ...]) -> tuple[int, ...]:
         return _distinct("ranks", ranks, largest=4096)
-
-    @field_validator("seeds")
-    @classmethod
-    def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return _distinct("seeds", seeds, largest=2**63 - 1)
-
-    @field_validator("labels")
-    @classmethod
-    def _check_labels(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if labels is None:
-            return None
-        if len(set(labels)) != len(labels) or len(labels) < 2 or not all(labels):
-            raise ValueError("give at least two labels, each once and none empty")
-        return labels
 
     def scale(self, rank: int) -> float:
         """Factor on the low-rank product of an adapter of this rank; 0 for rank 0.
@@ -141,15 +116,100 @@ class Recipe(BaseModel):
         """LoRA alpha of an adapter of this rank, as PEFT's `lora_alpha` has it."""
         return self.alpha * rank if self.alpha_mode == "ratio" else self.alpha
 
+
+class TrainSettings(_Settings):
+    """How adapters are trained."""
+
+    seeds: tuple[int, ...] = (110,)
+    """Seeds; every rank is trained at every seed."""
+    max_length: int = Field(128, ge=1)
+    """Longest text in tokens; longer ones lose their end."""
+    epochs: int = Field(3, ge=1)
+    """Passes over the training texts."""
+    batch_size: int = Field(16, ge=1)
+    """Texts of each adapter in a step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of AdamW."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Each adapter's gradient is clipped to this norm; 0 switches clipping off."""
+    base_dropout: bool = True
+    """Keep the base model's own dropout active while training (GPT-2: 0.1)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weight of each class in the loss; balanced = inverse to its frequency in train."""
+    keep: Literal["last", "best"] = "last"
+    """Which epoch's adapter to keep: the last, or the best on validation."""
+    baselines: bool = True
+    """Add baselines: majority class, TF-IDF + linear SVM, untrained head, rank 0."""
+    on_nan: Literal["drop", "stop"] = "drop"
+    """Where an adapter's loss, gradient or weights are no longer numbers: drop it and go on with the
+    others, or stop the sweep."""
+
+    @field_validator("seeds")
     @classmethod
-    def build(cls, values: dict[str, Any], *, where: str = "recipe") -> Self:
-        """A recipe from plain values, with one message for all that is wrong in them."""
+    def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _distinct("seeds", seeds, largest=2**63 - 1)
+
+
+class MachineSettings(_Settings):
+    """Where adapters are trained: device, precision, memory."""
+
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the base and of matrix products; auto = bfloat16 where the hardware has it."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """auto, cpu, cuda, cuda:N or mps."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory that one bank may take; more adapters than fit train in several banks (default: 60 % of
+    what is free)."""
+
+
+class Recipe(_Settings):
+    """Everything that decides what a sweep computes, and nothing else.
+
+    Raises:
+        UsageError: a setting is unknown, has the wrong type or is out of range.
+    """
+
+    base: str = "smollm2-135m"
+    """Base model: a Hub id, a local folder, or smollm2-135m."""
+    data: DataSettings = DataSettings()
+    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings()
+    machine: MachineSettings = MachineSettings()
+
+    def __init__(self, _where: str = "recipe", /, **values: Any) -> None:
+        # pydantic's own error would be a second way to say that a value is wrong.
         try:
-            return cls.model_validate(values)
+            super().__init__(**values)
         except ValidationError as error:
-            raise UsageError(
-                _explain(error, where), hint="rankwise sweep --help lists every setting"
-            ) from None
+            hint = "rankwise sweep --help lists every setting"
+            raise UsageError(_explain(error, _where), hint=hint) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _into_sections(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return _sectioned(values)
+
+    @classmethod
+    def settings(cls) -> dict[str, FieldInfo]:
+        """Name -> field of every setting, without sections."""
+        return {name: _field(section, field) for name, (section, field) in _PLACES.items()}
+
+    def flat(self) -> dict[str, Any]:
+        """Name -> value of every setting, without sections."""
+        return {
+            name: getattr(getattr(self, section) if section else self, field)
+            for name, (section, field) in _PLACES.items()
+        }
+
+    def replace(self, **changes: Any) -> Self:
+        """This recipe with other values of some settings, by their names."""
+        return type(self)(**self.flat() | changes)
 
     @classmethod
     def load(cls, path: Path | str, **changes: Any) -> Self:
@@ -158,7 +218,7 @@ class Recipe(BaseModel):
             values = tomllib.loads(Path(path).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{path}: the recipe cannot be read: {error}") from None
-        return cls.build(values | changes, where=str(path))
+        return cls(str(path), **_laid_over(values, changes))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -166,11 +226,54 @@ class Recipe(BaseModel):
         if name not in PRESETS:
             raise UsageError(f"no preset {name!r}", hint=f"the presets are {', '.join(PRESETS)}")
         text = (files("rankwise") / "assets" / "presets" / f"{name}.toml").read_text("utf-8")
-        return cls.build(tomllib.loads(text) | changes, where=f"preset {name}")
+        return cls(f"preset {name}", **_laid_over(tomllib.loads(text), changes))
 
     def to_toml(self) -> str:
         """The whole recipe as TOML; settings that are not set are left out."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+_SECTIONS: dict[str, type[_Settings]] = {
+    "data": DataSettings,
+    "lora": LoraSettings,
+    "train": TrainSettings,
+    "machine": MachineSettings,
+}
+_PLACES: dict[str, tuple[str, str]] = {"base": ("", "base")} | {
+    "data" if field == "source" else field: (section, field)
+    for section, settings in _SECTIONS.items()
+    for field in settings.model_fields
+}
+"""Name of a setting -> its section, and its field there."""
+
+
+def _sectioned(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are given by name alone, in their sections; sections stay as they are.
+
+    >>> _sectioned({"data": "reviews.csv", "lora": {"ranks": [1]}, "alpha": 4})
+    {'data': {'source': 'reviews.csv'}, 'lora': {'ranks': [1], 'alpha': 4}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        section, field = _PLACES.get(name, ("", name))
+        if isinstance(value, Mapping | _Settings) and name in _SECTIONS:
+            found[name] = found.get(name, {}) | dict(value)
+        elif section:
+            found.setdefault(section, {})[field] = value
+        else:
+            found[name] = value
+    return found
+
+
+def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others laid over them, setting by setting."""
+    below, above = _sectioned(values), _sectioned(changes)
+    joint = {name: below[name] | above[name] for name in _SECTIONS if name in below and name in above}
+    return below | above | joint
+
+
+def _field(section: str, field: str) -> FieldInfo:
+    return (_SECTIONS[section] if section else Recipe).model_fields[field]
 
 
 def _distinct(name: str, values: tuple[int, ...], *, largest: int) -> tuple[int, ...]:
@@ -187,7 +290,9 @@ def _explain(error: ValidationError, where: str) -> str:
     """`where: field: what is wrong`, one line for each field."""
     lines = []
     for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"])
+        place = [str(part) for part in problem["loc"]]
+        place = place[1:] if place[0] in _SECTIONS and len(place) > 1 else place
+        field = ".".join("data" if part == "source" else part for part in place)
         got = "" if problem["type"] == "extra_forbidden" else f" (got {problem['input']!r})"
         what = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"{where}: {field}: {what.removeprefix('Value error, ')}{got}")

@@ -52,7 +52,7 @@ def test_commands_are_accepted(page: Path) -> None:
         # Raises where an option is unknown or an argument is missing. Nothing is run.
         values = verbs()[verb].make_context(verb, list(words)).params
         if "preset" in values and not values["recipe"]:
-            changes = {name: values[name] for name in Recipe.model_fields}
+            changes = {name: values[name] for name in Recipe.settings()}
             cli._build_recipe(values["preset"], None, changes)
 
 

@@ -53,7 +53,7 @@ def table(title: str, number: int = 0) -> list[list[str]]:
 def test_recipe_fields_and_defaults() -> None:
     defaults = {
         name: "unset" if field.default is None else json.dumps(field.default)
-        for name, field in Recipe.model_fields.items()
+        for name, field in Recipe.settings().items()
     }
     assert [(name, default) for name, default, _ in table("Recipe")] == list(defaults.items())
 
@@ -63,7 +63,7 @@ def test_presets() -> None:
         name: tomllib.loads((files("rankwise") / "assets" / "presets" / f"{name}.toml").read_text("utf-8"))
         for name in PRESETS
     }
-    fields = [name for name in Recipe.model_fields if any(name in values for values in given.values())]
+    fields = [name for name in Recipe.settings() if any(name in values for values in given.values())]
     expected = [
         [name, *(json.dumps(values[name]) if name in values else "" for values in given.values())]
         for name in fields
@@ -109,7 +109,7 @@ def test_results_details() -> None:
 
 
 def test_verbs_and_their_options() -> None:
-    settings = {f"--{name.replace('_', '-')}" for name in Recipe.model_fields}
+    settings = {f"--{name.replace('_', '-')}" for name in Recipe.settings()}
     shown = {}
     for verb, arguments, options, _ in table("Verbs"):
         named = set(re.findall(r"--[\w-]+", options))

@@ -70,5 +70,7 @@ def sample(value: int) -> Checkpoint:
         progress={"r1-s1": progress},
         trained_tokens=value,
     )
-    tensors = {f"r1-s1/{what}": torch.full((300,), float(value)) for what in ("parameters", "exp_avg", "exp_avg_sq")}
+    tensors = {
+        f"r1-s1/{what}": torch.full((300,), float(value)) for what in ("parameters", "exp_avg", "exp_avg_sq")
+    }
     return Checkpoint(state, tensors | {"r1-s1/losses": torch.full((value,), 1.0, dtype=torch.float64)})

@@ -28,7 +28,7 @@ JUNK = st.sampled_from(
      "--", "-", "a" * 300, "a\0b", "9" * 30, "none/such", "starter", "gpt2", "null", "=1+1", "{}", "\x1b[31m"]
 ) | st.text(max_size=12)  # fmt: skip
 """Values that nobody means; what is meant is in `Place.values`."""
-SETTINGS = {f"--{name.replace('_', '-')}": name for name in Recipe.model_fields}
+SETTINGS = {f"--{name.replace('_', '-')}": name for name in Recipe.settings()}
 VALUES = {
     "--ranks": ["0", "1", "1,2", "1,1", "5000", "0,x"],
     "--seeds": ["1", "1,2", "-1"],

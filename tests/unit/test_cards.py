@@ -56,7 +56,7 @@ def test_every_adapter_has_one_and_the_run_too(made: RunFolder) -> None:
         assert f"seed {row.seed}" in text and f"{100 * row.validation.accuracy:.2f}" in text
         assert ("PEFT has no rank 0" in text) == (row.rank == 0)
         assert all(label in text for label in results.labels)
-        assert f"max_length={Recipe.load(made.recipe).max_length}" in text
+        assert f"max_length={Recipe.load(made.recipe).train.max_length}" in text
     own = (made.path / "README.md").read_text("utf-8")
     assert "rankwise sweep --recipe emotions/recipe.toml --out emotions-again" in own
     assert "| majority class |" in own

@@ -60,7 +60,7 @@ def test_sweep(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
     assert "train" in result.stderr and "validation" in result.stderr
     recipe = RunFolder(elsewhere / "r").read_results()
     assert [row.rank for row in recipe.adapters] == [0, 2]
-    assert Recipe.load(elsewhere / "r" / "recipe.toml").ranks == (0, 2)
+    assert Recipe.load(elsewhere / "r" / "recipe.toml").lora.ranks == (0, 2)
 
 
 def test_sweep_as_json_from_a_recipe_file(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
@@ -72,7 +72,7 @@ def test_sweep_as_json_from_a_recipe_file(gpt2_base: Path, data_folder: Path, el
     found = json.loads(result.stdout)
     assert found == json.loads((elsewhere / "r" / "results.json").read_text())
     assert [row["rank"] for row in found["adapters"]] == [1]
-    assert Recipe.load(elsewhere / "r" / "recipe.toml").base_dropout is False
+    assert Recipe.load(elsewhere / "r" / "recipe.toml").train.base_dropout is False
 
 
 def test_sweep_names_its_folder_itself(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
@@ -183,7 +183,7 @@ def test_compare(run: RunFolder) -> None:
 def test_version_and_help() -> None:
     assert rankwise("version").stdout.strip()[0].isdigit()
     shown = rankwise("sweep", "--help").stdout
-    for name, field in Recipe.model_fields.items():
+    for name, field in Recipe.settings().items():
         assert f"--{name.replace('_', '-')}" in shown
         assert (field.description or "").split()[0] in shown
     for verb in ("quickstart", "sweep", "plan", "evaluate", "predict", "samples", "reproduce", "version"):

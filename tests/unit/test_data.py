@@ -43,7 +43,7 @@ def pairs(*labels: str) -> str:
 
 
 def load(path: Path | str, **settings: Any) -> data.Dataset:
-    return data.load(Recipe.build({"data": str(path), **settings}))
+    return data.load(Recipe(**{"data": str(path), **settings}))
 
 
 def refused(path: Path, **settings: Any) -> str:

@@ -120,7 +120,7 @@ def test_stop_keeps_the_last_good_state(
     with pytest.raises(TrainingError, match="step 8: adapter r4-s110 has loss nan") as caught:
         sweep(recipe, tmp_path / "run")
     assert "--on-nan drop" in caught.value.hint
-    dropping, ears = recipe.model_copy(update={"on_nan": "drop"}), Stop()
+    dropping, ears = recipe.replace(on_nan="drop"), Stop()
     results = sweep(dropping, tmp_path / "run", ears, resume=True)
     assert [row.name for row in results.adapters] == ["r1-s110"]
     assert ears.steps == 3 * STEPS - STEPS  # from the end of the first epoch

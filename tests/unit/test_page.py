@@ -109,7 +109,7 @@ def test_every_section_is_there(made: RunFolder) -> None:
     assert "rankwise sweep --recipe emotions/recipe.toml --out emotions-again" in shown.text
     settings = shown.text.partition("Every setting")[2].partition("Made by")[0]
     assert tomllib.loads(settings) == tomllib.loads(made.recipe.read_text("utf-8"))
-    for said in ("20.2", "truncated", "7 (70.0 %)", "Texts with contradicting labels: 51", "train and test"):
+    for said in ("20.2", "over 128", "7 (70.0)", "Texts with contradicting labels: 51", "same label"):
         assert said in shown.text
 
 

@@ -58,7 +58,7 @@ def make(recipe: Recipe | None = None, config: dict[str, Any] = GPT2, **known: A
     return plan.make(
         recipe or Recipe.preset("emotion"),
         config,
-        **{"has_pad_token": False, "classes": CLASSES, **known},
+        **{"has_pad_token": False, "classes": CLASSES, "texts": 16_000, "tokens_per_text": 20.0, **known},
     )
 
 
@@ -130,7 +130,7 @@ def test_steps_and_tokens() -> None:
     assert (found.steps, found.tokens) == (2_500, 5 * 16_000 * 20)
     found = make(texts=33, tokens_per_text=2.5)
     assert (found.steps, found.tokens) == (5 * 2, 412)
-    unknown = make(Recipe(base="gpt2", max_length=64))
+    unknown = make(Recipe(base="gpt2", max_length=64), texts=None, tokens_per_text=None)
     assert (unknown.steps, unknown.tokens) == (None, None)
 
 

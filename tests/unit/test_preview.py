@@ -42,7 +42,7 @@ def test_the_published_table() -> None:
     ] == published
     assert all(row.merged_params == 124_439_808 + 6 * 768 for row in rows)
     assert (plan.steps, plan.classes) == (2500, 6)
-    assert plan.tokens == pytest.approx(5 * 16_000 * (recipe.tokens_per_text or 0))
+    assert plan.tokens == pytest.approx(5 * 16_000 * 20.2)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -72,7 +72,7 @@ def test_rank_0_as_a_reference_is_the_adapter_of_rank_0(
     )
     found = sweep(recipe, tmp_path / "one")
     assert [row.name for row in found.baselines] == [*NAMES, "rank 0"]
-    other = sweep(recipe.model_copy(update={"ranks": (0,), "seeds": (110,)}), tmp_path / "other").adapters[0]
+    other = sweep(recipe.replace(ranks=(0,), seeds=(110,)), tmp_path / "other").adapters[0]
     row = found.baselines[-1]
     assert row.validation.confusion == other.validation.confusion
     assert row.validation.log_loss == pytest.approx(other.validation.log_loss, rel=1e-5)

@@ -169,7 +169,7 @@ def test_a_sweep_is_extended(
     else:
         stopped(recipe, folder.path, Stop(3 * STEPS + 4))
     ears = Stop()
-    results = sweep(recipe.model_copy(update={"ranks": (2,), "seeds": (7,)}), folder.path, ears, resume=True)
+    results = sweep(recipe.replace(ranks=(2,), seeds=(7,)), folder.path, ears, resume=True)
     names = ["r0-s110", "r1-s110", "r2-s110", "r4-s110", "r0-s7", "r1-s7", "r2-s7", "r4-s7"]
     assert [row.name for row in results.adapters] == names
     assert [row.bank for row in results.adapters] == [1, 2, 4, 2, 3, 4, 4, 4]
@@ -179,7 +179,7 @@ def test_a_sweep_is_extended(
     old = {row.name: row for row in run.read_results().adapters}
     assert {row.name: row for row in results.adapters if row.name in old} == old
     assert ears.steps == 2 * 3 * STEPS + (0 if finished else 3 * STEPS - 4)
-    assert Recipe.load(folder.recipe).seeds == (110, 7)
+    assert Recipe.load(folder.recipe).train.seeds == (110, 7)
     history = folder.history.read_text("utf-8")
     assert history.startswith(run.history.read_text("utf-8"))
     whole = sweep(Recipe.load(folder.recipe), tmp_path / "whole")

@@ -5,6 +5,7 @@ Exit status: 0 done; otherwise as the tree in `rankwise.errors` says.
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
 import json as jsonlib
@@ -101,7 +102,7 @@ def _fail(error: RankwiseError, status: int) -> NoReturn:
 
 
 def _with_recipe(
-    function: Callable[..., None], settings: Iterable[str] = tuple(Recipe.model_fields)
+    function: Callable[..., None], settings: Iterable[str] = tuple(Recipe.settings())
 ) -> Callable[..., None]:
     """Give a verb --preset, --recipe and an option for every setting of a recipe, or for some.
 
@@ -147,7 +148,7 @@ def _begun(run: Path) -> Path:
 
 def _setting(name: str) -> Any:
     """A recipe's field as an option. All but flags arrive as text and are checked by the recipe."""
-    field = Recipe.model_fields[name]
+    field = Recipe.settings()[name]
     shown = field.default
     if isinstance(shown, tuple):
         shown = ",".join(map(str, shown))
@@ -170,13 +171,19 @@ def _metavar(annotation: Any) -> str:
 def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]) -> Recipe:
     given = {name: value for name, value in changes.items() if value is not None}
     for name, value in given.items():
-        if isinstance(value, str) and _metavar(Recipe.model_fields[name].annotation) == "A,B,...":
-            given[name] = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str) and _metavar(Recipe.settings()[name].annotation) == "A,B,...":
+            given[name] = _listed(value)
     if preset and path:
         raise UsageError("give --preset or --recipe, not both")
     if path:
         return Recipe.load(path, **given)
-    return Recipe.preset(preset, **given) if preset else Recipe.build(given, where="option")
+    return Recipe.preset(preset, **given) if preset else Recipe("option", **given)
+
+
+def _listed(value: str) -> list[str]:
+    """A list as a line of CSV, so that a label may hold a comma: `calm,"angry, very"`."""
+    (cells,) = csv.reader([value], skipinitialspace=True)
+    return [cell.strip() for cell in cells if cell.strip()]
 
 
 def _sweep(
@@ -245,12 +252,22 @@ def sweep(
 
 @_verb
 @_with_recipe
-def plan(recipe: Recipe, *, json: Json = False) -> None:
+def plan(
+    recipe: Recipe,
+    *,
+    train_texts: Annotated[
+        int | None, typer.Option(help="Training texts, where the data cannot be read yet.", min=1)
+    ] = None,
+    tokens_per_text: Annotated[
+        float | None, typer.Option(help="Mean tokens in a text, where the data cannot be read yet.", min=0.01)
+    ] = None,
+    json: Json = False,
+) -> None:
     """What a sweep would train: parameters, steps, tokens, memory. Needs no weights."""
     from rankwise.cli import terminal
     from rankwise.commands.preview import preview
 
-    found = preview(recipe)
+    found = preview(recipe, train_texts=train_texts, tokens_per_text=tokens_per_text)
     if json:
         print(jsonlib.dumps(found.to_json(), indent=1))
     else:
@@ -275,7 +292,7 @@ def data(
     if len(files or []) > 3:
         raise UsageError("give at most three files: train, validation and test")
     given = dict(zip(("data", "validation", "test"), files or [], strict=False))
-    found, notes = data_report(recipe.model_copy(update=given))
+    found, notes = data_report(recipe.replace(**given))
     if json:
         print(found.model_dump_json(indent=1))
     else:

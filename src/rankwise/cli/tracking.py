@@ -117,8 +117,8 @@ class Trackers(Callback):
         tracker = makers[name]()
         tracker.start()
         self._trackers[name] = tracker
-        settings = self._recipe.model_dump(exclude_none=True)
-        tracker.store_init_configuration({key: str(value) for key, value in settings.items()})
+        settings = {key: str(value) for key, value in self._recipe.flat().items() if value is not None}
+        tracker.store_init_configuration(settings)
 
     def _try(self, name: str, action: Callable[[], object]) -> None:
         """Do something with a tracker, and give it up if that fails."""

@@ -73,20 +73,20 @@ def answers(
         classes: number of labels.
         callback: told of progress.
     """
-    if not recipe.baselines:
+    if not recipe.train.baselines:
         return
     callback.begin("baselines", None)
     yield Answers("majority class", majority(splits, classes))
     yield Answers("TF-IDF + linear SVM", linear_svm(splits, classes), probabilistic=False)
     head = AdapterSpec(
-        rank=0, alpha=recipe.alpha_of(0), scale=0.0, seed=recipe.seeds[0], dropout=0.0, modules=()
+        rank=0, alpha=recipe.lora.alpha_of(0), scale=0.0, seed=recipe.train.seeds[0], dropout=0.0, modules=()
     )
     bank = Bank(
         [head], backbone.modules(), backbone.d_model, classes, backbone.head_std, backbone.tokens.device
     )
     yield Answers("untrained head", _predict(backbone, bank, splits))
     callback.end()
-    if 0 not in recipe.ranks:
+    if 0 not in recipe.lora.ranks:
         try:
             yield Answers("rank 0", trained_head(recipe, backbone, bank, splits, callback))
         except (TrainingError, RuntimeError, MemoryError) as error:
@@ -138,16 +138,16 @@ def trained_head(
 
     def keep(epoch: int) -> None:
         nonlocal best
-        if recipe.keep == "best" or epoch == recipe.epochs:
+        if recipe.train.keep == "best" or epoch == recipe.train.epochs:
             found = _predict(backbone, bank, splits)
             right = float((found["validation"].argmax(axis=1) == splits["validation"].targets).mean())
-            if recipe.keep == "last" or right > best:
+            if recipe.train.keep == "last" or right > best:
                 best, kept["best"] = right, found
 
     weights = None
-    if recipe.class_weights == "balanced":
+    if recipe.train.class_weights == "balanced":
         weights = balanced_weights(material.targets, bank.classes).to(bank.flat.device)
-    steps = recipe.epochs * -(-len(material.ids) // recipe.batch_size)
+    steps = recipe.train.epochs * -(-len(material.ids) // recipe.train.batch_size)
     callback.begin("rank 0", steps)
     train(
         backbone,

@@ -88,7 +88,7 @@ def sweep(
 
 def default_folder(recipe: Recipe) -> Path:
     """`runs/DATA-BASE-TIME`, in UTC."""
-    name = f"{slug(Path(recipe.data).stem)}-{slug(Path(recipe.base).name)}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    name = f"{slug(Path(recipe.data.source).stem)}-{slug(Path(recipe.base).name)}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     return Path("runs") / name
 
 
@@ -159,15 +159,15 @@ class _Job:
             self.splits = {split.name: self._tokenize(split) for split in every if split is not None}
 
     def _tokenize(self, split: data.Split) -> EncodedSplit:
-        ids = self.tokenizer(split.texts, self.recipe.max_length)
+        ids = self.tokenizer(split.texts, self.recipe.train.max_length)
         return EncodedSplit(split, ids, np.array(split.labels, dtype=np.int64))
 
     def _prepare(self) -> None:
         """Plan, and the frozen backbone that every bank shares."""
         texts = self.splits["train"].ids
-        device = hardware.device(self.recipe.device)
-        self.precision = hardware.dtype(self.recipe.precision, device)
-        limit = self.recipe.memory_gb
+        device = hardware.device(self.recipe.machine.device)
+        self.precision = hardware.dtype(self.recipe.machine.precision, device)
+        limit = self.recipe.machine.memory_gb
         saved = self.progress.saved
         decided = saved.state.banks if saved else []
         self.plan = plan.make(
@@ -206,7 +206,7 @@ class _Job:
         if not begun:
             self.progress.forget(self.outcomes)
         files.write_text(self.folder.recipe, self.recipe.to_toml())
-        data_report.write(self.folder, self.dataset, self.recipe.max_length, self.tokenizer.lengths)
+        data_report.write(self.folder, self.dataset, self.recipe.train.max_length, self.tokenizer.lengths)
         self.progress.save()
 
     def _find_finished(self) -> None:
@@ -268,7 +268,7 @@ class _Job:
             for name, each in trained.items():
                 files.remove(self.folder.adapters / name)  # of a bank that did not come to its end
                 saved = adapters.SavedAdapter(
-                    each.spec, each.state, self.dataset.labels, self.base.name, self.recipe.max_length
+                    each.spec, each.state, self.dataset.labels, self.base.name, self.recipe.train.max_length
                 )
                 adapters.save(self.folder.adapters / name, saved, self.config, self.tokenizer.files())
                 self.outcomes[name] = Outcome(name, each.epoch, each.train_loss, each.logits)
@@ -280,11 +280,11 @@ class _Job:
         """Train a bank that did not fit the memory in smaller parts."""
         if self.setting.device.type == "cuda":
             torch.cuda.empty_cache()
-        texts = min(self.recipe.batch_size, len(self.splits["train"].ids))
+        texts = min(self.recipe.train.batch_size, len(self.splits["train"].ids))
         done = self.progress.relieve(number, texts)
         if done is None:
             raise ResourceError(
-                f"out of memory with one adapter and one text of {self.recipe.max_length} tokens at a time",
+                f"out of memory with one adapter and one text of {self.recipe.train.max_length} tokens at a time",
                 hint="in a new run give a smaller --max-length, or a smaller --base",
             )
         self.callback.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")

@@ -74,7 +74,7 @@ class Dataset:
 def load(recipe: Recipe) -> Dataset:
     """The data that a recipe names: starter, a file, a folder or a Hub id.
 
-    Label order: `recipe.labels`, else the dataset's ClassLabel, else first appearance in train.
+    Label order: `recipe.data.labels`, else the dataset's ClassLabel, else first appearance in train.
     Without a validation split one is cut from train, stratified, by the recipe's first seed.
 
     Raises:
@@ -83,8 +83,8 @@ def load(recipe: Recipe) -> Dataset:
     """
     notes: list[str] = []
     parts = _gather(recipe, notes)
-    labels = recipe.labels or _label_order(parts["train"])
-    why = "is not among the labels given" if recipe.labels else "has no training text"
+    labels = recipe.data.labels or _label_order(parts["train"])
+    why = "is not among the labels given" if recipe.data.labels else "has no training text"
     splits = {name: _join(name, parts[name], labels, why) for name in SPLIT_NAMES if name in parts}
     train, where = splits["train"], parts["train"][0].origin
     notes += _check_classes(train, labels, where)
@@ -141,20 +141,20 @@ class _Part:
 
 def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[_Part]]:
     """The parts of every split that the recipe's data has; train is always there."""
-    on_hub = is_hub_id(recipe.data)
-    if recipe.data == "starter":
+    on_hub = is_hub_id(recipe.data.source)
+    if recipe.data.source == "starter":
         parts = _starter()
     elif on_hub:
         parts = _from_hub(recipe, notes)
     else:
-        path = Path(recipe.data).expanduser()
+        path = Path(recipe.data.source).expanduser()
         paths = _folder(path) if os.path.isdir(path) else {"train": [path]}
-        columns = (recipe.text_column, recipe.label_column)
+        columns = (recipe.data.text_column, recipe.data.label_column)
         parts = {name: [_read(file, *columns) for file in paths[name]] for name in paths}
-    for name, given in (("validation", recipe.validation), ("test", recipe.test)):
+    for name, given in (("validation", recipe.data.validation), ("test", recipe.data.test)):
         if given and (_is_path(given) or not on_hub):
             file = Path(given).expanduser()
-            parts[name] = [_read(file, recipe.text_column, recipe.label_column)]
+            parts[name] = [_read(file, recipe.data.text_column, recipe.data.label_column)]
     return parts
 
 
@@ -213,16 +213,18 @@ def _candidates(split: str, names: list[str]) -> tuple[list[str], list[str]]:
 
 def _from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[_Part]]:
     """The splits of a Hub dataset: train, and validation and test where it has them."""
-    splits = _download(recipe.data, recipe.data_config)
-    given = {"train": None, "validation": recipe.validation, "test": recipe.test}
+    splits = _download(recipe.data.source, recipe.data.data_config)
+    given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
     parts = {}
     for name, wanted in given.items():
-        found = None if wanted and _is_path(wanted) else _find_split(recipe.data, splits, name, wanted)
+        found = None if wanted and _is_path(wanted) else _find_split(recipe.data.source, splits, name, wanted)
         if found is None:
             continue
         part = _read_hub_split(recipe, found, splits[found], optional=name == "test" and not wanted)
         if part is None:
-            notes.append(f"the split {found} of {recipe.data} has no labels (all are -1) and was left out")
+            notes.append(
+                f"the split {found} of {recipe.data.source} has no labels (all are -1) and was left out"
+            )
         else:
             parts[name] = [part]
     return parts
@@ -240,8 +242,10 @@ def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | N
 
 def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> _Part | None:
     """One split, or None where it is optional and was published without its labels."""
-    origin = Origin(f"{recipe.data}[{name}]", in_rows=True)
-    text, label = _text_and_label(origin, split.column_names, recipe.text_column, recipe.label_column)
+    origin = Origin(f"{recipe.data.source}[{name}]", in_rows=True)
+    text, label = _text_and_label(
+        origin, split.column_names, recipe.data.text_column, recipe.data.label_column
+    )
     split = split.select_columns([text, label])
     if optional and split.unique(label) == [-1]:
         return None
@@ -483,7 +487,7 @@ def _check_classes(train: Split, labels: tuple[str, ...], where: Origin) -> list
 
 def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -> tuple[Split, Split, str]:
     """(train, validation, note): a share of each class set aside, by that class and the seed alone."""
-    fraction, seed = recipe.validation_fraction, recipe.seeds[0]
+    fraction, seed = recipe.data.validation_fraction, recipe.train.seeds[0]
     aside: set[int] = set()
     members: list[list[int]] = [[] for _ in labels]
     for row, index in enumerate(train.labels):

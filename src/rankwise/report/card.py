@@ -123,13 +123,13 @@ def hub_base(name: str) -> str | None:
 
 def _hub_data(recipe: Recipe) -> str | None:
     """The data's name on the Hub; None for files."""
-    data = recipe.data
+    data = recipe.data.source
     return data if _HUB_ID.fullmatch(data) and not Path(data).suffix and not Path(data).exists() else None
 
 
 def _data_name(recipe: Recipe) -> str:
     """What to call the data: their name on the Hub, or the file's or folder's without its path."""
-    return one_line(_hub_data(recipe) or Path(recipe.data).name or recipe.data)
+    return one_line(_hub_data(recipe) or Path(recipe.data.source).name or recipe.data.source)
 
 
 def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:
@@ -167,7 +167,7 @@ def _eval_results(recipe: Recipe, row: AdapterResult, split: str) -> list[Any]:
             task_type="text-classification",
             dataset_type=_hub_data(recipe) or kind,
             dataset_name=_data_name(recipe),
-            dataset_config=recipe.data_config,
+            dataset_config=recipe.data.data_config,
             dataset_split=split,
             metric_type=kind_of_metric,
             metric_name=name,
@@ -197,7 +197,13 @@ def _figures(results: Results, row: AdapterResult) -> Table:
 
 def _settings(recipe: Recipe) -> str:
     """The recipe without what belongs to this machine or to other adapters."""
-    hidden = {"base", "data", "validation", "test", "ranks", "seeds", "device", "memory_gb", "labels"}
+    hidden: dict[str, Any] = {
+        "base": True,
+        "data": {"source", "validation", "test", "labels"},
+        "lora": {"ranks"},
+        "train": {"seeds"},
+        "machine": {"device", "memory_gb"},
+    }
     values = recipe.model_dump(mode="json", exclude_none=True, exclude=hidden)
     # A name with backticks must not end the code block.
     return tomli_w.dumps(values).replace("```", "'''")

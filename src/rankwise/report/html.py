@@ -159,7 +159,7 @@ def _sampled(results: Results) -> str:
 
 def _cost(story: Story) -> Table:
     """One row a rank: what it costs to train and to keep."""
-    timing, texts = story.timing, story.results.texts["train"] * story.recipe.epochs
+    timing, texts = story.timing, story.results.texts["train"] * story.recipe.train.epochs
     rows = []
     for rank, adapters in by_rank(story.results).items():
         seconds = [

@@ -71,7 +71,7 @@ class Setting:
 
     def class_weights(self) -> Tensor | None:
         """(classes,) float32 weights of the loss, where it is weighted."""
-        if self.recipe.class_weights == "none":
+        if self.recipe.train.class_weights == "none":
             return None
         return balanced_weights(self.splits["train"].targets, len(self.labels)).to(self.device)
 
@@ -216,7 +216,7 @@ class BankRun:
             backbone.head_std,
             setting.device,
         )
-        self.optimizer = AdamW(self.bank, recipe.weight_decay, recipe.max_grad_norm)
+        self.optimizer = AdamW(self.bank, recipe.train.weight_decay, recipe.train.max_grad_norm)
         self.losses: dict[str, list[float]] = {spec.name: [] for spec in specs}
         self.kept: dict[str, Kept] = {}
         self.epochs = 0
@@ -253,7 +253,7 @@ class BankRun:
     def run(self) -> dict[str, Trained]:
         """Train to the end; adapter name -> what became of it, without those that were dropped."""
         setting, split = self.setting, self.setting.splits["train"]
-        steps = setting.recipe.epochs * setting.steps_per_epoch()
+        steps = setting.recipe.train.epochs * setting.steps_per_epoch()
         if self.steps < steps:
             self._begin()
         while True:
@@ -271,7 +271,7 @@ class BankRun:
                 micro_batches=self.micro_batches,
                 on_step=self._on_step,
                 on_epoch=self._on_epoch,
-                on_failure=None if setting.recipe.on_nan == "stop" else self._on_failure,
+                on_failure=None if setting.recipe.train.on_nan == "stop" else self._on_failure,
             )
 
     def _catch_up(self) -> None:
@@ -313,16 +313,16 @@ class BankRun:
             self._log(kind="validation", bank=self.number, adapters=self.names, epoch=epoch, **figures)
             for k, (name, accuracy) in enumerate(zip(self.names, figures["accuracy"], strict=True)):
                 kept = self.kept.get(name)
-                if self.setting.recipe.keep == "last" or kept is None or accuracy > kept.accuracy:
+                if self.setting.recipe.train.keep == "last" or kept is None or accuracy > kept.accuracy:
                     self.kept[name] = Kept(epoch, accuracy, self.bank.state(k), logits[k])
             self.epochs = epoch
             self._settled = True
             self.setting.callback.validation(
-                Validation(self.names, epoch, self.setting.recipe.epochs, self.steps, **figures)
+                Validation(self.names, epoch, self.setting.recipe.train.epochs, self.steps, **figures)
             )
             self.evaluating += time.perf_counter() - start
         self.on_saveable(self, True)
-        if epoch < self.setting.recipe.epochs:
+        if epoch < self.setting.recipe.train.epochs:
             self._begin()
 
     def _on_failure(self, step: StepResult, failures: list[Failure]) -> None:
@@ -369,6 +369,6 @@ class BankRun:
         files.append_line(self.setting.history, json.dumps(line, allow_nan=False))
 
     def _begin(self) -> None:
-        steps = self.setting.recipe.epochs * self.setting.steps_per_epoch()
+        steps = self.setting.recipe.train.epochs * self.setting.steps_per_epoch()
         self.setting.callback.begin(self.title, steps)
         self.setting.callback.advance(self.steps)

@@ -141,7 +141,9 @@ def _check_tensors(state: JobState, tensors: Mapping[str, Tensor]) -> None:
         if not torch.isfinite(tensor).all():
             raise Damaged(f"{name} holds what is no finite number")
     for adapter, progress in state.progress.items():
-        sizes = dict.fromkeys(("parameters", "exp_avg", "exp_avg_sq"), progress.parameters) | {"losses": progress.steps}
+        sizes = dict.fromkeys(("parameters", "exp_avg", "exp_avg_sq"), progress.parameters) | {
+            "losses": progress.steps
+        }
         for what, size in sizes.items():
             found = tensors.get(f"{adapter}/{what}")
             if found is None or found.shape != (size,):

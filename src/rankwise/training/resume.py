@@ -35,18 +35,19 @@ def merge(begun: Recipe, given: Recipe, where: Path) -> Recipe:
     Raises:
         UsageError: another setting is not the run's.
     """
-    for name in Recipe.model_fields:
-        old, new = getattr(begun, name), getattr(given, name)
+    before, now = begun.flat(), given.flat()
+    for name, old in before.items():
+        new = now[name]
         if name not in CHANGEABLE and new != old:
             raise UsageError(
                 f"{where}: {name} is {old!r} in this run, and {new!r} was asked for",
                 hint=f"--resume takes other values of {', '.join(CHANGEABLE)} only; "
                 "give another --out for a new run",
             )
-    ranks, seeds = _union(begun.ranks, given.ranks), _union(begun.seeds, given.seeds)
-    if list(begun.ranks) == sorted(begun.ranks):
+    ranks, seeds = _union(begun.lora.ranks, given.lora.ranks), _union(begun.train.seeds, given.train.seeds)
+    if list(begun.lora.ranks) == sorted(begun.lora.ranks):
         ranks = tuple(sorted(ranks))
-    return given.model_copy(update={"ranks": ranks, "seeds": seeds})
+    return given.replace(ranks=ranks, seeds=seeds)
 
 
 def _union(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
@@ -88,7 +89,7 @@ def require_same(found: Mapping[str, str], begun: Mapping[str, str], where: Path
 
 def wanted(recipe: Recipe) -> set[str]:
     """Names of the adapters that a recipe asks for."""
-    return {f"r{rank}-s{seed}" for rank in recipe.ranks for seed in recipe.seeds}
+    return {f"r{rank}-s{seed}" for rank in recipe.lora.ranks for seed in recipe.train.seeds}
 
 
 def reached(results: Results) -> set[str]:
@@ -176,4 +177,4 @@ def stored_recipe(run: RunFolder, state: JobState | None) -> Recipe:
     """
     run.require_begun()
     values: dict[str, Any] | None = state.recipe if state else None
-    return Recipe.build(values, where=str(run.checkpoint)) if values else Recipe.load(run.recipe)
+    return Recipe(str(run.checkpoint), **values) if values else Recipe.load(run.recipe)

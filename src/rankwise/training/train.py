@@ -86,21 +86,23 @@ def train(
     Raises:
         TrainingError: a loss, gradient or weight is no longer a finite number.
     """
-    optimizer = optimizer or AdamW(bank, recipe.weight_decay, recipe.max_grad_norm)
-    backward = step_of(backbone, bank, class_weights, recipe.base_dropout, micro_batches, _warn)
+    optimizer = optimizer or AdamW(bank, recipe.train.weight_decay, recipe.train.max_grad_norm)
+    backward = step_of(backbone, bank, class_weights, recipe.train.base_dropout, micro_batches, _warn)
     seeds = [spec.seed for spec in bank.specs]
     per_epoch = steps_per_epoch(len(texts), recipe)
-    steps = recipe.epochs * per_epoch
+    steps = recipe.train.epochs * per_epoch
     start = optimizer.steps
     for number in range(start, steps):
         signals.check()
         epoch, i = divmod(number, per_epoch)
         if i == 0 or number == start:
             orders = [order(seed, epoch, len(texts)) for seed in seeds]
-        batches = [each[i * recipe.batch_size : (i + 1) * recipe.batch_size] for each in orders]
+        batches = [each[i * recipe.train.batch_size : (i + 1) * recipe.train.batch_size] for each in orders]
         chosen = [[texts[n] for n in each] for each in batches]
         each = backward(chosen, [targets[each] for each in batches], number)
-        rate = recipe.learning_rate * schedule(recipe.schedule, number, steps, recipe.warmup_steps)
+        rate = recipe.train.learning_rate * schedule(
+            recipe.train.schedule, number, steps, recipe.train.warmup_steps
+        )
         with signals.held():
             norms = optimizer.step(rate)
             tokens = sum(len(ids) for batch in chosen for ids in batch)
@@ -116,7 +118,7 @@ def train(
 
 def steps_per_epoch(texts: int, recipe: Recipe) -> int:
     """Steps of one pass over so many texts."""
-    return math.ceil(texts / recipe.batch_size)
+    return math.ceil(texts / recipe.train.batch_size)
 
 
 def order(seed: int, epoch: int, texts: int) -> NDArray[np.int64]:

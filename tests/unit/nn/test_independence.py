@@ -81,5 +81,5 @@ def test_the_base_models_dropout_is_on_where_the_recipe_has_it() -> None:
     backbone = models.backbone("gpt2")
     specs = [models.spec(backbone, 0, seed=5)]
     with_dropout, without = trained(backbone, specs), models.bank(backbone, specs)
-    train(backbone, without, TEXTS, TARGETS, RECIPE.model_copy(update={"base_dropout": False}))
+    train(backbone, without, TEXTS, TARGETS, RECIPE.replace(base_dropout=False))
     assert not models.close(with_dropout.state(0)[HEAD], without.state(0)[HEAD], 1e-2)
