@@ -19,6 +19,8 @@ from rankwise.nn.bank import AdapterSpec, layer_of, match_modules, tensor_shapes
 from rankwise.nn.batch import MAX_BUCKET_SCORES
 from rankwise.recipe import Recipe
 
+PROBE = "linear-probe"
+"""Name of the linear probe among a run's adapters."""
 PROCESS_BYTES = 650_000_000
 """What Python, torch, the tokenizer and compiled products take."""
 HOLES = 1.4
@@ -38,6 +40,7 @@ batch size divides it. Measured on dair-ai/emotion (docs/log.md)."""
 class PlannedAdapter:
     """One adapter of the plan."""
 
+    name: str
     rank: int
     seed: int
     trainable_params: int
@@ -58,6 +61,12 @@ class Plan:
     steps: int | None  # optimizer steps of each adapter; None while the data is unknown
     tokens: int | None  # tokens that each adapter is trained on
     memory_bytes: int  # expected peak of the largest bank, weights included
+    probe: AdapterSpec | None = None  # the linear probe, where it is a baseline; it has no row
+
+    @property
+    def names(self) -> list[str]:
+        """The adapters' names, in the order of the rows."""
+        return [row.name for row in self.rows]
 
     def to_json(self) -> list[dict[str, Any]]:
         """One object a row, as `rankwise plan --json` prints them."""
@@ -94,6 +103,14 @@ def adapters(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[s
         for seed in recipe.train.seeds
         for rank in recipe.lora.ranks
     ]
+
+
+def probe_of(recipe: Recipe) -> AdapterSpec | None:
+    """The linear probe, a trained head on the frozen base, where the recipe has it as a baseline."""
+    if not recipe.train.baselines or 0 in recipe.lora.ranks:
+        return None
+    alpha, seed = recipe.lora.alpha_of(0), recipe.train.seeds[0]
+    return AdapterSpec(rank=0, alpha=alpha, scale=0.0, seed=seed, dropout=0.0, modules=(), name=PROBE)
 
 
 def make(
@@ -142,10 +159,13 @@ def make(
         length=length,
         number_bytes=number_bytes,
     )
-    by_name = {spec.name: spec for spec in specs}
+    probe = probe_of(recipe)
+    by_name = {spec.name: spec for spec in (*specs, *((probe,) if probe else ()))}
     old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
     new = [spec for spec in specs if not any(spec in bank for bank in old)]
     banks = old + _split(new, estimate, memory_bytes)
+    if probe and not any(probe in bank for bank in banks):
+        banks = (*banks, (probe,))
     return Plan(
         base=recipe.base,
         classes=classes,
@@ -154,6 +174,7 @@ def make(
         steps=recipe.train.epochs * math.ceil(texts / recipe.train.batch_size) if texts else None,
         tokens=round(recipe.train.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
         memory_bytes=max(map(estimate, filter(None, banks))),
+        probe=probe,
     )
 
 
@@ -171,9 +192,8 @@ def _rows(
         # PEFT counts the head twice, the original and the trained copy, and the row of an added pad token.
         total = config.parameters() + (0 if has_pad_token else config.d_model) + head + trainable
         merged = config.parameters() + head
-        yield PlannedAdapter(
-            spec.rank, spec.seed, trainable, total, 100 * trainable / total, merged, numbers[spec]
-        )
+        share = 100 * trainable / total
+        yield PlannedAdapter(spec.name, spec.rank, spec.seed, trainable, total, share, merged, numbers[spec])
 
 
 def trained_parameters(spec: AdapterSpec, config: Config, classes: int) -> int:

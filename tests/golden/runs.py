@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,8 @@ def _digests(case: Case, folder: Path) -> dict[str, str]:
         else:
             raise AssertionError("the sweep was to be interrupted")
     return {
-        "adapters": _digest(_tensors(sorted(run.glob("adapters/*/adapter_model.safetensors")))),
-        "logits": _digest(_tensors(sorted(run.glob("logits/*.safetensors")))),
+        "adapters": _digest(_tensors(_asked_for(run.glob("adapters/*/adapter_model.safetensors")))),
+        "logits": _digest(_tensors(_asked_for(run.glob("logits/*.safetensors")))),
         "predictions": _digest(_predictions(run)),
         "losses": _digest(_losses(run)),
         "figures": _digest(_figures(run)),
@@ -134,6 +134,11 @@ def _digest(parts: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
+def _asked_for(paths: Iterable[Path]) -> list[Path]:
+    """Without the linear probe, a baseline, whose figures are digested with those of the other baselines."""
+    return sorted(path for path in paths if "linear-probe" not in str(path))
+
+
 def _tensors(paths: list[Path]) -> Iterator[bytes]:
     for path in paths:
         yield (path.parent.name if path.name.startswith("adapter_") else path.stem).encode()
@@ -149,7 +154,7 @@ def _predictions(run: Path) -> Iterator[bytes]:
 
 def _losses(run: Path) -> Iterator[bytes]:
     """Each adapter's losses, gradient norms and validation figures, in order."""
-    found: dict[str, list[Any]] = {path.name: [] for path in run.glob("adapters/*")}
+    found: dict[str, list[Any]] = {path.name: [] for path in _asked_for(run.glob("adapters/*"))}
     for line in map(json.loads, (run / "history.jsonl").read_text("utf-8").splitlines()):
         keys = [key for key in ("losses", "grad_norms", "accuracy", "macro_f1", "log_loss") if key in line]
         for k, name in enumerate(line["adapters"]):

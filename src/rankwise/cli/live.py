@@ -77,7 +77,7 @@ class Board:
 def line(found: Validation) -> str:
     """What validation after an epoch found, in a line.
 
-    >>> line(Validated(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
+    >>> line(Validation(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
     'epoch 1/3, validation accuracy: r1-s110 91.50'
     """
     each = (f"{name} {100 * right:.2f}" for name, right in zip(found.adapters, found.accuracy, strict=True))

@@ -1,43 +1,55 @@
-"""The main job: a recipe in, a run folder out. Plan, train, evaluate, write."""
+"""`rankwise sweep`: a recipe in, a run folder out.
+
+Read it from the top: data, base, plan, training bank by bank, baselines, results, report.
+"""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from rankwise import hardware, plan
-from rankwise.commands import baselines as baselines
-from rankwise.data import audit as data_report
+from rankwise import hardware
+from rankwise.commands import baselines as baseline_models
+from rankwise.commands.results import adapter_result, baseline, measure, predictions_csv
 from rankwise.data import load as data
+from rankwise.data.audit import write as write_data_report
 from rankwise.errors import ResourceError, TrainingError
-from rankwise.models import base as bases
-from rankwise.models import peft_format as adapters
-from rankwise.models.base import check_ids, load_backbone
+from rankwise.models import base as models
+from rankwise.models import peft_format
 from rankwise.models.tokenizer import Tokenizer
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import AdapterSpec
+from rankwise.plan import Plan
+from rankwise.plan import make as make_plan
 from rankwise.recipe import Recipe
 from rankwise.report import build
-from rankwise.schema import AdapterResult, Baseline, Results, Timing
+from rankwise.schema import Baseline, Diverged, Results, Timing
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, slug
-from rankwise.training import checkpoint, outcome, outcomes, resume
-from rankwise.training.bank_run import BankRun, EncodedSplit, Setting, Trained
+from rankwise.training import outcome as outcomes
+from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
-from rankwise.training.checkpoint import BankPlan, Checkpoint
+from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
+from rankwise.training.data import EncodedSplit, balanced_weights
+from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
-from rankwise.training.progress import Progress
+from rankwise.training.trainer import Failure, Trainer, TrainingData
 
 STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "baselines", "write", "total")
 MEMORY_SHARE = 0.6
 """Part of the free memory that a bank may take where the recipe names no limit."""
 CHECKPOINT_MINUTES = 10.0
-"""Minutes between two checkpoints; there is one after every epoch besides."""
+"""Minutes between two checkpoints; there is one after every epoch as well."""
 
 
 def sweep(
@@ -56,10 +68,10 @@ def sweep(
         folder: where to write; by default `runs/DATA-BASE-TIME`.
         callback: told of progress.
         resume: go on with the run in `folder`, which `recipe` may extend by ranks and seeds. What is
-            finished is not trained again; what was begun ends in the same bits as if it had never
+            finished is not trained again; what was interrupted ends bit-identical to a run that never
             stopped (on the CPU, with the same number of threads).
-        checkpoint_minutes: minutes between two checkpoints; there is one after every epoch besides.
-        checkpoint_steps: steps between two checkpoints, where they shall be counted too.
+        checkpoint_minutes: minutes between two checkpoints; there is one after every epoch as well.
+        checkpoint_steps: steps between two checkpoints, to save by number of steps too.
 
     Returns:
         What results.json holds.
@@ -73,297 +85,436 @@ def sweep(
         TrainingError: no adapter is left whose loss is a number, or the recipe wants to stop at the first.
         ResourceError: memory or disk is full.
     """
-    run = RunFolder(folder or default_folder(recipe))
-    job = _Job(recipe, run, callback or Callback(), Progress(run, 60 * checkpoint_minutes, checkpoint_steps))
-    try:
-        return job.run(resume)
-    except KeyboardInterrupt:
-        job.say_interrupted()
-        raise
-    except (RuntimeError, MemoryError) as error:
-        if not hardware.is_out_of_memory(error):
-            raise
-    raise ResourceError("out of memory", hint="close other programs, or take a smaller base")
+    run, every = (
+        RunFolder(folder or default_folder(recipe)),
+        SaveEvery(60 * checkpoint_minutes, checkpoint_steps),
+    )
+    callback = callback or Callback()
+    with _explained(run, callback), files.locked(run.path):
+        if resume:
+            return _resume(recipe, run, callback, every)
+        if not files.is_free(run.path):
+            raise resuming.refusal(run)
+        return _sweep(recipe, run, callback, every, None)
 
 
 def default_folder(recipe: Recipe) -> Path:
     """`runs/DATA-BASE-TIME`, in UTC."""
-    name = f"{slug(Path(recipe.data.source).stem)}-{slug(Path(recipe.base).name)}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    return Path("runs") / name
+    data_name, base_name = slug(Path(recipe.data.source).stem), slug(Path(recipe.base).name)
+    return Path("runs") / f"{data_name}-{base_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-class _Job:
-    """One sweep, stage by stage."""
-
-    def __init__(self, recipe: Recipe, run: RunFolder, callback: Callback, progress: Progress) -> None:
-        self.recipe, self.folder, self.callback, self.progress = recipe, run, callback, progress
-        self.outcomes: dict[str, Outcome] = {}  # finished adapters
-        self.baselines: list[Baseline] = []
-
-    def run(self, resumed: bool) -> Results:
-        """Every stage in turn."""
-        with files.locked(self.folder.path):
-            with self.progress.timed("total"):
-                if resumed and (results := self._take_up()):
-                    return results
-                if not (resumed or files.is_free(self.folder.path)):
-                    raise resume.refusal(self.folder)
-                self._read()
-                self._prepare()
-                self._start()
-                self._train()
-                with self.progress.timed("baselines"):
-                    self.baselines = self._baselines()
-                with self.progress.timed("write"):
-                    self._write_predictions()
-            return self._write_results()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """A timed stage that the callback hears of, of no known length."""
-        self.callback.begin(name, None)
-        with self.progress.timed(name):
-            yield
-        self.callback.end()
-
-    def _take_up(self) -> Results | None:
-        """Find the run to go on with; if it is complete, its results."""
-        saved, complaints = checkpoint.load_last(self.folder.checkpoint)
-        for complaint in complaints:
-            self.callback.note(complaint)
-        begun = resume.stored_recipe(self.folder, saved.state if saved else None)
-        self.recipe = resume.merge(begun, self.recipe, self.folder.path)
-        if self.folder.is_complete():
-            results = self.folder.read_results()
-            if resume.wanted(self.recipe) <= resume.reached(results):
-                self.callback.note(f"{self.folder.path} is complete: nothing is left to train")
-                return results
-            saved = Checkpoint(resume.from_results(self.folder, begun, results))
-        elif complaints and saved is None:
-            self.callback.note("no whole checkpoint is left: adapters that are not finished begin anew")
-        self.progress.saved = saved
-        return None
-
-    def _read(self) -> None:
-        """Data and base, checked; texts as token ids."""
-        with self.stage("data"):
-            self.dataset = data.load(self.recipe)
-        for note in self.dataset.notes:
-            self.callback.note(note)
-        with self.stage("base"):
-            self.base = bases.find(self.recipe.base)
-            self.config = files.read_object(self.base.folder / "config.json")
-            self.tokenizer = Tokenizer.load(self.base.folder)
-        with self.stage("tokens"):
-            every = (self.dataset.train, self.dataset.validation, self.dataset.test)
-            self.splits = {split.name: self._tokenize(split) for split in every if split is not None}
-
-    def _tokenize(self, split: data.Split) -> EncodedSplit:
-        ids = self.tokenizer(split.texts, self.recipe.train.max_length)
-        return EncodedSplit(split, ids, np.array(split.labels, dtype=np.int64))
-
-    def _prepare(self) -> None:
-        """Plan, and the frozen backbone that every bank shares."""
-        texts = self.splits["train"].ids
-        device = hardware.device(self.recipe.machine.device)
-        self.precision = hardware.dtype(self.recipe.machine.precision, device)
-        limit = self.recipe.machine.memory_gb
-        saved = self.progress.saved
-        decided = saved.state.banks if saved else []
-        self.plan = plan.make(
-            self.recipe,
-            self.config,
-            has_pad_token=self.tokenizer.has_pad_token,
-            classes=len(self.dataset.labels),
-            texts=len(texts),
-            tokens_per_text=float(np.mean([len(ids) for ids in texts])),
-            memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device)),
-            number_bytes=self.precision.itemsize,
-            decided=[bank.adapters for bank in decided],
-        )
-        self.specs = {spec.name: spec for bank in self.plan.banks for spec in bank}
-        with self.stage("load"):
-            backbone = load_backbone(self.base, self.precision, device)
-        for split in self.splits.values():
-            check_ids(split.ids, backbone)
-        labels, history = self.dataset.labels, self.folder.history
-        self.setting = Setting(self.recipe, backbone, self.splits, labels, self.callback, history, device)
-
-    def _start(self) -> None:
-        """The run folder and the first checkpoint in it, or what there is already of a run."""
-        self.fingerprint = resume.fingerprint(
-            {name: (split.ids, split.targets) for name, split in self.splits.items()}, self.base.folder
-        )
-        files.remove_litter(self.folder.path)
-        begun = self.progress.saved is not None
-        for note in self.progress.begin(self.recipe, self.fingerprint, self._environment()):
-            self.callback.note(note)
-        self.progress.banks += [
-            BankPlan(adapters=[spec.name for spec in bank])
-            for bank in self.plan.banks[len(self.progress.banks) :]
-        ]
-        self._find_finished()
-        if not begun:
-            self.progress.forget(self.outcomes)
-        files.write_text(self.folder.recipe, self.recipe.to_toml())
-        data_report.write(self.folder, self.dataset, self.recipe.train.max_length, self.tokenizer.lengths)
-        self.progress.save()
-
-    def _find_finished(self) -> None:
-        """The adapters that the folder holds already."""
-        sizes = {split: len(self.splits[split].ids) for split in self.setting.evaluated()}
-        for name in self.specs:
-            found = outcome.load(self.folder, name, self.fingerprint, sizes, len(self.dataset.labels))
-            if found:
-                self.outcomes[name] = found
-
-    def _train(self) -> None:
-        """Every bank that is not finished; one that does not fit the memory in smaller parts."""
-        number = 1
-        while number <= len(self.progress.banks):
-            try:
-                self._train_bank(number)
-                number += 1
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not hardware.is_out_of_memory(error):
-                    raise
-            # Beyond the except clause, where the error no longer holds on to the step's tensors.
-            self._relieve(number)
-        if not self.outcomes:
-            gone = ", ".join(f"{each.name} at step {each.step}" for each in self.progress.diverged)
-            raise TrainingError(
-                f"no adapter is left: {gone}; the first had {self.progress.diverged[0].reason}",
-                hint="a lower --learning-rate or --precision float32 usually helps",
-            )
-
-    def _train_bank(self, number: int) -> None:
-        specs = [self.specs[name] for name in self.progress.names(number)]
-        if all(spec.name in self.outcomes for spec in specs):
-            return
-        banks = self.progress.banks
-        run = BankRun(
-            self.setting,
-            f"train {number}/{len(banks)}" if len(banks) > 1 else "train",
-            number,
-            specs,
-            self.progress.states,
-            micro_batches=banks[number - 1].micro_batches,
-            diverged=self.progress.diverged,
-            on_saveable=self.progress.on_saveable,
-        )
-        self.progress.start_clock()
-        try:
-            trained = run.run()
-        except KeyboardInterrupt:
-            if run.settled:
-                self.progress.save(run)
-            raise
-        self.progress.count(run)
-        self._keep(trained)
-
-    def _keep(self, trained: Mapping[str, Trained]) -> None:
-        """Put finished adapters into the run folder: the adapter, then its logits, then a checkpoint."""
-        with self.progress.timed("write"):
-            for name, each in trained.items():
-                files.remove(self.folder.adapters / name)  # of a bank that did not come to its end
-                saved = adapters.SavedAdapter(
-                    each.spec, each.state, self.dataset.labels, self.base.name, self.recipe.train.max_length
-                )
-                adapters.save(self.folder.adapters / name, saved, self.config, self.tokenizer.files())
-                self.outcomes[name] = Outcome(name, each.epoch, each.train_loss, each.logits)
-                outcome.save(self.folder, self.outcomes[name], self.fingerprint)
-                self.progress.states.pop(name, None)
-        self.progress.save()
-
-    def _relieve(self, number: int) -> None:
-        """Train a bank that did not fit the memory in smaller parts."""
-        if self.setting.device.type == "cuda":
-            torch.cuda.empty_cache()
-        texts = min(self.recipe.train.batch_size, len(self.splits["train"].ids))
-        done = self.progress.relieve(number, texts)
-        if done is None:
-            raise ResourceError(
-                f"out of memory with one adapter and one text of {self.recipe.train.max_length} tokens at a time",
-                hint="in a new run give a smaller --max-length, or a smaller --base",
-            )
-        self.callback.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")
-
-    def say_interrupted(self) -> None:
-        """What is saved of a sweep that a signal ends, and how to go on."""
-        if self.folder.is_begun():
-            self.callback.note(f"saved; go on with: rankwise sweep --resume {self.folder.path}")
+@contextmanager
+def _explained(run: RunFolder, callback: Callback) -> Iterator[None]:
+    """Say what an interrupted sweep has saved, and what running out of memory means."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.is_begun():
+            callback.note(f"saved; go on with: rankwise sweep --resume {run.path}")
         else:
-            self.callback.note("nothing was trained yet, so there is nothing to save")
+            callback.note("nothing was trained yet, so there is nothing to save")
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not hardware.is_out_of_memory(error):
+            raise
+        raise ResourceError("out of memory", hint="close other programs, or take a smaller base") from None
 
-    def _finished(self) -> list[Outcome]:
-        """What became of the adapters that were trained to the end, in the plan's order."""
-        names = [f"r{row.rank}-s{row.seed}" for row in self.plan.rows]
-        return [self.outcomes[name] for name in names if name in self.outcomes]
 
-    def _baselines(self) -> list[Baseline]:
-        """The baselines, on the splits that the adapters are measured on."""
-        rows = []
-        setting = self.setting
-        for each in baselines.answers(
-            self.recipe, setting.backbone, self.splits, len(setting.labels), self.callback
-        ):
-            found = {
-                split: setting.metrics(split, logits, each.probabilistic).model_dump()
-                for split, logits in each.logits.items()
-            }
-            rows.append(Baseline(name=each.name, validation=found["validation"], test=found.get("test")))
-        return rows
+def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery) -> Results:
+    """Go on with a run; one that is complete, and is not extended, only gives its results."""
+    saved, complaints = resuming.load(run)
+    for complaint in complaints:
+        callback.note(complaint)
+    before = resuming.stored_recipe(run, saved.state if saved else None)
+    recipe = resuming.merge(before, recipe, run.path)
+    if run.is_complete():
+        results = run.read_results()
+        if resuming.wanted(recipe) <= resuming.reached(results):
+            callback.note(f"{run.path} is complete: nothing is left to train")
+            return results
+        saved = Checkpoint(resuming.from_results(run, before, results))
+    elif complaints and saved is None:
+        callback.note("no whole checkpoint is left: adapters that are not finished start again")
+    return _sweep(recipe, run, callback, every, saved)
 
-    def _write_predictions(self) -> None:
-        files.write_text(self.folder.predictions, outcomes.predictions_csv(self.setting, self._finished()))
 
-    def _write_results(self) -> Results:
-        """Figures and tables; without a checkpoint beside them the run is complete."""
-        results = self._results()
-        files.write_text(self.folder.timing, self._timing().model_dump_json(indent=1) + "\n")
-        files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
-        build.write(self.folder)
-        files.remove(self.folder.checkpoint)
-        return results
+@dataclass(frozen=True)
+class Material:
+    """Everything that a sweep reads before it trains."""
 
-    def _environment(self) -> dict[str, str]:
-        device, precision = str(self.setting.device), str(self.precision).removeprefix("torch.")
-        return resume.environment(_versions(), device, precision, hardware.threads())
+    recipe: Recipe
+    run: RunFolder
+    corpus: data.Dataset
+    splits: dict[str, EncodedSplit]
+    base: models.Base
+    config: dict[str, Any]  # the base's config.json
+    tokenizer: Tokenizer
+    backbone: Backbone
+    plan: Plan
+    device: torch.device
+    precision: torch.dtype
+    fingerprint: dict[str, str]
 
-    def _results(self) -> Results:
-        return Results(
-            rankwise=version("rankwise"),
-            base=self.base.name,
-            labels=list(self.dataset.labels),
-            texts={name: len(split.ids) for name, split in self.splits.items()},
-            notes=list(self.dataset.notes),
-            device=str(self.setting.device),
-            precision=str(self.precision).removeprefix("torch."),
-            threads=hardware.threads(),
-            versions=_versions(),
-            fingerprint=self.fingerprint,
-            adapters=[self._row(each) for each in self._finished()],
-            baselines=self.baselines,
-            diverged=self.progress.diverged,
+    @property
+    def evaluated(self) -> dict[str, EncodedSplit]:
+        """The splits that finished adapters are evaluated on."""
+        return {name: self.splits[name] for name in ("validation", "test") if name in self.splits}
+
+    @property
+    def specs(self) -> dict[str, AdapterSpec]:
+        """Name -> adapter, the linear probe included."""
+        return {spec.name: spec for bank in self.plan.banks for spec in bank}
+
+    @property
+    def training_data(self) -> TrainingData:
+        """What a trainer needs of the splits."""
+        train, validation, labels = self.splits["train"], self.splits["validation"], self.corpus.labels
+        balanced = self.recipe.train.class_weights == "balanced"
+        weights = balanced_weights(train.targets, len(labels)) if balanced else None
+        return TrainingData(train.ids, train.targets, labels, weights, validation.ids, validation.targets)
+
+    def environment(self) -> dict[str, str]:
+        """What may change the last digits of a result though the recipe is the same."""
+        return resuming.environment(_versions(), str(self.device), _name(self.precision), hardware.threads())
+
+
+def _sweep(
+    recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery, saved: Checkpoint | None
+) -> Results:
+    """Every stage in turn."""
+    clock = Clock()
+    material = _read(recipe, run, callback, clock, saved)
+    journal = _open_journal(material, callback, clock, every, saved)
+    finished = _finished(material)
+    if saved is None:
+        journal.forget(finished)
+    files.write_text(run.recipe, recipe.to_toml())
+    write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths)
+    journal.save()
+
+    number = 1
+    while number <= len(journal.banks):
+        if _train_bank(number, material, journal, finished, callback):
+            number += 1
+        else:
+            _relieve(number, material, journal, callback)
+    if not any(name in finished for name in material.plan.names):
+        raise _nothing_left(journal.diverged)
+
+    with _stage("baselines", callback, clock):
+        rows = _baselines(material, finished)
+    with clock.timed("write"):
+        trained = [finished[name] for name in material.plan.names if name in finished]
+        files.write_text(
+            run.predictions, predictions_csv(material.evaluated, material.corpus.labels, trained)
         )
+    results = _results(material, journal, trained, rows)
+    files.write_text(run.timing, _timing(journal, results).model_dump_json(indent=1) + "\n")
+    files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
+    build.write(run)
+    files.remove(run.checkpoint)  # without a checkpoint beside its results a run is complete
+    return results
 
-    def _row(self, outcome: Outcome) -> AdapterResult:
-        (bank,) = (n for n, each in enumerate(self.progress.banks, 1) if outcome.name in each.adapters)
-        spec, folder = self.specs[outcome.name], self.folder.adapters / outcome.name
-        (planned,) = (row for row in self.plan.rows if (row.rank, row.seed) == (spec.rank, spec.seed))
-        return outcomes.row(self.setting, planned, spec, outcome, bank, folder)
 
-    def _timing(self) -> Timing:
-        seconds, training = self.progress.seconds, self.progress.seconds["train"]
-        names = [each.name for each in self._finished()]
-        return Timing(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds={stage: round(seconds[stage], 3) for stage in STAGES},
-            train_seconds={name: round(self.progress.train_seconds[name], 3) for name in names},
-            tokens_per_second=self.progress.trained_tokens / training if training else 0.0,
+@contextmanager
+def _stage(name: str, callback: Callback, clock: Clock) -> Iterator[None]:
+    """A timed stage of no known length."""
+    callback.begin(name, None)
+    with clock.timed(name):
+        yield
+    callback.end()
+
+
+def _read(
+    recipe: Recipe, run: RunFolder, callback: Callback, clock: Clock, saved: Checkpoint | None
+) -> Material:
+    """Data and base, checked; texts as token ids; the plan; the frozen backbone that all banks share."""
+    with _stage("data", callback, clock):
+        corpus = data.load(recipe)
+    for note in corpus.notes:
+        callback.note(note)
+    with _stage("base", callback, clock):
+        base = models.find(recipe.base)
+        config = files.read_object(base.folder / "config.json")
+        tokenizer = Tokenizer.load(base.folder)
+    with _stage("tokens", callback, clock):
+        max_length = recipe.train.max_length
+        splits = {split.name: EncodedSplit.encode(split, tokenizer, max_length) for split in corpus.splits}
+    device = hardware.device(recipe.machine.device)
+    precision = hardware.dtype(recipe.machine.precision, device)
+    limit = recipe.machine.memory_gb
+    plan = make_plan(
+        recipe,
+        config,
+        has_pad_token=tokenizer.has_pad_token,
+        classes=len(corpus.labels),
+        texts=len(splits["train"]),
+        tokens_per_text=float(np.mean([len(ids) for ids in splits["train"].ids])),
+        memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device)),
+        number_bytes=precision.itemsize,
+        decided=[bank.adapters for bank in saved.state.banks] if saved else [],
+    )
+    with _stage("load", callback, clock):
+        backbone = models.load_backbone(base, precision, device)
+    for split in splits.values():
+        models.check_ids(split.ids, backbone)
+    fingerprint = resuming.fingerprint(splits, corpus.labels, base.folder)
+    return Material(
+        recipe, run, corpus, splits, base, config, tokenizer, backbone, plan, device, precision, fingerprint
+    )
+
+
+def _open_journal(
+    material: Material, callback: Callback, clock: Clock, every: SaveEvery, saved: Checkpoint | None
+) -> Journal:
+    """The journal of a new run, or of one that goes on, with the banks that the plan adds."""
+    run, environment = material.run, material.environment()
+    planned = [BankPlan(adapters=[spec.name for spec in bank]) for bank in material.plan.banks]
+    files.remove_litter(run.path)
+    if saved and saved.state.fingerprint:
+        resuming.require_same(material.fingerprint, saved.state.fingerprint, run.path)
+    state = SweepState(
+        recipe=material.recipe.model_dump(mode="json"),
+        fingerprint=material.fingerprint,
+        environment=environment,
+        banks=planned,
+    )
+    if saved is None:
+        return Journal(run, state, {}, clock, every)
+    if changed := resuming.changes(saved.state.environment, environment):
+        callback.note(f"not as when this run was started: {changed}; the last digits may differ")
+    if files.size(run.history) < saved.state.history_bytes:
+        callback.note(f"{run.history}: lines that were written are missing")
+    files.truncate(run.history, saved.state.history_bytes)
+    state = saved.state.model_copy(
+        update={
+            "recipe": state.recipe,
+            "fingerprint": state.fingerprint,
+            "environment": environment,
+            "banks": saved.state.banks + planned[len(saved.state.banks) :],
+        }
+    )
+    return Journal(run, state, dict(saved.adapters), clock, every)
+
+
+def _finished(material: Material) -> dict[str, Outcome]:
+    """The adapters that the run folder holds already, finished and undamaged."""
+    sizes = {name: len(split) for name, split in material.evaluated.items()}
+    classes = len(material.corpus.labels)
+    found = {
+        name: outcomes.load(material.run, name, material.fingerprint, sizes, classes)
+        for name in material.specs
+    }
+    return {name: outcome for name, outcome in found.items() if outcome}
+
+
+def _train_bank(
+    number: int, material: Material, journal: Journal, finished: dict[str, Outcome], callback: Callback
+) -> bool:
+    """Train a bank that is not finished yet; False where it does not fit the memory."""
+    bank = journal.banks[number - 1]
+    specs = [material.specs[name] for name in journal.names(bank)]
+    if all(spec.name in finished for spec in specs):
+        return True
+    try:
+        trainer = Trainer(
+            material.backbone,
+            specs,
+            material.training_data,
+            material.recipe.train,
+            saved=journal.adapters,
+            micro_batches=bank.micro_batches,
+            record=lambda event: journal.record(number, event),
         )
+        _train(trainer, material, journal, callback, f"train {number}/{len(journal.banks)}")
+        trained = _evaluate(trainer, material, journal.clock, callback)
+    except (RuntimeError, MemoryError) as error:
+        if not hardware.is_out_of_memory(error):
+            raise
+        return False
+    with journal.clock.timed("write"):
+        for outcome in trained:
+            _keep(trainer, outcome, material)
+            journal.adapters.pop(outcome.name, None)
+            finished[outcome.name] = outcome
+    journal.save()
+    return True
+
+
+def _train(trainer: Trainer, material: Material, journal: Journal, callback: Callback, title: str) -> None:
+    """Train a bank to its end; an interruption saves it."""
+    title = "train" if len(journal.banks) == 1 else title
+    callback.begin(title, trainer.steps)
+    callback.advance(trainer.step_number)
+    try:
+        while not trainer.done:
+            if trainer.validation_due:
+                callback.begin("validation", len(material.splits["validation"]))
+                with journal.clock.timed("evaluate"):
+                    validation = trainer.validate(callback.advance)
+                callback.end()
+                callback.validation(validation)
+                journal.save(trainer)
+                callback.begin(title, trainer.steps)
+                callback.advance(trainer.step_number)
+                continue
+            start = time.perf_counter()
+            with journal.clock.timed("train"):
+                step = trainer.step()
+            journal.count(step, time.perf_counter() - start)
+            callback.step(step.adapters, step.number, step.steps, step.losses)
+            if step.failures:
+                _drop(step.failures, material, journal, callback)
+            if step.failures or journal.is_due(trainer):
+                journal.save(trainer)
+    except KeyboardInterrupt:
+        if trainer.settled:
+            journal.save(trainer)
+        raise
+    callback.end()
+
+
+def _drop(failures: Sequence[Failure], material: Material, journal: Journal, callback: Callback) -> None:
+    """Note the adapters that are no longer numbers; or stop, where the recipe says so."""
+    if material.recipe.train.on_nan == "stop":
+        raise TrainingError(
+            "\n".join(f"step {each.step}: adapter {each.spec.name} has {each.reason}" for each in failures),
+            hint="a lower --learning-rate or --precision float32 usually helps; "
+            "--on-nan drop goes on without the adapter",
+        )
+    for failure in failures:
+        spec, step, reason = failure.spec, failure.step, failure.reason
+        journal.diverged.append(
+            Diverged(name=spec.name, rank=spec.rank, seed=spec.seed, step=step, reason=reason)
+        )
+        callback.note(f"step {step}: adapter {spec.name} is dropped: {reason}")
+
+
+def _evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callback) -> list[Outcome]:
+    """What became of each adapter of a trained bank, with test logits where there is a test split."""
+    kept, state = trainer.kept(), trainer.state()
+    logits = {name: {"validation": each.logits} for name, each in kept.items()}
+    if "test" in material.splits and kept:
+        test = material.splits["test"]
+        callback.begin("test", len(test))
+        with clock.timed("evaluate"):
+            for name, found in trainer.kept_logits(test.ids, callback.advance).items():
+                logits[name]["test"] = found
+        callback.end()
+    return [
+        Outcome(name, kept[name].epoch, float(np.mean(state[name].losses)), logits[name])
+        for name in trainer.names
+    ]
+
+
+def _keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
+    """Put a finished adapter into the run folder: the adapter, then its logits."""
+    folder = material.run.adapters / outcome.name
+    files.remove(folder)  # of a bank that did not come to its end
+    saved = peft_format.SavedAdapter(
+        material.specs[outcome.name],
+        trainer.kept()[outcome.name].tensors,
+        material.corpus.labels,
+        material.base.name,
+        material.recipe.train.max_length,
+    )
+    peft_format.save(folder, saved, material.config, material.tokenizer.files())
+    outcomes.save(material.run, outcome, material.fingerprint)
+
+
+def _relieve(number: int, material: Material, journal: Journal, callback: Callback) -> None:
+    """Make a bank that does not fit the memory smaller.
+
+    Raises:
+        ResourceError: one adapter with one text at a time does not fit either.
+    """
+    if material.device.type == "cuda":
+        torch.cuda.empty_cache()
+    settings = material.recipe.train
+    done = journal.relieve(number, min(settings.batch_size, len(material.splits["train"])))
+    if done is None:
+        raise ResourceError(
+            f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",
+            hint="in a new run give a smaller --max-length, or a smaller --base",
+        )
+    callback.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")
+
+
+def _nothing_left(diverged: Sequence[Diverged]) -> TrainingError:
+    gone = ", ".join(f"{each.name} at step {each.step}" for each in diverged)
+    return TrainingError(
+        f"no adapter is left: {gone}; the first had {diverged[0].reason}",
+        hint="a lower --learning-rate or --precision float32 usually helps",
+    )
+
+
+def _baselines(material: Material, finished: Mapping[str, Outcome]) -> list[Baseline]:
+    """The rows that ranks are compared with."""
+    if not material.recipe.train.baselines:
+        return []
+    train, splits, labels = material.splits["train"], material.evaluated, material.corpus.labels
+    majority = baseline_models.majority(train, splits, len(labels))
+    svm = baseline_models.linear_svm(train, splits, len(labels))
+    first = next(iter(material.specs.values()))
+    untrained = baseline_models.untrained_head(material.backbone, first, splits, len(labels))
+    rows = [
+        baseline("majority class", majority, splits, labels),
+        baseline("TF-IDF + linear SVM", svm, splits, labels, probabilistic=False),
+        baseline("untrained head", untrained, splits, labels),
+    ]
+    probe = material.plan.probe
+    if probe and probe.name in finished:
+        rows.append(baseline("rank 0", finished[probe.name].logits, splits, labels))
+    return rows
+
+
+def _results(
+    material: Material, journal: Journal, trained: Sequence[Outcome], baselines: list[Baseline]
+) -> Results:
+    planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
+    probe = material.plan.probe
+    return Results(
+        rankwise=version("rankwise"),
+        base=material.base.name,
+        labels=list(material.corpus.labels),
+        texts={name: len(split) for name, split in material.splits.items()},
+        notes=list(material.corpus.notes),
+        device=str(material.device),
+        precision=_name(material.precision),
+        threads=hardware.threads(),
+        versions=_versions(),
+        fingerprint=material.fingerprint,
+        adapters=[
+            adapter_result(
+                planned[outcome.name],
+                material.specs[outcome.name],
+                outcome,
+                measure(outcome.logits, material.evaluated, material.corpus.labels),
+                bank=journal.bank_of(outcome.name),
+                folder=material.run.adapters / outcome.name,
+            )
+            for outcome in trained
+        ],
+        baselines=baselines,
+        diverged=[each for each in journal.diverged if not probe or each.name != probe.name],
+    )
+
+
+def _timing(journal: Journal, results: Results) -> Timing:
+    seconds, training = journal.clock.reading(), journal.clock.seconds.get("train", 0.0)
+    by_adapter = journal.state.train_seconds
+    return Timing(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},
+        train_seconds={row.name: round(by_adapter.get(row.name, 0.0), 3) for row in results.adapters},
+        tokens_per_second=journal.state.trained_tokens / training if training else 0.0,
+    )
 
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__}
+
+
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")

@@ -70,6 +70,11 @@ class Dataset:
     test: Split | None
     notes: tuple[str, ...]
 
+    @property
+    def splits(self) -> list[Split]:
+        """Train, validation, and test where there is one."""
+        return [split for split in (self.train, self.validation, self.test) if split is not None]
+
 
 def load(recipe: Recipe) -> Dataset:
     """The data that a recipe names: starter, a file, a folder or a Hub id.

@@ -35,11 +35,11 @@ class AdapterSpec:
     seed: int
     dropout: float  # on the adapter's input
     modules: tuple[str, ...]  # full target module names
+    name: str = ""  # what tells it from the run's other adapters; `rRANK-sSEED` where none is given
 
-    @property
-    def name(self) -> str:
-        """Folder name of the adapter in a run."""
-        return f"r{self.rank}-s{self.seed}"
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", f"r{self.rank}-s{self.seed}")
 
 
 def match_modules(modules: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def match_modules(modules: Sequence[str], targets: Sequence[str]) -> tuple[str, 
     Raises:
         UsageError: a target names no target module.
 
-    >>> match_sites(["h.0.attn.c_attn", "h.0.mlp.c_fc"], ["c_attn"])
+    >>> match_modules(["h.0.attn.c_attn", "h.0.mlp.c_fc"], ["c_attn"])
     ('h.0.attn.c_attn',)
     """
     if "all-linear" in targets:

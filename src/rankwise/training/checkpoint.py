@@ -1,10 +1,22 @@
 """Checkpoints: the whole state of a sweep in training, as JSON and safetensors.
 
-A checkpoint is a folder `RUN/checkpoint/NUMBER` with three files: `state.json`,
-`state.safetensors`, and `manifest.json`, which holds the size and SHA-256 of the other two and is
-written last. The folder is filled under another name, flushed to the disk, and renamed, so it is
-there whole or not at all; the last two are kept. Data order and dropout masks are keyed by seed,
-epoch, step and target module, so an adapter's number of steps is its random state and its place in the data.
+What is saved, in a folder `RUN/checkpoint/NUMBER`::
+
+    state.json           SweepState: recipe, fingerprint, banks, how far each adapter has come, seconds
+    state.safetensors    for each adapter in training
+        NAME/parameters      (parameters,) float32
+        NAME/exp_avg         (parameters,) float32   AdamW's moving averages
+        NAME/exp_avg_sq      (parameters,) float32
+        NAME/losses          (steps,) float64
+        NAME/kept TENSOR     float32, the adapter as it was after the epoch that is kept
+        NAME/kept logits     (validation texts, classes) float32
+    manifest.json        size and SHA-256 of the two files above, written last
+
+Nothing else is needed. Data order and dropout masks are keyed by seed, epoch, step and name, so an adapter's number
+of steps is its random state and its place in the data.
+
+The folder is filled under another name, flushed to the disk, and renamed, so it is there whole or not at all.
+The last two are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -24,11 +37,14 @@ from torch import Tensor
 
 from rankwise.schema import Diverged
 from rankwise.store import files
+from rankwise.training.state import AdapterState, Kept
 
-SCHEMA = 1
-KEPT = 2
-"""Checkpoints that are kept: the newest, and the one before in case the newest is damaged."""
+SCHEMA = 2
+NEWEST = 2
+"""Checkpoints that stay: the newest, and the one before in case the newest is damaged."""
 STATE, TENSORS, MANIFEST = "state.json", "state.safetensors", "manifest.json"
+_FLAT = ("parameters", "exp_avg", "exp_avg_sq")
+_KEPT, _KEPT_LOGITS = "kept ", "kept logits"
 
 
 class _Strict(BaseModel):
@@ -43,7 +59,7 @@ class BankPlan(_Strict):
 
 
 class AdapterProgress(_Strict):
-    """How far an adapter has come that is not finished; its numbers lie among the tensors."""
+    """How far an adapter in training has come; its numbers lie among the tensors."""
 
     parameters: int
     steps: int
@@ -52,7 +68,7 @@ class AdapterProgress(_Strict):
     kept_accuracy: float = 0.0
 
 
-class JobState(_Strict):
+class SweepState(_Strict):
     """state.json."""
 
     schema_version: int = SCHEMA
@@ -60,7 +76,7 @@ class JobState(_Strict):
     fingerprint: dict[str, str]  # split or "base" -> SHA-256
     environment: dict[str, str]  # versions, device, precision, threads
     banks: list[BankPlan]
-    progress: dict[str, AdapterProgress] = {}  # adapters that were begun and are not finished
+    progress: dict[str, AdapterProgress] = {}  # adapters in training
     diverged: list[Diverged] = []
     history_bytes: int = 0
     trained_tokens: int = 0
@@ -72,9 +88,8 @@ class JobState(_Strict):
 class Checkpoint:
     """What a sweep needs to go on as if it had never stopped."""
 
-    state: JobState
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    """`ADAPTER/what`: parameters, mean, square (parameters,) float32; losses (steps,) float64; what was kept."""
+    state: SweepState
+    adapters: dict[str, AdapterState] = field(default_factory=dict)  # those in training
 
 
 class Damaged(Exception):
@@ -90,15 +105,22 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """
     numbers = _numbers(folder)
     target = folder / f"{1 + max(numbers, default=0):08d}"
+    progress = {name: _progress(adapter) for name, adapter in checkpoint.adapters.items()}
+    state = checkpoint.state.model_copy(update={"progress": progress})
+    tensors = {
+        f"{name}/{what}": tensor
+        for name, adapter in checkpoint.adapters.items()
+        for what, tensor in _tensors(adapter).items()
+    }
     content = {
-        STATE: checkpoint.state.model_dump_json(indent=1).encode() + b"\n",
-        TENSORS: safetensors.torch.save(checkpoint.tensors),
+        STATE: state.model_dump_json(indent=1).encode() + b"\n",
+        TENSORS: safetensors.torch.save(tensors),
     }
     with files.new_folder(target) as new:
         for name, data in content.items():
             files.write_bytes(new / name, data)
         files.write_bytes(new / MANIFEST, _manifest(content))
-    for number in sorted(numbers)[: len(numbers) + 1 - KEPT]:
+    for number in sorted(numbers)[: len(numbers) + 1 - NEWEST]:
         files.remove(folder / f"{number:08d}")
 
 
@@ -126,28 +148,61 @@ def load(path: Path) -> Checkpoint:
     """
     content = _verified(path)
     try:
-        state = JobState.model_validate_json(content[STATE])
+        version = json.loads(content[STATE])["schema_version"]
+        if version != SCHEMA:
+            raise Damaged(f"schema version {version}, and this version of rankwise reads {SCHEMA}")
+        state = SweepState.model_validate_json(content[STATE])
         tensors = safetensors.torch.load(content[TENSORS])
-    except (ValidationError, safetensors.SafetensorError, ValueError, KeyError) as error:
+        _check_finite(tensors)
+        adapters = {name: _adapter(name, progress, tensors) for name, progress in state.progress.items()}
+    except (ValidationError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"cannot be read: {str(error).splitlines()[0]}") from None
-    if state.schema_version != SCHEMA:
-        raise Damaged(f"schema version {state.schema_version}, and this version of rankwise reads {SCHEMA}")
-    _check_tensors(state, tensors)
-    return Checkpoint(state, tensors)
+    return Checkpoint(state, adapters)
 
 
-def _check_tensors(state: JobState, tensors: Mapping[str, Tensor]) -> None:
+def _progress(adapter: AdapterState) -> AdapterProgress:
+    kept = adapter.kept
+    return AdapterProgress(
+        parameters=len(adapter.parameters),
+        steps=adapter.steps,
+        epochs=adapter.epochs,
+        kept_epoch=kept.epoch if kept else 0,
+        kept_accuracy=kept.accuracy if kept else 0.0,
+    )
+
+
+def _tensors(adapter: AdapterState) -> dict[str, Tensor]:
+    found = {name: getattr(adapter, name) for name in _FLAT}
+    found["losses"] = torch.tensor(adapter.losses, dtype=torch.float64)
+    if adapter.kept:
+        found |= {_KEPT + name: tensor for name, tensor in adapter.kept.tensors.items()}
+        found[_KEPT_LOGITS] = torch.from_numpy(np.ascontiguousarray(adapter.kept.logits))
+    return found
+
+
+def _adapter(name: str, progress: AdapterProgress, tensors: Mapping[str, Tensor]) -> AdapterState:
+    """The state that `_progress` and `_tensors` were made of."""
+    mine = {
+        key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")
+    }
+    sizes = dict.fromkeys(_FLAT, progress.parameters) | {"losses": progress.steps}
+    for what, size in sizes.items():
+        if what not in mine or mine[what].shape != (size,):
+            raise Damaged(f"{name}/{what} must hold {size} numbers")
+    kept = None
+    if progress.kept_epoch:
+        logits = mine.pop(_KEPT_LOGITS).numpy()
+        stored = {key.removeprefix(_KEPT): value for key, value in mine.items() if key.startswith(_KEPT)}
+        kept = Kept(progress.kept_epoch, progress.kept_accuracy, stored, logits)
+    parameters, exp_avg, exp_avg_sq = (mine[what] for what in _FLAT)
+    losses = mine["losses"].tolist()
+    return AdapterState(parameters, exp_avg, exp_avg_sq, losses, progress.epochs, kept)
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise Damaged(f"{name} holds what is no finite number")
-    for adapter, progress in state.progress.items():
-        sizes = dict.fromkeys(("parameters", "exp_avg", "exp_avg_sq"), progress.parameters) | {
-            "losses": progress.steps
-        }
-        for what, size in sizes.items():
-            found = tensors.get(f"{adapter}/{what}")
-            if found is None or found.shape != (size,):
-                raise Damaged(f"{adapter}/{what} must hold {size} numbers")
 
 
 def _manifest(content: Mapping[str, bytes]) -> bytes:

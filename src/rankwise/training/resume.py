@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rankwise.errors import UsageError
-from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
 from rankwise.schema import Results
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training import checkpoint
-from rankwise.training.checkpoint import BankPlan, JobState
+from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
+from rankwise.training.data import EncodedSplit
 
 CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb")
 """Settings that may be others when a run goes on: they leave alone what was trained."""
 
 
-def merge(begun: Recipe, given: Recipe, where: Path) -> Recipe:
+def merge(before: Recipe, given: Recipe, where: Path) -> Recipe:
     """The recipe to go on with: the run's own, with the ranks and seeds that were added.
 
     Args:
-        begun: what the run was begun with.
+        before: what the run was started with.
         given: what is asked for now. Ranks and seeds that it leaves out stay in the run.
         where: the run, for the message.
 
     Raises:
         UsageError: another setting is not the run's.
     """
-    before, now = begun.flat(), given.flat()
-    for name, old in before.items():
+    now = given.flat()
+    for name, old in before.flat().items():
         new = now[name]
         if name not in CHANGEABLE and new != old:
             raise UsageError(
@@ -44,8 +43,8 @@ def merge(begun: Recipe, given: Recipe, where: Path) -> Recipe:
                 hint=f"--resume takes other values of {', '.join(CHANGEABLE)} only; "
                 "give another --out for a new run",
             )
-    ranks, seeds = _union(begun.lora.ranks, given.lora.ranks), _union(begun.train.seeds, given.train.seeds)
-    if list(begun.lora.ranks) == sorted(begun.lora.ranks):
+    ranks, seeds = _union(before.lora.ranks, given.lora.ranks), _union(before.train.seeds, given.train.seeds)
+    if list(before.lora.ranks) == sorted(before.lora.ranks):
         ranks = tuple(sorted(ranks))
     return given.replace(ranks=ranks, seeds=seeds)
 
@@ -55,35 +54,45 @@ def _union(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
     return (*old, *(each for each in new if each not in old))
 
 
-def fingerprint(splits: Mapping[str, tuple[Sequence[Ids], NDArray[np.int64]]], base: Path) -> dict[str, str]:
-    """SHA-256 of each split's token ids and labels, and of the base's weights files.
+def fingerprint(splits: Mapping[str, EncodedSplit], labels: Sequence[str], base: Path) -> dict[str, str]:
+    """SHA-256 of what decides a run's numbers besides its recipe.
 
     Args:
-        splits: name -> token ids of each text, label ids (texts,).
+        splits: name -> split.
+        labels: class names in the model's order.
         base: the folder of the base model.
+
+    Returns:
+        For each split that of its token ids and labels; for `labels` that of the class names; for `base` that
+        of its weights and config.json. The tokenizer shows in the token ids.
     """
     found = {}
-    for name, (texts, labels) in splits.items():
-        digest = hashlib.sha256(np.array([len(labels), *map(len, texts)], dtype="<i8").tobytes())
-        for ids in (*texts, labels):
+    for name, split in splits.items():
+        digest = hashlib.sha256(np.array([len(split), *map(len, split.ids)], dtype="<i8").tobytes())
+        for ids in (*split.ids, split.targets):
             digest.update(np.ascontiguousarray(ids, dtype="<i8").tobytes())
         found[name] = digest.hexdigest()
-    weights = [f"{path.name} {files.sha256(path)}" for path in sorted(base.glob("*.safetensors"))]
-    return found | {"base": hashlib.sha256("\n".join(weights).encode()).hexdigest()}
+    parts = [base / "config.json", *sorted(base.glob("*.safetensors"))]
+    files_of_base = [f"{path.name} {files.sha256(path)}" for path in parts]
+    return found | {
+        "labels": hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest(),
+        "base": hashlib.sha256("\n".join(files_of_base).encode()).hexdigest(),
+    }
 
 
-def require_same(found: Mapping[str, str], begun: Mapping[str, str], where: Path) -> None:
-    """Check that data and base are those that a run was begun with.
+def require_same(found: Mapping[str, str], before: Mapping[str, str], where: Path) -> None:
+    """Check that data and base are those that a run was started with.
 
     Raises:
         UsageError: one is not, or is missing.
     """
-    for name in sorted(begun.keys() | found.keys()):
-        if found.get(name) != begun.get(name):
-            what = "the base model's weights are" if name == "base" else f"the {name} split is"
+    named = {"base": "the base model is", "labels": "the label names, or their order, are"}
+    for name in sorted(before.keys() | found.keys()):
+        if found.get(name) != before.get(name):
+            what = named.get(name, f"the {name} split is")
             raise UsageError(
-                f"{where}: {what} not what this run was begun with",
-                hint="bring it back as it was, or give another --out to begin anew",
+                f"{where}: {what} not what this run was started with",
+                hint="bring it back as it was, or give another --out for a new run",
             )
 
 
@@ -97,20 +106,12 @@ def reached(results: Results) -> set[str]:
     return {row.name for row in results.adapters} | {each.name for each in results.diverged}
 
 
-def is_line_of(line: str, names: Container[str]) -> bool:
-    """Whether a line of history.jsonl is of these adapters alone."""
-    try:
-        return all(name in names for name in json.loads(line)["adapters"])
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def from_results(run: RunFolder, recipe: Recipe, results: Results) -> JobState:
+def from_results(run: RunFolder, recipe: Recipe, results: Results) -> SweepState:
     """The state of a run that was complete, to be extended.
 
     Args:
         run: its folder.
-        recipe: what it was begun with.
+        recipe: what it was started with.
         results: its results.json.
     """
     timing = run.read_timing()
@@ -118,7 +119,7 @@ def from_results(run: RunFolder, recipe: Recipe, results: Results) -> JobState:
     for row in results.adapters:
         banks.setdefault(row.bank, []).append(row.name)
     banks.setdefault(1, []).extend(each.name for each in results.diverged)
-    return JobState(
+    return SweepState(
         recipe=recipe.model_dump(mode="json"),
         fingerprint=results.fingerprint,
         environment=environment(results.versions, results.device, results.precision, results.threads),
@@ -136,12 +137,12 @@ def environment(versions: Mapping[str, str], device: str, precision: str, thread
     return dict(versions) | {"device": device, "precision": precision, "threads": str(threads)}
 
 
-def changes(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What differs between two environments, as `torch 2.10 -> 2.11`; empty where nothing does."""
     return ", ".join(
-        f"{name} {begun.get(name)} -> {now.get(name)}"
-        for name in sorted(begun.keys() | now.keys())
-        if begun.get(name) != now.get(name)
+        f"{name} {before.get(name)} -> {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     )
 
 
@@ -162,15 +163,20 @@ def refusal(run: RunFolder) -> UsageError:
     )
 
 
-def _how_far(state: JobState) -> str:
-    begun = {name: each.steps for name, each in state.progress.items() if each.steps}
-    if not begun:
+def _how_far(state: SweepState) -> str:
+    steps = {name: adapter.steps for name, adapter in state.progress.items() if adapter.steps}
+    if not steps:
         return ""
-    return f", saved with {', '.join(begun)} at step {max(begun.values()):,}"
+    return f", saved with {', '.join(steps)} at step {max(steps.values()):,}"
 
 
-def stored_recipe(run: RunFolder, state: JobState | None) -> Recipe:
-    """The recipe that a run was begun with: its checkpoint's, else its recipe.toml.
+def load(run: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+    """The run's newest whole checkpoint, and what is wrong with those after it."""
+    return checkpoint.load_last(run.checkpoint)
+
+
+def stored_recipe(run: RunFolder, state: SweepState | None) -> Recipe:
+    """The recipe that a run was started with: its checkpoint's, else its recipe.toml.
 
     Raises:
         UsageError: there is no run, or its recipe cannot be read.

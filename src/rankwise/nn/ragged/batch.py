@@ -90,7 +90,7 @@ def bucket_width(length: int) -> int:
 
     It depends on the text alone, so that a text is computed alike among any neighbors.
 
-    >>> [block_width(n) for n in (1, 7, 9, 31, 33, 100, 1000)]
+    >>> [bucket_width(n) for n in (1, 7, 9, 31, 33, 100, 1000)]
     [8, 8, 16, 32, 40, 104, 1024]
     """
     step = 1 << max(3, (length - 1).bit_length() - 4)

@@ -1,0 +1,98 @@
+"""What a sweep writes at its end: results.json, timing.json and predictions.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from rankwise.data.writers import csv_line
+from rankwise.metrics import metrics
+from rankwise.models.peft_format import WEIGHTS
+from rankwise.nn.bank import AdapterSpec
+from rankwise.plan import PlannedAdapter
+from rankwise.schema import AdapterResult, Baseline, Metrics
+from rankwise.training.data import EncodedSplit
+from rankwise.training.outcome import Outcome
+
+Splits = Mapping[str, EncodedSplit]
+"""The evaluated splits: validation, and test where there is one."""
+
+
+def predictions_csv(splits: Splits, labels: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    """Every evaluated text, every adapter: predicted label and its probability."""
+    columns = [column for outcome in outcomes for column in (outcome.name, f"{outcome.name} probability")]
+    lines = [csv_line(["split", "text", "label", *columns])]
+    for name, split in splits.items():
+        probabilities = [softmax(outcome.logits[name].astype(np.float64), axis=1) for outcome in outcomes]
+        for i, (text, label) in enumerate(zip(split.source.texts, split.source.labels, strict=True)):
+            cells = [cell for rows in probabilities for cell in _best(rows[i], labels)]
+            lines.append(csv_line([name, text, labels[label], *cells]))
+    return "".join(lines)
+
+
+def _best(probabilities: NDArray[np.float64], labels: Sequence[str]) -> tuple[str, str]:
+    best = int(probabilities.argmax())
+    return labels[best], f"{probabilities[best]:.4f}"
+
+
+def adapter_result(
+    planned: PlannedAdapter,
+    spec: AdapterSpec,
+    outcome: Outcome,
+    measured: Mapping[str, Metrics],
+    *,
+    bank: int,
+    folder: Path,
+) -> AdapterResult:
+    """An adapter's row of results.json.
+
+    Args:
+        planned: its row of the plan.
+        spec: the adapter.
+        outcome: what became of it.
+        measured: split -> metrics.
+        bank: that trained it, from 1.
+        folder: where the adapter is stored.
+    """
+    return AdapterResult(
+        alpha=spec.alpha,
+        scale=spec.scale,
+        adapter_bytes=(folder / WEIGHTS).stat().st_size,
+        train_loss=outcome.train_loss,
+        kept_epoch=outcome.kept_epoch,
+        validation=measured["validation"],
+        test=measured.get("test"),
+        **asdict(planned) | {"bank": bank},
+    )
+
+
+def baseline(
+    name: str,
+    logits: Mapping[str, NDArray[np.float32]],
+    splits: Splits,
+    labels: Sequence[str],
+    *,
+    probabilistic: bool = True,
+) -> Baseline:
+    """A baseline's row of results.json, from its logits on each evaluated split, (texts, classes)."""
+    measured = measure(logits, splits, labels, probabilistic=probabilistic)
+    return Baseline(name=name, validation=measured["validation"], test=measured.get("test"))
+
+
+def measure(
+    logits: Mapping[str, NDArray[np.float32]],
+    splits: Splits,
+    labels: Sequence[str],
+    *,
+    probabilistic: bool = True,
+) -> dict[str, Metrics]:
+    """Split -> metrics of a classifier's logits, (texts, classes)."""
+    return {
+        name: metrics(name, split.targets, logits[name], labels, probabilistic=probabilistic)
+        for name, split in splits.items()
+    }

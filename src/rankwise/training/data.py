@@ -1,0 +1,46 @@
+"""The splits as training sees them: token ids and label ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwise.data.load import Split
+from rankwise.nn.batch import Ids
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A split with its texts as token ids."""
+
+    source: Split  # texts and labels as they were read
+    ids: list[Ids]  # of each text, (length,) int64
+    targets: NDArray[np.int64]  # (texts,) label ids
+
+    @classmethod
+    def encode(
+        cls, split: Split, tokenizer: Callable[[Sequence[str], int], list[Ids]], max_length: int
+    ) -> Self:
+        """Encode a split; texts longer than `max_length` tokens lose their end."""
+        return cls(split, tokenizer(split.texts, max_length), np.array(split.labels, dtype=np.int64))
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return len(self.ids)
+
+
+def balanced_weights(targets: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """(classes,) weights inverse to each class's frequency, with mean 1 over the texts.
+
+    scikit-learn's `class_weight="balanced"`; a class without texts gets 0.
+    """
+    from sklearn.utils.class_weight import compute_class_weight
+
+    present = np.unique(targets)
+    weights = np.zeros(classes, dtype=np.float32)
+    weights[present] = compute_class_weight("balanced", classes=present, y=targets)
+    return weights

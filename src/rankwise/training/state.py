@@ -1,0 +1,60 @@
+"""The state of an adapter in training: what is trained, copied, saved and restored, in one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An adapter as it was after a validated epoch."""
+
+    epoch: int  # from 1
+    accuracy: float  # on validation, a fraction
+    tensors: dict[str, Tensor]  # names and shapes as in `Bank.tensors`, float32, on the CPU
+    logits: NDArray[np.float32]  # (validation texts, classes)
+
+
+@dataclass
+class AdapterState:
+    """Everything that it takes to go on training one adapter.
+
+    In a trainer the tensors are views of its bank and optimizer, so the state is always that of the last step;
+    a copy lies on the CPU and belongs to itself. Data order and dropout masks are keyed by seed, epoch and
+    step, so there is no random state: the number of losses says where the adapter is.
+    """
+
+    parameters: Tensor  # (parameters,) float32, as are the next two
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    losses: list[float] = field(default_factory=list)  # of each step so far
+    epochs: int = 0  # that were validated
+    kept: Kept | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps so far."""
+        return len(self.losses)
+
+    def copy(self) -> AdapterState:
+        """The state as it is now, on the CPU."""
+        return replace(
+            self,
+            parameters=self.parameters.detach().to("cpu", copy=True),
+            exp_avg=self.exp_avg.to("cpu", copy=True),
+            exp_avg_sq=self.exp_avg_sq.to("cpu", copy=True),
+            losses=list(self.losses),
+        )
+
+    @torch.no_grad()
+    def restore(self, saved: AdapterState) -> None:
+        """Become what was copied before; the tensors stay the same objects."""
+        self.parameters.copy_(saved.parameters)
+        self.exp_avg.copy_(saved.exp_avg)
+        self.exp_avg_sq.copy_(saved.exp_avg_sq)
+        self.losses, self.epochs, self.kept = list(saved.losses), saved.epochs, saved.kept
