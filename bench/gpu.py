@@ -31,8 +31,8 @@ from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank, match_modules
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.recipe import Recipe
-from rankwise.training import train as training
-from rankwise.training.train import step_of
+from rankwise.training import trainer as training
+from rankwise.training.trainer import Trainer, TrainingData, step_of
 
 
 def kernel_by_kernel(
@@ -90,22 +90,18 @@ def epochs(
     """Seconds of each step, and bytes at the peak."""
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
     specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in ranks]
-    bank = Bank(specs, backbone.modules(), backbone.d_model, common.CLASSES, device=backbone.device)
-    recipe = Recipe(epochs=epochs, batch_size=batch, learning_rate=5e-4)
+    settings = Recipe(epochs=epochs, batch_size=batch, learning_rate=5e-4).train
+    data = TrainingData(texts, np.array(labels), [str(i) for i in range(common.CLASSES)])
     ends: list[float] = []
     on_cuda = backbone.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     with mock.patch.object(training, "step_of", step):
+        trainer = Trainer(backbone, specs, data, settings)
         start = time.perf_counter()
-        training.train(
-            backbone,
-            bank,
-            texts,
-            np.array(labels),
-            recipe,
-            on_step=lambda step: ends.append(time.perf_counter()),
-        )
+        while not trainer.done:
+            trainer.step()
+            ends.append(time.perf_counter())
     peak = torch.cuda.max_memory_allocated() if on_cuda else 0
     return np.diff([start, *ends]).tolist(), peak
 

@@ -22,10 +22,9 @@ from bench import common
 from rankwise import plan
 from rankwise.models import base as bases
 from rankwise.models.registry import build
-from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
-from rankwise.training.train import order, train
+from rankwise.training.trainer import Trainer, TrainingData, order
 
 EPOCH = 16_000
 GPT2, SMOLLM2 = "gpt2", bases.SMOLLM2
@@ -114,13 +113,16 @@ def contend(case: Case, steps: int) -> None:
     texts, labels = drawn(case, steps)
     backbone = build(bases.KNOWN[case.base], common.RandomWeights(), getattr(torch, case.precision))
     (specs,) = planned(case, mean_length()).banks
-    bank = Bank(specs, backbone.modules(), backbone.d_model, common.CLASSES)
-    clock, first = common.Clock(), slice(0, case.batch)
+    names, settings = [str(i) for i in range(common.CLASSES)], case.recipe.train
+    first, rest = slice(0, case.batch), slice(case.batch, None)
+    clock = common.Clock()
     clock.loaded()
     clock.begin()
-    train(backbone, bank, texts[first], labels[first], case.recipe)
+    Trainer(backbone, specs, TrainingData(texts[first], labels[first], names), settings).step()
     clock.end()
-    train(backbone, bank, texts[case.batch :], labels[case.batch :], case.recipe)
+    trainer = Trainer(backbone, specs, TrainingData(texts[rest], labels[rest], names), settings)
+    while not trainer.done:
+        trainer.step()
     clock.tell()
 
 

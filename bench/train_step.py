@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from bench import common
-from rankwise.nn.bank import AdapterSpec, Bank, match_modules
+from rankwise.nn.bank import AdapterSpec, match_modules
 from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
-from rankwise.training.train import train
+from rankwise.training.trainer import Trainer, TrainingData
 
 RANK, EPOCH = 4, 16_000
 RANKS = (1, 2, 4, 8, 16)
@@ -100,18 +100,16 @@ def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], b
     backbone = common.gpt2(shape, getattr(torch, way.dtype))
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
     specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in way.ranks]
-    bank = Bank(specs, backbone.modules(), backbone.d_model, common.CLASSES)
-    recipe = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4)
-    clock, targets = common.Clock(), np.array(labels)
+    settings = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4).train
+    names, targets = [str(i) for i in range(common.CLASSES)], np.array(labels)
+    clock = common.Clock()
     clock.loaded()
-    train(backbone, bank, texts[-batch:], targets[-batch:], recipe)
-
-    def on_step(step: object) -> None:
-        clock.end()
+    Trainer(backbone, specs, TrainingData(texts[-batch:], targets[-batch:], names), settings).step()
+    trainer = Trainer(backbone, specs, TrainingData(texts[:-batch], targets[:-batch], names), settings)
+    while not trainer.done:
         clock.begin()
-
-    clock.begin()
-    train(backbone, bank, texts[:-batch], targets[:-batch], recipe, on_step=on_step)
+        trainer.step()
+        clock.end()
     clock.tell()
 
 

@@ -1,15 +1,15 @@
 """What can go wrong, as one tree.
 
-Every error that a user can cause or meet carries a message (what, where), a hint (what to do),
-the exit status of the command line and the HTTP status of the service::
+Every error that a user can cause or meet carries a message (what, where), a hint (what to do) and the
+exit status of the command line::
 
-    RankwiseError          1    500   anything below
-    ├── UsageError         2    400   an option, recipe or argument that cannot be used
-    ├── DataError          3    422   a text or label file that cannot be used: file, line, column
-    ├── ModelError         4    422   a base model or adapter that cannot be used
-    ├── Unreachable        5    503   the Hub, or another service, did not answer
-    ├── ResourceError      6    507   out of memory or disk
-    └── TrainingError      7    500   the loss, a gradient or a weight is no longer a number
+    RankwiseError          1   anything below
+    ├── UsageError         2   an option, recipe or argument that cannot be used
+    ├── DataError          3   a text or label file that cannot be used: file, line, column
+    ├── ModelError         4   a base model or adapter that cannot be used
+    ├── Unreachable        5   the Hub, or another service, did not answer
+    ├── ResourceError      6   out of memory or disk
+    └── TrainingError      7   the loss, a gradient or a weight is no longer a number
 
 Status 70 is an error in rankwise itself, 130 and 143 are Ctrl-C and SIGTERM.
 """
@@ -24,7 +24,6 @@ class RankwiseError(Exception):
     """An error with a message for people. ``str(error)`` is the message, then a ``hint:`` line."""
 
     exit_status: int = 1
-    http_status: int = 500
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -39,7 +38,6 @@ class UsageError(RankwiseError):
     """An option, recipe or argument that cannot be used."""
 
     exit_status = 2
-    http_status = 400
 
 
 class DataError(RankwiseError):
@@ -51,7 +49,6 @@ class DataError(RankwiseError):
     """
 
     exit_status = 3
-    http_status = 422
 
     def __init__(
         self,
@@ -74,25 +71,21 @@ class ModelError(RankwiseError):
     """A base model or adapter that cannot be used."""
 
     exit_status = 4
-    http_status = 422
 
 
 class Unreachable(RankwiseError):
     """The Hub, or another service, did not answer."""
 
     exit_status = 5
-    http_status = 503
 
 
 class ResourceError(RankwiseError):
     """Out of memory or disk."""
 
     exit_status = 6
-    http_status = 507
 
 
 class TrainingError(RankwiseError):
     """The loss, a gradient or a weight is no longer a number."""
 
     exit_status = 7
-    http_status = 500

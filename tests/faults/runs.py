@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from rankwise.cli import app as cli
 from rankwise.cli import terminal
 from rankwise.training import checkpoint
-from rankwise.training.checkpoint import AdapterProgress, BankPlan, Checkpoint, JobState
+from rankwise.training.checkpoint import AdapterProgress, BankPlan, Checkpoint, SweepState
+from rankwise.training.state import AdapterState
 from tests.faults.disk import Disk
 
 
@@ -37,9 +39,14 @@ def command_signalled(arguments: list[str], stage: str, units: int, number: int)
             seen.update(stage=name if name == stage else name.split()[0], units=0)
             press()
 
-        def advance(self, done: int, detail: str = "") -> None:
-            super().advance(done, detail)
-            seen["units"] = int(str(seen["units"])) + done
+        def advance(self, units: int) -> None:
+            super().advance(units)
+            seen["units"] = int(str(seen["units"])) + units
+            press()
+
+        def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
+            super().step(adapters, number, steps, losses)
+            seen["units"] = number
             press()
 
     def press() -> None:
@@ -62,7 +69,7 @@ def save(folder: str, value: int, at: int, fault: int | str) -> int:
 def sample(value: int) -> Checkpoint:
     """A checkpoint of one adapter, all its numbers the same."""
     progress = AdapterProgress(parameters=300, steps=value)
-    state = JobState(
+    state = SweepState(
         recipe={},
         fingerprint={"train": "0"},
         environment={},
@@ -70,7 +77,6 @@ def sample(value: int) -> Checkpoint:
         progress={"r1-s1": progress},
         trained_tokens=value,
     )
-    tensors = {
-        f"r1-s1/{what}": torch.full((300,), float(value)) for what in ("parameters", "exp_avg", "exp_avg_sq")
-    }
-    return Checkpoint(state, tensors | {"r1-s1/losses": torch.full((value,), 1.0, dtype=torch.float64)})
+    numbers = torch.full((300,), float(value))
+    adapter = AdapterState(numbers, numbers.clone(), numbers.clone(), [1.0] * value)
+    return Checkpoint(state, {"r1-s1": adapter})

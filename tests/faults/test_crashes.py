@@ -185,7 +185,9 @@ def _value(folder: Path) -> int:
     assert found and not complaints
     value = found.state.trained_tokens
     assert found.state == sample(value).state
-    assert all(torch.equal(each, found.tensors[name]) for name, each in sample(value).tensors.items())
+    mine, theirs = found.adapters["r1-s1"], sample(value).adapters["r1-s1"]
+    assert torch.equal(mine.parameters, theirs.parameters) and torch.equal(mine.exp_avg, theirs.exp_avg)
+    assert torch.equal(mine.exp_avg_sq, theirs.exp_avg_sq) and mine.losses == theirs.losses
     return value
 
 

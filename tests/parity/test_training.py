@@ -12,8 +12,9 @@ import transformers
 from torch.utils.data import SequentialSampler
 
 from rankwise.recipe import Recipe
-from rankwise.training.train import StepResult, order, train
+from rankwise.training.trainer import order
 from tests.parity.peers import CLASSES, make_pair, random_texts
+from tests.training import train
 
 STEPS, BATCH, SEED = 50, 8, 0
 
@@ -45,12 +46,8 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
         schedule=schedule,
         base_dropout=False,
     )
-    ours: list[float] = []
-
-    def on_step(step: StepResult) -> None:
-        ours.append(step.losses[0])
-
-    train(pair.backbone, pair.bank, texts, targets, recipe, on_step=on_step)
+    steps = train(pair.backbone, pair.bank, texts, targets, **recipe.flat())
+    ours = [step.losses[0] for step in steps]
 
     rows = [{"ids": texts[i], "label": int(targets[i])} for i in order(SEED, 0, len(texts))]
     arguments = transformers.TrainingArguments(

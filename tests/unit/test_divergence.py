@@ -116,7 +116,7 @@ def test_stop_keeps_the_last_good_state(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, poisoned: Injected
 ) -> None:
     poisoned("r4-s110", 8)
-    recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), on_nan="stop")
+    recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), on_nan="stop", baselines=False)
     with pytest.raises(TrainingError, match="step 8: adapter r4-s110 has loss nan") as caught:
         sweep(recipe, tmp_path / "run")
     assert "--on-nan drop" in caught.value.hint
@@ -180,7 +180,10 @@ def test_a_bank_is_halved(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     error: Exception, after: int,
 ) -> None:  # fmt: skip
-    recipe, folder = tiny.recipe(gpt2_base, data_folder, ranks=(1, 2, 4)), RunFolder(tmp_path / "run")
+    recipe, folder = (
+        tiny.recipe(gpt2_base, data_folder, ranks=(1, 2, 4), baselines=False),
+        RunFolder(tmp_path / "run"),
+    )
     whole = RunFolder(tmp_path / "whole")
     sweep(recipe, whole.path)
     full(monkeypatch, error, adapters=1, texts=8, after=after)

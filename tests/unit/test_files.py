@@ -201,8 +201,6 @@ def test_existing_things_are_not_replaced(tmp_path: Path) -> None:
     for name in ("full", "file", "dangling"):
         with pytest.raises(UsageError, match="is there already"), files.new_folder(tmp_path / name):
             pass
-        with pytest.raises(UsageError, match="is there already"):
-            files.require_free(tmp_path / name)
     assert names(tmp_path) == ["dangling", "file", "full"]
 
 
@@ -212,12 +210,6 @@ def test_a_folder_filled_by_someone_else_meanwhile_is_kept(tmp_path: Path) -> No
         (tmp_path / "one" / "theirs").touch()
     assert names(tmp_path) == ["one"]
     assert names(tmp_path / "one") == ["theirs"]
-
-
-def test_what_is_missing_or_empty_is_free(tmp_path: Path) -> None:
-    files.require_free(tmp_path / "a" / "b")
-    files.require_free(tmp_path)
-    assert names(tmp_path) == []
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:
@@ -274,14 +266,6 @@ def test_json_objects_are_read(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ModelError, match="cannot be read as JSON"):
             files.read_object(tmp_path / "bad.json")
-
-
-def test_a_folder_where_none_can_be_made(tmp_path: Path) -> None:
-    files.require_free(tmp_path / "new" / "deeper")
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="file is no folder"):
-        files.require_free(tmp_path / "file" / "new" / "deeper")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 def test_files_are_verified_against_their_digests(tmp_path: Path) -> None:

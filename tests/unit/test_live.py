@@ -77,7 +77,6 @@ def told() -> None:
         bars.begin("train", 4)
         for number in (1, 2, 3, 4):
             bars.step(["r1-s1"], number, 4, [0.5])
-            bars.advance(1, "loss 0.50")
             if number % 2 == 0:
                 bars.begin("validation", 10)
                 bars.advance(10)

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from rankwise.errors import TrainingError
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
-from rankwise.recipe import Recipe
-from rankwise.training.train import StepResult, balanced_weights, order, train
+from rankwise.training.data import balanced_weights
+from rankwise.training.trainer import StepResult, Trainer, order
+from tests.training import train, trainer
 from tests.unit.nn import models
 
 TEXTS = models.texts([(5 * i) % 17 + 1 for i in range(32)], seed=8)
@@ -33,11 +33,7 @@ def a_bank(backbone: Backbone) -> Bank:
 
 
 def run(backbone: Backbone, bank: Bank, **settings: Any) -> list[StepResult]:
-    steps: list[StepResult] = []
-    weights = settings.pop("weights", None)
-    recipe = Recipe(**{"epochs": 1, "batch_size": 8, "learning_rate": 1e-2, **settings})
-    train(backbone, bank, TEXTS, TARGETS, recipe, class_weights=weights, on_step=steps.append)
-    return steps
+    return train(backbone, bank, TEXTS, TARGETS, **settings)
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
@@ -71,11 +67,7 @@ def test_every_text_once_an_epoch(backbone: Backbone, batch_size: int) -> None:
 
 
 def test_what_a_step_says(backbone: Backbone) -> None:
-    epochs: list[int] = []
-    steps: list[StepResult] = []
-    recipe = Recipe(batch_size=8, epochs=2, learning_rate=0.1, warmup_steps=2)
-    train(backbone, a_bank(backbone), TEXTS, TARGETS, recipe, on_step=steps.append, on_epoch=epochs.append)
-    assert epochs == [1, 2]
+    steps = run(backbone, a_bank(backbone), epochs=2, learning_rate=0.1, warmup_steps=2)
     assert [step.number for step in steps] == list(range(1, 9))
     assert {step.steps for step in steps} == {8}
     assert [step.epoch for step in steps] == [number / 4 for number in range(1, 9)]
@@ -86,9 +78,8 @@ def test_what_a_step_says(backbone: Backbone) -> None:
 
 def test_masks_are_new_in_every_epoch(backbone: Backbone) -> None:
     """One text, nothing learnt: only its dropout masks tell the epochs apart."""
-    bank, steps = a_bank(backbone), list[StepResult]()
-    recipe = Recipe(batch_size=1, epochs=4, learning_rate=1e-30)
-    train(backbone, bank, TEXTS[:1], TARGETS[:1], recipe, on_step=steps.append)
+    settings = {"batch_size": 1, "epochs": 4, "learning_rate": 1e-30}
+    steps = train(backbone, a_bank(backbone), TEXTS[:1], TARGETS[:1], **settings)
     assert len({step.losses[0] for step in steps}) == 4
 
 
@@ -146,39 +137,64 @@ def test_balanced_weights_equal_scikit_learns() -> None:
 
 
 def test_a_class_without_texts_has_no_weight() -> None:
-    assert balanced_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([1 / 3, 0, 1, 0])
+    assert balanced_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])
 
 
 def test_class_weights_enter_the_loss(backbone: Backbone) -> None:
     """A step over all texts has the weighted mean of their losses."""
-    weights = torch.tensor([5.0, 1.0, 0.1])
+    weights = np.array([5.0, 1.0, 0.1], dtype=np.float32)
     bank = models.bank(backbone, [models.spec(backbone, 2, seed=7)])
     whole = torch.from_numpy(bank_logits(backbone, bank, TEXTS)[0])
-    (step,) = run(backbone, bank, batch_size=32, base_dropout=False, weights=weights)
-    expected = F.cross_entropy(whole, torch.from_numpy(TARGETS), weight=weights)
+    (step,) = run(backbone, bank, batch_size=32, base_dropout=False, class_weights=weights)
+    expected = F.cross_entropy(whole, torch.from_numpy(TARGETS), weight=torch.from_numpy(weights))
     assert step.losses[0] == pytest.approx(float(expected), rel=1e-5)
     assert step.losses[0] != pytest.approx(float(F.cross_entropy(whole, torch.from_numpy(TARGETS))), rel=1e-2)
 
 
-def test_no_number_any_more(backbone: Backbone) -> None:
-    """The first step whose loss is NaN ends the run and names the adapter; no averaged log hides it."""
-    bank = a_bank(backbone)
-    done: list[StepResult] = []
+def test_an_adapter_that_is_no_number_leaves_the_bank(backbone: Backbone) -> None:
+    """The first step whose loss is NaN names the adapter and its texts; the others go on."""
+    making = trainer(backbone, a_bank(backbone), TEXTS, TARGETS, epochs=2)
+    making.step()
+    making.step()
+    with torch.no_grad():
+        making.bank.tensors[1][HEAD].fill_(torch.nan)
+    result = making.step()
+    (failure,) = result.failures
+    assert (failure.spec.name, failure.step) == ("r2-s7", 3)
+    texts = ", ".join(str(n + 1) for n in order(7, 0, 32)[16:24])
+    assert failure.reason.startswith("loss nan, gradient norm nan") and failure.reason.endswith(texts)
+    assert result.adapters == making.names == ["r0-s7", "r8-s7"] and len(result.losses) == 2
+    assert making.step().failures == [] and making.step_number == 4
 
-    def poison(step: StepResult) -> None:
-        done.append(step)
-        if step.number == 2:
-            with torch.no_grad():
-                bank.tensors[1][HEAD].fill_(torch.nan)
 
-    recipe = Recipe(batch_size=8, epochs=2)
-    with pytest.raises(TrainingError, match="step 3: adapter r2-s7 has loss nan") as caught:
-        train(backbone, bank, TEXTS, TARGETS, recipe, on_step=poison)
-    assert len(done) == 2
-    assert "--learning-rate" in caught.value.hint
-    assert caught.value.exit_status == 7
+def test_without_adapters_training_is_done(backbone: Backbone) -> None:
+    making = trainer(backbone, models.bank(backbone, [models.spec(backbone, 2, seed=7)]), TEXTS, TARGETS)
+    with torch.no_grad():
+        making.bank.flat.fill_(torch.nan)
+    assert [failure.spec.name for failure in making.step().failures] == ["r2-s7"]
+    assert making.done
 
 
 def test_a_learning_rate_far_too_high(backbone: Backbone) -> None:
-    with pytest.raises(TrainingError, match=r"step \d+: adapter r2-s7 has loss"):
-        run(backbone, models.bank(backbone, [models.spec(backbone, 2, seed=7)]), learning_rate=1e25, epochs=3)
+    steps = run(
+        backbone, models.bank(backbone, [models.spec(backbone, 2, seed=7)]), learning_rate=1e25, epochs=3
+    )
+    assert steps[-1].failures and steps[-1].number < 12
+
+
+def test_a_trainer_goes_on_from_a_state(backbone: Backbone) -> None:
+    """Half of the steps, a copy, and another trainer make the same bits as one trainer."""
+    whole = trainer(backbone, a_bank(backbone), TEXTS, TARGETS, epochs=2)
+    half = trainer(backbone, a_bank(backbone), TEXTS, TARGETS, epochs=2)
+    while not whole.done:
+        whole.step()
+    for _ in range(3):
+        half.step()
+    saved = half.state()
+    half.step()  # leaves the copies alone
+    again = Trainer(backbone, half.bank.specs, half.data, half.settings, saved=saved)
+    assert again.step_number == 3
+    while not again.done:
+        again.step()
+    assert torch.equal(again.bank.flat, whole.bank.flat)
+    assert again.state()["r2-s7"].losses == whole.state()["r2-s7"].losses

@@ -18,7 +18,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -278,16 +277,16 @@ class ProgressBars(Callback):
         self.end()
         self._stage, self._lengths[stage] = stage, total
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total, detail="")
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
             if not stderr.is_terminal:
                 stderr.print(stage if total is None else f"{stage} ({total:,})", soft_wrap=True)
         elif stage not in self._stepped:
             self._bars.reset(self._tasks[stage], total=total)
 
-    def advance(self, units: int, detail: str = "") -> None:
+    def advance(self, units: int) -> None:
         """So many units of the stage are done."""
         if self._stage and self._stage not in self._stepped:
-            self._bars.update(self._tasks[self._stage], advance=units, detail=detail)
+            self._bars.update(self._tasks[self._stage], advance=units)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
@@ -318,7 +317,6 @@ class _Bars(Progress):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True)),
             console=stderr,
         )
 

@@ -200,7 +200,7 @@ def _sweep(
         else:
             _relieve(number, material, journal, callback)
     if not any(name in finished for name in material.plan.names):
-        raise _nothing_left(journal.diverged)
+        raise _nothing_left([each for each in journal.diverged if each.name in material.plan.names])
 
     with _stage("baselines", callback, clock):
         rows = _baselines(material, finished)

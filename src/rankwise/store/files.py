@@ -18,7 +18,6 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -144,22 +143,6 @@ def scratch_folder(links: Mapping[str, Path], objects: Mapping[str, Any]) -> Ite
         yield folder
 
 
-def require_free(path: Path | str) -> None:
-    """Check that a folder may be made at `path`, and filled.
-
-    Raises:
-        UsageError: `path` is there already and is not an empty folder, or lies where none can be made.
-    """
-    target = Path(os.path.abspath(path))
-    with _explained("write", Path(path)):
-        _refuse_existing(target)
-        above = next(each for each in target.parents if os.path.lexists(each))
-        if not above.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")
-        if not os.access(above, os.W_OK):
-            raise PermissionError(errno.EACCES, f"no permission in {above}")
-
-
 def is_free(path: Path | str) -> bool:
     """Whether a folder may be made at `path`: nothing is there, or what a killed process left behind."""
     path = Path(path)
@@ -220,44 +203,32 @@ def remove_litter(folder: Path | str) -> None:
 def locked(folder: Path | str) -> Iterator[None]:
     """Keep other processes out of a folder during the block. The folder is made, and goes again if empty.
 
-    The lock is the system's (flock), so it ends with the process that holds it, however that dies.
-    Where a file system has no locks the block runs without.
+    The lock ends with the process that holds it, however that dies.
 
     Raises:
         UsageError: another process holds the lock.
     """
-    folder, path = Path(folder), Path(folder) / LOCK
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
     with _explained("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        if not _lock(file):
+        lock = FileLock(folder / LOCK, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
             raise UsageError(
                 f"{folder}: another process is at work in this folder", hint="wait for it, or choose another"
-            )
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                path.unlink()
-                folder.rmdir()
-
-
-def _lock(file: TextIO) -> bool:
-    """Whether the lock on an open file was had."""
+            ) from None
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between our open and our lock the holder may have removed the file and others made another.
-            return os.fstat(file.fileno()).st_nlink > 0
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-    return True
+        yield
+    finally:
+        # filelock sees that a file it has opened is gone, and starts over with the new one.
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def copy(source: Path | str, target: Path | str) -> None:

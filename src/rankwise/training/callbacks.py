@@ -28,7 +28,7 @@ class Callback:
     def begin(self, stage: str, total: int | None) -> None:
         """A stage of so many units begins; None where their number is not known."""
 
-    def advance(self, units: int, detail: str = "") -> None:
+    def advance(self, units: int) -> None:
         """So many units of the stage are done."""
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
@@ -57,10 +57,10 @@ class Callbacks(Callback):
         for other in self.others:
             other.begin(stage, total)
 
-    def advance(self, units: int, detail: str = "") -> None:
+    def advance(self, units: int) -> None:
         """So many units of the stage are done."""
         for other in self.others:
-            other.advance(units, detail)
+            other.advance(units)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""

@@ -30,7 +30,7 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         """Number of texts."""
-        return len(self.ids)
+        return len(self.targets)
 
 
 def balanced_weights(targets: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
 from rankwise.recipe import Recipe
-from rankwise.training.train import train
+from tests.training import train
 from tests.unit.nn import models
 
 STEPS, BATCH = 80, 16
@@ -49,7 +49,7 @@ def trained(family: str, dtype: torch.dtype, steps: int = STEPS) -> tuple[Bank, 
     bank = models.bank(backbone, specs)
     recipe = Recipe(epochs=1, batch_size=BATCH, learning_rate=0.01)
     texts, targets = examples(steps * BATCH, seed=0)
-    train(backbone, bank, texts, targets, recipe, on_step=lambda step: losses.append(step.losses[0]))
+    losses += [step.losses[0] for step in train(backbone, bank, texts, targets, **recipe.flat())]
     return bank, losses
 
 

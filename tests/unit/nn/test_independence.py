@@ -11,7 +11,7 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, Bank
 from rankwise.recipe import Recipe
-from rankwise.training.train import train
+from tests.training import train
 from tests.unit.nn import models
 
 STEPS = 20
@@ -53,7 +53,7 @@ def of_no_layer(backbone: Backbone) -> list[AdapterSpec]:
 def trained(backbone: Backbone, specs: list[AdapterSpec]) -> Bank:
     bank = models.bank(backbone, specs)
     steps: list[int] = []
-    train(backbone, bank, TEXTS, TARGETS, RECIPE, on_step=lambda step: steps.append(step.number))
+    steps += [step.number for step in train(backbone, bank, TEXTS, TARGETS, **RECIPE.flat())]
     assert steps == list(range(1, STEPS + 1))
     return bank
 
@@ -81,5 +81,5 @@ def test_the_base_models_dropout_is_on_where_the_recipe_has_it() -> None:
     backbone = models.backbone("gpt2")
     specs = [models.spec(backbone, 0, seed=5)]
     with_dropout, without = trained(backbone, specs), models.bank(backbone, specs)
-    train(backbone, without, TEXTS, TARGETS, RECIPE.replace(base_dropout=False))
+    train(backbone, without, TEXTS, TARGETS, **RECIPE.replace(base_dropout=False).flat())
     assert not models.close(with_dropout.state(0)[HEAD], without.state(0)[HEAD], 1e-2)

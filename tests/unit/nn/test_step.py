@@ -22,8 +22,8 @@ from rankwise.nn.static.masks import HashedMasks, keys
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
-from rankwise.training import train as training
-from rankwise.training.train import train
+from rankwise.training import trainer as training
+from tests.training import train
 from tests.unit.nn import models
 
 ONE, OTHER = models.texts([9, 30, 1, 17], seed=1), models.texts([20, 2, 40, 5], seed=2)
@@ -204,8 +204,8 @@ def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) 
 
     packed, evenly = (models.bank(backbone, unlike(backbone)) for _ in range(2))
     start = packed.flat.clone()
-    train(backbone, packed, texts, labels, recipe)
+    train(backbone, packed, texts, labels, **recipe.flat())
     monkeypatch.setattr(training, "step_of", even)
-    train(backbone, evenly, texts, labels, recipe)
+    train(backbone, evenly, texts, labels, **recipe.flat())
     assert models.close(evenly.flat - start, packed.flat - start, 1e-3)
     assert recorder.recorded > 0

@@ -1,0 +1,49 @@
+"""A trainer on given texts, for tests that train without a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import Bank
+from rankwise.nn.batch import Ids
+from rankwise.recipe import Recipe
+from rankwise.training.trainer import StepResult, Trainer, TrainingData
+
+SMALL = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-2}
+
+
+def trainer(
+    backbone: Backbone,
+    bank: Bank,
+    texts: Sequence[Ids],
+    targets: NDArray[np.int64],
+    *,
+    class_weights: NDArray[np.float32] | None = None,
+    **settings: Any,
+) -> Trainer:
+    """A trainer whose bank starts with the numbers of this one."""
+    data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], class_weights)
+    made = Trainer(backbone, bank.specs, data, Recipe(**{**SMALL, **settings}).train)
+    with torch.no_grad():
+        made.bank.flat.copy_(bank.flat)
+    return made
+
+
+def train(
+    backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: NDArray[np.int64], **settings: Any
+) -> list[StepResult]:
+    """Train a bank to the end, and give what every step said. The bank holds the result."""
+    making = trainer(backbone, bank, texts, targets, **settings)
+    steps = []
+    while not making.done:
+        steps.append(making.step())
+    if len(making.bank.specs) == len(bank.specs):
+        with torch.no_grad():
+            bank.flat.copy_(making.bank.flat)
+    return steps
