@@ -157,7 +157,7 @@ def test_predict_for_a_spreadsheet(adapter: Path, elsewhere: Path) -> None:
     with (elsewhere / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["text"], row["more"]) for row in rows] == [("'=1+1 glad", "'@x"), ("so cross", "'-5")]
-    assert "--safe-csv is for the file" in refusal("predict", adapter, "so glad", "--safe-csv", status=2)
+    assert "--safe-csv applies to an output file" in refusal("predict", adapter, "so glad", "--safe-csv", status=2)
 
 
 def test_samples(run: RunFolder) -> None:
@@ -221,7 +221,7 @@ def test_all_bad_values_are_named_at_once() -> None:
 def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
     assert "No such option" in rankwise("plan", "--nope", status=2).stderr
     assert "no preset 'x'" in refusal("plan", "--preset", "x", status=2)
-    assert "not both" in refusal("plan", "--preset", "emotion", "--recipe", "x.toml", status=2)
+    assert "cannot be combined" in refusal("plan", "--preset", "emotion", "--recipe", "x.toml", status=2)
     assert "x.toml: the recipe cannot be read" in refusal("plan", "--recipe", "x.toml", status=2)
     assert "give texts, or --input" in refusal("predict", adapter, status=2)
     assert "give texts, or --input" in refusal("predict", adapter, "--input", "x.csv", status=2)
