@@ -223,8 +223,8 @@ def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
     assert "no preset 'x'" in refusal("plan", "--preset", "x", status=2)
     assert "cannot be combined" in refusal("plan", "--preset", "emotion", "--recipe", "x.toml", status=2)
     assert "x.toml: the recipe cannot be read" in refusal("plan", "--recipe", "x.toml", status=2)
-    assert "give texts, or --input" in refusal("predict", adapter, status=2)
-    assert "give texts, or --input" in refusal("predict", adapter, "--input", "x.csv", status=2)
+    assert "give either texts, or --input" in refusal("predict", adapter, status=2)
+    assert "give either texts, or --input" in refusal("predict", adapter, "--input", "x.csv", status=2)
     assert "no adapter r9" in refusal("samples", run.path, "--adapter", "r9", status=2)
     assert "no finished run" in refusal("samples", elsewhere, status=2)
 
@@ -296,7 +296,7 @@ def test_interrupted(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_of_our_own(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Classifier, "load", raising(ZeroDivisionError("boom")))
     shown = refusal("predict", adapter, "text", status=70)
-    assert shown.startswith("error: internal error: ZeroDivisionError: boom\nhint: RANKWISE_DEBUG=1")
+    assert shown.startswith("error: internal error: ZeroDivisionError: boom\nhint: set RANKWISE_DEBUG=1")
     monkeypatch.setenv("RANKWISE_DEBUG", "1")
     result = CliRunner().invoke(app, ["predict", str(adapter), "text"])
     assert isinstance(result.exception, ZeroDivisionError)
