@@ -113,9 +113,8 @@ def test_python_compiles_and_its_imports_exist(page: Path) -> None:
 
 def test_the_guides_functions_are_the_examples() -> None:
     examples = "\n".join(path.read_text("utf-8") for path in (ROOT / "examples").glob("*.py"))
-    functions = [
-        b for b in blocks((ROOT / "docs" / "guide.md").read_text("utf-8"), "python") if b[:4] == "def "
-    ]
+    guide = "\n".join(path.read_text("utf-8") for path in (ROOT / "docs" / "guide").glob("*.md"))
+    functions = [block for block in blocks(guide, "python") if block.startswith("def ")]
     assert len(functions) == 2
     for function in functions:
         assert function in examples
@@ -123,7 +122,7 @@ def test_the_guides_functions_are_the_examples() -> None:
 
 def test_quoted_messages_are_real() -> None:
     source = "\n".join(path.read_text("utf-8") for path in (ROOT / "src" / "rankwise").rglob("*.py"))
-    trouble = section((ROOT / "docs" / "guide.md").read_text("utf-8"), "Troubleshooting")
+    trouble = section((ROOT / "docs" / "guide" / "troubleshooting.md").read_text("utf-8"), "Messages")
     cells = re.findall(r"^\| ([^|]+) \|", trouble, re.MULTILINE)
     quoted = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
     assert len(quoted) > 8
