@@ -323,7 +323,7 @@ class _Job:
         results = self._results()
         files.write_text(self.folder.timing, self._timing().model_dump_json(indent=1) + "\n")
         files.write_text(self.folder.results, results.model_dump_json(indent=1) + "\n")
-        build.write(self.folder)
+        build.rebuild(self.folder)
         files.remove(self.folder.checkpoint)
         return results
 

@@ -1,4 +1,4 @@
-"""Accuracy against rank, of one run or of several. A figure names its split and says its numbers in words."""
+"""Accuracy against rank, of one run or of several. A figure names its split and describes its numbers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRETCH = 2.0
-"""How many times the height of the ranks' intervals may be added to show what lies far from them."""
+"""To show what lies below the ranks, the axis may grow by this many times the height of their intervals."""
 
 
 def accuracy_by_rank(
     split: str, rows: Sequence[ScoreRow], baselines: Sequence[ScoreRow], marked: int | None
 ) -> Drawing:
-    """Accuracy against rank, with 95 % intervals and lines for the references.
+    """Accuracy against rank, with 95 % intervals and lines for the baselines.
 
     Args:
         split: which one.
-        rows: the ranks; rank 0, without a place on a logarithmic axis, stands apart.
-        references: the baselines.
+        rows: the ranks; rank 0 has no place on a logarithmic axis and is drawn apart.
+        baselines: each with a line.
         marked: a rank to point out.
     """
     ranks = [row for row in rows if split in row.scores]
@@ -67,7 +67,7 @@ def _plot_accuracy(
             _point_below(axes, places[0], row.scores[split])
     taken = {places[row.rank or 0]: row.scores[split] for row in rows}
     _rank_axis(axes, places)
-    _reference_lines(axes, [row for row in baselines if row in shown], split, taken)
+    _baseline_lines(axes, [row for row in baselines if row in shown], split, taken)
     hidden = [row for row in hidden if row.rank is None]
     if hidden:
         _below(axes, [f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}" for row in hidden])
@@ -94,7 +94,7 @@ def _in_reach(
 
 
 def _places(ranks: Sequence[int]) -> dict[int, float]:
-    """Rank -> place on the axis: its logarithm, and for rank 0 one to the left of all others."""
+    """Rank -> place on the axis: its logarithm; rank 0 is to the left of all others."""
     logs = {rank: math.log2(rank) for rank in ranks if rank}
     left = min(logs.values(), default=0.0) - max(1.0, 0.2 * (max(logs.values(), default=0) or 1))
     return {rank: logs.get(rank, left) for rank in ranks}
@@ -106,7 +106,7 @@ def _rank_axis(axes: Axes, places: Mapping[int, float]) -> None:
     ends = [place for _, place in ordered]
     axes.set_xlim(ends[0] - 0.6, ends[-1] + 0.6)
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel("rank, logarithmic" + ("; 0 is the head alone" if 0 in places else ""))
+    axes.set_xlabel("rank, logarithmic" + ("; 0 is the linear probe" if 0 in places else ""))
     if 0 in places and len(ends) > 1:
         axes.axvline((ends[0] + ends[1]) / 2, color=LIGHT["rule"], linewidth=0.8, linestyle=(0, (1, 2)))
 
@@ -138,12 +138,12 @@ def _point_below(axes: Axes, place: float, score: Score) -> None:
     )  # fmt: skip
 
 
-def _reference_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Mapping[float, Score]) -> None:
-    """A dashed line each, its name over it, or under it where the next one or a point of `taken` is near.
+def _baseline_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Mapping[float, Score]) -> None:
+    """A dashed line each, named above it, or below it where the next line or a point of `taken` is near.
 
     Args:
         axes: with their limits set.
-        rows: the references.
+        rows: the baselines.
         split: which one.
         taken: place on the axis -> score of each rank.
     """
@@ -166,7 +166,7 @@ def _reference_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Ma
 
 
 def _is_free(axes: Axes, name: str, height: float, over: bool, taken: Mapping[float, Score]) -> bool:
-    """Whether a name over a line, or under it, leaves the points at the right end of the axes alone."""
+    """Whether a name above a line, or below it, overlaps no point at the right end of the axes."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     begins = right - (right - left) * (0.04 + 0.0155 * len(name))
     reach = 0.09 * (high - low)  # of the name, and of a point's own number
@@ -187,7 +187,7 @@ def _below(axes: Axes, names: Sequence[str]) -> None:
 
 
 def runs_by_rank(runs: Sequence[tuple[str, Sequence[ScoreRow]]]) -> Drawing:
-    """Validation accuracy against rank of several runs, each with a color, marker and dash of its own."""
+    """Validation accuracy against rank of several runs, each with its own color, marker and dash."""
     # Rank 0 is often so far below that the ranks beside it could not be told apart.
     runs = [(name, [row for row in rows if row.rank] or rows) for name, rows in runs]
     said = [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from rankwise.commands.predict import softmax
 from rankwise.data.writers import csv_line
 from rankwise.models.peft_format import WEIGHTS
 from rankwise.nn.bank import AdapterSpec
@@ -25,7 +25,7 @@ def predictions_csv(setting: Setting, outcomes: Sequence[Outcome]) -> str:
     lines = [csv_line(["split", "text", "label", *columns])]
     for split in setting.evaluated():
         source = setting.splits[split].source
-        probabilities = [softmax(each.logits[split]) for each in outcomes]
+        probabilities = [softmax(each.logits[split].astype(np.float64), axis=-1) for each in outcomes]
         for i, (text, label) in enumerate(zip(source.texts, source.labels, strict=True)):
             cells = [cell for p in probabilities for cell in _best(p[i], setting.labels)]
             lines.append(csv_line([split, text, setting.labels[label], *cells]))
