@@ -28,7 +28,7 @@ def run_of(folder: Path, *lines: Line) -> Run:
     made = made_run(folder, accuracies={1: 0.8}, labels=LABELS, baselines=False)
     header = ["split", "text", "label", *(cell for name in NAMES for cell in (name, f"{name} probability"))]
     rows = [[*texts, *(cell for each in predictions for cell in each)] for *texts, predictions in lines]
-    made.predictions.write_text("".join(map(csv_line, [header, *rows])), "utf-8")
+    made.predictions.write_text("".join(csv_line(cells) for cells in (header, *rows)), "utf-8")
     return load(made)
 
 

@@ -56,7 +56,7 @@ def test_accuracy_by_rank(made: Run, split: str) -> None:
 
 def test_the_interval_has_the_length_that_it_should(made: Run) -> None:
     """A bar's ends against the axis' ticks, from the SVG alone."""
-    shown, results = accuracy(made), made.results
+    shown = accuracy(made)
     tree = ElementTree.fromstring(shown.inline())
     scale = ticks(tree)
     row = next(each for each in rank_rows(made) if each.rank == 4)
@@ -191,21 +191,19 @@ def test_after_one_epoch_there_is_no_curve_of_accuracies(made: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "free"),
-    [(75.4, 79.5, [False, True]), (70.0, 74.0, [False, False]), (55.0, 60.0, [True, True])],
+    ("low", "high", "expected"),
+    [(75.4, 79.5, (True, False)), (65.0, 72.0, (True, True)), (70.0, 80.0, (False, True))],
+    ids=["point above", "point below", "point on both sides"],
 )
-def test_a_name_keeps_clear_of_the_points(low: float, high: float, free: list[bool]) -> None:
-    axes = Figure().add_axes((0, 0, 1, 1))
+def test_a_name_keeps_clear_of_the_points(low: float, high: float, expected: tuple[bool, bool]) -> None:
+    """Beside a line at 75: at the right end, above or below it; else to the left of the point."""
+    axes = Figure(figsize=(6, 4)).add_axes((0, 0, 1, 1))
     axes.set(xlim=(-0.6, 4.6), ylim=(43.0, 87.0))
-    score = Score(low / 100, low / 100, high / 100, None, (), 0.0, 0.0)
-
-    def sides(place: float) -> list[bool]:
-        """Over and under the line."""
-        name, taken = "TF-IDF + linear SVM 75.0", {place: score}
-        return [figures._is_free(axes, name, 75.0, over, taken) for over in (True, False)]
-
-    assert sides(4.0) == free
-    assert sides(0.0) == [True, True]  # at the other end of the axis
+    score = Score(0.75, low / 100, high / 100, None, (), 0.0, 0.0)
+    point = figures._point_box(figures._inches(axes), 4.0, score)
+    right, over, name = figures._free_place(axes, "TF-IDF + linear SVM 75.0", 75.0, [point])
+    assert figures._overlap(name, point) == 0
+    assert (right == 1.0, over) == expected
 
 
 def test_bins_that_only_one_seed_has_are_pooled(made: Run) -> None:

@@ -91,7 +91,7 @@ def test_its_structure_can_be_followed(made: RunFolder) -> None:
     levels = [level for level, _ in shown.headings]
     assert all(next_ <= level + 1 for level, next_ in pairwise(levels))
     assert len(set(shown.ids)) == len(shown.ids)
-    named = [value for _, name, value in shown.attributes if name == "aria-labeledby"]
+    named = [value for _, name, value in shown.attributes if name == "aria-labelledby"]
     assert all(each in shown.ids for value in named for each in value.split())
     assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 7
     labels = [value for _, name, value in shown.attributes if name == "aria-label"]

@@ -26,7 +26,7 @@ ASIDE = ", see labels.txt"
 
 
 def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Sequence[float]]) -> Drawing:
-    """A confusion matrix; the darker a cell, the larger its share of the true label's texts.
+    """A confusion matrix; the stronger a cell's color, the larger its share of the true label's texts.
 
     Args:
         split: which one.
@@ -190,7 +190,7 @@ def _plot_reliability(figure: Figure, bins: Sequence[Bin], ece: float) -> None:
     below = figure.add_axes((0.125, 0.12, 0.85, 0.16), sharex=axes)
     confidence = [100 * each.confidence for each in bins]
     axes.plot([0, 100], [0, 100], color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1])
-    axes.text(24, 14, "dashed: perfectly calibrated", color=LIGHT["muted"], fontsize=8.5)
+    axes.text(99, 4, "dashed: perfectly calibrated", ha="right", color=LIGHT["muted"], fontsize=8.5)
     axes.plot(confidence, [100 * each.accuracy for each in bins], marker="o", color=LIGHT["blue"])
     axes.text(0.03, 0.94, f"ECE {100 * ece:.2f} points", transform=axes.transAxes, va="top", weight="bold")
     axes.set(xlim=(0, 101), ylim=(0, 103), ylabel="right, %")

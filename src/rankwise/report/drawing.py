@@ -120,7 +120,7 @@ class Drawing:
         for side in ("width", "height", "version"):
             root.attrib.pop(side, None)
         label = f"{self.name}-title {self.name}-description"
-        root.attrib |= {"role": "img", "aria-labeledby": label, "style": f"font-family: {FONTS}"}
+        root.attrib |= {"role": "img", "aria-labelledby": label, "style": f"font-family: {FONTS}"}
         for place, (tag, text) in enumerate((("title", self.title), ("desc", self.description))):
             element = ElementTree.Element(tag, {"id": label.split()[place]})
             element.text = one_line(text)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten
+from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten, width
 from rankwise.report.scores import Score, ScoreRow
 
 if TYPE_CHECKING:
@@ -138,8 +138,12 @@ def _point_below(axes: Axes, place: float, score: Score) -> None:
     )  # fmt: skip
 
 
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, in inches from the axes' lower left corner."""
+
+
 def _baseline_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Mapping[float, Score]) -> None:
-    """A dashed line each, named above it, or below it where the next line or a point of `taken` is near.
+    """A dashed line for each baseline, with its name where nothing else is.
 
     Args:
         axes: with their limits set.
@@ -147,34 +151,70 @@ def _baseline_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Map
         split: which one.
         taken: place on the axis -> score of each rank.
     """
-    low, high = axes.get_ylim()
-    ordered = sorted(rows, key=lambda row: row.scores[split].accuracy)
-    for k, row in enumerate(ordered):
-        accuracy = 100 * row.scores[split].accuracy
-        above = [100 * each.scores[split].accuracy for each in ordered[k + 1 : k + 2]]
-        near = any(each - accuracy < 0.07 * (high - low) for each in above)
-        axes.axhline(accuracy, color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
-        name = f"{shorten(row.name, 34)} {accuracy:.1f}"
-        sides = [False] if near else [True, False]
-        free = (side for side in sides if _is_free(axes, name, accuracy, side, taken))
-        over = next(free, sides[0])
+    to_inches = _inches(axes)
+    heights = {row.name: 100 * row.scores[split].accuracy for row in rows}
+    boxes = [_point_box(to_inches, place, score) for place, score in taken.items()]
+    boxes += [_line_box(to_inches, height) for height in heights.values()]
+    for k, (name, height) in enumerate(sorted(heights.items(), key=lambda each: each[1])):
+        axes.axhline(height, color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
+        text = f"{shorten(name, 34)} {height:.1f}"
+        right, over, box = _free_place(axes, text, height, boxes)
+        boxes.append(box)
         axes.annotate(
-            name, (1, accuracy), (0, 2 if over else -2), xycoords=("axes fraction", "data"),
+            text, (right, height), (0, 2 if over else -2), xycoords=("axes fraction", "data"),
             textcoords="offset points", ha="right", va="bottom" if over else "top", fontsize=8.5,
             color=LIGHT["muted"],
         )  # fmt: skip
 
 
-def _is_free(axes: Axes, name: str, height: float, over: bool, taken: Mapping[float, Score]) -> bool:
-    """Whether a name above a line, or below it, overlaps no point at the right end of the axes."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    begins = right - (right - left) * (0.04 + 0.0155 * len(name))
-    reach = 0.09 * (high - low)  # of the name, and of a point's own number
-    bottom, top = (height, height + reach) if over else (height - reach, height)
-    return not any(
-        place > begins and 100 * score.low < top and 100 * score.high + reach > bottom
-        for place, score in taken.items()
-    )
+def _free_place(axes: Axes, text: str, height: float, taken: Sequence[Box]) -> tuple[float, bool, Box]:
+    """Where a name near a line at this height overlaps least: as far right as it can be.
+
+    Returns:
+        The name's right end as a fraction of the axes, whether it is above the line, and its box.
+    """
+    long = width(text, 8.5)
+    wide, line = _size(axes)[0], _inches(axes)(0, height)[1]
+    rights = [wide - 0.1 * step for step in range(int((wide - long) / 0.1) + 1)] or [wide]
+    places = [
+        (right / wide, over, (right - long, line + 0.02, right, line + 0.16))
+        if over
+        else (right / wide, over, (right - long, line - 0.16, right, line - 0.02))
+        for right in rights
+        for over in (True, False)
+    ]
+    return min(places, key=lambda place: sum(_overlap(place[2], box) for box in taken))
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Square inches that two boxes share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, wide) * max(0.0, high)
+
+
+def _point_box(to_inches: Callable[[float, float], tuple[float, float]], place: float, score: Score) -> Box:
+    """A rank's interval with its number above it, and the rings of its seeds beside it."""
+    (x, bottom), (_, top) = to_inches(place, 100 * score.low), to_inches(place, 100 * score.high)
+    right = to_inches(place + 0.16, 0)[0] + 0.04 if score.spread is not None else x
+    return x - 0.17, bottom - 0.03, max(x + 0.17, right), top + 0.2
+
+
+def _line_box(to_inches: Callable[[float, float], tuple[float, float]], height: float) -> Box:
+    y = to_inches(0, height)[1]
+    return 0.0, y - 0.01, math.inf, y + 0.01
+
+
+def _size(axes: Axes) -> tuple[float, float]:
+    """Width and height of axes in inches."""
+    share, figure = axes.get_position(), axes.figure.get_size_inches()
+    return float(share.width * figure[0]), float(share.height * figure[1])
+
+
+def _inches(axes: Axes) -> Callable[[float, float], tuple[float, float]]:
+    """From places on the axes to inches from their lower left corner."""
+    (left, right), (low, high), (wide, tall) = axes.get_xlim(), axes.get_ylim(), _size(axes)
+    return lambda x, y: (wide * (x - left) / (right - left), tall * (y - low) / (high - low))
 
 
 def _below(axes: Axes, names: Sequence[str]) -> None:

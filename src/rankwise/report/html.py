@@ -132,7 +132,7 @@ def _confused(results: Results, choice: Chosen) -> Table:
     rows = [
         (true, predicted, f"{texts:,.0f}", f"{100 * share:.1f}") for true, predicted, texts, share in found
     ]
-    return Table("Most often confused", ("true label", "predicted", "texts", "% of the label's"), rows)
+    return Table("Most often confused", ("true label", "predicted", "texts", "% of the true label"), rows)
 
 
 def _samples(story: Story) -> Table:

@@ -44,7 +44,8 @@ class SplitPredictions:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """(adapters, texts) whether the predicted label is the text's own."""
-        return self.predicted == self.targets
+        correct: NDArray[np.bool_] = self.predicted == self.targets
+        return correct
 
 
 @dataclass(frozen=True)

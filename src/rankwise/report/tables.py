@@ -133,7 +133,7 @@ def rank_csv(run: Run) -> str:
     rows = [_csv_row("rank", row) for row in ranks]
     rows += [_csv_row("adapter", alone(row, each)) for row in ranks for each in row.adapters]
     rows += [_csv_row("baseline", row) for row in baseline_rows(run.results)]
-    lines = [columns, *([row.get(name) for name in columns] for row in rows)]
+    lines: list[list[Any]] = [columns, *([row.get(name) for name in columns] for row in rows)]
     return "".join(csv_line(cells, safe=True) for cells in lines)
 
 
