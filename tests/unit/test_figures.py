@@ -201,9 +201,18 @@ def test_a_name_keeps_clear_of_the_points(low: float, high: float, expected: tup
     axes.set(xlim=(-0.6, 4.6), ylim=(43.0, 87.0))
     score = Score(0.75, low / 100, high / 100, None, (), 0.0, 0.0)
     point = figures._point_box(figures._inches(axes), 4.0, score)
-    right, over, name = figures._free_place(axes, "TF-IDF + linear SVM 75.0", 75.0, [point])
-    assert figures._overlap(name, point) == 0
-    assert (right == 1.0, over) == expected
+    (right, above, is_free), name = figures._free_place(axes, "TF-IDF + linear SVM 75.0", 75.0, [point])
+    assert is_free and figures._overlap(name, point) == 0
+    assert (right == 6, above) == expected
+
+
+def test_a_line_without_room_for_its_name_is_named_in_the_corner() -> None:
+    axes = Figure(figsize=(2, 2)).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, 1), ylim=(0, 100))
+    taken = {place: Score(0.5, 0.2, 0.8, None, (), 0.0, 0.0) for place in (0.2, 0.5, 0.8)}
+    assert figures._baseline_lines(axes, {"linear SVM 50.0": 50.0, "none 5.0": 5.0}, taken) == [
+        "linear SVM 50.0"
+    ]
 
 
 def test_bins_that_only_one_seed_has_are_pooled(made: Run) -> None:

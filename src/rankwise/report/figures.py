@@ -60,18 +60,23 @@ def _plot_accuracy(
     low, high = min([low, *inside]), max([high, *inside])
     room = max(high - low, 0.4)
     axes.set_ylim(low - 0.08 * room - 0.09 * room * math.ceil(len(hidden) / 2), high + 0.16 * room)
+    _rank_axis(axes, places)
+    taken = {places[row.rank or 0]: row.scores[split] for row in rows}
+    lines = {_named(row, split): 100 * row.scores[split].accuracy for row in baselines if row in shown}
+    crowded = [name for name, (_, _, is_free) in _name_places(axes, lines, taken).items() if not is_free]
+    axes.set_ylim(bottom=axes.get_ylim()[0] - 0.09 * room * len(crowded))
+    crowded = _baseline_lines(axes, lines, taken)
+    _notes(axes, crowded, [_named(row, split) for row in hidden if row.rank is None])
     for row in rows:
         if row.rank or row in shown:
             _point(axes, places[row.rank or 0], row.scores[split], marked == row.rank)
         else:
             _point_below(axes, places[0], row.scores[split])
-    taken = {places[row.rank or 0]: row.scores[split] for row in rows}
-    _rank_axis(axes, places)
-    _baseline_lines(axes, [row for row in baselines if row in shown], split, taken)
-    hidden = [row for row in hidden if row.rank is None]
-    if hidden:
-        _below(axes, [f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}" for row in hidden])
     axes.set_ylabel(f"{split} accuracy, %")
+
+
+def _named(row: ScoreRow, split: str) -> str:
+    return f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}"
 
 
 def _ends(row: ScoreRow, split: str) -> tuple[float, ...]:
@@ -142,48 +147,54 @@ Box = tuple[float, float, float, float]
 """Left, bottom, right and top, in inches from the axes' lower left corner."""
 
 
-def _baseline_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Mapping[float, Score]) -> None:
-    """A dashed line for each baseline, with its name where nothing else is.
+Place = tuple[float, bool, bool]
+"""Of a name near a line: its right end in inches, whether it is above the line, whether nothing is there."""
+
+
+def _baseline_lines(axes: Axes, lines: Mapping[str, float], taken: Mapping[float, Score]) -> list[str]:
+    """A dashed line for each baseline, with its name; the names for which there is no free place.
 
     Args:
         axes: with their limits set.
-        rows: the baselines.
-        split: which one.
+        lines: name -> height.
         taken: place on the axis -> score of each rank.
     """
+    places = _name_places(axes, lines, taken)
+    for k, (name, (right, above, is_free)) in enumerate(places.items()):
+        axes.axhline(lines[name], color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
+        if is_free:
+            axes.annotate(
+                name, (right / _size(axes)[0], lines[name]), (0, 2 if above else -2),
+                xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                va="bottom" if above else "top", fontsize=8.5, color=LIGHT["muted"],
+            )  # fmt: skip
+    return [name for name, (_, _, is_free) in places.items() if not is_free]
+
+
+def _name_places(axes: Axes, lines: Mapping[str, float], taken: Mapping[float, Score]) -> dict[str, Place]:
+    """A place for each name, lowest line first."""
     to_inches = _inches(axes)
-    heights = {row.name: 100 * row.scores[split].accuracy for row in rows}
     boxes = [_point_box(to_inches, place, score) for place, score in taken.items()]
-    boxes += [_line_box(to_inches, height) for height in heights.values()]
-    for k, (name, height) in enumerate(sorted(heights.items(), key=lambda each: each[1])):
-        axes.axhline(height, color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
-        text = f"{shorten(name, 34)} {height:.1f}"
-        right, over, box = _free_place(axes, text, height, boxes)
+    boxes += [_line_box(to_inches, height) for height in lines.values()]
+    places: dict[str, Place] = {}
+    for name, height in sorted(lines.items(), key=lambda each: each[1]):
+        places[name], box = _free_place(axes, name, height, boxes)
         boxes.append(box)
-        axes.annotate(
-            text, (right, height), (0, 2 if over else -2), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="bottom" if over else "top", fontsize=8.5,
-            color=LIGHT["muted"],
-        )  # fmt: skip
+    return places
 
 
-def _free_place(axes: Axes, text: str, height: float, taken: Sequence[Box]) -> tuple[float, bool, Box]:
-    """Where a name near a line at this height overlaps least: as far right as it can be.
-
-    Returns:
-        The name's right end as a fraction of the axes, whether it is above the line, and its box.
-    """
-    long = width(text, 8.5)
+def _free_place(axes: Axes, name: str, height: float, taken: Sequence[Box]) -> tuple[Place, Box]:
+    """Where a name near a line at this height overlaps least, and its box: as far right as it can be."""
+    long = width(name, 8.5)
     wide, line = _size(axes)[0], _inches(axes)(0, height)[1]
     rights = [wide - 0.1 * step for step in range(int((wide - long) / 0.1) + 1)] or [wide]
-    places = [
-        (right / wide, over, (right - long, line + 0.02, right, line + 0.16))
-        if over
-        else (right / wide, over, (right - long, line - 0.16, right, line - 0.02))
-        for right in rights
-        for over in (True, False)
-    ]
-    return min(places, key=lambda place: sum(_overlap(place[2], box) for box in taken))
+    found = []
+    for right in rights:
+        for above, bottom in ((True, line + 0.02), (False, line - 0.16)):
+            box = right - long, bottom, right, bottom + 0.14
+            found.append((sum(_overlap(box, other) for other in taken), right, above, box))
+    shared, right, above, box = min(found, key=lambda each: each[0])
+    return (right, above, shared == 0), box
 
 
 def _overlap(one: Box, other: Box) -> float:
@@ -217,11 +228,12 @@ def _inches(axes: Axes) -> Callable[[float, float], tuple[float, float]]:
     return lambda x, y: (wide * (x - left) / (right - left), tall * (y - low) / (high - low))
 
 
-def _below(axes: Axes, names: Sequence[str]) -> None:
-    """What lies below the axis, two to a line."""
-    lines = [" · ".join(names[i : i + 2]) for i in range(0, len(names), 2)]
+def _notes(axes: Axes, crowded: Sequence[str], hidden: Sequence[str]) -> None:
+    """In the lower right corner: lines without room for their names, and what lies below the axis."""
+    pairs = [" · ".join(hidden[i : i + 2]) for i in range(0, len(hidden), 2)]
+    notes = [f"line: {name}" for name in crowded] + (["below: " + "\n".join(pairs)] if pairs else [])
     axes.annotate(
-        "below: " + "\n".join(lines), (0.99, 0.02), xycoords="axes fraction",
+        "\n".join(notes), (0.99, 0.02), xycoords="axes fraction",
         ha="right", va="bottom", fontsize=8.5, color=LIGHT["muted"], linespacing=1.4,
     )  # fmt: skip
 
