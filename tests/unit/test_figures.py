@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from rankwise.report import diagnostics, figures
-from rankwise.report.drawing import Drawing
+from rankwise.report import build, diagnostics, figures
+from rankwise.report.drawing import Drawing, _settings, png_names
 from rankwise.report.history import Curve, parse_curves
 from rankwise.report.learning import learning_curves
 from rankwise.report.run import Run, load
@@ -228,3 +229,47 @@ def test_bins_that_only_one_seed_has_are_pooled(made: Run) -> None:
     assert [(each.low, each.texts, round(each.accuracy, 6)) for each in found[0]] == [
         (0.4, 40, 0.7), (0.8, 10, 0.4),
     ]  # fmt: skip
+
+
+JAPANESE = ("喜び", "怒り", "とても長い分類の名前です", "悲しみ")
+
+
+def test_a_png_shows_numbers_for_names_that_its_font_cannot_draw(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "run", labels=JAPANESE, accuracies={4: 0.9}, seeds=(0,))
+    drawings = {each.name: each for each in build.tell(load(folder)).drawings}
+    for name in ("confusion-validation", "classes-validation"):
+        drawing = drawings[name]
+        assert drawing.plot_png is not None
+        in_png = {each.get_text() for each in drawing._figure(drawing.plot_png).findobj(Text)}
+        assert {"0", "1", "2", "3"} <= in_png and "".join(in_png).isascii()
+        assert any("labels.txt" in text for text in in_png)
+        assert {"喜び", "怒り", "悲しみ"} <= set(texts(drawing))
+    build.rebuild(folder)
+    key = (folder.path / "figures" / "labels.txt").read_text("utf-8")
+    assert key.splitlines() == [f"{i} {label}" for i, label in enumerate(JAPANESE)]
+
+
+def test_names_that_the_font_can_draw_stay(made: Run, tmp_path: Path) -> None:
+    assert png_names(["joy", "Ärger", "радость", "χαρά"]) is None
+    assert all(drawing.plot_png is None for drawing in build.tell(made).drawings)
+
+
+@pytest.mark.parametrize("label", ["disappointment", "extraordinarily good", "喜" * 30, "W" * 40])
+def test_long_names_leave_room_for_the_axis_titles(label: str) -> None:
+    """Everything that is written lies within the picture."""
+    names, counts = (label, "b", "c"), [[5, 1, 1]] * 3
+    drawing = diagnostics.confusion("validation", "rank 1", names, counts)
+    with _settings("x"):
+        figure = drawing._figure(drawing.plot_png or drawing.plot)
+        figure.draw_without_rendering()
+        wide, high = figure.bbox.size
+        boxes = {
+            each.get_text(): each.get_window_extent() for each in figure.findobj(Text) if each.get_text()
+        }
+    outside = [
+        text
+        for text, box in boxes.items()
+        if not (box.x0 >= 0 and box.x1 <= wide and box.y0 >= 0 and box.y1 <= high)
+    ]
+    assert {"true", "predicted"} <= {text.partition(",")[0] for text in boxes}
+    assert outside == []
