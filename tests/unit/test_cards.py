@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,13 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 )
 def test_what_the_hub_calls_a_base(name: str, expected: str | None) -> None:
     assert card.hub_base(name) == expected
+
+
+def test_what_the_cards_import_exists(made: RunFolder) -> None:
+    text = (made.adapters / "r4-s0" / "README.md").read_text("utf-8")
+    imports = re.findall(r"^from (rankwise[\w.]*) import (\w+)", text, re.MULTILINE)
+    assert len(imports) == 2
+    assert all(hasattr(import_module(module), name) for module, name in imports)
 
 
 @pytest.mark.filterwarnings(

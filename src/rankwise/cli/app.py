@@ -483,10 +483,9 @@ def reproduce(
             results = run(recipe, out, bars)
     from rankwise.commands.reproduce import compare, passed
 
-    table = compare(results)
-    terminal.show_table(table)
-    terminal.stdout.print("pass" if passed(results) else "fail")
-    raise typer.Exit(0 if passed(results) else 1)
+    found = compare(results)
+    terminal.show_reproduction(results.base, found)
+    raise typer.Exit(0 if passed(found) else 1)
 
 
 @_verb

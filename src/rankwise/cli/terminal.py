@@ -23,6 +23,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rankwise.cli.live import Board, line
+from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
 from rankwise.errors import RankwiseError
 from rankwise.report.data_tables import data_tables
 from rankwise.report.ranks import summary_table
@@ -213,6 +214,23 @@ def show_comparison(found: Comparison, *, table: bool) -> None:
         show_table(summary_table(found))
         stdout.print()
     stdout.print(found.verdict)
+
+
+def show_reproduction(base: str, reproductions: Sequence[Reproduction]) -> None:
+    """The published accuracies next to our own, and whether all of them were reproduced."""
+    columns = ("rank", "published accuracy", "accuracy", "difference", f"within {TOLERANCE} points")
+    rows = [
+        (
+            str(each.rank),
+            f"{each.published:.2f}",
+            f"{each.accuracy:.2f}",
+            f"{each.difference:+.2f}",
+            "pass" if each.passes else "fail",
+        )
+        for each in reproductions
+    ]
+    show_table(Table(f"{base}, validation accuracy in percent", columns, rows))
+    stdout.print("pass" if passed(reproductions) else "fail")
 
 
 def show_written(run: Run) -> None:

@@ -22,7 +22,7 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command
 
 LABELS = "labels.txt"
-"""File beside the figures that says which label a number in a PNG stands for, where they need one."""
+"""File next to the figures: the label of each number in a PNG, if a PNG has numbers for labels."""
 
 
 def rebuild(folder: RunFolder) -> None:

@@ -81,7 +81,7 @@ def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any, aside: s
 
 
 def _square(figure: Figure, left: float, bottom: float) -> Axes:
-    """Axes that leave so many inches for the names of ticks, and room for the axes' titles."""
+    """Axes that leave these inches for the names of ticks, and room for the axes' titles."""
     wide, high = figure.get_size_inches()
     left, bottom = left + 0.36, bottom + 0.36
     return figure.add_axes((left / wide, bottom / high, 1 - (left + 0.06) / wide, 1 - (bottom + 0.06) / high))

@@ -56,7 +56,6 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": LIGHT["paper"], "axes.facecolor": "none", "savefig.dpi": 200,
 }  # fmt: skip
 _FONT = re.compile(r"font:([^;]*?)([\d.]+)px[^;]*")
-_SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
