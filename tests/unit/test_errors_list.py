@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,9 @@ def run_of(folder: Path, *lines: Line) -> Run:
     """A run of three adapters that predict these lines."""
     made = made_run(folder, accuracies={1: 0.8}, labels=LABELS, baselines=False)
     header = ["split", "text", "label", *(cell for name in NAMES for cell in (name, f"{name} probability"))]
-    rows = [[*texts, *(cell for each in predictions for cell in each)] for *texts, predictions in lines]
-    made.predictions.write_text("".join(csv_line(cells) for cells in (header, *rows)), "utf-8")
+    table: list[list[Any]] = [header]
+    table += [[*texts, *(cell for each in predictions for cell in each)] for *texts, predictions in lines]
+    made.predictions.write_text("".join(map(csv_line, table)), "utf-8")
     return load(made)
 
 

@@ -205,7 +205,7 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _point_box(to_inches: Callable[[float, float], tuple[float, float]], place: float, score: Score) -> Box:
-    """A rank's interval with its number above it, and the rings of its seeds beside it."""
+    """A rank's interval with its number above it, and the rings of its seeds to the right."""
     (x, bottom), (_, top) = to_inches(place, 100 * score.low), to_inches(place, 100 * score.high)
     right = to_inches(place + 0.16, 0)[0] + 0.04 if score.spread is not None else x
     return x - 0.17, bottom - 0.03, max(x + 0.17, right), top + 0.2
@@ -218,8 +218,7 @@ def _line_box(to_inches: Callable[[float, float], tuple[float, float]], height: 
 
 def _size(axes: Axes) -> tuple[float, float]:
     """Width and height of axes in inches."""
-    share, figure = axes.get_position(), axes.figure.get_size_inches()
-    return float(share.width * figure[0]), float(share.height * figure[1])
+    return float(axes.bbox.width / axes.figure.dpi), float(axes.bbox.height / axes.figure.dpi)
 
 
 def _inches(axes: Axes) -> Callable[[float, float], tuple[float, float]]:
@@ -240,7 +239,7 @@ def _notes(axes: Axes, crowded: Sequence[str], hidden: Sequence[str]) -> None:
 
 def runs_by_rank(runs: Sequence[tuple[str, Sequence[ScoreRow]]]) -> Drawing:
     """Validation accuracy against rank of several runs, each with its own color, marker and dash."""
-    # Rank 0 is often so far below that the ranks beside it could not be told apart.
+    # Rank 0 is often so far below that the other ranks could not be told apart.
     runs = [(name, [row for row in rows if row.rank] or rows) for name, rows in runs]
     said = [
         f"{name}: "

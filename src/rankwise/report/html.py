@@ -79,7 +79,7 @@ def run_page(story: Story) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder filled in; whatever comes from outside is escaped."""
+    """A template of this folder filled in; everything from outside is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -95,13 +95,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def numeric(table: Table) -> list[bool]:
-    """For each column whether it holds numbers, which stand to the right."""
+    """For each column whether it holds numbers, which are aligned right."""
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     return [any(cells) and all(cell[:1] in "+-0123456789" for cell in cells if cell) for cells in columns]
 
 
 def _facts(story: Story) -> list[tuple[str, str, str]]:
-    """The figures beside the verdict: value, what it is, what to know of it."""
+    """The figures below the verdict: value, name, detail."""
     row = next(each for each in story.rows if each.rank == story.choice.rank)
     facts = [
         (f"{percent(score.accuracy)} %", f"{split} accuracy, rank {row.name}", f"95 %: {interval(score)}")

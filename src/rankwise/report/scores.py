@@ -1,4 +1,4 @@
-"""What each rank scores on each split, over its seeds; and the baselines beside it."""
+"""What each rank scores on each split, over its seeds, and the baselines."""
 
 from __future__ import annotations
 
