@@ -247,6 +247,7 @@ def test_a_png_shows_numbers_for_names_that_its_font_cannot_draw(tmp_path: Path)
     build.rebuild(folder)
     key = (folder.path / "figures" / "labels.txt").read_text("utf-8")
     assert key.splitlines() == [f"{i} {label}" for i, label in enumerate(JAPANESE)]
+    assert "labels.txt" in (folder.path / "README.md").read_text("utf-8")
 
 
 def test_names_that_the_font_can_draw_stay(made: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import csv
 import dataclasses
 import json
 import shlex
@@ -85,6 +86,13 @@ def test_what_is_loaded(made: RunFolder) -> None:
             assert found and correct.mean() == pytest.approx(found.accuracy)
     of_rank_4 = run.answers("test", [row for row in run.results.adapters if row.rank == 4])
     assert np.array_equal(of_rank_4, run.predictions["test"].correct[[1, 3]])
+
+
+def test_texts_can_be_long(tmp_path: Path) -> None:
+    text = "so glad " * 40_000
+    made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,), sizes={"validation": 5}, texts=[text])
+    csv.field_size_limit(131_072)
+    assert load(made).predictions["validation"].texts == (text,) * 5
 
 
 def test_it_cannot_be_changed(made: RunFolder) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 
 from rankwise.recipe import Recipe
+from rankwise.report.drawing import png_names
 from rankwise.report.run import Run
 from rankwise.report.scores import metrics_of, splits
 from rankwise.report.tables import Table, class_figures, escape, one_line, percent, rank_table, sample_table
@@ -85,6 +86,7 @@ def run_card(run: Run, comparison: Comparison, choice: Chosen) -> str:
         predict=_Markdown(one_line(command("predict", f"adapters/{choice.best.name}", "some text"))),
         samples_title=samples.title,
         samples=_Markdown(samples.markdown()),
+        numbered=png_names(run.results.labels) is not None,
         again=_Markdown(repeat_command(run)),
     )
 

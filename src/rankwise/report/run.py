@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from rankwise.data.readers import LONGEST_FIELD
 from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves
@@ -111,6 +112,7 @@ def _read_curves(path: Path) -> dict[str, Curve]:
 
 def _read_predictions(path: Path, results: Results) -> dict[str, SplitPredictions]:
     """Split -> what predictions.csv says of its texts, whose cells are as the data has them."""
+    csv.field_size_limit(LONGEST_FIELD)  # texts can be long, and csv by itself stops at 131,072 signs
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file, strict=True)
