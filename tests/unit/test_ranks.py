@@ -11,6 +11,7 @@ import pytest
 
 from rankwise.errors import UsageError
 from rankwise.report.ranks import compare, summary_table
+from rankwise.report.run import load
 from rankwise.schema import Comparison
 from rankwise.store.run_folder import RunFolder
 
@@ -44,11 +45,13 @@ def invented(
             wrong = set(np.argsort(-difficulty)[: round((1 - accuracy) * texts)].tolist())
             for i, line in enumerate(lines):
                 line[name] = results.labels[1 if i in wrong or i == texts else 0]
+                line[f"{name} probability"] = "0.9"
     folder.mkdir()
     with made.predictions.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)
+    shutil.copy(run.recipe, made.recipe)
     made.results.write_text(results.model_copy(update={"adapters": rows}).model_dump_json(), "utf-8")
     return made
 
@@ -56,7 +59,7 @@ def invented(
 def verdict(run: RunFolder, folder: Path, accuracies: dict[int, float], **options: float) -> Comparison:
     shape = {"seeds": 3, "texts": 2000, "shared": 0.95} | options
     made = invented(run, folder, accuracies, int(shape["seeds"]), int(shape["texts"]), shape["shared"])
-    return compare(made)
+    return compare(load(made))
 
 
 def test_a_small_rank_that_is_as_good_is_enough(run: RunFolder, tmp_path: Path) -> None:
@@ -103,8 +106,8 @@ def test_a_single_rank_has_nothing_to_be_compared_with(run: RunFolder, tmp_path:
 
 def test_a_wider_margin_lets_more_ranks_pass(run: RunFolder, tmp_path: Path) -> None:
     made = invented(run, tmp_path / "run", {1: 0.90, 8: 0.93}, 3, 2000, 0.95)
-    assert compare(made).enough is None
-    assert compare(made, margin=0.05).enough == 1
+    assert compare(load(made)).enough is None
+    assert compare(load(made), margin=0.05).enough == 1
 
 
 def test_the_test_split_is_never_looked_at(run: RunFolder, tmp_path: Path) -> None:
@@ -123,7 +126,7 @@ def test_the_table_shows_each_rank_against_the_best(run: RunFolder, tmp_path: Pa
 
 
 def test_a_real_run(run: RunFolder) -> None:
-    found = compare(run)
+    found = compare(load(run))
     assert [each.rank for each in found.ranks] == [0, 1, 4]
     by_rank = {row.rank: row.validation.accuracy for row in run.read_results().adapters}
     assert {each.rank: each.accuracy for each in found.ranks} == pytest.approx(by_rank)
@@ -134,4 +137,4 @@ def test_damaged_predictions_are_named(run: RunFolder, tmp_path: Path) -> None:
     copy = RunFolder(tmp_path / "run")
     copy.predictions.write_text("split,text,label\nvalidation,a,b\n", "utf-8")
     with pytest.raises(UsageError, match=r"predictions\.csv"):
-        compare(copy)
+        compare(load(copy))

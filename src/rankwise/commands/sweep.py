@@ -35,7 +35,7 @@ from rankwise.recipe import Recipe
 from rankwise.report import build
 from rankwise.schema import Baseline, Diverged, Results, Timing
 from rankwise.store import files
-from rankwise.store.run_folder import RunFolder, slug
+from rankwise.store.run_folder import RunFolder, command, slug
 from rankwise.training import outcome as outcomes
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
@@ -111,7 +111,7 @@ def _explained(run: RunFolder, callback: Callback) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if run.is_begun():
-            callback.note(f"saved; go on with: rankwise sweep --resume {run.path}")
+            callback.note(f"saved; go on with: {command('sweep', '--resume', run.path)}")
         else:
             callback.note("nothing was trained yet, so there is nothing to save")
         raise
@@ -212,7 +212,7 @@ def _sweep(
     results = _results(material, journal, trained, rows)
     files.write_text(run.timing, _timing(journal, results).model_dump_json(indent=1) + "\n")
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
-    build.write(run)
+    build.rebuild(run)
     files.remove(run.checkpoint)  # without a checkpoint beside its results a run is complete
     return results
 

@@ -7,25 +7,19 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from rankwise import stats
-from rankwise.report.predictions import answers_by_rank, read_predictions
+from rankwise.report.run import Run
+from rankwise.report.scores import by_rank
 from rankwise.report.tables import Table
 from rankwise.schema import Comparison, PairSummary, RankSummary, Results
 from rankwise.stats import Answers, Difference, holm, mcnemar, mean_accuracy_interval
-from rankwise.store.run_folder import RunFolder
 
 MARGIN = 0.005
-
-
 """Loss of accuracy that is nothing to worry about, by default."""
-
-
 QUANTILE = 1.645
-
-
 """One-sided 95 % of the normal distribution, to say how many seeds or texts would settle it."""
 
 
-def compare(run: RunFolder, margin: float = MARGIN) -> Comparison:
+def compare(run: Run, margin: float = MARGIN) -> Comparison:
     """Compare every pair of a run's ranks.
 
     Going down from the best rank, a rank is enough where the one-sided 95 % bound of its paired
@@ -37,15 +31,13 @@ def compare(run: RunFolder, margin: float = MARGIN) -> Comparison:
     Args:
         run: a finished run.
         margin: loss of accuracy that is accepted, as a fraction.
-
-    Raises:
-        UsageError: the run is not finished, or its predictions cannot be read.
     """
-    results = run.read_results()
-    ranks, seeds = _shared(results)
-    shared = [row for row in results.adapters if row.rank in ranks and row.seed in seeds]
-    lines = read_predictions(run, [row.name for row in results.adapters])
-    answers = answers_by_rank(lines, results.model_copy(update={"adapters": shared}), "validation")
+    ranks, seeds = _shared(run.results)
+    answers = {
+        rank: run.answers("validation", [row for row in adapters if row.seed in seeds])
+        for rank, adapters in by_rank(run.results).items()
+        if rank in ranks
+    }
     summaries = [_summary(rank, each) for rank, each in answers.items()]
     best = max(summaries, key=lambda each: (each.accuracy, -each.rank)).rank
     found = stats.differences(answers)
