@@ -17,7 +17,7 @@ from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
 from tests import tiny
 from tests.unit.nn import models
-from tests.unit.nn.test_step import BATCHES, done, unlike
+from tests.unit.nn.static.test_step import BATCHES, done, unlike
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
