@@ -8,10 +8,10 @@ All parameters lie in one flat float32 tensor, an adapter's side by side. Norms,
 and checkpoints work on slices of it. Rank 0 (a linear probe), rank 1 and rank 2 on one target module of
 3 inputs and 4 outputs, with a head of 2 classes on 3 features::
 
-    flat      0          6        9          13         19        25         33         39
-              | score    | lora_A | lora_B   | score    | lora_A  | lora_B   | score    |
-    shape       (2, 3)     (1, 3)   (4, 1)     (2, 3)     (2, 3)    (4, 2)     (2, 3)
-    segments  [ r0       [ r1                           [ r2                            ]
+    flat     0        6        9        13       19       25       33       39
+             | score  | lora_A | lora_B | score  | lora_A | lora_B | score  |
+    shape    | (2, 3) | (1, 3) | (4, 1) | (2, 3) | (2, 3) | (4, 2) | (2, 3) |
+    segment  | rank 0 | rank 1                   | rank 2                   |
 
 `grad` has the same places. The tensors in `tensors` are views: of `flat` for the values, and of `grad`
 for their gradients, so autograd adds straight into `grad`.

@@ -19,7 +19,7 @@ from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.linear import Linear
 from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.lora import BankHook
-from rankwise.nn.ragged.masks import SeededMasks
+from rankwise.nn.ragged.masks import StepMasks
 from tests.unit.nn.models import close, texts
 
 TIGHT = 2e-6  # relative, in float32
@@ -69,7 +69,7 @@ def attention_by_text(
 def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None:
     packed = pack([texts([7, 1, 20]), texts([8, 6, 33])])
     (qkv,) = leaves((len(packed.ids), heads + 2 * kv_heads, 4))
-    masks = SeededMasks([1, 2], 0, packed).attention("attn", heads, rate, pooled) if rate else None
+    masks = StepMasks([1, 2], 0, packed).attention("attn", heads, rate, pooled) if rate else None
     mask = {
         text: mask
         for bucket, dense in zip(packed.buckets, masks or (), strict=bool(masks))
@@ -106,7 +106,7 @@ def test_bank_linear(pooled: bool, dropout: bool, bias: bool) -> None:
     bank = bank_of_four({"h.0.q": (10, 4), "h.0.v": (10, 5)})
     slices = packed.text_rows() if pooled else packed.token_rows()
     (x,) = leaves((slices[-1].stop, 10), seed=2)
-    masks = SeededMasks([spec.seed for spec in bank.specs], 3, packed) if dropout else None
+    masks = StepMasks([spec.seed for spec in bank.specs], 3, packed) if dropout else None
     ours = BankHook(bank, packed, masks).linear(linear, x, pooled)
 
     theirs = F.linear(x, linear.weight, linear.bias)
@@ -181,7 +181,7 @@ def test_add_with_dropout(pooled: bool) -> None:
     packed = pack([texts([3, 9]), texts([4])])
     rows = len(packed.last if pooled else packed.ids)
     x, branch = leaves((rows, 10), (rows, 10))
-    masks = SeededMasks([1, 2], 0, packed)
+    masks = StepMasks([1, 2], 0, packed)
     ours = DropoutHook(masks).add("site", x, branch, 0.4, pooled)
     mask = masks.rows("site", 10, [0.4, 0.4], pooled)
     compare(ours, x + branch * mask / 0.6, (x, branch))

@@ -15,7 +15,7 @@ from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits, losses
 from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.lora import BankHook
-from rankwise.nn.ragged.masks import SeededMasks
+from rankwise.nn.ragged.masks import StepMasks
 from tests.unit.nn import models
 
 TOLERANCE = 1e-6
@@ -112,7 +112,7 @@ def three_adapters(backbone: Backbone) -> Bank:
 def answers(backbone: Backbone, bank: Bank) -> tuple[list[Any], list[Tensor]]:
     """Each adapter's logits and gradients, dropout on."""
     packed = pack([models.texts([5, 20, 9], seed=k) for k in range(3)])
-    outputs = logits(backbone, bank, packed, SeededMasks([spec.seed for spec in bank.specs], 0, packed))
+    outputs = logits(backbone, bank, packed, StepMasks([spec.seed for spec in bank.specs], 0, packed))
     torch.autograd.backward(losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
     return [each.tolist() for each in outputs], [bank.grad[segment] for segment in bank.segments]
 

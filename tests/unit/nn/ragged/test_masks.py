@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rankwise.nn.batch import Ids, PackedBatch
 from rankwise.nn.ragged.batch import pack
-from rankwise.nn.ragged.masks import SeededMasks
+from rankwise.nn.ragged.masks import StepMasks
 from tests.unit.nn.models import texts
 
 WIDTH = 32
@@ -16,13 +16,13 @@ MINE = texts([5, 20, 1, 9], seed=1)
 NEIGHBOURS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
 
 
-def rows(masks: SeededMasks, adapter: int, rate: float = 0.3, module: str = "h.0.attn.c_attn.lora") -> Tensor:
+def rows(masks: StepMasks, adapter: int, rate: float = 0.3, module: str = "h.0.attn.c_attn.lora") -> Tensor:
     """An adapter's part of a mask over tokens."""
     every = masks.rows(module, WIDTH, [rate] * len(masks.seeds), pooled=False)
     return every[masks.packed.token_rows()[adapter]]
 
 
-def attention(masks: SeededMasks, adapter: int, pooled: bool, module: str = "h.0.attn") -> list[Tensor]:
+def attention(masks: StepMasks, adapter: int, pooled: bool, module: str = "h.0.attn") -> list[Tensor]:
     """The masks (heads, queries, width) of an adapter's texts, in their order."""
     found: dict[int, Tensor] = {}
     for bucket, mask in zip(masks.packed.buckets, masks.attention(module, 2, 0.3, pooled), strict=True):
@@ -38,13 +38,13 @@ def assert_rate(mask: Tensor, rate: float) -> None:
     assert abs(float(mask.float().mean()) - (1 - rate)) < 5 * error
 
 
-def long_stream(adapters: int = 1) -> PackedBatch:
+def long_batch(adapters: int = 1) -> PackedBatch:
     return pack([texts([50] * 20)] * adapters)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
 def test_rates(rate: float) -> None:
-    masks = SeededMasks([7], 0, long_stream())
+    masks = StepMasks([7], 0, long_batch())
     mask = rows(masks, 0, rate)
     assert mask.dtype == torch.uint8
     assert set(mask.flatten().tolist()) == {0, 1}
@@ -57,7 +57,7 @@ def test_rates(rate: float) -> None:
 
 def test_places_are_independent() -> None:
     """Neither neighboring columns nor neighboring rows nor two target modules keep the same places."""
-    masks = SeededMasks([7], 0, long_stream())
+    masks = StepMasks([7], 0, long_batch())
     mask = rows(masks, 0, 0.5)
     other = rows(masks, 0, 0.5, "elsewhere")
     for a, b in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1]), (mask, other)):
@@ -65,7 +65,7 @@ def test_places_are_independent() -> None:
 
 
 def test_adapters_of_unlike_rates() -> None:
-    masks = SeededMasks([7, 8, 9], 0, long_stream(3))
+    masks = StepMasks([7, 8, 9], 0, long_batch(3))
     mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
     for part, rate in zip(masks.packed.token_rows(), (0.5, 0.0, 0.1), strict=True):
         assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
@@ -75,7 +75,7 @@ def test_adapters_of_unlike_rates() -> None:
 
 def test_a_row_is_a_text_where_pooled() -> None:
     packed = pack([MINE, *NEIGHBOURS])
-    mask = SeededMasks([7, 8, 9], 0, packed).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
+    mask = StepMasks([7, 8, 9], 0, packed).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
     assert mask.shape == (len(packed.last), WIDTH)
 
 
@@ -86,7 +86,7 @@ def test_neighbors_do_not_matter(place: int) -> None:
     batches.insert(place, MINE)
     seeds = [100, 200]
     seeds.insert(place, 7)
-    alone, among = SeededMasks([7], 4, pack([MINE])), SeededMasks(seeds, 4, pack(batches))
+    alone, among = StepMasks([7], 4, pack([MINE])), StepMasks(seeds, 4, pack(batches))
     assert torch.equal(rows(alone, 0), rows(among, place))
     for pooled in (False, True):
         both = zip(attention(alone, 0, pooled), attention(among, place, pooled), strict=True)
@@ -95,42 +95,42 @@ def test_neighbors_do_not_matter(place: int) -> None:
 
 def test_a_text_has_its_own_mask_in_a_block() -> None:
     """Texts of one width share a length bucket, not a mask; and the masks do not change with a length bucket-mate's."""
-    masks = attention(SeededMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
+    masks = attention(StepMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[1], masks[2])
-    among = SeededMasks([7, 8], 0, pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
+    among = StepMasks([7, 8], 0, pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
     assert all(torch.equal(a, b) for a, b in zip(masks, attention(among, 0, pooled=False), strict=True))
 
 
 def test_seed_step_and_site_matter() -> None:
     packed = pack([MINE])
-    base = SeededMasks([7], 4, packed)
-    assert torch.equal(rows(base, 0), rows(SeededMasks([7], 4, packed), 0))
+    base = StepMasks([7], 4, packed)
+    assert torch.equal(rows(base, 0), rows(StepMasks([7], 4, packed), 0))
     others = [
-        rows(SeededMasks([8], 4, packed), 0),
-        rows(SeededMasks([7], 5, packed), 0),
+        rows(StepMasks([8], 4, packed), 0),
+        rows(StepMasks([7], 5, packed), 0),
         rows(base, 0, module="h.1.attn.c_attn.lora"),
-        rows(SeededMasks([4], 7, packed), 0),
+        rows(StepMasks([4], 7, packed), 0),
     ]
     assert not any(torch.equal(rows(base, 0), other) for other in others)
     mine = attention(base, 0, pooled=False)[1]
     assert not torch.equal(mine, attention(base, 0, pooled=False, module="h.1.attn")[1])
-    assert not torch.equal(mine, attention(SeededMasks([7], 5, packed), 0, pooled=False)[1])
+    assert not torch.equal(mine, attention(StepMasks([7], 5, packed), 0, pooled=False)[1])
 
 
 def test_equal_seeds_meet_equal_masks() -> None:
     """Two ranks of one seed train on the same texts in the same order, and drop the same places."""
-    masks = SeededMasks([7, 7], 0, pack([MINE, MINE]))
+    masks = StepMasks([7, 7], 0, pack([MINE, MINE]))
     assert torch.equal(rows(masks, 0), rows(masks, 1))
 
 
 def test_distinct_batches_keep_their_masks() -> None:
     """What adapters of one seed share below their first layer, each would have met by itself."""
     packed = pack([MINE, NEIGHBOURS[0], MINE], same=[7, 8, 7])
-    masks = SeededMasks([7, 8, 7], 4, packed)
+    masks = StepMasks([7, 8, 7], 4, packed)
     below = masks.distinct()
     assert packed.distinct is not None
     assert below.packed is packed.distinct.packed
     for adapter, place in ((0, 0), (1, 1), (2, 0)):
         assert torch.equal(rows(masks, adapter), rows(below, place))
-    assert SeededMasks([7], 0, pack([MINE])).distinct().seeds == [7]
+    assert StepMasks([7], 0, pack([MINE])).distinct().seeds == [7]
