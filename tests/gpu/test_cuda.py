@@ -80,6 +80,20 @@ def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
     assert len(replayed._replayed._graphs) == 1
 
 
+@each_family
+@pytest.mark.filterwarnings("error")
+def test_recorded_micro_batches_have_the_gradients_of_the_batch(family: str) -> None:
+    """With all dropout on, computed, recorded and replayed."""
+    backbone, bank = bank_on("cuda", family, dropout=0.4)
+    whole = StaticStep(backbone, bank, None, True)
+    parts = StaticStep(backbone, bank, None, True, CudaRecorder(bank.flat.device), micro_batches=2)
+    for number in range(4):
+        expected, theirs = done(whole, bank, BATCHES, number)
+        losses, grads = done(parts, bank, BATCHES, number)
+        torch.testing.assert_close(losses, expected)
+        assert all(models.close(ours, each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
+
+
 def test_a_sweep(tmp_path: Path) -> None:
     """From command to results, with predictions by the adapters that it leaves."""
     recipe = tiny.recipe(
