@@ -71,9 +71,9 @@ class _Attention(torch.autograd.Function):
         saved = [rows]
         for i, part in enumerate(layout.slices):
             q, k, v = (_matrices(rows, part, at) for at in (part.q, part.k, part.v))
-            scores = _product(q, k.transpose(1, 2), 1 / math.sqrt(head_dim)).float()  # (batch, queries, width)
+            scores = _product(q, k.transpose(1, 2), 1 / math.sqrt(head_dim)).float()
             seen = scores.view(part.scores).add_(part.hidden)
-            weights = seen.softmax(-1).view_as(scores).to(rows.dtype)
+            weights = seen.softmax(-1).view_as(scores).to(rows.dtype)  # (batch, queries, width)
             _product(_dropped(weights, mask, i), v, scale, out=_matrices(out, part, part.q))
             saved.append(weights)
         ctx.save_for_backward(*saved)

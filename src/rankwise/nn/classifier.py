@@ -127,5 +127,6 @@ def loss_totals(targets: Tensor, class_weights: Tensor | None) -> Tensor:
     >>> loss_totals(torch.tensor([[0, 1, 1]]), torch.tensor([4.0, 0.5])).tolist()
     [5.0]
     """
-    weights = torch.ones_like(targets, dtype=torch.float32) if class_weights is None else class_weights[targets]
-    return weights.sum(1)
+    if class_weights is None:
+        return torch.full((len(targets),), float(targets.shape[1]), device=targets.device)
+    return class_weights[targets].sum(1)

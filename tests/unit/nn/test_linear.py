@@ -64,9 +64,9 @@ def test_an_activation_within_the_product(
         "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     }
     expected = exact[name](F.linear(x.double(), weight.double(), offset.double()))
-    found = Linear(weight, offset, {}).activated(x, ACTIVATIONS[name])
-    assert found.dtype == dtype
-    assert close(found, expected, TOLERANCE[dtype])
+    output = Linear(weight, offset, {}).activated(x, ACTIVATIONS[name])
+    assert output.dtype == dtype
+    assert close(output, expected, TOLERANCE[dtype])
 
 
 @dtypes
@@ -79,7 +79,7 @@ def test_an_activation_of_large_sums_and_of_none(dtype: torch.dtype) -> None:
 
 @dtypes
 def test_a_call_before_does_not_matter(dtype: torch.dtype) -> None:
-    """The layout does not depend on what met the layer first, nor on gradients or inference mode."""
+    """The layout does not depend on the first input, nor on gradients or inference mode."""
     weight, x = drawn(50, 30, dtype=dtype), drawn(200, 30, dtype=dtype, seed=2)
     fresh, used = Linear(weight, None, {}), Linear(weight, None, {})
     with torch.inference_mode():

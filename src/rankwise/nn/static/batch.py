@@ -30,6 +30,7 @@ from itertools import pairwise
 from math import prod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -152,7 +153,7 @@ def flatten(table: Fields, arrays: Mapping[str, NDArray[np.int64]]) -> NDArray[n
 
 def split(table: Fields, flat: Tensor) -> dict[str, Tensor]:
     """The arrays of a table from what `flatten` joined; views of `flat`."""
-    tensors = flat.split([prod(shape) for shape in table.values()])
+    tensors = torch.split(flat, [prod(shape) for shape in table.values()])
     return {name: part.view(shape) for (name, shape), part in zip(table.items(), tensors, strict=True)}
 
 

@@ -197,7 +197,7 @@ def _decided(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
     thresholds = [round(rate * (1 << 16)) - (1 << 15) for rate in rates]
     if len(set(thresholds)) == 1:
         return (bits >= thresholds[0]).view(torch.uint8)
-    # int32: the threshold of a rate near 1 does not fit 16 bits. Filled, as a graph cannot copy from the host.
+    # int32, as the threshold of a rate near 1 needs. Filled, since a graph cannot copy from the host.
     of_adapters = torch.cat([bits.new_full((1,), each, dtype=torch.int32) for each in thresholds])
     return (bits >= of_adapters.view(-1, *[1] * (bits.dim() - 2))).view(torch.uint8)
 

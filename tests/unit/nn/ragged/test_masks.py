@@ -1,4 +1,4 @@
-"""Dropout masks have the rate that was asked for, and depend on seed, step and target module alone."""
+"""Seeded masks have the rate that was asked for, and depend on seed, step and name alone."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tests.unit.nn.models import texts
 
 WIDTH = 32
 MINE = texts([5, 20, 1, 9], seed=1)
-NEIGHBOURS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
+NEIGHBORS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
 
 
-def rows(masks: StepMasks, adapter: int, rate: float = 0.3, module: str = "h.0.attn.c_attn.lora") -> Tensor:
-    """An adapter's part of a mask over tokens."""
-    every = masks.rows(module, WIDTH, [rate] * len(masks.seeds), pooled=False)
+def rows(masks: StepMasks, adapter: int, rate: float = 0.3, name: str = "h.0.attn.c_attn.lora") -> Tensor:
+    """An adapter's rows of a mask over tokens."""
+    every = masks.rows(name, WIDTH, [rate] * len(masks.seeds), pooled=False)
     return every[masks.packed.token_rows()[adapter]]
 
 
-def attention(masks: StepMasks, adapter: int, pooled: bool, module: str = "h.0.attn") -> list[Tensor]:
+def attention(masks: StepMasks, adapter: int, pooled: bool, name: str = "h.0.attn") -> list[Tensor]:
     """The masks (heads, queries, width) of an adapter's texts, in their order."""
-    found: dict[int, Tensor] = {}
-    for bucket, mask in zip(masks.packed.buckets, masks.attention(module, 2, 0.3, pooled), strict=True):
+    of_texts: dict[int, Tensor] = {}
+    for bucket, mask in zip(masks.packed.buckets, masks.attention(name, 2, 0.3, pooled), strict=True):
         assert mask.shape == (len(bucket.texts), 2, 1 if pooled else bucket.width, bucket.width)
-        found |= dict(zip(bucket.texts.tolist(), mask, strict=True))
+        of_texts |= dict(zip(bucket.texts.tolist(), mask, strict=True))
     mine = masks.packed.text_rows()[adapter]
-    return [found[text] for text in range(mine.start, mine.stop)]
+    return [of_texts[text] for text in range(mine.start, mine.stop)]
 
 
 def assert_rate(mask: Tensor, rate: float) -> None:
@@ -56,7 +56,7 @@ def test_rates(rate: float) -> None:
 
 
 def test_places_are_independent() -> None:
-    """Neither neighboring columns nor neighboring rows nor two target modules keep the same places."""
+    """Neighboring columns, neighboring rows and two names agree as often as by chance."""
     masks = StepMasks([7], 0, long_batch())
     mask = rows(masks, 0, 0.5)
     other = rows(masks, 0, 0.5, "elsewhere")
@@ -64,9 +64,9 @@ def test_places_are_independent() -> None:
         assert_rate((a == b).float(), 0.5)
 
 
-def test_adapters_of_unlike_rates() -> None:
+def test_adapters_of_different_rates() -> None:
     masks = StepMasks([7, 8, 9], 0, long_batch(3))
-    mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
+    mask = masks.rows("a name", WIDTH, [0.5, 0.0, 0.1], pooled=False)
     for part, rate in zip(masks.packed.token_rows(), (0.5, 0.0, 0.1), strict=True):
         assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
             mask[part], torch.ones_like(mask[part])
@@ -74,15 +74,15 @@ def test_adapters_of_unlike_rates() -> None:
 
 
 def test_a_row_is_a_text_where_pooled() -> None:
-    packed = pack([MINE, *NEIGHBOURS])
-    mask = StepMasks([7, 8, 9], 0, packed).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
+    packed = pack([MINE, *NEIGHBORS])
+    mask = StepMasks([7, 8, 9], 0, packed).rows("a name", WIDTH, [0.5, 0.5, 0.5], pooled=True)
     assert mask.shape == (len(packed.last), WIDTH)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_neighbors_do_not_matter(place: int) -> None:
     """Alone or anywhere in a bank: the same masks."""
-    batches: list[list[Ids]] = list(NEIGHBOURS)
+    batches: list[list[Ids]] = list(NEIGHBORS)
     batches.insert(place, MINE)
     seeds = [100, 200]
     seeds.insert(place, 7)
@@ -93,8 +93,8 @@ def test_neighbors_do_not_matter(place: int) -> None:
         assert all(torch.equal(a, b) for a, b in both)
 
 
-def test_a_text_has_its_own_mask_in_a_block() -> None:
-    """Texts of one width share a length bucket, not a mask; and the masks do not change with a length bucket-mate's."""
+def test_a_text_has_its_own_mask_in_a_length_bucket() -> None:
+    """Texts of one width share a bucket, not a mask, and other texts of the bucket change nothing."""
     masks = attention(StepMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[1], masks[2])
@@ -102,31 +102,31 @@ def test_a_text_has_its_own_mask_in_a_block() -> None:
     assert all(torch.equal(a, b) for a, b in zip(masks, attention(among, 0, pooled=False), strict=True))
 
 
-def test_seed_step_and_site_matter() -> None:
+def test_seed_step_and_name_matter() -> None:
     packed = pack([MINE])
     base = StepMasks([7], 4, packed)
     assert torch.equal(rows(base, 0), rows(StepMasks([7], 4, packed), 0))
     others = [
         rows(StepMasks([8], 4, packed), 0),
         rows(StepMasks([7], 5, packed), 0),
-        rows(base, 0, module="h.1.attn.c_attn.lora"),
+        rows(base, 0, name="h.1.attn.c_attn.lora"),
         rows(StepMasks([4], 7, packed), 0),
     ]
     assert not any(torch.equal(rows(base, 0), other) for other in others)
     mine = attention(base, 0, pooled=False)[1]
-    assert not torch.equal(mine, attention(base, 0, pooled=False, module="h.1.attn")[1])
+    assert not torch.equal(mine, attention(base, 0, pooled=False, name="h.1.attn")[1])
     assert not torch.equal(mine, attention(StepMasks([7], 5, packed), 0, pooled=False)[1])
 
 
-def test_equal_seeds_meet_equal_masks() -> None:
+def test_equal_seeds_have_equal_masks() -> None:
     """Two ranks of one seed train on the same texts in the same order, and drop the same places."""
     masks = StepMasks([7, 7], 0, pack([MINE, MINE]))
     assert torch.equal(rows(masks, 0), rows(masks, 1))
 
 
 def test_distinct_batches_keep_their_masks() -> None:
-    """What adapters of one seed share below their first layer, each would have met by itself."""
-    packed = pack([MINE, NEIGHBOURS[0], MINE], same=[7, 8, 7])
+    """What adapters of one seed share below their first layer is what each would have alone."""
+    packed = pack([MINE, NEIGHBORS[0], MINE], same=[7, 8, 7])
     masks = StepMasks([7, 8, 7], 4, packed)
     below = masks.distinct()
     assert packed.distinct is not None

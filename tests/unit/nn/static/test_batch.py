@@ -67,8 +67,8 @@ def test_buckets_have_every_text_once(lengths: list[list[int]]) -> None:
 def test_distinct_batches(lengths: list[list[int]], keys: list[int]) -> None:
     """Every row of the packed batch finds its token, and every text its text, among the distinct ones."""
     keys = [key % len(lengths) for key in keys]
-    made = batches_of(lengths)
-    _, packed = packed_from([made[key] for key in keys], keys)
+    chosen = batches_of(lengths)
+    _, packed = packed_from([chosen[key] for key in keys], keys)
     if len(set(keys)) == len(keys):
         assert packed.distinct is None
         return

@@ -83,7 +83,7 @@ def test_places_are_independent() -> None:
 
 
 def test_masks_of_a_thousand_steps_are_independent() -> None:
-    """The share that a mask keeps varies from step to step as a binomial share does."""
+    """The share of ones in a mask varies from step to step as a binomial share does."""
     shares = np.array([float(rows(masks_of([MINE], [7], step)).float().mean()) for step in range(1000)])
     numbers = rows(masks_of([MINE], [7])).numel()
     expected = (0.3 * 0.7 / numbers) ** 0.5

@@ -14,13 +14,8 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
-from rankwise.nn.classifier import pooled
-from rankwise.nn.ragged import lora as ragged_lora
 from rankwise.nn.ragged.step import RaggedStep
-from rankwise.nn.static import lora as static_lora
-from rankwise.nn.static.batch import pack, unpack
 from rankwise.nn.static.graphs import Graph
-from rankwise.nn.static.masks import StepMasks, keys
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
@@ -29,12 +24,12 @@ from rankwise.training.train import train
 from tests.unit.nn import models
 
 ONE, OTHER = models.texts([9, 30, 1, 17], seed=1), models.texts([20, 2, 40, 5], seed=2)
-BATCHES = [ONE, OTHER, ONE]  # of `unlike`: adapters of one seed meet the same texts
+BATCHES = [ONE, OTHER, ONE]  # of `unlike`: adapters of one seed see the same texts
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0])
 families = pytest.mark.parametrize("family", models.FAMILIES)
 
 
-def answers_of(batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def targets_of(batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Labels that follow from the texts, so that they move with them."""
     return [np.array([int(text.sum()) % models.CLASSES for text in batch]) for batch in batches]
 
@@ -55,7 +50,7 @@ def done(
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses, and each adapter's gradient."""
     bank.grad.zero_()
-    losses = step(batches, answers_of(batches), number).clone()
+    losses = step(batches, targets_of(batches), number).clone()
     return losses, [bank.grad[segment].clone() for segment in bank.segments]
 
 
@@ -72,7 +67,7 @@ def test_losses_and_gradients_are_those_of_a_ragged_step(family: str, weights: T
 
 
 @families
-def test_adapters_of_the_last_layer_and_heads_alone(family: str) -> None:
+def test_adapters_of_the_last_layer_and_linear_probes(family: str) -> None:
     """The layers below them run once for each different batch."""
     backbone = models.backbone(family)
     for specs in (
@@ -90,7 +85,7 @@ def test_adapters_of_the_last_layer_and_heads_alone(family: str) -> None:
 @families
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_adapter_is_the_same_alone_and_in_a_bank(family: str, place: int) -> None:
-    """With all dropout, though its neighbors change how far the packed batch is filled up and its widths."""
+    """With all dropout on, though its neighbors change the padding and the widths of the buckets."""
     backbone = models.backbone(family)
     specs = unlike(backbone, dropout=0.4)
     bank, alone = models.trained_bank(backbone, specs), models.trained_bank(backbone, [specs[place]])
@@ -124,30 +119,6 @@ def test_a_neighbor_that_is_no_number_changes_nothing(family: str) -> None:
     assert all(torch.equal(ours, each) for ours, each in zip(grads[1:], theirs[1:], strict=True))
 
 
-@families
-def test_stacked_adapters_are_the_adapters_one_by_one(family: str) -> None:
-    """On one static batch with the same masks, dropout of all kinds and its scales included."""
-    backbone = models.backbone(family)
-    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
-    seeds = [spec.seed for spec in bank.specs]
-    shape, arrays = pack(BATCHES, seeds)
-    packed = unpack(shape, {name: torch.from_numpy(array) for name, array in arrays.items()})
-    masks = StepMasks(torch.from_numpy(keys(seeds, 3)), packed, shape, {})
-    stacked = static_lora.StackedBank(bank)
-    leaves = stacked.leaves()
-    hooks = static_lora.BankHook(stacked, leaves, masks), ragged_lora.BankHook(bank, packed, masks)
-    outputs, expected = (
-        torch.stack(hook.score(pooled(backbone, bank.first_layer, packed, hook))) for hook in hooks
-    )
-    torch.testing.assert_close(outputs, expected)
-    torch.autograd.backward(expected.square().sum())
-    theirs = bank.grad.clone()
-    bank.grad.zero_()
-    stacked.add_gradients(torch.autograd.grad(outputs.square().sum(), list(leaves.values())))
-    for segment in bank.segments:
-        assert models.close(bank.grad[segment], theirs[segment], 1e-5)
-
-
 class Recorder:
     """Stands in for a CUDA device: a graph that runs what was recorded, on its own tensors."""
 
@@ -170,7 +141,7 @@ class Recorder:
 
 @families
 def test_a_replayed_step_is_the_step(family: str) -> None:
-    """From the third batch of a shape on, losses and gradients come from the recording."""
+    """From the third batch of a shape on, losses and gradients come from the graph."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     recorder = Recorder()
@@ -187,10 +158,10 @@ def test_a_replayed_step_is_the_step(family: str) -> None:
 
 @families
 def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer meets the same gradients; an epoch's last batch is smaller, so of another shape."""
+    """The optimizer sees the same gradients; an epoch's last batch is smaller, so it has another shape."""
     backbone = models.backbone(family)
     texts = models.texts([(7 * i) % 30 + 1 for i in range(22)], seed=4)
-    (labels,) = answers_of([texts])
+    (labels,) = targets_of([texts])
     recipe = Recipe(epochs=2, batch_size=4, learning_rate=5e-3, base_dropout=False)
     recorder = Recorder()
 
