@@ -48,6 +48,14 @@ def attend(
 
     Returns:
         (rows, heads * head_dim), qkv's dtype; a row is a text if `pooled`, else a token.
+
+    One text of two tokens, one head of size 1. With q = 0 a token averages the values that it sees:
+
+    >>> import numpy as np
+    >>> from rankwise.nn.ragged.batch import pack
+    >>> qkv = torch.tensor([[[0.0], [0.0], [1.0]], [[0.0], [0.0], [3.0]]])  # (tokens, q k v, 1)
+    >>> attend(pack([[np.array([5, 6])]]), qkv, 1, None, 0.0, pooled=False).tolist()
+    [[1.0], [2.0]]
     """
     layout = layout_of(packed, heads, (qkv.shape[1] - heads) // 2, pooled)
     scale = 1 / (1 - rate) if mask else 1.0

@@ -49,6 +49,22 @@ class BankHook(DropoutHook):
         packed: the packed batch, the bank's adapters in order.
         masks: dropout masks of this step; None leaves out all dropout.
         base_dropout: whether the base model's own dropout is active too.
+
+    >>> import numpy as np
+    >>> from rankwise.nn.bank import AdapterSpec
+    >>> from rankwise.nn.ragged.batch import pack
+    >>> bank = Bank([AdapterSpec(1, 0.5, 0.5, 7, 0.0, ("h.0.q",))], {"h.0.q": (2, 2)}, d_model=2, classes=2)
+    >>> a, b = torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0], [0.0]])
+    >>> bank.load(0, {"h.0.q.lora_A": a, "h.0.q.lora_B": b, "score": torch.eye(2)})
+    >>> linear = Linear(torch.eye(2), None, {"h.0.q": slice(0, 2)})
+    >>> y = BankHook(bank, pack([[np.array([5])]])).linear(linear, torch.tensor([[1.0, 2.0]]))
+    >>> y.tolist()  # low = 1 + 2, y = x + 0.5 * 3 * [10, 0]
+    [[16.0, 2.0]]
+    >>> y.sum().backward()
+    >>> bank.tensors[0]["h.0.q.lora_A"].grad.tolist()  # d_low = 0.5 * (10 + 0), dA = 5 * x
+    [[5.0, 10.0]]
+    >>> bank.tensors[0]["h.0.q.lora_B"].grad.tolist()  # dB = 0.5 * 3
+    [[1.5], [1.5]]
     """
 
     def __init__(

@@ -2,18 +2,16 @@
 
 On a GPU the low-rank products of single adapters are too small to fill it, and starting them one by one
 takes longer than running them. In a static batch the adapters have equally many rows, so at each target
-module all of them are one batched product, with the factors padded with zeros to the largest rank::
+module all of them are one batched product, with the factors padded with zeros to the largest rank. A of
+one target module with 3 inputs, for adapters of rank 0, 1 and 2, is stacked to (adapters, 2, in)::
 
-    bank.flat      | r0  | r1: A (1, in), B (out, 1) | r2: A (2, in), B (out, 2) | 0     one zero is appended
-                            |                             |                        |
-      gather         +------+-----------------------------+------------------------+
-                     v
-    stacked A      adapter 0   0 0 0    0 0 0        (adapters, 2, in): a rank that an adapter does not have
-                   adapter 1   a a a    0 0 0        is a row of A and a column of B of zeros
-                   adapter 2   a a a    a a a
+    adapter 0    0 0 0    adapter 1    a a a    adapter 2    a a a
+                 0 0 0                 0 0 0                 a a a
 
-An adapter that is not on a target module has scale 0 there. The padding is exact: a row of zeros in A
-gives a column of zeros in `low`, and its gradients are not scattered back.
+All stacks come from `bank.flat` by one `index_select` (the padding points to a zero appended to it), and
+the gradients go back by another. The padding is exact: a row of zeros in A makes a column of zeros in
+`low`, and its own gradient is left out on the way back. An adapter that is not on a target module has
+scale 0 there.
 
 With X and Y seen as (adapters, rows of each, ...), M the dropout mask, and s (adapters, 1, 1) the scales,
 1 / (1 - rate) included::
@@ -59,6 +57,13 @@ class StackedBank:
         scales: target module -> (adapters, 1, 1) float32 factor on the low-rank product, 0 for adapters
             that are not on the target module.
         dropout_scales: the same with dropout, where what is kept counts 1 / (1 - rate) times.
+
+    >>> from rankwise.nn.bank import AdapterSpec
+    >>> specs = [AdapterSpec(rank, 1.0, 1.0, 7, 0.0, ("h.0.q",)) for rank in (1, 2)]
+    >>> bank = Bank(specs, {"h.0.q": (2, 3)}, d_model=1, classes=1)
+    >>> _ = bank.flat.detach().copy_(torch.arange(1.0, 18.0))
+    >>> StackedBank(bank).leaves()["h.0.q.lora_A"].tolist()
+    [[[1.0, 2.0], [0.0, 0.0]], [[7.0, 8.0], [9.0, 10.0]]]
     """
 
     def __init__(self, bank: Bank) -> None:

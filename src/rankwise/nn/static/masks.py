@@ -191,6 +191,11 @@ def _decided(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
 
     Returns:
         (names, adapters, ..., 2 n) uint8, 1 where a place is kept.
+
+    >>> key = torch.tensor([[7]], dtype=torch.int32)
+    >>> few, more = (_decided(key, torch.arange(n, dtype=torch.int32), [0.5]) for n in (3, 9))
+    >>> few.shape, torch.equal(few, more[..., :6])  # more places change nothing at the first ones
+    (torch.Size([1, 1, 6]), True)
     """
     words = _hashed(keys.unsqueeze(-1) ^ _hashed(numbers))
     bits = words.view(torch.int16)  # two for each word
