@@ -1,4 +1,4 @@
-"""What the tests of `nn` run on: tiny backbones of random weights, and adapters of which each does something."""
+"""What the tests of `nn` run on: tiny backbones of random weights, and adapters that are not zero."""
 
 from __future__ import annotations
 

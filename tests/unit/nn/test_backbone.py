@@ -25,7 +25,7 @@ def hidden(backbone: Backbone) -> Tensor:
 
 
 @family
-def test_sites_and_parameters(family: str) -> None:
+def test_target_modules_and_parameters(family: str) -> None:
     """The target modules that the config promises are the backbone's; every number of it is taken once."""
     taken: list[int] = []
 
@@ -45,7 +45,7 @@ def test_sites_and_parameters(family: str) -> None:
 
 @family
 def test_merged_is_the_same_model(family: str) -> None:
-    """Also where several target modules are held as one matrix."""
+    """Also where several target modules are stored as one matrix."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, [models.spec(backbone, 3, targets=["all-linear"])])
     (before,) = logits(backbone, bank, pack([TEXTS]))
@@ -76,7 +76,7 @@ def test_bfloat16_is_near_float32(family: str) -> None:
 
 
 @family
-def test_a_bank_learns_in_float32_on_a_bfloat16_trunk(family: str) -> None:
+def test_a_bank_learns_in_float32_on_a_bfloat16_backbone(family: str) -> None:
     backbone, exact = models.backbone(family, torch.bfloat16), models.backbone(family)
     gradients = []
     for each in (backbone, exact):
