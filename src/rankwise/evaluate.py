@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_
 
 from rankwise import data
 from rankwise.predict import Classifier, softmax
-from rankwise.stats import accuracy_interval
+from rankwise.stats.intervals import accuracy_interval
 
 
 class ClassMetrics(BaseModel):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankwise.errors import UsageError
-from rankwise.stats import Answers
+from rankwise.stats.intervals import Answers
 from rankwise.store.run import Results, RunFolder
 
 Line = dict[str, str]

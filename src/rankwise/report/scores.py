@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankwise.report.predictions import answers_by_rank, read_predictions
-from rankwise.stats import Answers, mean_accuracy_interval
+from rankwise.stats.intervals import Answers, mean_accuracy_interval
 from rankwise.store.run import AdapterResult, Reference, Results, RunFolder
 
 Metrics = Mapping[str, Any]

@@ -1,8 +1,8 @@
 """How many more texts or seeds would settle an open verdict.
 
-The question is a sample size: of how many seeds and texts would every test of non-inferiority pass, with
-good probability, if the open ranks are equally good? The variances are those seen, at the upper end of what they
-may be, as few seeds say little of them.
+The question is a sample size: with how many seeds and texts would every test of non-inferiority pass, with
+good probability, if the open ranks are equally good? The variances are those seen, at the upper end of what
+they may be, as few seeds say little of them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from rankwise.stats.crossed import Floats
 from rankwise.stats.paired import CONTINUITY, PSEUDO_TEXTS, Paired, pair_up
 
 LEVEL = 0.05
-FAILURES = 0.1
+FAILURES = 0.25
 """Share of sweeps, of this size and with these variances, that may still leave it open."""
-DOUBT = 0.2
+DOUBT = 0.45
 """Probability that a variance over seeds is larger than the one counted with."""
+LUCK = 0.3
+"""Probability that the variance of one pair is overestimated by more than is taken off."""
 MOST_SEEDS = 40
 MULTIPLES = np.geomspace(1, 1000, 101)
 """Of the number of texts."""
@@ -35,7 +37,7 @@ class Advice:
 
 
 def advise(scores: Sequence[Floats], margin: float) -> Advice:
-    """The cheapest numbers of seeds and texts, by their product, at which the ranks should be settled.
+    """The smallest growth in seeds and texts, of both together, by which the ranks should be settled.
 
     Args:
         scores: (seeds, texts) of each rank that is open; at least two.
@@ -45,7 +47,8 @@ def advise(scores: Sequence[Floats], margin: float) -> Advice:
     seeds = np.array([1] if pairs.seeds == 1 else range(pairs.seeds, MOST_SEEDS + 1))
     texts = np.ceil(pairs.texts * MULTIPLES)
     reach = _reach(pairs, len(scores), seeds[:, None, None], texts[:, None]).max(axis=-1)
-    cost = np.where(reach <= margin, seeds[:, None] * texts, np.inf)
+    # Twice the seeds count as much as twice the texts.
+    cost = np.where(reach <= margin, seeds[:, None] / pairs.seeds + texts / pairs.texts, np.inf)
     if not np.isfinite(cost).any():
         return Advice(None, None)
     row, column = np.unravel_index(np.argmin(cost), cost.shape)
@@ -76,6 +79,8 @@ def _upper(pairs: Paired, ranks: int) -> tuple[Floats, Floats, Floats]:
         return np.zeros_like(shared), np.zeros_like(shared), shared
     freedom = (ranks - 1) * (seeds - 1)
     pooled = variance.by_seed.mean() * freedom / float(chdtri(freedom, 1 - DOUBT))
+    # A pair that seems to vary more than the others counts with what it surely varies; the largest is luck.
+    own = variance.by_seed * (seeds - 1) / float(chdtri(seeds - 1, LUCK))
     chance = seeds * texts * variance.chance
-    of_seed = np.maximum(0.0, seeds * np.maximum(pooled, variance.by_seed) - chance / texts)
+    of_seed = np.maximum(0.0, seeds * np.maximum(pooled, own) - chance / texts)
     return of_seed, chance, shared

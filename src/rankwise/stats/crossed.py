@@ -28,6 +28,9 @@ from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
+STEP = 0.125
+"""Variance over seeds, in texts squared, that a count hides which seeds happen to share."""
+
 
 @dataclass(frozen=True)
 class MeanSquares:
@@ -77,8 +80,9 @@ class Variance:
         """
         by_text = stdtrit(self.text_freedom, tail) ** 2 * self.by_text
         if not self.seed_freedom:
-            return np.sqrt(by_text)  # type: ignore[no-any-return]
-        return np.sqrt(stdtrit(self.seed_freedom, tail) ** 2 * self.by_seed + by_text)  # type: ignore[no-any-return]
+            return np.asarray(np.sqrt(by_text))
+        by_seed = stdtrit(self.seed_freedom, tail) ** 2 * self.by_seed
+        return np.asarray(np.sqrt(by_seed + by_text))
 
     def tail(self, distance: Floats) -> Floats:
         """The tail whose half width is this distance: the one-sided p of a distance, at most 0.5."""
@@ -88,6 +92,11 @@ class Variance:
             wide = self.half_width(np.exp(middle)) > distance
             low, high = np.where(wide, middle, low), np.where(wide, high, middle)
         return np.where(distance > 0, np.exp(high), 0.5)
+
+
+def is_binary(scores: Floats) -> bool:
+    """Whether scores are those of right and wrong answers."""
+    return bool(((scores == 0) | (scores == 1)).all())
 
 
 def mean_squares(table: Floats) -> MeanSquares:

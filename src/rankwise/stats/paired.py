@@ -1,8 +1,8 @@
 """Paired differences of ranks on the same seeds and texts, and tests of them.
 
 Any real-valued score of a text will do: correct or not, minus its log loss, a jackknife pseudo-value of
-macro-F1. Each pair of ranks has a variance of its own, over texts and over seeds: a rank that is unstable over
-seeds is not averaged with stable ones. `crossed` has the design and its literature.
+macro-F1. Each pair of ranks has a variance of its own, over texts and over seeds: a rank that is unstable
+over seeds is not averaged with stable ones. `crossed` has the design and its literature.
 
 Right or wrong answers of few texts are far from normal, and identical answers would have no variance at
 all. For them the variance is the one that the tested difference itself implies, as in Tango's score test
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, f
 
-from rankwise.stats.crossed import Floats, MeanSquares, Variance
+from rankwise.stats.crossed import STEP, Floats, MeanSquares, Variance, is_binary
 
 CONTINUITY = 0.5
 """Texts by which a difference of answers is reduced before it is tested: half a step of a count."""
@@ -94,7 +94,7 @@ class Paired:
         factor = np.maximum(1.0, factor)
         by_text = factor * (self.variance.by_text + PSEUDO_TEXTS / texts**2)
         # Seeds whose counts happen to agree differ by some fraction of a text all the same.
-        step = 1 / (8 * self.seeds * texts**2) if self.seeds > 1 else 0.0
+        step = STEP / (self.seeds * texts**2) if self.seeds > 1 else 0.0
         by_seed = factor * (self.variance.by_seed + step)
         return replace(self.variance, by_seed=by_seed, by_text=by_text)
 
@@ -121,7 +121,7 @@ def pair_up(scores: Sequence[Floats], pairs: Sequence[tuple[int, int]] | None = 
     """
     table = np.stack([np.asarray(each, dtype=np.float64) for each in scores])
     _, seeds, texts = table.shape
-    binary = bool(np.isin(table, (0.0, 1.0)).all())
+    binary = is_binary(table)
     one, other = np.array(list(combinations(range(len(table)), 2)) if pairs is None else pairs).T
     table = table - table.mean()
     means = table.mean(axis=(1, 2))
@@ -158,16 +158,17 @@ class FTest:
 
 
 def f_test(scores: Mapping[int, Floats]) -> FTest:
-    """The multi-reader multi-case F test of ranks x seeds x texts (Dorfman, Berbaum and Metz; Hillis 2007)."""
+    """The multi-reader multi-case F test of (seeds, texts) scores of ranks (Hillis 2007).
+
+    No claim rests on it: with two or three seeds it errs too often. It is how the field reports such data.
+    """
     table = np.stack([np.asarray(each, dtype=np.float64) for each in scores.values()])
-    ranks, seeds, texts = table.shape
-    # Cov2 - Cov3: covariance of two seeds' means of one rank, less that of two ranks, by the mean squares.
-    rank_text = _interaction(table.mean(axis=1)) * seeds
-    left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True)
-    left = left - table.mean(axis=2, keepdims=True) + table.mean(axis=(0, 1)) + table.mean(axis=(1, 2), keepdims=True)
-    left = left + table.mean(axis=(0, 2))[:, None] - table.mean()
-    rest = (left**2).sum() / max(1, (ranks - 1) * (seeds - 1) * (texts - 1))
-    return obuchowski_rockette(table.mean(axis=2), max(0.0, rank_text - rest) / (seeds * texts))
+    _, seeds, texts = table.shape
+    # Mean squares of ranks x texts, and of ranks x seeds x texts: their difference is that of the covariances
+    # of two seeds, within a rank and between ranks.
+    of_texts = seeds * _interaction(table.mean(axis=1))
+    left = _interaction(table)
+    return obuchowski_rockette(table.mean(axis=2), (of_texts - left) / (seeds * texts))
 
 
 def obuchowski_rockette(means: Floats, covariance: float) -> FTest:
@@ -187,9 +188,11 @@ def obuchowski_rockette(means: Floats, covariance: float) -> FTest:
 
 
 def _interaction(table: Floats) -> float:
-    """Mean square of the interaction of a two-way table."""
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return float((rest**2).sum()) / ((table.shape[0] - 1) * (table.shape[1] - 1))
+    """Mean square of the interaction of all ways of a table."""
+    rest = table
+    for axis in range(table.ndim):
+        rest = rest - rest.mean(axis=axis, keepdims=True)
+    return float((rest**2).sum() / np.prod([max(1, size - 1) for size in table.shape]))
 
 
 def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -206,21 +209,9 @@ def _sign_test(wins: int, total: int) -> float:
     return float(binomtest(int(wins), int(total)).pvalue) if total else 1.0
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Each p adjusted for the number of tests (Holm 1979).
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    adjusted = [0.0] * len(p)
-    largest = 0.0
-    for place, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        largest = max(largest, min(1.0, (len(p) - place) * p[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
-def macro_f1_pseudo_values(predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> Floats:
+def macro_f1_pseudo_values(
+    predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int
+) -> Floats:
     """Jackknife pseudo-values of macro-F1, one a text: their mean estimates macro-F1 (Quenouille 1956).
 
     Dorfman, Berbaum and Metz (1992) analyze such values like scores of the single case.
