@@ -9,11 +9,12 @@ from rankwise.stats.verdict import Comparison, Verdict
 
 def headline(found: Verdict) -> str:
     """The verdict in one line, without a full stop."""
-    against = _against_baselines(found)
+    main, against = _main(found), _against_baselines(found)
+    if not against:
+        return main
     if found.recommended is None:
-        rank = _the(found, found.leader, capital=False)
-        return _main(found) + (f"; {rank} {against}" if against else "")
-    return _main(found) + (f" and {against}" if against else "")
+        return f"{main}; {_the(found, found.leader, capital=False)} {against}"
+    return f"{main} {'and' if against.startswith('beats') else 'but'} {against}"
 
 
 def explain(found: Verdict) -> str:
@@ -43,15 +44,15 @@ def _main(found: Verdict) -> str:
 
 
 def _against_baselines(found: Verdict) -> str:
-    """Such as `beats A and B, but is not shown to beat C`."""
+    """Such as `beats A and B, but is not shown to beat C and is worse than D`."""
     beaten = [each for each in found.baselines if each.apart and each.difference > 0]
     better = [each for each in found.baselines if each.apart and each.difference < 0]
     equal = [each for each in found.baselines if not each.apart]
-    parts = [
-        f"beats {_names(beaten)}" if beaten else "",
+    failed = [
         f"is not shown to beat {_names(equal, 'or')}" if equal else "",
         f"is worse than {_names(better)}" if better else "",
     ]
+    parts = [f"beats {_names(beaten)}" if beaten else "", " and ".join(part for part in failed if part)]
     return ", but ".join(part for part in parts if part)
 
 
