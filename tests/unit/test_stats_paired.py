@@ -97,6 +97,16 @@ def test_the_f_test_of_two_ranks_is_the_square_of_their_t() -> None:
     assert found.f == pytest.approx(pairs.mean[0] ** 2 / pairs.variance.total[0])
 
 
+def test_the_f_test_of_three_ranks_is_that_of_a_general_analysis_of_variance() -> None:
+    """statsmodels' anova_lm of y ~ rank * seed + rank * text + seed * text, and Hillis' formulas by hand."""
+    rng, shape = np.random.default_rng(0), (3, 3, 8)
+    sizes = ((3, 1, 1), 0.3), ((1, 3, 1), 1.0), ((3, 3, 1), 0.5), ((1, 1, 8), 1.0), ((3, 1, 8), 0.7)
+    table = sum((scale * rng.normal(size=size) for size, scale in sizes), np.zeros(shape))
+    found = f_test(dict(enumerate(table + rng.normal(size=shape))))
+    assert (found.f, found.error_freedom) == pytest.approx((0.36717034, 4.62459656))
+    assert found.p == pytest.approx(0.71121641)
+
+
 def test_the_f_test_of_equal_ranks_errs_as_often_as_it_says() -> None:
     """With ten seeds, of whom Hillis' degrees of freedom are nearly exact."""
     rng = np.random.default_rng(3)

@@ -226,6 +226,13 @@ def test_advice_for_one_seed_is_of_texts_alone() -> None:
     assert found.seeds == 1 and found.texts is not None and found.texts > 500
 
 
+def test_advice_always_asks_for_more() -> None:
+    """Also where equal ranks would be settled by sizes like these."""
+    found = advise(list(sweep({1: 0.93, 8: 0.93}, seeds=5, alike=0.99).values()), 0.2)
+    assert found.seeds is not None and found.texts is not None
+    assert found.seeds > 5 or found.texts >= 3000
+
+
 def test_no_reasonable_size_is_said_to_be_none() -> None:
     tables = scores({1: [0.2, 0.9], 8: [0.9, 0.2]})
     assert advise(list(tables.values()), 0.001).seeds is None

@@ -47,8 +47,10 @@ def advise(scores: Sequence[Floats], margin: float) -> Advice:
     seeds = np.array([1] if pairs.seeds == 1 else range(pairs.seeds, MOST_SEEDS + 1))
     texts = np.ceil(pairs.texts * MULTIPLES)
     reach = _reach(pairs, len(scores), seeds[:, None, None], texts[:, None]).max(axis=-1)
+    # The same sizes once more are no advice, though the next sweep might be luckier.
+    more = (seeds[:, None] > pairs.seeds) | (texts >= 1.5 * pairs.texts)
     # Twice the seeds count as much as twice the texts.
-    cost = np.where(reach <= margin, seeds[:, None] / pairs.seeds + texts / pairs.texts, np.inf)
+    cost = np.where(more & (reach <= margin), seeds[:, None] / pairs.seeds + texts / pairs.texts, np.inf)
     if not np.isfinite(cost).any():
         return Advice(None, None)
     row, column = np.unravel_index(np.argmin(cost), cost.shape)
@@ -79,7 +81,7 @@ def _upper(pairs: Paired, ranks: int) -> tuple[Floats, Floats, Floats]:
         return np.zeros_like(shared), np.zeros_like(shared), shared
     freedom = (ranks - 1) * (seeds - 1)
     pooled = variance.by_seed.mean() * freedom / float(chdtri(freedom, 1 - DOUBT))
-    # A pair that seems to vary more than the others counts with what it surely varies; the largest is luck.
+    # A pair that seems to vary more than the others does so partly by luck.
     own = variance.by_seed * (seeds - 1) / float(chdtri(seeds - 1, LUCK))
     chance = seeds * texts * variance.chance
     of_seed = np.maximum(0.0, seeds * np.maximum(pooled, own) - chance / texts)

@@ -8,7 +8,7 @@ from rankwise.stats.verdict import Comparison, Verdict
 
 
 def headline(found: Verdict) -> str:
-    """The verdict in one line, without a full stop."""
+    """The verdict in one line, without a period."""
     main, against = _main(found), _against_baselines(found)
     if not against:
         return main
