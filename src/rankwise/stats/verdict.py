@@ -162,11 +162,8 @@ def judge(
         ValueError: the tables do not have one shape, or hold values that are not finite; no positive margin.
     """
     tables = _checked(scores, margin)
-    baselines = {**({PROBE: tables[0]} if 0 in tables and len(tables) > 1 else {}), **(baselines or {})}
     candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
     seeds, texts = next(iter(tables.values())).shape
-    leader = max(candidates, key=lambda rank: (round(float(candidates[rank].mean()), 12), -rank))
-    claims = decide(candidates, margin)
     found = Verdict(
         metric=metric or Metric(),
         margin=margin,
@@ -175,15 +172,17 @@ def judge(
         binary=all(is_binary(table) for table in tables.values()),
         ranks=tuple(_score(rank, table) for rank, table in tables.items()),
         pairs=_compare_all(tables),
-        leader=leader,
-        claims=claims,
+        leader=max(candidates, key=lambda rank: (round(float(candidates[rank].mean()), 12), -rank)),
+        claims=decide(candidates, margin),
         baselines=(),
         advice=None,
     )
-    chosen = found.chosen
-    against = _compare_baselines(chosen, tables[chosen], baselines, len(candidates))
-    open_ranks = _open(found)
-    advice = advise([tables[rank] for rank in open_ranks], margin) if len(open_ranks) > 1 else None
+    probe = {PROBE: tables[0]} if 0 in tables and len(tables) > 1 else {}
+    against = _compare_baselines(
+        found.chosen, tables[found.chosen], {**probe, **(baselines or {})}, len(candidates)
+    )
+    open_tables = [tables[rank] for rank in _open(found)]
+    advice = advise(open_tables, margin) if len(open_tables) > 1 else None
     return replace(found, baselines=against, advice=advice)
 
 
