@@ -12,7 +12,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "schema", "recipe"),
     ("nn", "store"),
     ("data", "models", "hardware", "stats"),
-    ("metrics",),
     ("plan",),
     ("training",),
     ("report",),

@@ -15,9 +15,9 @@ from rankwise.cli import terminal
 from rankwise.commands.predict import Prediction
 from rankwise.commands.preview import preview
 from rankwise.errors import DataError
-from rankwise.metrics import metrics
 from rankwise.report.run import load
 from rankwise.report.tables import Table, rank_table, sample_table
+from rankwise.stats.metrics import metrics
 from rankwise.store.run_folder import RunFolder
 
 Screen = Callable[[int], io.StringIO]

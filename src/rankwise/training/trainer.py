@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.metrics import metrics
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
@@ -34,6 +33,7 @@ from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import TrainSettings
+from rankwise.stats.metrics import metrics
 from rankwise.training import signals
 from rankwise.training.callbacks import Validation
 from rankwise.training.optimizer import AdamW
