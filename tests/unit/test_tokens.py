@@ -94,7 +94,7 @@ def test_ids_are_those_of_transformers(tiny: Path, max_length: int) -> None:
 CONFIGS: list[dict[str, object]] = [
     {"truncation_side": "left"},
     {"add_bos_token": True, "eos_token": "</s>"},
-    {"add_bos_token": False, "add_eos_token": True, "eos_token": {"content": "</s>", "special": True}},
+    {"add_bos_token": False, "add_eos_token": True, "eos_token": "</s>"},
     {"add_bos_token": True, "add_eos_token": True, "eos_token": "</s>", "truncation_side": "left"},
     {"add_bos_token": False},
     {"add_eos_token": True},

@@ -29,6 +29,8 @@ class Peer:
 class Family:
     """Everything about a family that other modules ask for."""
 
+    title: str
+    """What people call it."""
     model_type: str
     """The word in config.json."""
     config: type[ModelConfig]

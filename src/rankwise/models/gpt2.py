@@ -202,6 +202,7 @@ _SIZES = {
 _DISTILLED = _published(768, 6, 12)
 
 FAMILY = Family(
+    title="GPT-2",
     model_type="gpt2",
     config=GPT2Config,
     backbone=GPT2,

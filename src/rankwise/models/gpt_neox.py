@@ -238,6 +238,7 @@ def _pythia(d_model: int, layers: int, heads: int) -> dict[str, Any]:
 
 
 FAMILY = Family(
+    title="GPT-NeoX",
     model_type="gpt_neox",
     config=GPTNeoXConfig,
     backbone=GPTNeoX,

@@ -250,6 +250,7 @@ SMALL = {
 }  # fmt: skip
 
 FAMILY = Family(
+    title="Llama",
     model_type="llama",
     config=LlamaConfig,
     backbone=Llama,

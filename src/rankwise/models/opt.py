@@ -200,6 +200,7 @@ def _published(d_model: int, layers: int, heads: int) -> dict[str, Any]:
 
 
 FAMILY = Family(
+    title="OPT",
     model_type="opt",
     config=OPTConfig,
     backbone=OPT,

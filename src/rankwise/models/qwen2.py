@@ -65,6 +65,7 @@ _QWEN2_5: dict[str, Any] = {
 }
 
 FAMILY = Family(
+    title="Qwen2",
     model_type="qwen2",
     config=Qwen2Config,
     backbone=Llama,
