@@ -201,7 +201,10 @@ def _hub_folder(name: str, revision: str | None, patterns: list[str]) -> Path:
             local_files_only=refusal is not None,
         )
     except Exception as error:  # the Hub's client lets through whatever its HTTP library raises
-        raise _explained(name, revision, refusal or error) from error
+        reason = refusal or error
+        if isinstance(reason, hub.MISTAKES):
+            raise reason from None
+        raise _explained(name, revision, reason) from error
     return Path(found)
 
 
@@ -219,8 +222,8 @@ def _ask_hub(name: str, revision: str | None) -> Exception | None:
     return None
 
 
-def _explained(name: str, revision: str | None, error: Exception) -> Exception:
-    """What to say of an error of the Hub's client; the error itself where it is a mistake in a program."""
+def _explained(name: str, revision: str | None, error: Exception) -> RankwiseError:
+    """What to say of an error of the Hub's client."""
     if refused := _refused(name, revision, error) or hub.disk_error(name, error):
         return refused
     if hub.is_outage(error):
@@ -228,8 +231,6 @@ def _explained(name: str, revision: str | None, error: Exception) -> Exception:
             f"{name}: not a folder here, and the Hub cannot be reached: {hub.reason(error)}",
             hint=f"give a local folder, or use {SMOLLM2}, which needs no Hub; behind a proxy, set HTTPS_PROXY",
         )
-    if isinstance(error, hub.MISTAKES):
-        return error
     return ModelError(f"{name}: cannot be fetched: {hub.reason(error)}")
 
 
