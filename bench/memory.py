@@ -181,7 +181,7 @@ def report(done: dict[str, common.Contender], cases: dict[str, Case], options: a
         off = f"{100 * (expected / run.peak - 1):+.0f} %"
         rows.append([name, f"{run.peak / 1e9:.2f}", f"{expected / 1e9:.2f}", off, f"{run.beyond / 1e9:.2f}"])
     settings = f"--steps {options.steps}" + (" --checked" if options.checked else "")
-    settings += (f' --only "{options.only}"' if options.only else "")
+    settings += f' --only "{options.only}"' if options.only else ""
     notes = {
         "work": f"random weights, targets of the family where none are named; {common.labelled_texts()[0]} "
         f"has {mean_length():.1f} tokens a text, and the first step is the longest of an epoch",

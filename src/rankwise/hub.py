@@ -14,7 +14,15 @@ from rankwise.store import files
 
 TRY_LATER = (429, 500, 502, 503, 504)
 """HTTP statuses of a server that is in trouble or busy."""
-MISTAKES = (TypeError, AttributeError, NameError, AssertionError, ImportError, LookupError, NotImplementedError)
+MISTAKES = (
+    TypeError,
+    AttributeError,
+    NameError,
+    AssertionError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+)
 """Exceptions of programs, ours or a library's, that no network causes."""
 
 

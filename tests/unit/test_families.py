@@ -102,13 +102,15 @@ ROTARY: dict[str, dict[str, Any]] = {
     "llama3 by its old name": LLAMA
     | {"rope_scaling": {"type": "llama3", **LLAMA3, "original_max_position_embeddings": 16}},
     "llama3 without a length": LLAMA | {"rope_scaling": LLAMA3},
-    "llama3 with its length beside it": LLAMA | {"rope_scaling": LLAMA3, "original_max_position_embeddings": 16},
+    "llama3 with its length beside it": LLAMA
+    | {"rope_scaling": LLAMA3, "original_max_position_embeddings": 16},
     "both tables alike": LLAMA | {"rope_scaling": LLAMA3, "rope_parameters": LLAMA3},
     "qwen2": {"model_type": "qwen2", **SMALL["qwen2"], "rope_theta": 1e6},
     "neox": {"model_type": "gpt_neox", **SMALL["gpt_neox"]},
     "neox as it was": NEOX | {"rotary_pct": 0.34, "rotary_emb_base": 500},
     "neox as it is": NEOX | {"rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 500.0}},
-    "neox by default": {key: value for key, value in NEOX.items() if key != "rotary_pct"} | {"hidden_size": 64},
+    "neox by default": {key: value for key, value in NEOX.items() if key != "rotary_pct"}
+    | {"hidden_size": 64},
 }
 
 
@@ -117,7 +119,9 @@ def test_rotary_settings(case: str) -> None:
     ours: Any = parse_config(ROTARY[case])
     other = theirs(ROTARY[case])
     peer: Any = GPTNeoXRotaryEmbedding if "neox" in case else LlamaRotaryEmbedding
-    torch.testing.assert_close(frequencies(ours.rotary, ours.head_dim), peer(other).inv_freq, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        frequencies(ours.rotary, ours.head_dim), peer(other).inv_freq, rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("heads", [{}, {"num_key_value_heads": None}, {"num_key_value_heads": 4}])
@@ -150,7 +154,11 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (GPT2, {"embd_pdrop": "0.1"}, "embd_pdrop must be a number"),
     (GPT2, {"layer_norm_epsilon": 0}, "layer_norm_epsilon must be a positive number"),
     (GPT2, {"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be a positive number"),
-    (GPT2, {"activation_function": "eval"}, "activation_function must be one of .*no other is supported.*'eval'"),
+    (
+        GPT2,
+        {"activation_function": "eval"},
+        "activation_function must be one of .*no other is supported.*'eval'",
+    ),
     (GPT2, {"activation_function": ["gelu"]}, "no other is supported"),
     (GPT2, {"scale_attn_weights": False}, r"scale_attn_weights must be true \(nothing else is supported\)"),
     (GPT2, {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn must be false"),
@@ -176,9 +184,17 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, {"rope_parameters": LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor must be above"),
     (LLAMA, {"rope_theta": float("inf")}, "rope_theta must be a positive number"),
     (LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1"),
-    (LLAMA, {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e5}}, "rope_theta = 10000.0 and rope_param"),
+    (
+        LLAMA,
+        {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e5}},
+        "rope_theta = 10000.0 and rope_param",
+    ),
     (LLAMA, {"rope_scaling": LLAMA3, "rope_parameters": {"rope_theta": 1e5}}, "contradict each other"),
-    (LLAMA, {"rope_scaling": LLAMA3 | {"type": "default"}}, "rope_type = 'llama3' and type = 'default' contra"),
+    (
+        LLAMA,
+        {"rope_scaling": LLAMA3 | {"type": "default"}},
+        "rope_type = 'llama3' and type = 'default' contra",
+    ),
     (
         LLAMA,
         {
@@ -188,12 +204,24 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "original_max_position_embeddings = 32 contradict each other",
     ),
     (LLAMA, {"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window must be false"),
-    (LLAMA, {"model_type": "qwen2", "layer_types": ["sliding_attention"]}, "layer_types must be full_attention"),
+    (
+        LLAMA,
+        {"model_type": "qwen2", "layer_types": ["sliding_attention"]},
+        "layer_types must be full_attention",
+    ),
     (NEOX, {"rotary_pct": 0.1}, "rotary_pct 0.1 of 12 numbers a head turns 1 of them"),
     (NEOX, {"rotary_pct": 1.5}, "rotary_pct must be a number above 0 and up to 1, not 1.5"),
-    (NEOX, {"rope_parameters": {"partial_rotary_factor": 0.25}}, "rotary_pct = 0.5 and rope_parameters.partial"),
+    (
+        NEOX,
+        {"rope_parameters": {"partial_rotary_factor": 0.25}},
+        "rotary_pct = 0.5 and rope_parameters.partial",
+    ),
     (NEOX, {"hidden_size": 50}, "hidden_size 50 is not a multiple"),
-    (OPT, {"do_layer_norm_before": False}, r"do_layer_norm_before must be true \(nothing else is supported\)"),
+    (
+        OPT,
+        {"do_layer_norm_before": False},
+        r"do_layer_norm_before must be true \(nothing else is supported\)",
+    ),
     (OPT, {"word_embed_proj_dim": 24}, "word_embed_proj_dim must be hidden_size, 48"),
     (OPT, {"_remove_final_layer_norm": True}, "_remove_final_layer_norm must be false"),
     (OPT, {"layerdrop": 0.1}, "layerdrop must be 0"),
@@ -209,7 +237,9 @@ def test_bad_configs(json: dict[str, Any], changes: dict[str, Any], message: str
     assert str(caught.value).startswith("config.json: ")
 
 
-@pytest.mark.parametrize(("key", "most"), [("n_layer", 1024), ("vocab_size", 1 << 24), ("n_positions", 1 << 24)])
+@pytest.mark.parametrize(
+    ("key", "most"), [("n_layer", 1024), ("vocab_size", 1 << 24), ("n_positions", 1 << 24)]
+)
 def test_sizes_have_bounds(key: str, most: int) -> None:
     parse_config(GPT2 | {key: most})
     for value in (most + 1, 10**4000):
@@ -218,7 +248,9 @@ def test_sizes_have_bounds(key: str, most: int) -> None:
 
 
 def test_only_known_keys_are_handed_on() -> None:
-    kept = FAMILIES["gpt2"].config.known({"n_inner": None, "auto_map": {"AutoModel": "x.Y"}, "x": 1, "n_head": 3})
+    kept = FAMILIES["gpt2"].config.known(
+        {"n_inner": None, "auto_map": {"AutoModel": "x.Y"}, "x": 1, "n_head": 3}
+    )
     assert kept == {"n_inner": None, "n_head": 3}
 
 
@@ -279,7 +311,9 @@ def test_every_family_is_mentioned(name: str, page: str) -> None:
 
 def test_no_other_module_names_a_family() -> None:
     """So that a new family needs no other file. Names of single models may stand where a model is meant."""
-    words = re.compile(rf"[\"'](?:{'|'.join(FAMILIES)})[\"']|\b(?:{'|'.join(f.config.__name__ for f in FAMILIES.values())})\b")
+    words = re.compile(
+        rf"[\"'](?:{'|'.join(FAMILIES)})[\"']|\b(?:{'|'.join(f.config.__name__ for f in FAMILIES.values())})\b"
+    )
     own = {f"models/{name}.py" for name in FAMILIES} | {"models/gguf.py", "report/card.py"}
     package = ROOT / "src" / "rankwise"
     naming = [
@@ -306,7 +340,9 @@ def test_pythia_has_its_published_parameters(name: str, parameters: int) -> None
     assert config.parameters() - config.vocab_size * config.d_model == parameters
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("facebook/opt-125m", 125_239_296), ("Qwen/Qwen2.5-0.5B", 494_032_768)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("facebook/opt-125m", 125_239_296), ("Qwen/Qwen2.5-0.5B", 494_032_768)]
+)
 def test_others_have_their_published_parameters(name: str, parameters: int) -> None:
     """With tied embeddings, of which there is one table."""
     assert parse_config(KNOWN[name]).parameters() == parameters

@@ -1,4 +1,4 @@
-"""What the Hub's clients raise, sorted: an outage, a refusal, this machine's disk, or a mistake in a program."""
+"""What the Hub's clients raise, sorted: an outage, a refusal, the disk, or a mistake in a program."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def caught_of_model(error: Exception, monkeypatch: pytest.MonkeyPatch) -> BaseEx
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         bases.find("me/tiny")
     return caught.value
 

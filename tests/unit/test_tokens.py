@@ -117,7 +117,9 @@ def test_the_end_is_kept_where_the_tokenizer_itself_says_so(tiny: Path) -> None:
     backend = Backend.from_file(str(tiny / "tokenizer.json"))
     backend.enable_truncation(3, direction="left")
     backend.save(str(tiny / "tokenizer.json"))
-    expected = AutoTokenizer.from_pretrained(tiny)(TEXTS, truncation=True, max_length=7, padding=False).input_ids
+    expected = AutoTokenizer.from_pretrained(tiny)(
+        TEXTS, truncation=True, max_length=7, padding=False
+    ).input_ids
     assert lists(Tokenizer.load(tiny), TEXTS, 7) == expected
     assert lists(Tokenizer.load(tiny), [TEXTS[0]], 7) != lists(Tokenizer.load(tiny), [TEXTS[0] + "x"], 7)
 
@@ -127,7 +129,10 @@ def test_the_end_is_kept_where_the_tokenizer_itself_says_so(tiny: Path) -> None:
     [
         ({"truncation_side": "middle"}, "truncation_side must be left or right"),
         ({"add_prefix_space": True}, r"add_prefix_space is true, and tokenizer\.json has it otherwise"),
-        ({"added_tokens_decoder": {"900": {"content": "<new>", "special": False}}}, "lacks the added token '<new>'"),
+        (
+            {"added_tokens_decoder": {"900": {"content": "<new>", "special": False}}},
+            "lacks the added token '<new>'",
+        ),
     ],
 )
 def test_settings_that_others_read_otherwise(tiny: Path, config: dict[str, object], message: str) -> None:

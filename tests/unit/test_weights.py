@@ -52,7 +52,10 @@ def test_gpt2_names_lose_their_prefix(tmp_path: Path) -> None:
 
 def test_bare_gpt2_names_stay(tmp_path: Path) -> None:
     bare = {name.removeprefix("transformer."): tensor for name, tensor in GPT2.items()}
-    assert sorted(Weights(folder_of(tmp_path, bare), "transformer")) == ["h.0.attn.c_attn.weight", "wte.weight"]
+    assert sorted(Weights(folder_of(tmp_path, bare), "transformer")) == [
+        "h.0.attn.c_attn.weight",
+        "wte.weight",
+    ]
 
 
 def test_llama_names_lose_their_prefix_and_the_head_keeps_its_own(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def _activation(name: str) -> str:
 
 
 ActivationName = Annotated[
-    str, AfterValidator(_activation), Field(description=f"one of {', '.join(ACTIVATIONS)} (no other is supported)")
+    str,
+    AfterValidator(_activation),
+    Field(description=f"one of {', '.join(ACTIVATIONS)} (no other is supported)"),
 ]
 Yes = Annotated[bool, _only(True), Field(description="true (nothing else is supported)")]
 No = Annotated[bool, _only(False), Field(description="false (nothing else is supported)")]
@@ -180,7 +182,9 @@ class ModelConfig(BaseModel):
     def module_shapes(self) -> dict[str, tuple[int, int]]:
         """Target module -> (in, out), in the order of the forward pass."""
         shapes = self.layer_shapes().items()
-        return {f"{self.layer_name.format(i)}.{name}": shape for i in range(self.layers) for name, shape in shapes}
+        return {
+            f"{self.layer_name.format(i)}.{name}": shape for i in range(self.layers) for name, shape in shapes
+        }
 
     def layer_of(self, module: str) -> int:
         """The layer of a target module, from 0."""

@@ -88,7 +88,9 @@ class GPTNeoXConfig(ModelConfig):
         self._check_heads("hidden_size", "num_attention_heads")
         turned = int(self.head_dim * self.rotary.share)
         if turned < 2 or turned % 2:
-            what = f"rotary_pct {self.rotary.share:g} of {self.head_dim} numbers a head turns {turned} of them"
+            what = (
+                f"rotary_pct {self.rotary.share:g} of {self.head_dim} numbers a head turns {turned} of them"
+            )
             raise ModelError(f"config.json: {what}, and that must be an even number")
 
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
@@ -187,7 +189,12 @@ class GPTNeoX(Backbone):
 
     def _attention(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
         """(rows, d_model): attention's branch; a row is a token, in the last layer a text."""
-        config, layer, pooled, rate = self.config, self.layers[i], i == self.depth - 1, self.config.attn_dropout
+        config, layer, pooled, rate = (
+            self.config,
+            self.layers[i],
+            i == self.depth - 1,
+            self.config.attn_dropout,
+        )
         qkv = hook.linear(layer.qkv, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
         by_head = qkv.view(len(qkv), config.heads, 3, config.head_dim)
         qkv = by_head.transpose(1, 2).reshape(len(qkv), 3 * config.heads, config.head_dim)
@@ -199,7 +206,9 @@ class GPTNeoX(Backbone):
     def _mlp(self, i: int, x: Tensor, hook: Hook) -> Tensor:
         """(rows, d_model): the MLP's branch."""
         layer, pooled = self.layers[i], i == self.depth - 1
-        hidden = hook.activated(layer.up, self._normed(x, layer.norm_2), self._activation, pooled)  # (rows, d_ff)
+        hidden = hook.activated(
+            layer.up, self._normed(x, layer.norm_2), self._activation, pooled
+        )  # (rows, d_ff)
         return hook.linear(layer.down, hidden, pooled)
 
     def _normed(self, x: Tensor, norm: NormWeights) -> Tensor:

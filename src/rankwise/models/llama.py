@@ -92,11 +92,15 @@ class LlamaConfig(ModelConfig):
     def rotary(self) -> Rotary:
         """The rotary settings."""
         table = table_of(self.rope_parameters, self.rope_scaling)
-        theta = one_of({"rope_theta": self.rope_theta, "rope_parameters.rope_theta": table.rope_theta}, 10000.0)
+        theta = one_of(
+            {"rope_theta": self.rope_theta, "rope_parameters.rope_theta": table.rope_theta}, 10000.0
+        )
         share = table.partial_rotary_factor or self.partial_rotary_factor or 1.0
         if share != 1.0:
             raise ModelError(f"config.json: partial_rotary_factor must be 1 in this family, not {share}")
-        return Rotary(theta, 1.0, scaling_of(table, self.max_positions, self.original_max_position_embeddings))
+        return Rotary(
+            theta, 1.0, scaling_of(table, self.max_positions, self.original_max_position_embeddings)
+        )
 
     def check(self) -> None:
         """See `ModelConfig.check`."""
@@ -178,7 +182,12 @@ class Llama(Backbone):
 
     def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
         """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
-        layer, pooled, name, rate = self.layers[i], i == self.depth - 1, f"layers.{i}", self.config.attn_dropout
+        layer, pooled, name, rate = (
+            self.layers[i],
+            i == self.depth - 1,
+            f"layers.{i}",
+            self.config.attn_dropout,
+        )
         qkv = hook.linear(layer.qkv, self._normed(x, layer.norm_1))
         qkv = qkv.view(len(qkv), -1, self.head_dim)  # (tokens, heads + 2 * kv_heads, head_dim)
         turned = self.heads + self.kv_heads

@@ -77,7 +77,9 @@ class OPTConfig(ModelConfig):
         d, linears = self.d_model, self.module_shapes().values()
         embeddings = (self.vocab_size + self.max_positions + OFFSET) * d
         biases = sum(n_out for _, n_out in linears) if self.enable_bias else 0
-        return embeddings + sum(n_in * n_out for n_in, n_out in linears) + biases + (2 * self.layers + 1) * 2 * d
+        return (
+            embeddings + sum(n_in * n_out for n_in, n_out in linears) + biases + (2 * self.layers + 1) * 2 * d
+        )
 
     def layer_memory(self) -> LayerMemory:
         """What a layer keeps of each token."""

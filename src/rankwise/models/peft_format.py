@@ -35,9 +35,7 @@ from rankwise.store import files
 WEIGHTS = "adapter_model.safetensors"
 _PREFIXES = "|".join(sorted({family.prefix for family in FAMILIES.values()}))
 _TABLES = "|".join(sorted({re.escape(f"{family.prefix}.{family.embedding}") for family in FAMILIES.values()}))
-_FACTOR = re.compile(
-    rf"base_model\.model\.(?:{_PREFIXES})\.(?P<module>[\w.]+)\.(?P<half>lora_[AB])\.weight"
-)
+_FACTOR = re.compile(rf"base_model\.model\.(?:{_PREFIXES})\.(?P<module>[\w.]+)\.(?P<half>lora_[AB])\.weight")
 _HEAD = re.compile(r"base_model\.model\.score\.(?:modules_to_save\.)?weight")
 _EMBEDDING = re.compile(rf"base_model\.model\.(?:{_TABLES})\.weight")
 _TOKENS = "tokens"
@@ -91,9 +89,7 @@ class _AdapterConfig(BaseModel):
         AfterValidator(lambda value: _check(value, value in _NEUTRAL_INITS)),
         Field(description="a way that leaves the base as it is"),
     ] = True
-    r: Annotated[
-        int, Field(ge=1, le=_LARGEST_RANK, description=f"a whole number from 1 to {_LARGEST_RANK}")
-    ]
+    r: Annotated[int, Field(ge=1, le=_LARGEST_RANK, description=f"a whole number from 1 to {_LARGEST_RANK}")]
     lora_alpha: Annotated[
         float,
         Field(

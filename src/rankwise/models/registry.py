@@ -26,7 +26,9 @@ FAMILIES: dict[str, Family] = {
 }
 """The word in config.json -> family."""
 
-KNOWN: dict[str, dict[str, Any]] = {name: json for each in FAMILIES.values() for name, json in each.known.items()}
+KNOWN: dict[str, dict[str, Any]] = {
+    name: json for each in FAMILIES.values() for name, json in each.known.items()
+}
 """Name -> config.json of the models that can be planned for without a network."""
 
 

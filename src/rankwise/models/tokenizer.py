@@ -88,7 +88,9 @@ class Tokenizer:
         pad = settings.get("pad_token") or (backend.padding or {}).get("pad_token")
         side = settings.get("truncation_side") or (backend.truncation or {}).get("direction") or "right"
         if side not in ("left", "right"):
-            raise ModelError(f"{folder / CONFIG}: truncation_side must be left or right, not {str(side)[:40]!r}")
+            raise ModelError(
+                f"{folder / CONFIG}: truncation_side must be left or right, not {str(side)[:40]!r}"
+            )
         return cls(folder, backend, has_pad_token=bool(pad), keeps_end=side == "left")
 
     @classmethod
@@ -166,7 +168,10 @@ def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any])
     spaces = json.dumps(settings.get("add_prefix_space"))
     before = json.loads(backend.to_str())["pre_tokenizer"] or {}
     for part in before.get("pretokenizers", [before]):
-        if part.get("type") == "ByteLevel" and spaces not in ("null", json.dumps(part.get("add_prefix_space"))):
+        if part.get("type") == "ByteLevel" and spaces not in (
+            "null",
+            json.dumps(part.get("add_prefix_space")),
+        ):
             raise ModelError(f"{folder / CONFIG}: add_prefix_space is {spaces}, and {WHOLE} has it otherwise")
     added = settings.get("added_tokens_decoder")
     for token in added.values() if isinstance(added, dict) else ():
