@@ -1,6 +1,7 @@
 """Memory of a training process beside what the plan expects, over shapes, precisions and lengths.
 
-Random weights in the shapes of known models, trained by rankwise's own loop. Each case is a process of its own. Where texts are emotion's, the first step has the batch with the most tokens of an
+Random weights in the shapes of known models, trained by rankwise's own loop. Each case is a process of its
+own. Where texts are emotion's, the first step has the batch with the most tokens of an
 epoch, and others follow it; other texts are all of one length, as texts cut at `max_length` are.
 
     python -m bench.memory [--steps N] [--only WORD] [--record FILE]

@@ -1,7 +1,7 @@
 """What the Hub's clients say when something goes wrong, sorted once for models and datasets.
 
-Either the Hub could not be reached, or it answered and said no, or this machine's disk said no. What is none of
-these is a mistake in a program, and passes through as what it is.
+Either the Hub could not be reached, or it answered and said no, or this machine's disk said no. What is none
+of these is a mistake in a program, and passes through as what it is.
 """
 
 from __future__ import annotations

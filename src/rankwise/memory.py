@@ -7,8 +7,9 @@ The peak of the whole process on a CPU, as a sum::
   + 1.4 * (kept + working)          what all layers keep for the backward pass, and what one computes with
   + 20 bytes a trained number       itself, its gradient, two moments of Adam, a copy
 
-The 1.4 and the process are fitted to measured runs (`bench/memory.py`, docs/records). The estimate lies between
-5 % below and 35 % above them. A GPU needs less, as it keeps weights in one layout and neither Python nor torch.
+The 1.4 and the process are fitted to measured runs (`bench/memory.py`, docs/records). The estimate lies
+between 5 % below and 35 % above them and above others that nothing was fitted to. A GPU needs less, as it
+keeps weights in one layout and neither Python nor torch.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from rankwise.nn.batch import MAX_BUCKET_SCORES
 PROCESS_BYTES = 650_000_000
 """What Python, torch, the tokenizer and the compiled products take that the command line lets be kept."""
 KERNEL_BYTES = 1_000_000_000
-"""What compiled products take beyond that where nothing limits them, as in a program of the user's own: 0.5 to
-1.1 GB more were measured after 20 to 40 steps (docs/log.md)."""
+"""What compiled products take beyond that where nothing limits them, as in a program of the user's own: 0.5
+to 1.1 GB more were measured after 20 to 40 steps (docs/log.md)."""
 HOLES = 1.4
 """What a process holds for each byte that a step needs: a freed block seldom has the size asked for next."""
 BUCKET_SHARE = 1.25
 """Rows of attention's length buckets for each token of a packed batch, at the lengths of short texts."""
 BUCKET_STEP = 8
-"""By how much the width of a length bucket exceeds a text's length, at most, at the lengths of short texts."""
+"""By how much a length bucket is wider than a text is long, at most, at the lengths of short texts."""
 
 
 def expected_memory(

@@ -121,7 +121,7 @@ def test_merged_is_unmerged(family: str, request: pytest.FixtureRequest, tmp_pat
 
 
 def test_the_wrong_axis_would_show(gpt2_base: Path, tmp_path: Path) -> None:
-    """What the comparison with PEFT rests on: a square target module merged on the wrong axis answers otherwise."""
+    """What the comparison with PEFT rests on: a square weight merged on the wrong axis gives other logits."""
     theirs = from_peft(gpt2_base, tmp_path / "a", target_modules=["attn.c_proj"])
     np.testing.assert_allclose(our_logits(tmp_path / "a"), theirs, atol=TOLERANCE, rtol=0)
     saved = adapters.load(tmp_path / "a")

@@ -1,9 +1,10 @@
-"""The base model's attention dropout in training, as transformers has it: on the same masks, the same logits."""
+"""The base model's attention dropout in training: on the same masks, transformers' own logits."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,13 +28,20 @@ family = pytest.mark.parametrize("name", LAYER)
 
 
 def whole(masks: SeededMasks, module: str, heads: int, length: int, last: bool) -> Tensor:
-    """(1, heads, length, length): the masks of a text; in the last layer only its last token's query counts."""
+    """(1, heads, length, length): a text's masks; in the last layer only its last token's query counts."""
     (mask,) = masks.attention(module, heads, RATE, last)
     if not last:
         return mask[:, :, :length, :length]
     full = torch.ones(1, heads, length, length, dtype=torch.uint8)
     full[:, :, -1:] = mask[..., :length]
     return full
+
+
+def dropped(
+    masks: Iterator[Tensor], x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """In place of torch's dropout: the next of these masks."""
+    return x * next(masks).to(x.dtype) / (1 - p) if training and p else x
 
 
 @family
@@ -46,15 +54,10 @@ def test_the_same_masks_give_the_same_logits(name: str, monkeypatch: pytest.Monk
         masks = SeededMasks([5], 3, packed)
         (ours,) = logits(pair.backbone, pair.bank, packed, masks)
         depth = pair.backbone.depth
-        drawn: Iterator[Tensor] = iter(
-            [whole(masks, pattern.format(i), HEADS[name], length, i == depth - 1) for i in range(depth)]
-        )
-
-        def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-            return x * next(drawn).to(x.dtype) / (1 - p) if training and p else x
-
+        names = [pattern.format(i) for i in range(depth)]
+        drawn = iter([whole(masks, each, HEADS[name], length, each == names[-1]) for each in names])
         with monkeypatch.context() as patched, warnings.catch_warnings():
-            patched.setattr(torch.nn.functional, "dropout", dropout)
+            patched.setattr(torch.nn.functional, "dropout", partial(dropped, drawn))
             pair.peft.train()
             for module in pair.peft.modules():  # PEFT's own dropout stays out
                 if isinstance(module, torch.nn.Dropout) and module.p != RATE:

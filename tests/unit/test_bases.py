@@ -232,7 +232,8 @@ def test_a_conversion_that_was_killed_is_redone(package: Path) -> None:
 
 def test_two_processes_convert_at_once(package: Path) -> None:
     script = (
-        "import sys, time\nfrom tests.unit import tiny_gguf\nfrom rankwise.models import packaged, base as bases\n"
+        "import sys, time\nfrom tests.unit import tiny_gguf\n"
+        "from rankwise.models import packaged, base as bases\n"
         "from rankwise.store import files\nfrom rankwise.models.weights import Weights\n"
         f"given = packaged.Packaged('tiny_llm', 'tiny.gguf', {files.sha256(package)!r}, '')\n"
         "packaged.PACKAGED[bases.SMOLLM2], bases.KNOWN[bases.SMOLLM2] = given, tiny_gguf.CONFIG\n"

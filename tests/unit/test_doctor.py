@@ -71,8 +71,8 @@ def test_the_self_test_leaves_the_random_state_alone() -> None:
 def test_wrong_numbers_are_seen(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     right = selftest._backbone
 
-    def wrong(peer: Any, device: torch.device) -> Any:
-        backbone = right(peer, device)
+    def wrong(peer: Any, family: Any, device: torch.device) -> Any:
+        backbone = right(peer, family, device)
         next(iter(backbone.linears())).weight.mul_(factor)
         return backbone
 

@@ -1,4 +1,4 @@
-"""Every family: configs are read as transformers reads them, or refused by name; and the checklist is walked."""
+"""Every family: configs are read as transformers reads them or refused by name; the checklist is walked."""
 
 from __future__ import annotations
 
@@ -311,9 +311,8 @@ def test_every_family_is_mentioned(name: str, page: str) -> None:
 
 def test_no_other_module_names_a_family() -> None:
     """So that a new family needs no other file. Names of single models may stand where a model is meant."""
-    words = re.compile(
-        rf"[\"'](?:{'|'.join(FAMILIES)})[\"']|\b(?:{'|'.join(f.config.__name__ for f in FAMILIES.values())})\b"
-    )
+    types, classes = "|".join(FAMILIES), "|".join(each.config.__name__ for each in FAMILIES.values())
+    words = re.compile(rf"[\"'](?:{types})[\"']|\b(?:{classes})\b")
     own = {f"models/{name}.py" for name in FAMILIES} | {"models/gguf.py", "report/card.py"}
     package = ROOT / "src" / "rankwise"
     naming = [

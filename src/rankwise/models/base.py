@@ -229,7 +229,8 @@ def _explained(name: str, revision: str | None, error: Exception) -> RankwiseErr
     if hub.is_outage(error):
         return Unreachable(
             f"{name}: not a folder here, and the Hub cannot be reached: {hub.reason(error)}",
-            hint=f"give a local folder, or use {SMOLLM2}, which needs no Hub; behind a proxy, set HTTPS_PROXY",
+            hint=f"give a local folder, or use {SMOLLM2}, which needs no Hub; behind a proxy, "
+            "set HTTPS_PROXY",
         )
     return ModelError(f"{name}: cannot be fetched: {hub.reason(error)}")
 

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from rankwise.errors import ModelError
 from rankwise.nn.activation import ACTIVATIONS
-from rankwise.nn.rotary import Llama3Scaling, Rotary
+from rankwise.nn.rotary import Llama3Scaling
 
 STRICT = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class ModelConfig(BaseModel):
             ModelError: a value is missing, out of range, contradicts another one, or asks for what the
                 family's backbone does not do.
         """
-        values = {key: json[key] for key in cls.keys() if json.get(key) is not None}
+        values = {key: json[key] for key in cls.accepted() if json.get(key) is not None}
         for other, key in cls.renamed.items():
             if other in values:
                 values[key] = one_of({key: values.get(key), other: values.pop(other)}, None)
@@ -151,14 +151,14 @@ class ModelConfig(BaseModel):
         return config
 
     @classmethod
-    def keys(cls) -> list[str]:
+    def accepted(cls) -> list[str]:
         """The keys of a config.json that are read or passed on."""
         return [*(field.alias or name for name, field in cls.model_fields.items()), *cls.renamed]
 
     @classmethod
     def known(cls, json: Mapping[str, Any]) -> dict[str, Any]:
         """What of a config.json may be passed on: the known keys, with their values as they are."""
-        return {key: json[key] for key in cls.keys() if key in json}
+        return {key: json[key] for key in cls.accepted() if key in json}
 
     def check(self) -> None:
         """Check what no single value shows.
@@ -243,7 +243,7 @@ def scaling_of(table: RotarySettings, max_positions: int, original: int | None) 
 
 
 def refusal(model: type[BaseModel], error: ValidationError, where: str) -> ModelError:
-    """The first of pydantic's complaints in one sentence: where, which key, what is allowed, what is there."""
+    """The first of pydantic's complaints in a sentence: where, which key, what is allowed, what is there."""
     first = error.errors(include_url=False, include_context=False)[0]
     names: list[str] = []
     allowed, inner = "", [model]

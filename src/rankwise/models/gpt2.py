@@ -20,8 +20,21 @@ from pydantic import Field
 from torch import Tensor
 
 from rankwise.models.config import (
-    ActivationName, Flag, Heads, Inner, LayerMemory, Layers, ModelConfig, No, Positive, Rate, Size, Width, Word, Yes,
-)  # fmt: skip
+    ActivationName,
+    Flag,
+    Heads,
+    Inner,
+    LayerMemory,
+    Layers,
+    ModelConfig,
+    No,
+    Positive,
+    Rate,
+    Size,
+    Width,
+    Word,
+    Yes,
+)
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend

@@ -24,9 +24,23 @@ from torch import Tensor
 
 from rankwise.errors import ModelError
 from rankwise.models.config import (
-    ActivationName, Flag, Heads, Inner, LayerMemory, Layers, ModelConfig, Positive, Rate, Share, Size, Table,
-    Width, one_of, scaling_of, table_of,
-)  # fmt: skip
+    ActivationName,
+    Flag,
+    Heads,
+    Inner,
+    LayerMemory,
+    Layers,
+    ModelConfig,
+    Positive,
+    Rate,
+    Share,
+    Size,
+    Table,
+    Width,
+    one_of,
+    scaling_of,
+    table_of,
+)
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend

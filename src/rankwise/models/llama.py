@@ -22,9 +22,23 @@ from torch import Tensor
 
 from rankwise.errors import ModelError
 from rankwise.models.config import (
-    Flag, Heads, Inner, LayerMemory, Layers, ModelConfig, Positive, Rate, Share, Size, Table, Whole, Width, one_of,
-    scaling_of, table_of,
-)  # fmt: skip
+    Flag,
+    Heads,
+    Inner,
+    LayerMemory,
+    Layers,
+    ModelConfig,
+    Positive,
+    Rate,
+    Share,
+    Size,
+    Table,
+    Whole,
+    Width,
+    one_of,
+    scaling_of,
+    table_of,
+)
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import swiglu
 from rankwise.nn.attention import attend

@@ -1,6 +1,6 @@
 """The OPT family (Zhang et al. 2022, arXiv 2205.01068).
 
-Layer norm before attention and before the MLP, biases, ReLU, learned positions from the table's third row on::
+Layer norm before attention and before the MLP, biases, ReLU, learned positions from the table's third row::
 
     x = embed_tokens[ids] + embed_positions[positions + 2]
     x = x + out_proj(attention(q_proj, k_proj, v_proj of self_attn_layer_norm(x)))
@@ -20,9 +20,21 @@ from torch import Tensor
 
 from rankwise.errors import ModelError
 from rankwise.models.config import (
-    ActivationName, Flag, Heads, Inner, LayerMemory, Layers, ModelConfig, No, Positive, Rate, Size, Width, Yes,
+    ActivationName,
+    Flag,
+    Heads,
+    Inner,
+    LayerMemory,
+    Layers,
+    ModelConfig,
+    No,
+    Positive,
+    Rate,
+    Size,
+    Width,
+    Yes,
     Zero,
-)  # fmt: skip
+)
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend

@@ -104,7 +104,8 @@ class _AdapterConfig(BaseModel):
 
 
 _HINTS = {
-    "init_lora_weights": "convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+    "init_lora_weights": "convert it with PEFT: "
+    "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
 }
 """What to do about a setting that is refused, beside choosing another adapter."""
 

@@ -75,7 +75,7 @@ class Tokenizer:
         """The tokenizer in a folder; nothing is downloaded, and no code of the folder's is run.
 
         Raises:
-            ModelError: the folder has no tokenizer, a damaged one, or one that asks for what is not done here.
+            ModelError: the folder has no tokenizer, a damaged one, or one that contradicts itself.
         """
         if not cls.is_in(folder):
             raise ModelError(f"{folder}: no tokenizer in this folder", hint=f"it needs {WHOLE}")
@@ -164,7 +164,7 @@ def _read(folder: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any]) -> None:
-    """What tokenizer_config.json says against tokenizer.json, and would change ids, depending on who reads it."""
+    """Refuse settings of tokenizer_config.json that contradict tokenizer.json and would change ids."""
     spaces = json.dumps(settings.get("add_prefix_space"))
     before = json.loads(backend.to_str())["pre_tokenizer"] or {}
     for part in before.get("pretokenizers", [before]):
@@ -189,8 +189,8 @@ def _content(token: Any) -> str:
 def _put_together(folder: Path, paths: Mapping[str, Path], objects: Mapping[str, Any]) -> Any:
     """A tokenizer of vocab.json and merges.txt, by transformers' class for the family.
 
-    transformers sees a copy with the settings that are known, and links to the vocabulary: what else the folder's
-    JSON asks for (code, other files) it never reads.
+    transformers sees a copy with the settings that are known, and links to the vocabulary: what else the
+    folder's JSON asks for (code, other files) it never reads.
     """
     if not {"vocab.json", "merges.txt"} <= paths.keys():
         raise ModelError(f"{folder}: the tokenizer has no vocabulary", hint=NEEDS)
