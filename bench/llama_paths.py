@@ -1,16 +1,17 @@
 """Prediction with a Llama, with the residual added in place and without, in one process.
 
 SmolLM2-135M's shape, random weights. The two ways take turns over the same texts, so that a change in the
-machine's speed meets both, and the figure is the ratio of their medians. Their logits are bit-identical, which
-is checked.
+machine's speed meets both, and the figure is the ratio of their medians. Their logits are bit-identical,
+which is checked.
 
-    python -m bench.llama_paths [--texts N] [--rounds N]
+    python -m bench.llama_paths [--texts N] [--rounds N] [--fused]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import Tensor
 from bench import common
 from rankwise.models.llama import SMOLLM2
 from rankwise.models.registry import KNOWN, build
-from rankwise.nn import classifier
+from rankwise.nn import classifier, linear
+from rankwise.nn.activation import swiglu
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.inference import bank_logits
@@ -39,7 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--fused", action="store_true", help="the MLP's first products alone, SiLU fused or not"
+    )
     options = parser.parse_args()
+    if options.fused:
+        return fused(options.rounds)
     ids, _ = common.draw(options.texts)
     ways = {"apart": Apart, "in place": classifier._FrozenHook}
     for dtype in (torch.bfloat16, torch.float32):
@@ -54,11 +61,34 @@ def main() -> None:
                 logits[name] = bank_logits(backbone, bank, ids)
                 if turn:  # the first turn compiles products
                     seconds[name].append(time.process_time() - start)
-        assert np.array_equal(*logits.values())
+        assert np.array_equal(logits["apart"], logits["in place"])
         rates = {name: len(ids) / median(each) for name, each in seconds.items()}
         ratio = rates["in place"] / rates["apart"]
         shown = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
         print(f"{str(dtype).removeprefix('torch.')}: texts a second of CPU time: {shown}; ratio {ratio:.3f}")
+
+
+def fused(rounds: int) -> None:
+    """Gate and up as one product and SwiGLU, beside two products of which the gate's applies SiLU."""
+    for dtype in (torch.bfloat16, torch.float32):
+        x, weight = torch.randn(1024, 576).to(dtype), (torch.randn(3072, 576) * 0.05).to(dtype)
+        both, gate, up = (linear._pack(each) for each in (weight, weight[:1536], weight[1536:]))
+        ways: dict[str, Callable[[], Tensor]] = {
+            "one product": lambda x=x, both=both: swiglu(linear._packed_product(x, both, None)),
+            "fused": lambda x=x, gate=gate, up=up: linear._packed_product(x, gate, None, "swish").mul_(
+                linear._packed_product(x, up, None)
+            ),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        with torch.inference_mode():
+            for _ in range(30 * rounds):
+                for name, way in ways.items():
+                    start = time.process_time()
+                    way()
+                    seconds[name].append(time.process_time() - start)
+            equal = torch.equal(ways["one product"](), ways["fused"]())
+        shown = ", ".join(f"{name} {1e3 * median(each):.2f}" for name, each in seconds.items())
+        print(f"{str(dtype).removeprefix('torch.')}: ms of CPU time: {shown}; bit-identical: {equal}")
 
 
 if __name__ == "__main__":
