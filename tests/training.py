@@ -23,6 +23,7 @@ def trainer(
     bank: Bank,
     texts: Sequence[Ids],
     targets: NDArray[np.int64],
+    /,
     *,
     class_weights: NDArray[np.float32] | None = None,
     **settings: Any,
@@ -36,7 +37,7 @@ def trainer(
 
 
 def train(
-    backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: NDArray[np.int64], **settings: Any
+    backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: NDArray[np.int64], /, **settings: Any
 ) -> list[StepResult]:
     """Train a bank to the end, and give what every step said. The bank holds the result."""
     making = trainer(backbone, bank, texts, targets, **settings)

@@ -11,7 +11,9 @@ from tests.rules.source import imported, modules
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "schema", "recipe"),
     ("nn", "store"),
+    ("hub",),
     ("data", "models", "hardware", "stats"),
+    ("memory",),
     ("plan",),
     ("training",),
     ("report",),
