@@ -25,11 +25,11 @@ def trainer(
     targets: NDArray[np.int64],
     /,
     *,
-    class_weights: NDArray[np.float32] | None = None,
+    weights: NDArray[np.float32] | None = None,
     **settings: Any,
 ) -> Trainer:
     """A trainer whose bank starts with the numbers of this one."""
-    data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], class_weights)
+    data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], weights)
     made = Trainer(backbone, bank.specs, data, Recipe(**{**SMALL, **settings}).train)
     with torch.no_grad():
         made.bank.flat.copy_(bank.flat)
