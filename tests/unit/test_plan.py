@@ -212,7 +212,7 @@ def banks(memory_bytes: int | None, **changes: Any) -> list[list[int]]:
         )
         for row in found.rows
     ]
-    return [[spec.rank for spec in bank] for bank in found.banks]
+    return [[spec.rank for spec in bank] for bank in found.banks if found.probe not in bank]
 
 
 def test_without_a_limit_all_train_together() -> None:
@@ -224,6 +224,16 @@ def test_heads_alone_have_a_bank_of_their_own() -> None:
     assert banks(None, ranks=[4, 0, 1]) == [[0], [4, 1]]
     assert banks(None, ranks=[0]) == [[0]]
     assert banks(None, ranks=[0, 2], seeds=[1, 2]) == [[0, 0], [2, 2]]
+
+
+def test_the_linear_probe_is_an_adapter_of_the_plan() -> None:
+    """Where rank 0 is not among the ranks, the baseline is trained last, in a bank of its own."""
+    found = make(Recipe.preset("emotion"))
+    assert found.probe is not None and found.banks[-1] == (found.probe,)
+    assert (found.probe.name, found.probe.rank, found.probe.seed) == ("linear-probe", 0, 110)
+    assert "linear-probe" not in found.names
+    assert make(Recipe.preset("emotion", ranks=[0, 1])).probe is None
+    assert make(Recipe.preset("emotion", baselines=False)).probe is None
 
 
 def test_memory_splits_banks() -> None:

@@ -326,7 +326,7 @@ def _train_bank(
             micro_batches=bank.micro_batches,
             record=lambda event: journal.record(number, event),
         )
-        _train(trainer, material, journal, callback, f"train {number}/{len(journal.banks)}")
+        _train(trainer, material, journal, callback, _title(number, material, journal))
         trained = _evaluate(trainer, material, journal.clock, callback)
     except (RuntimeError, MemoryError) as error:
         if not hardware.is_out_of_memory(error):
@@ -341,9 +341,17 @@ def _train_bank(
     return True
 
 
+def _title(number: int, material: Material, journal: Journal) -> str:
+    """What a bank's training is called on the screen: `train`, `train 1/2` or `linear probe`."""
+    probe = material.plan.probe
+    if probe and probe.name in journal.banks[number - 1].adapters:
+        return "linear probe"
+    banks = sum(not probe or probe.name not in bank.adapters for bank in journal.banks)
+    return "train" if banks == 1 else f"train {number}/{banks}"
+
+
 def _train(trainer: Trainer, material: Material, journal: Journal, callback: Callback, title: str) -> None:
     """Train a bank to its end; an interruption saves it."""
-    title = "train" if len(journal.banks) == 1 else title
     callback.begin(title, trainer.steps)
     callback.advance(trainer.step_number)
     try:
@@ -355,8 +363,9 @@ def _train(trainer: Trainer, material: Material, journal: Journal, callback: Cal
                 callback.end()
                 callback.validation(validation)
                 journal.save(trainer)
-                callback.begin(title, trainer.steps)
-                callback.advance(trainer.step_number)
+                if not trainer.done:
+                    callback.begin(title, trainer.steps)
+                    callback.advance(trainer.step_number)
                 continue
             start = time.perf_counter()
             with journal.clock.timed("train"):
