@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from rankwise.nn.bank import Bank
 
@@ -15,10 +14,9 @@ BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 class AdamW:
     """The optimizer of a bank, its state flat as the bank is.
 
-    The update is bit-identical to that of torch.optim.AdamW, which is not used because constructing it
-    imports torch's compiler (0.8 s, 75 MB) and its bare function slows a training step down (docs/log.md).
-
-    Every trained tensor is a matrix, so weight decay acts on all of them, as in transformers' Trainer.
+    The update is torch's function, not its class: constructing one of torch's optimizers imports its
+    compiler (0.8 s, 75 MB). Every trained tensor is a matrix, so weight decay acts on all of them, as in
+    transformers' Trainer.
 
     Args:
         bank: what to train.
@@ -44,15 +42,25 @@ class AdamW:
         Returns:
             (adapters,) float32, each adapter's gradient norm before clipping.
         """
-        self.steps += 1
         norms = self._clip()
-        grad, parameters = self.bank.grad, self.bank.flat
-        parameters.mul_(1 - learning_rate * self.weight_decay)
-        self.exp_avg.lerp_(grad, 1 - BETA_1)
-        self.exp_avg_sq.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
-        root = (self.exp_avg_sq.sqrt() / math.sqrt(1 - BETA_2**self.steps)).add_(EPS)
-        parameters.addcdiv_(self.exp_avg, root, value=-learning_rate / (1 - BETA_1**self.steps))
-        grad.zero_()
+        adamw(
+            [self.bank.flat],
+            [self.bank.grad],
+            [self.exp_avg],
+            [self.exp_avg_sq],
+            max_exp_avg_sqs=[],
+            state_steps=[torch.tensor(float(self.steps))],
+            foreach=True,
+            amsgrad=False,
+            beta1=BETA_1,
+            beta2=BETA_2,
+            lr=learning_rate,
+            weight_decay=self.weight_decay,
+            eps=EPS,
+            maximize=False,
+        )
+        self.steps += 1
+        self.bank.grad.zero_()
         return norms
 
     def _clip(self) -> Tensor:
