@@ -14,8 +14,8 @@ Every setting has a name of its own, so Python and the command line need no sect
     Recipe(data={"source": "reviews.csv"}, lora={"ranks": (1, 4)}, train={"epochs": 2})
     rankwise sweep --data reviews.csv --ranks 1,4 --epochs 2
 
-A recipe is read from a preset, a TOML file or keyword arguments, and written whole into the run folder. The text
-under each field is its help on the command line.
+A recipe is read from a preset, a TOML file or keyword arguments, and written whole into the run folder. The
+text under each field is its help on the command line.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def preview(
 
 
 def _facts(recipe: Recipe) -> tuple[int | None, int, float | None]:
-    """Training texts, classes and mean tokens of a recipe's data, as far as they are known without a network."""
+    """Training texts, classes and mean tokens of a recipe's data, as far as they can be known here."""
     if data.is_hub_id(recipe.data.source):
         texts, classes, tokens = KNOWN_DATA.get(recipe.data.source, (None, DEFAULT_CLASSES, None))
         return texts, len(recipe.data.labels or ()) or classes, tokens

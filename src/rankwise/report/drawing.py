@@ -206,7 +206,7 @@ def _font_signs() -> frozenset[int]:
 
 @cache
 def _font() -> Any:
-    """DejaVu Sans, which comes with matplotlib; from memory, since a file kept open may be closed by a fork."""
+    """matplotlib's DejaVu Sans, from memory, since a file kept open may be closed after a fork."""
     import matplotlib
     from matplotlib.ft2font import FT2Font
 

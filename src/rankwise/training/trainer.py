@@ -7,8 +7,8 @@
         else:
             trainer.step()
 
-A trainer touches no files. What it does is a function of the specs, the data and the recipe; signals can end it
-between two steps or within a forward pass, never within an update.
+A trainer touches no files. What it does is a function of the specs, the data and the settings. Signals can
+end it between two steps or within a forward pass, never within an update.
 """
 
 from __future__ import annotations
