@@ -55,6 +55,7 @@ def run_page(story: Story) -> str:
         results=results,
         comparison=story.comparison,
         headline=story.comparison.headline,
+        evidence=story.comparison.verdict.removeprefix(f"{story.comparison.headline}. "),
         facts=_facts(story),
         choice=choice,
         seeds=run.seeds,
