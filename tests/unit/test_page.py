@@ -66,7 +66,10 @@ def page(run: RunFolder) -> Page:
 def test_the_verdict_comes_first(made: RunFolder) -> None:
     shown, found = page(made), compare(load(made))
     assert shown.headings[0] == (1, f"{found.headline}.")
-    assert shown.text.index(found.verdict) < shown.text.index("Accuracy against rank")
+    evidence = found.verdict.removeprefix(f"{found.headline}. ")
+    assert evidence != found.verdict
+    assert shown.text.index(evidence) < shown.text.index("Accuracy against rank")
+    assert shown.text.count(found.headline) == 1
 
 
 def test_it_is_whole_in_itself(made: RunFolder) -> None:
