@@ -49,7 +49,18 @@ def compare(run: Run, margin: float = MARGIN) -> Comparison:
         best=found.leader,
         enough=found.recommended,
         headline=headline(found),
-        verdict=explain(found),
+        verdict=explain(found) + _shared_rate(run, found),
+    )
+
+
+def _shared_rate(run: Run, found: Verdict) -> str:
+    """What one learning rate for all ranks means for a verdict on them; docs/concepts.md has the evidence."""
+    if len(found.candidates) == 1:
+        return ""
+    rate = f"{run.recipe.train.learning_rate:g}"
+    return (
+        f" All ranks were trained at the learning rate {rate}, which is not tuned for each rank: "
+        "at other rates their order may differ."
     )
 
 
