@@ -1,9 +1,10 @@
 # make quickstart   a first run, from nothing to a rank table
-# make test         install, then all tests, the linter and the type checker
+# make test         install, then run all tests, the linter and the type checker
 # make faults       kills, full disks, signals and damaged checkpoints in large numbers; half an hour
-# make check        linter, type checker and known vulnerabilities alone
-# make lock         requirements.lock anew: every dependency but torch, with its hashes
-# make bench        step, sweep, prediction and start beside transformers + PEFT; writes records
+# make check        linter, type checker and known vulnerabilities only
+# make docs         the documentation site, into site/
+# make lock         update requirements.lock: every dependency but torch, with its hashes
+# make bench        training step, sweep, prediction and startup, compared with transformers + PEFT; writes records
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test faults check lock bench reproduce clean
+.PHONY: quickstart test faults check docs lock bench reproduce clean
 
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
@@ -28,7 +29,11 @@ check: $(VENV)/dev $(VENV)/base
 	$(BIN)/mypy
 	$(BIN)/python .ci/audit.py
 
-# torch is left out: each of its indexes has files, and so hashes, of its own.
+# NO_MKDOCS_2_WARNING silences a notice of the theme about its future.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+
+# torch is omitted: each package index has its own files, and so its own hashes.
 lock: $(VENV)/dev
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev --constraint constraints.txt \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
@@ -44,9 +49,9 @@ reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
 
-# Each mark is a file that says what is installed; it is newer than what it was installed from.
+# Each marker file says what is installed. It is newer than the files that it was installed from.
 $(VENV)/package: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Python 3.11 or newer is needed; hint: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
@@ -56,6 +61,10 @@ $(VENV)/package: pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/package
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/package
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 $(VENV)/base: $(VENV)/package

@@ -1,20 +1,20 @@
-"""What to train: every setting of a sweep, checked, with its default.
+"""What to train: every setting of a sweep, validated, with its default.
 
-A recipe has the name of the base model and four sections::
+A recipe names the base model and has four sections::
 
-    base      which model is fine-tuned
-    data      which texts, and how their columns and labels are found
-    lora      which adapters: ranks, scaling, where they sit
-    train     how they are trained
-    machine   where: device, precision, memory
+    base      the model to fine-tune
+    data      the texts, and how to find their columns and labels
+    lora      the adapters: ranks, scaling, target modules
+    train     how to train them
+    machine   where to train them: device, precision, memory
 
-Every setting has a name of its own, so Python and the command line need no sections. These are the same::
+Every setting has a unique name, so Python and the command line need no sections. These are equivalent::
 
     Recipe(data="reviews.csv", ranks=(1, 4), epochs=2)
     Recipe(data={"source": "reviews.csv"}, lora={"ranks": (1, 4)}, train={"epochs": 2})
     rankwise sweep --data reviews.csv --ranks 1,4 --epochs 2
 
-A recipe is read from a preset, a TOML file or keyword arguments, and written whole into the run folder. The
+A recipe comes from a preset, a TOML file or keyword arguments. The run folder stores the complete recipe. The
 text under each field is its help on the command line.
 """
 
@@ -37,13 +37,13 @@ PRESETS = ("emotion", "emotion-smollm2", "quickstart")
 
 
 class _Settings(BaseModel):
-    """Values that cannot be changed, and no others than those named."""
+    """A frozen model that rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataSettings(_Settings):
-    """Which texts, and how their columns and labels are found.
+    """The texts, and how to find their columns and labels.
 
     ==================================  =========================================================
     the starter texts of the package    `data="starter"`
@@ -54,21 +54,23 @@ class DataSettings(_Settings):
     """
 
     source: str = "starter"
-    """Data: starter, a Hub id such as dair-ai/emotion, a file, or a folder of train/val/test files."""
+    """Data: starter, a file, a folder of train, validation and test files, or a Hub ID such as
+    dair-ai/emotion."""
     validation: str | None = None
-    """Validation file, or the Hub split's name; cut from train where there is none."""
+    """Validation file, or name of the Hub split. Without one, a share of train is used."""
     test: str | None = None
-    """Test file, or the Hub split's name."""
+    """Test file, or name of the Hub split."""
     data_config: str | None = None
     """Configuration of the Hub dataset."""
     text_column: str | None = None
-    """Name of the text column (default: text, sentence, content, ... as found)."""
+    """Name of the text column (default: detected from common names such as text or sentence)."""
     label_column: str | None = None
-    """Name of the label column (default: label, emotion, class, ... as found)."""
+    """Name of the label column (default: detected from common names such as label or class)."""
     labels: tuple[str, ...] | None = None
-    """Label names in the model's order (default: the dataset's own, else order of appearance)."""
+    """Label names in the order of the model's outputs, as a line of CSV (default: the dataset's own order, or
+    order of first appearance in train)."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of train cut off for validation where there is no validation split."""
+    """Share of train to use for validation if there is no validation split."""
 
     @field_validator("labels")
     @classmethod
@@ -76,26 +78,27 @@ class DataSettings(_Settings):
         if labels is None:
             return None
         if len(set(labels)) != len(labels) or len(labels) < 2 or not all(labels):
-            raise ValueError("give at least two labels, each once and none empty")
+            raise ValueError("give at least two labels, all different and none empty")
         return labels
 
 
 class LoraSettings(_Settings):
-    """Which adapters: ranks, scaling, and where in the model they sit."""
+    """The adapters: ranks, scaling, and target modules."""
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Ranks to train. Rank 0 trains the score head alone."""
+    """Ranks to train. Rank 0 is a linear probe: only the score head is trained."""
     alpha: float = Field(2.0, gt=0)
-    """LoRA alpha; see alpha_mode."""
+    """LoRA alpha. Its effect depends on alpha_mode."""
     alpha_mode: Literal["fixed", "ratio", "rslora"] = "ratio"
-    """Scale of the adapter: fixed = alpha / r; rslora = alpha / sqrt(r); ratio = alpha, as if it were
-    given as a multiple of r."""
+    """Scale of the low-rank product: fixed = alpha / r; rslora = alpha / sqrt(r); ratio = alpha at every
+    rank, that is, lora_alpha = alpha * r in PEFT."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """Dropout probability on the adapter's input."""
     targets: tuple[str, ...] | None = None
-    """Linear target modules that get an adapter (default: PEFT's own for the family), or all-linear."""
+    """Target modules, by last part of the name or by full name, or all-linear (default: PEFT's default for
+    the model family)."""
     last_layers: int | None = Field(None, ge=1)
-    """Adapt only the last N layers; the backward pass ends there, which saves time (default: all layers)."""
+    """Adapt only the last N layers. The backward pass stops there, which saves time (default: all layers)."""
 
     @field_validator("ranks")
     @classmethod
@@ -103,7 +106,7 @@ class LoraSettings(_Settings):
         return _distinct("ranks", ranks, largest=4096)
 
     def scale(self, rank: int) -> float:
-        """Factor on the low-rank product of an adapter of this rank; 0 for rank 0.
+        """Factor on the low-rank product of an adapter of this rank. It is 0 for rank 0.
 
         `alpha / r` (Hu et al. 2021, arXiv 2106.09685) or `alpha / sqrt(r)` (Kalajdzievski 2023,
         arXiv 2312.03732).
@@ -113,42 +116,42 @@ class LoraSettings(_Settings):
         return self.alpha_of(rank) / (math.sqrt(rank) if self.alpha_mode == "rslora" else rank)
 
     def alpha_of(self, rank: int) -> float:
-        """LoRA alpha of an adapter of this rank, as PEFT's `lora_alpha` has it."""
+        """PEFT's `lora_alpha` for an adapter of this rank."""
         return self.alpha * rank if self.alpha_mode == "ratio" else self.alpha
 
 
 class TrainSettings(_Settings):
-    """How adapters are trained."""
+    """How to train the adapters."""
 
     seeds: tuple[int, ...] = (110,)
-    """Seeds; every rank is trained at every seed."""
+    """Seeds. Every rank is trained with every seed."""
     max_length: int = Field(128, ge=1)
-    """Longest text in tokens; longer ones lose their end."""
+    """Maximum tokens per text. Longer texts are truncated at the end."""
     epochs: int = Field(3, ge=1)
     """Passes over the training texts."""
     batch_size: int = Field(16, ge=1)
-    """Texts of each adapter in a step."""
+    """Texts per adapter and step."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
+    """Decay of the learning rate after warmup."""
     warmup_steps: int = Field(0, ge=0)
-    """Steps over which the learning rate rises from 0."""
+    """Steps of linear warmup from a learning rate of 0."""
     max_grad_norm: float = Field(1.0, ge=0)
-    """Each adapter's gradient is clipped to this norm; 0 switches clipping off."""
+    """Maximum gradient norm of each adapter. 0 turns clipping off."""
     base_dropout: bool = True
-    """Keep the base model's own dropout active while training (GPT-2: 0.1)."""
+    """Apply the base model's own dropout during training (GPT-2: 0.1)."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weight of each class in the loss; balanced = inverse to its frequency in train."""
+    """Weight of each class in the loss. balanced = inversely proportional to its frequency in train."""
     keep: Literal["last", "best"] = "last"
-    """Which epoch's adapter to keep: the last, or the best on validation."""
+    """Epoch whose adapter is kept: the last one, or the one with the best validation accuracy."""
     baselines: bool = True
-    """Add baselines: majority class, TF-IDF + linear SVM, untrained head, rank 0."""
+    """Add baselines: majority class, TF-IDF + linear SVM, untrained head, linear probe."""
     on_nan: Literal["drop", "stop"] = "drop"
-    """Where an adapter's loss, gradient or weights are no longer numbers: drop it and go on with the
-    others, or stop the sweep."""
+    """If an adapter's loss, gradient or weights become NaN or infinite: drop that adapter and continue with
+    the others, or stop the sweep."""
 
     @field_validator("seeds")
     @classmethod
@@ -157,26 +160,29 @@ class TrainSettings(_Settings):
 
 
 class MachineSettings(_Settings):
-    """Where adapters are trained: device, precision, memory."""
+    """Where to train: device, precision, memory."""
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Precision of the base and of matrix products; auto = bfloat16 where the hardware has it."""
+    """Precision of the base model and of matrix products. auto = bfloat16 if the hardware supports it."""
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    """auto, cpu, cuda, cuda:N or mps."""
+    """Device: auto, cpu, cuda, cuda:N or mps."""
     memory_gb: float | None = Field(None, gt=0)
-    """Memory that one bank may take; more adapters than fit train in several banks (default: 60 % of
-    what is free)."""
+    """Memory limit of one bank in GB. Adapters that do not fit train in further banks (default: 60 % of free
+    memory)."""
 
 
 class Recipe(_Settings):
-    """Everything that decides what a sweep computes, and nothing else.
+    """Everything that determines what a sweep computes, and nothing else.
+
+    Settings may be given by name (`Recipe(data="reviews.csv", ranks=(1, 4))`) or by section
+    (`Recipe(lora={"ranks": (1, 4)})`). A recipe is immutable; `replace` returns a changed copy.
 
     Raises:
-        UsageError: a setting is unknown, has the wrong type or is out of range.
+        UsageError: a setting is unknown, has the wrong type, or is out of range.
     """
 
     base: str = "smollm2-135m"
-    """Base model: a Hub id, a local folder, or smollm2-135m."""
+    """Base model: smollm2-135m, a local folder, or a Hub ID."""
     data: DataSettings = DataSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
@@ -197,23 +203,23 @@ class Recipe(_Settings):
 
     @classmethod
     def settings(cls) -> dict[str, FieldInfo]:
-        """Name -> field of every setting, without sections."""
+        """Name -> field of every setting, by flat name."""
         return {name: _field(section, field) for name, (section, field) in _PLACES.items()}
 
     def flat(self) -> dict[str, Any]:
-        """Name -> value of every setting, without sections."""
+        """Name -> value of every setting, by flat name."""
         return {
             name: getattr(getattr(self, section) if section else self, field)
             for name, (section, field) in _PLACES.items()
         }
 
     def replace(self, **changes: Any) -> Self:
-        """This recipe with other values of some settings, by their names."""
+        """A copy of this recipe with some settings changed, by flat name."""
         return type(self)(**self.flat() | changes)
 
     @classmethod
     def load(cls, path: Path | str, **changes: Any) -> Self:
-        """The recipe in a TOML file, with `changes` laid over it."""
+        """Load a recipe from a TOML file. `changes` override its settings."""
         try:
             values = tomllib.loads(Path(path).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -222,14 +228,14 @@ class Recipe(_Settings):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """One of the recipes that come with rankwise (`PRESETS`), with `changes` laid over it."""
+        """Load a preset that ships with rankwise (`PRESETS`). `changes` override its settings."""
         if name not in PRESETS:
-            raise UsageError(f"no preset {name!r}", hint=f"the presets are {', '.join(PRESETS)}")
+            raise UsageError(f"no preset {name!r}", hint=f"available presets: {', '.join(PRESETS)}")
         text = (files("rankwise") / "assets" / "presets" / f"{name}.toml").read_text("utf-8")
         return cls(f"preset {name}", **_laid_over(tomllib.loads(text), changes))
 
     def to_toml(self) -> str:
-        """The whole recipe as TOML; settings that are not set are left out."""
+        """The complete recipe as TOML. Unset settings are omitted."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
@@ -244,11 +250,11 @@ _PLACES: dict[str, tuple[str, str]] = {"base": ("", "base")} | {
     for section, settings in _SECTIONS.items()
     for field in settings.model_fields
 }
-"""Name of a setting -> its section, and its field there."""
+"""Flat name of a setting -> its section and its field there."""
 
 
 def _sectioned(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are given by name alone, in their sections; sections stay as they are.
+    """Move settings given by flat name into their sections. Sections are left as they are.
 
     >>> _sectioned({"data": "reviews.csv", "lora": {"ranks": [1]}, "alpha": 4})
     {'data': {'source': 'reviews.csv'}, 'lora': {'ranks': [1], 'alpha': 4}}
@@ -266,7 +272,7 @@ def _sectioned(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with others laid over them, setting by setting."""
+    """Merge two sets of settings; `changes` win, setting by setting."""
     below, above = _sectioned(values), _sectioned(changes)
     joint = {name: below[name] | above[name] for name in _SECTIONS if name in below and name in above}
     return below | above | joint
@@ -278,11 +284,11 @@ def _field(section: str, field: str) -> FieldInfo:
 
 def _distinct(name: str, values: tuple[int, ...], *, largest: int) -> tuple[int, ...]:
     if not values:
-        raise ValueError(f"give at least one of {name}")
+        raise ValueError(f"give at least one value for {name}")
     if len(set(values)) != len(values):
-        raise ValueError(f"{name} holds a value twice")
+        raise ValueError(f"{name} contains a value twice")
     if min(values) < 0 or max(values) > largest:
-        raise ValueError(f"{name} must lie between 0 and {largest}")
+        raise ValueError(f"{name} must be between 0 and {largest}")
     return values
 
 

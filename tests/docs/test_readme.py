@@ -15,6 +15,7 @@ import typer
 
 from rankwise.cli import app as cli
 from rankwise.recipe import Recipe
+from tests.docs import tree as source_tree
 from tests.docs.markdown import ROOT, blocks, headings, pages, prose, section
 
 SHELLS = ("", "console", "sh", "bash", "shell")
@@ -52,7 +53,7 @@ def test_commands_are_accepted(page: Path) -> None:
         # Raises where an option is unknown or an argument is missing. Nothing is run.
         values = verbs()[verb].make_context(verb, list(words)).params
         if "preset" in values and not values["recipe"]:
-            changes = {name: values[name] for name in Recipe.settings()}
+            changes = {name: values[name] for name in Recipe.settings() if name in values}
             cli._build_recipe(values["preset"], None, changes)
 
 
@@ -113,9 +114,8 @@ def test_python_compiles_and_its_imports_exist(page: Path) -> None:
 
 def test_the_guides_functions_are_the_examples() -> None:
     examples = "\n".join(path.read_text("utf-8") for path in (ROOT / "examples").glob("*.py"))
-    functions = [
-        b for b in blocks((ROOT / "docs" / "guide.md").read_text("utf-8"), "python") if b[:4] == "def "
-    ]
+    guide = "\n".join(path.read_text("utf-8") for path in (ROOT / "docs" / "guide").glob("*.md"))
+    functions = [block for block in blocks(guide, "python") if block.startswith("def ")]
     assert len(functions) == 2
     for function in functions:
         assert function in examples
@@ -123,7 +123,7 @@ def test_the_guides_functions_are_the_examples() -> None:
 
 def test_quoted_messages_are_real() -> None:
     source = "\n".join(path.read_text("utf-8") for path in (ROOT / "src" / "rankwise").rglob("*.py"))
-    trouble = section((ROOT / "docs" / "guide.md").read_text("utf-8"), "Troubleshooting")
+    trouble = section((ROOT / "docs" / "guide" / "troubleshooting.md").read_text("utf-8"), "Messages")
     cells = re.findall(r"^\| ([^|]+) \|", trouble, re.MULTILINE)
     quoted = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
     assert len(quoted) > 8
@@ -132,13 +132,41 @@ def test_quoted_messages_are_real() -> None:
         assert all(part in source for part in parts), code
 
 
-def test_every_file_of_the_readmes_tree_exists() -> None:
-    found = [b for b in blocks((ROOT / "README.md").read_text("utf-8")) if "src/rankwise/" in b]
+def test_every_file_of_the_tree_exists() -> None:
+    found = [b for b in blocks((ROOT / "CONTRIBUTING.md").read_text("utf-8")) if "src/rankwise/" in b]
     trees = [set(tree(block)) for block in found]
     named = set().union(*trees)
-    assert len(named) > 20, "README.md has no file tree"
+    assert len(named) > 20, "CONTRIBUTING.md has no file tree"
     missing = [path for path in sorted(named) if not any(ROOT.glob(path.rstrip("/")))]
     assert not missing
+
+
+def test_every_module_is_in_the_tree() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert list(source_tree.shown(page)) == source_tree.files(), "python -m tests.docs.tree"
+
+
+def test_every_record_is_listed() -> None:
+    folder = ROOT / "docs" / "records"
+    listed = re.findall(r"\]\(([^)]+)\)", (folder / "index.md").read_text("utf-8"))
+    assert sorted(listed) == sorted(path.name for path in folder.glob("2*.md"))
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    """mkdocs would leave such a page without a way to it."""
+    named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+    found = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert named == {page for page in found if not page.startswith("records/2")}
+
+
+def test_the_site_loads_nothing_from_elsewhere() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert "font: false" in settings
+    assert "http" not in settings
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130
 
 
 def test_a_tree_is_read() -> None:

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib.resources import files
+from typing import Any
 
 import pytest
 import typer
@@ -50,17 +51,34 @@ def table(title: str, number: int = 0) -> list[list[str]]:
     return tables(section(REFERENCE, title))[number][1:]
 
 
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe file by flat name."""
+    sections = {name: inner for name, inner in values.items() if isinstance(inner, dict)}
+    alone = {name: value for name, value in values.items() if name not in sections}
+    named = ((name, value) for inner in sections.values() for name, value in inner.items())
+    return alone | {"data" if name == "source" else name: value for name, value in named}
+
+
 def test_recipe_fields_and_defaults() -> None:
     defaults = {
         name: "unset" if field.default is None else json.dumps(field.default)
         for name, field in Recipe.settings().items()
     }
-    assert [(name, default) for name, default, _ in table("Recipe")] == list(defaults.items())
+    assert [(name, default) for name, default, _ in table("Recipe", 1)] == list(defaults.items())
+
+
+def test_recipe_sections() -> None:
+    shown = {section: re.findall(r"\w+", settings) for section, settings in table("Recipe")}
+    assert shown.pop("") == ["base"]
+    whole = Recipe().model_dump()
+    assert shown == {section: list(whole[section]) for section in list(whole)[1:]}
 
 
 def test_presets() -> None:
     given = {
-        name: tomllib.loads((files("rankwise") / "assets" / "presets" / f"{name}.toml").read_text("utf-8"))
+        name: flat(
+            tomllib.loads((files("rankwise") / "assets" / "presets" / f"{name}.toml").read_text("utf-8"))
+        )
         for name in PRESETS
     }
     fields = [name for name in Recipe.settings() if any(name in values for values in given.values())]
@@ -68,7 +86,7 @@ def test_presets() -> None:
         [name, *(json.dumps(values[name]) if name in values else "" for values in given.values())]
         for name in fields
     ]
-    assert tables(section(REFERENCE, "Presets"))[0] == [["field", *PRESETS], *expected]
+    assert tables(section(REFERENCE, "Presets"))[0] == [["setting", *PRESETS], *expected]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +129,7 @@ def test_results_details() -> None:
 def test_verbs_and_their_options() -> None:
     settings = {f"--{name.replace('_', '-')}" for name in Recipe.settings()}
     shown = {}
-    for verb, arguments, options, _ in table("Verbs"):
+    for verb, arguments, options, _ in table("Commands"):
         named = set(re.findall(r"--[\w-]+", options))
         shown[verb] = (
             re.findall(r"[A-Z]+", arguments),

@@ -157,7 +157,9 @@ def test_predict_for_a_spreadsheet(adapter: Path, elsewhere: Path) -> None:
     with (elsewhere / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["text"], row["more"]) for row in rows] == [("'=1+1 glad", "'@x"), ("so cross", "'-5")]
-    assert "--safe-csv is for the file" in refusal("predict", adapter, "so glad", "--safe-csv", status=2)
+    assert "--safe-csv applies to an output file" in refusal(
+        "predict", adapter, "so glad", "--safe-csv", status=2
+    )
 
 
 def test_samples(run: RunFolder) -> None:
@@ -221,10 +223,10 @@ def test_all_bad_values_are_named_at_once() -> None:
 def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
     assert "No such option" in rankwise("plan", "--nope", status=2).stderr
     assert "no preset 'x'" in refusal("plan", "--preset", "x", status=2)
-    assert "not both" in refusal("plan", "--preset", "emotion", "--recipe", "x.toml", status=2)
+    assert "cannot be combined" in refusal("plan", "--preset", "emotion", "--recipe", "x.toml", status=2)
     assert "x.toml: the recipe cannot be read" in refusal("plan", "--recipe", "x.toml", status=2)
-    assert "give texts, or --input" in refusal("predict", adapter, status=2)
-    assert "give texts, or --input" in refusal("predict", adapter, "--input", "x.csv", status=2)
+    assert "give either texts, or --input" in refusal("predict", adapter, status=2)
+    assert "give either texts, or --input" in refusal("predict", adapter, "--input", "x.csv", status=2)
     assert "no adapter r9" in refusal("samples", run.path, "--adapter", "r9", status=2)
     assert "no finished run" in refusal("samples", elsewhere, status=2)
 
@@ -296,7 +298,7 @@ def test_interrupted(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_of_our_own(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Classifier, "load", raising(ZeroDivisionError("boom")))
     shown = refusal("predict", adapter, "text", status=70)
-    assert shown.startswith("error: internal error: ZeroDivisionError: boom\nhint: RANKWISE_DEBUG=1")
+    assert shown.startswith("error: internal error: ZeroDivisionError: boom\nhint: set RANKWISE_DEBUG=1")
     monkeypatch.setenv("RANKWISE_DEBUG", "1")
     result = CliRunner().invoke(app, ["predict", str(adapter), "text"])
     assert isinstance(result.exception, ZeroDivisionError)

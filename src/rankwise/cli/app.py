@@ -1,6 +1,6 @@
-"""The verbs of the command line. No logic: each hands its arguments to a module and shows the answer.
+"""The commands of the command line. No logic: each passes its arguments to a module and shows the result.
 
-Exit status: 0 done; otherwise as the tree in `rankwise.errors` says.
+Exit status: 0 for success; otherwise as listed in `rankwise.errors`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rankwise.recipe import PRESETS, Recipe
 from rankwise.training import signals
 
 app = typer.Typer(
-    help="Fine-tune a language model into a text classifier with LoRA, at every rank in one pass.",
+    help="Fine-tune a language model into a text classifier with LoRA, at many ranks in one pass.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,14 +30,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of tables.")]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Run folder to write [default: runs/DATA-BASE-TIME].")
 ]
 Adapter = Annotated[Path, typer.Argument(help="Adapter folder, such as runs/NAME/adapters/r4-s110.")]
-Base = Annotated[str | None, typer.Option(help="Base model, where it is not the one the adapter names.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, bfloat16 or float32.")]
+Base = Annotated[str | None, typer.Option(help="Base model, if it is not the one that the adapter names.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option(help="Precision: auto, bfloat16 or float32.")]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 
@@ -45,7 +45,7 @@ DATA_SETTINGS = (
     *("base", "validation", "test", "data_config", "text_column", "label_column", "labels"),
     *("validation_fraction", "max_length"),
 )
-"""The settings of a recipe that `rankwise data` takes."""
+"""The settings of a recipe that `rankwise data` accepts."""
 
 
 def main() -> None:
@@ -55,18 +55,18 @@ def main() -> None:
 
 
 def limit_caches() -> None:
-    """Have fewer compiled products kept, unless the user's environment says how many.
+    """Shrink the caches of compiled matrix products, unless the environment sets their size.
 
-    oneDNN and torch each keep the last 1,024, one for each shape. Texts of all lengths make new shapes in
-    every step, so that these caches grow to a gigabyte with the holes between them (docs/log.md). Both
-    read these variables at their first product. A program of the user's own is left as it is.
+    oneDNN and torch each cache 1,024 compiled products, one per shape. Texts of many lengths make new shapes
+    in every step, so these caches and the fragmentation between them grow to a gigabyte (docs/log.md). Both
+    libraries read these variables at their first product. Programs that import rankwise are not affected.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:
-    """A function as a verb: its errors become one message and an exit status, never a traceback."""
+    """Register a function as a command. Errors become one message and an exit status, never a traceback."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **options: Any) -> None:
@@ -79,7 +79,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _fail(RankwiseError("interrupted"), 130)
         except BrokenPipeError:
-            # The reader of our output has gone; the interpreter must not try to flush to it at exit.
+            # The reader of our output has closed it; the interpreter must not try to flush to it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except typer.Exit:
@@ -87,7 +87,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if os.environ.get("RANKWISE_DEBUG"):
                 raise
-            hint = "RANKWISE_DEBUG=1 shows where; please report it with the command that you gave"
+            hint = "set RANKWISE_DEBUG=1 to see the traceback; please report it with the command that you ran"
             _fail(RankwiseError(f"internal error: {type(error).__name__}: {error}", hint=hint), 70)
 
     app.command()(guarded)
@@ -104,10 +104,10 @@ def _fail(error: RankwiseError, status: int) -> NoReturn:
 def _with_recipe(
     function: Callable[..., None], settings: Iterable[str] = tuple(Recipe.settings())
 ) -> Callable[..., None]:
-    """Give a verb --preset, --recipe and an option for every setting of a recipe, or for some.
+    """Give a command --preset, --recipe, and an option for every setting of a recipe, or for some of them.
 
-    The verb gets the finished recipe as its first argument. The text under each of the recipe's
-    fields is the option's help.
+    The command gets the finished recipe as its first argument. The docstring of each recipe field is the
+    help of its option.
     """
 
     @functools.wraps(function)
@@ -115,30 +115,30 @@ def _with_recipe(
         changes = {name: options.pop(name) for name in settings}
         if resumed := options.get("resume"):
             if preset or recipe:
-                raise UsageError("--resume goes on with the run's own recipe: no --preset or --recipe")
+                raise UsageError("--resume uses the run's own recipe: omit --preset and --recipe")
             recipe = _begun(resumed)
         function(_build_recipe(preset, recipe, changes), **options)
 
     signature = inspect.signature(function, eval_str=True)
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]
     options = {
-        "preset": Annotated[str | None, typer.Option(help=f"Start from a preset: {', '.join(PRESETS)}.")],
-        "recipe": Annotated[Path | None, typer.Option(help="Start from a recipe file (TOML).")],
+        "preset": Annotated[str | None, typer.Option(help=f"Preset to start from: {', '.join(PRESETS)}.")],
+        "recipe": Annotated[Path | None, typer.Option(help="Recipe file (TOML) to start from.")],
         **{name: _setting(name) for name in settings},
     }
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in options.items()
     ]
-    # typer reads a verb's parameters from the one and their types from the other; to mypy a function
-    # has no __signature__.
+    # typer reads parameters from __signature__ and their types from __annotations__. To mypy, a function has
+    # no __signature__.
     with_recipe.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     with_recipe.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
     return with_recipe
 
 
 def _begun(run: Path) -> Path:
-    """The recipe file of a run that was begun."""
+    """The recipe file of an existing run."""
     from rankwise.store.run_folder import RunFolder
 
     folder = RunFolder(run)
@@ -147,7 +147,7 @@ def _begun(run: Path) -> Path:
 
 
 def _setting(name: str) -> Any:
-    """A recipe's field as an option. All but flags arrive as text and are checked by the recipe."""
+    """A recipe field as an option. Every value but a flag arrives as text, and the recipe validates it."""
     field = Recipe.settings()[name]
     shown = field.default
     if isinstance(shown, tuple):
@@ -159,7 +159,7 @@ def _setting(name: str) -> Any:
 
 
 def _metavar(annotation: Any) -> str:
-    """What a setting's value looks like: `N`, `A,B,...`, `linear|cosine|constant`."""
+    """Placeholder for a setting's value in the help: `N`, `A,B,...`, `linear|cosine|constant`."""
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
     kinds = [annotation, *get_args(annotation)]
@@ -174,14 +174,14 @@ def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]
         if isinstance(value, str) and _metavar(Recipe.settings()[name].annotation) == "A,B,...":
             given[name] = _listed(value)
     if preset and path:
-        raise UsageError("give --preset or --recipe, not both")
+        raise UsageError("--preset and --recipe cannot be combined")
     if path:
         return Recipe.load(path, **given)
     return Recipe.preset(preset, **given) if preset else Recipe("option", **given)
 
 
 def _listed(value: str) -> list[str]:
-    """A list as a line of CSV, so that a label may hold a comma: `calm,"angry, very"`."""
+    """Parse a list as a line of CSV, so that a label may contain a comma: `calm,"angry, very"`."""
     (cells,) = csv.reader([value], skipinitialspace=True)
     return [cell.strip() for cell in cells if cell.strip()]
 
@@ -217,7 +217,7 @@ def _sweep(
 
 @_verb
 def quickstart(out: Out = None, json: Json = False) -> None:
-    """A first run: SmolLM2-135M on the starter data at six ranks, in minutes."""
+    """Do a first run: SmolLM2-135M on the starter data at six ranks, in minutes."""
     _sweep(Recipe.preset("quickstart"), out, json, samples=True)
 
 
@@ -230,24 +230,22 @@ def sweep(
     json: Json = False,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Run folder to go on with; --ranks and --seeds may add to what it has."),
+        typer.Option(help="Run folder to resume. --ranks and --seeds may add to its adapters."),
     ] = None,
     checkpoint_minutes: Annotated[
-        float, typer.Option(help="Minutes between two checkpoints; each epoch has one besides.", min=0)
+        float, typer.Option(help="Minutes between checkpoints. Every epoch ends with one too.", min=0)
     ] = 10,
-    checkpoint_steps: Annotated[
-        int | None, typer.Option(help="Steps between two checkpoints.", min=1)
-    ] = None,
+    checkpoint_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints.", min=1)] = None,
     track: Annotated[
         str | None,
         typer.Option(
-            help="Send losses and accuracies to tensorboard, wandb, mlflow, trackio.", metavar="A,B,..."
+            help="Log losses and accuracies to tensorboard, wandb, mlflow, trackio.", metavar="A,B,..."
         ),
     ] = None,
 ) -> None:
-    """Fine-tune at every rank in one pass and print the rank table."""
+    """Train every rank in one pass and print the rank table."""
     if resume and out:
-        raise UsageError("give --resume or --out, not both")
+        raise UsageError("--resume and --out cannot be combined")
     saving = {"checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
     _sweep(recipe, resume or out, json, samples=False, track=track, resume=resume is not None, **saving)
 
@@ -258,14 +256,14 @@ def plan(
     recipe: Recipe,
     *,
     train_texts: Annotated[
-        int | None, typer.Option(help="Training texts, where the data cannot be read yet.", min=1)
+        int | None, typer.Option(help="Number of training texts, if the data cannot be read yet.", min=1)
     ] = None,
     tokens_per_text: Annotated[
-        float | None, typer.Option(help="Mean tokens in a text, where the data cannot be read yet.", min=0.01)
+        float | None, typer.Option(help="Mean tokens per text, if the data cannot be read yet.", min=0.01)
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a sweep would train: parameters, steps, tokens, memory. Needs no weights."""
+    """Show what a sweep would train: parameters, steps, tokens, memory. Fetches no weights."""
     from rankwise.cli import terminal
     from rankwise.commands.preview import preview
 
@@ -283,16 +281,16 @@ def data(
     *,
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="A file, a folder or a Hub id; or files of train, validation and test, in turn."),
+        typer.Argument(help="A file, a folder or a Hub ID; or up to three files: train, validation, test."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """What the data holds: sizes, classes, lengths, duplicates, contradicting labels, leaks."""
+    """Report on the data: sizes, classes, lengths, duplicates, contradicting labels, leaks."""
     from rankwise.cli import terminal
     from rankwise.commands.preview import data_report
 
     if len(files or []) > 3:
-        raise UsageError("give at most three files: train, validation and test")
+        raise UsageError("at most three files can be given: train, validation and test")
     given = dict(zip(("data", "validation", "test"), files or [], strict=False))
     found, notes = data_report(recipe.replace(**given))
     if json:
@@ -312,7 +310,7 @@ def evaluate(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Accuracy, macro-F1, per-class figures and confusion matrix of an adapter on a file."""
+    """Evaluate an adapter on a file: accuracy, macro-F1, per-class metrics, confusion matrix."""
     from rankwise.cli import terminal
     from rankwise.commands.evaluate import evaluate as run
 
@@ -329,9 +327,10 @@ def predict(
     adapter: Adapter,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.")] = None,
     input: Annotated[
-        Path | None, typer.Option(help="File of texts: CSV, TSV, JSONL, Parquet, or a text a line.")
+        Path | None,
+        typer.Option(help="File of texts: CSV, TSV, JSONL, Parquet, or plain text, one per line."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output file: .csv, .tsv, .jsonl or .parquet.")] = None,
     safe_csv: Annotated[
         bool, typer.Option("--safe-csv", help="Put ' before cells that a spreadsheet would run as formulas.")
     ] = False,
@@ -341,16 +340,14 @@ def predict(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Label texts, given as arguments or in a file of any length."""
+    """Label texts given as arguments, or a file of any length."""
     from rankwise.cli import terminal
     from rankwise.commands.predict import Classifier, predict_file
 
     if bool(texts) == bool(input) or bool(input) != bool(output):
-        raise UsageError("give texts, or --input FILE with --output FILE")
+        raise UsageError("give either texts, or --input FILE and --output FILE")
     if safe_csv and not output:
-        raise UsageError(
-            "--safe-csv is for the file that is written", hint="give --input FILE --output FILE.csv"
-        )
+        raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
     classifier = Classifier.load(adapter, base=base, device=device, precision=precision)
     if input and output:
         with terminal.ProgressBars() as bars:
@@ -382,10 +379,10 @@ def samples(
     adapter: Annotated[
         str | None, typer.Option(help="Adapter, such as r4-s110 [default: the best on validation].")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 110,
+    seed: Annotated[int, typer.Option(help="Seed for choosing the texts.")] = 110,
     json: Json = False,
 ) -> None:
-    """Two texts of each class, drawn by seed, with their predictions."""
+    """Show two texts of each class, chosen by seed, with their predictions."""
     from rankwise.cli import terminal
     from rankwise.report.run import load
     from rankwise.report.tables import sample_table
@@ -403,17 +400,17 @@ def samples(
 def compare(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
     margin: Annotated[
-        float, typer.Option(help="Loss of accuracy, in points, that is nothing to worry about.", min=0)
+        float, typer.Option(help="Acceptable loss of accuracy, in percentage points.", min=0)
     ] = 0.5,
     json: Json = False,
 ) -> None:
-    """Which rank is enough: every pair of ranks on the same validation texts, and a verdict."""
+    """Compare every pair of ranks on the same validation texts and say which rank is enough."""
     from rankwise.cli import terminal
     from rankwise.report import ranks
     from rankwise.report.run import load
     from rankwise.store.run_folder import RunFolder
 
-    if not margin > 0:  # no number of texts shows a loss of nothing
+    if not margin > 0:  # no number of texts can show a loss of exactly nothing
         raise UsageError("--margin must be above 0", hint="half a point is the default")
     found = ranks.compare(load(RunFolder(run)), margin / 100)
     if json:
@@ -427,11 +424,11 @@ def report(
     run: Annotated[list[Path], typer.Argument(help="Run folders, such as runs/NAME.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Page to write; needed for several runs [default: RUN/report.html]."),
+        typer.Option("--out", help="Page to write. Required for several runs [default: RUN/report.html]."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a run's tables, figures, page and cards anew from its files; or set several runs side by side."""
+    """Rebuild a run's tables, figures, page and cards from its files; or show several runs side by side."""
     from rankwise.cli import terminal
     from rankwise.report import build
     from rankwise.store.run_folder import RunFolder
@@ -445,10 +442,10 @@ def report(
 
 @_verb
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder that contains runs.")] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """The runs in a folder: what each was, what it reached, and whether it ended."""
+    """List the runs in a folder: what was trained, the best accuracy, whether it finished."""
     from rankwise.cli import terminal
     from rankwise.report.runs import list_runs, runs_table
 
@@ -463,16 +460,14 @@ def runs(
 
 @_verb
 def reproduce(
-    base: Annotated[
-        str | None, typer.Option(help="Folder of GPT-2, where the Hub cannot be reached.")
-    ] = None,
+    base: Annotated[str | None, typer.Option(help="Folder with GPT-2, if the Hub cannot be reached.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="Folder of the emotion data's files, where the Hub cannot be reached.")
+        str | None, typer.Option(help="Folder with the emotion data, if the Hub cannot be reached.")
     ] = None,
     out: Out = None,
     device: Device = "auto",
 ) -> None:
-    """Run the published recipe and compare every row of its table."""
+    """Run the published recipe and compare every row with the published table."""
     given = {name: value for name, value in (("base", base), ("data", data)) if value}
     recipe = Recipe.preset("emotion", device=device, **given)
     with signals.stopping():
@@ -490,7 +485,7 @@ def reproduce(
 
 @_verb
 def doctor(json: Json = False) -> None:
-    """Check the installation and the machine, the numbers of a tiny model among them."""
+    """Check the installation, the machine, and the numerical results of two tiny models."""
     from rankwise.cli import terminal
     from rankwise.cli.doctor import examine
 
@@ -504,7 +499,7 @@ def doctor(json: Json = False) -> None:
 
 @_verb
 def version() -> None:
-    """The installed version."""
+    """Print the installed version."""
     from importlib.metadata import version as installed
 
     print(installed("rankwise"))
