@@ -1,8 +1,8 @@
-"""What each change for speed is worth in a training step: one of them put back at a time, by turns.
+"""What each change for speed is worth in a training step: one change undone at a time.
 
 GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on, the published recipe. A variant
-is a process in which one change is replaced by what stood there before; those older forms are in this
-file. The variants take turns, round after round.
+is a process in which one change is replaced by the code before it; that older code is in this file. The
+variants take turns, round after round.
 
     taskset -c 1 env OMP_NUM_THREADS=1 python -m bench.ablation [--steps N] [--rounds N] [--dtype NAME]
         [--only WORD] [--record FILE]
@@ -29,11 +29,9 @@ from torch import Tensor
 from bench import common
 from bench.train_step import RANK, Way, ours
 from rankwise.models import gpt2
-from rankwise.nn import activation, attention, linear
-from rankwise.nn import dropout as base_dropout
+from rankwise.nn import activation, attention, dropout, linear
 from rankwise.nn.batch import LengthBucket, PackedBatch
-from rankwise.nn.ragged import lora
-from rankwise.nn.ragged import masks as dropout
+from rankwise.nn.ragged import lora, masks
 
 BATCH = 32
 AS_IT_IS = "as it is"
@@ -44,11 +42,11 @@ MASKS = "masks compared by torch, bools or the products' dtype"
 SUM = "mask, scale and sum one after another"
 VARIANTS: dict[str, Sequence[str]] = {AS_IT_IS: ()}
 VARIANTS |= {name: (name,) for name in (WEIGHTS, GELU, HEADS, MASKS, SUM)}
-VARIANTS |= {"all five put back": (WEIGHTS, GELU, HEADS, MASKS, SUM)}
+VARIANTS |= {"all five undone": (WEIGHTS, GELU, HEADS, MASKS, SUM)}
 
 
 def main() -> None:
-    """Run the variants by turns and print a table."""
+    """Run the variants in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each variant")
@@ -72,13 +70,13 @@ def contend(name: str, dtype: str, steps: int) -> None:
     texts, labels = common.draw((steps + 1) * BATCH)
     with ExitStack() as stack:
         for change in VARIANTS[name]:
-            for home, attribute, older in put_back(change, getattr(torch, dtype)):
+            for home, attribute, older in undo(change, getattr(torch, dtype)):
                 stack.enter_context(mock.patch.object(home, attribute, older))
         ours(Way(dtype), {}, texts, labels, BATCH)
 
 
-def put_back(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:
-    """Where a change is, and what stood there before: object, attribute, older form."""
+def undo(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:
+    """Where a change is, and the code before it: object, attribute, older form."""
     if change == WEIGHTS:
         yield linear, "can_pack", lambda x, weight: False
     elif change == GELU:
@@ -87,33 +85,33 @@ def put_back(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:
     elif change == HEADS:
         yield gpt2, "attend", attend
     elif change == MASKS:
-        bools = dropout.SeededMasks.rows
-        yield dropout, "draw", draw
-        yield dropout.SeededMasks, "rows", lambda *args: bools(*args).to(dtype)
+        bools = masks.StepMasks.rows
+        yield masks, "draw", draw
+        yield masks.StepMasks, "rows", lambda *args: bools(*args).to(dtype)
         yield lora, "_dropped", lambda x, use: x[use.rows] * use.mask
-        yield attention, "_drop", lambda weights, mask, i: weights * mask[i].view_as(weights)
+        yield attention, "_dropped", lambda weights, mask, i: weights * mask[i].view_as(weights)
     else:
-        yield base_dropout.DropoutHook, "add", add
+        yield dropout.DropoutHook, "add", add
 
 
-def draw(step: int, module: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
-    """(count,) bool, the same bits as `dropout.draw`, compared by torch."""
-    key = np.random.SeedSequence([seed, step, zlib.crc32(module.encode())])
+def draw(step: int, name: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
+    """(count,) bool, the same bits as `masks.draw`, compared by torch."""
+    key = np.random.SeedSequence([seed, step, zlib.crc32(name.encode())])
     words = np.random.SFC64(key).random_raw(-(-count // 4))
     return torch.from_numpy(words.view(np.int16)[:count]) >= round(rate * (1 << 16)) - (1 << 15)
 
 
 def add(
-    hook: base_dropout.DropoutHook, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False
+    hook: dropout.DropoutHook, name: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False
 ) -> Tensor:
     """x + dropout(branch) by three operators."""
-    return x + hook.drop(module, branch, rate, pooled)
+    return x + hook.drop(name, branch, rate, pooled)
 
 
 def attend(
     packed: PackedBatch, qkv: Tensor, heads: int, mask: list[Tensor], rate: float, pooled: bool
 ) -> Tensor:
-    """`attention.attend` where each head has a key of its own, and dropout is on."""
+    """`attention.attend` where each query head has a key head of its own, and dropout is on."""
     q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)  # (tokens, heads, head_dim)
     q = q[packed.last] if pooled else q
     out: Tensor = _Attention.apply(q, k, v, packed, mask, rate, pooled)  # type: ignore[no-untyped-call]
@@ -182,7 +180,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _Places(NamedTuple):
-    """Which row of the packed batch stands where among the gathered rows, and the way back."""
+    """Which row of the packed batch is where among the gathered rows, and the way back."""
 
     keys: Tensor  # (gathered,) int64
     key_answers: Tensor  # (tokens,) int64, the way back
@@ -193,7 +191,7 @@ class _Places(NamedTuple):
 
 
 def _places(packed: PackedBatch, pooled: bool) -> _Places:
-    """The places of a packed batch, found once."""
+    """The places of a packed batch, computed once."""
     if ("rows", pooled) not in packed.layouts:
         keys = torch.cat([bucket.rows.flatten() for bucket in packed.buckets])
         real = torch.cat([bucket.real.flatten() for bucket in packed.buckets])
@@ -240,7 +238,7 @@ def _softmax(scores: Tensor, bucket: LengthBucket, pooled: bool) -> Tensor:
 
 
 def _drop(weights: Tensor, mask: list[Tensor], bucket: int, rate: float) -> Tensor:
-    return attention._drop(weights, mask, bucket).mul_(1 / (1 - rate))
+    return attention._dropped(weights, mask, bucket).mul_(1 / (1 - rate))
 
 
 def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:
@@ -256,7 +254,7 @@ def report(done: dict[str, common.Contender], options: argparse.Namespace) -> No
         "work": f"GPT-2 124M shape, random weights, LoRA rank {RANK} on c_attn, dropout on, {options.dtype}, "
         f"batch {BATCH}, {common.labelled_texts()[0]} texts",
         "CPU time": common.undisturbed(done.values()),
-        "a row": "rankwise as it is, but for what is named; each step's least of all rounds, their mean",
+        "a row": "rankwise with that change undone; each step's least of all rounds, averaged over steps",
     }
     header = ["with", "CPU time of a step, ms", "more, ms", "more"]
     title = "What each change for speed is worth in the step"

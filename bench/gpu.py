@@ -1,7 +1,7 @@
 """Training on a CUDA device: five ranks in one pass and one alone, as graphs and kernel by kernel.
 
 GPT-2's 124M shape with random weights, LoRA on c_attn, dropout on, batch 32, bfloat16, through the real
-training loop. The ways take turns; the steps in which shapes are met and recorded are counted apart.
+training loop. The ways take turns; the steps in which shapes are new and recorded are counted apart.
 
     python -m bench.gpu [--steps N] [--rounds N] [--full] [--record FILE]
 
@@ -38,7 +38,7 @@ from rankwise.training.trainer import Trainer, TrainingData, step_of
 def kernel_by_kernel(
     backbone: Backbone, bank: Bank, weights: Tensor | None, base: bool, *rest: Any
 ) -> RaggedStep:
-    """A packed step, as on the CPU."""
+    """A ragged step, as on the CPU."""
     return RaggedStep(backbone, bank, weights, base)
 
 
@@ -51,7 +51,7 @@ WAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 
 def main() -> None:
-    """Time the ways by turns and print a table."""
+    """Time the ways in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each way")
@@ -73,7 +73,7 @@ def main() -> None:
         for name, (step, ranks) in WAYS.items():
             each, peaks[name] = epochs(backbone, ranks, step, texts, labels, options.batch, epochs=2)
             first[name] = sum(each[: options.steps])
-            seconds[name] += each[options.steps :]  # the second epoch: most shapes have been met
+            seconds[name] += each[options.steps :]  # the second epoch: most shapes have been seen
     whole = sweep_seconds(backbone, options.batch) if options.full else None
     report(options, shape, {n: median(s) for n, s in seconds.items()}, first, peaks, whole)
 
@@ -107,7 +107,7 @@ def epochs(
 
 
 def sweep_seconds(backbone: GPT2, batch: int) -> float:
-    """Seconds of training of the whole seed sweep, from nothing."""
+    """Seconds of training of the whole seed sweep, recordings included."""
     texts, labels = common.draw(EPOCH)
     return sum(epochs(backbone, RANKS, step_of, texts, labels, batch, epochs=5)[0])
 

@@ -1,8 +1,8 @@
 """What a CUDA graph of the training step would replay, counted without a device.
 
-Batches of real texts, five ranks of one seed: how many shapes of packed batches there are, how many steps would be
-replayed, and what filling up costs; then the operators of one step that compute something, packed and even,
-for one rank and for five. On a device each operator is at least one kernel to start.
+Batches of real texts, five ranks of one seed. First: how many shapes of static batches occur, how many
+steps would be replayed, and what padding costs. Then the operators of one step that compute something,
+ragged and static, for one rank and for five. On a device each operator is at least one kernel to start.
 
     python -m bench.graphs [--steps N] [--batch N] [--record FILE]
 """
@@ -58,26 +58,26 @@ def main() -> None:
 
 
 def shapes(steps: int, batch: int) -> str:
-    """A table of what so many steps of shuffled epochs would meet."""
+    """A table of the shapes in so many steps of shuffled epochs."""
     ids, _ = common.draw(EPOCH)
-    met: Counter[object] = Counter()
+    seen: Counter[object] = Counter()
     replayed = real = filled = places = 0
     for number in range(steps):
         epoch, i = divmod(number, EPOCH // batch)
         order = np.random.default_rng(epoch).permutation(EPOCH)
         texts = [ids[n] for n in order[i * batch : (i + 1) * batch]]
         shape = shape_of([texts] * len(RANKS), [0] * len(RANKS))
-        met[shape] += 1
-        replayed += met[shape] > 2
+        seen[shape] += 1
+        replayed += seen[shape] > 2
         real += sum(map(len, texts))
         filled += shape.tokens
         places += sum(number * width for number, width in shape.groups)
     rows = [
         ["steps", f"{steps:,}"],
-        ["shapes", f"{len(met)}"],
+        ["shapes", f"{len(seen)}"],
         ["steps replayed", f"{100 * replayed / steps:.1f} %"],
         ["rows of the matrix products for each real token", f"{filled / real:.2f}"],
-        ["rows of attention's blocks for each real token", f"{places / real:.2f}"],
+        ["rows of attention's length buckets for each real token", f"{places / real:.2f}"],
     ]
     return common.table(["what", "figure"], rows)
 
@@ -96,7 +96,7 @@ def operators(batch: int) -> str:
         ]
         for ranks in ((4,), RANKS)
     ]
-    return common.table(["operators of a step", "packed", "even"], rows)
+    return common.table(["operators of a step", "ragged", "static"], rows)
 
 
 def count(kind: Any, backbone: Any, ranks: Sequence[int], ids: Sequence[Any], labels: Sequence[int]) -> int:
@@ -109,11 +109,11 @@ def count(kind: Any, backbone: Any, ranks: Sequence[int], ids: Sequence[Any], la
         common.CLASSES,
     )
     step = kind(backbone, bank, None, True)
-    batches, answers = [ids] * len(ranks), [np.array(labels)] * len(ranks)
-    step(batches, answers, 0)
+    batches, targets = [ids] * len(ranks), [np.array(labels)] * len(ranks)
+    step(batches, targets, 0)
     counting = Counting()
     with counting:
-        step(batches, answers, 1)
+        step(batches, targets, 1)
     return counting.count
 
 

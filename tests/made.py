@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from rankwise import Recipe
-from rankwise.commands.predict import softmax
 from rankwise.data.writers import csv_line
-from rankwise.metrics import metrics
-from rankwise.schema import AdapterResult, Baseline, Diverged, Results, Timing
+from rankwise.schema import AdapterResult, Baseline, Diverged, Metrics, Results, Timing
+from rankwise.stats.metrics import metrics
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 SHARES = (0.29, 0.335, 0.08, 0.145, 0.11, 0.04)
 ACCURACIES = {0: 0.57, 1: 0.895, 2: 0.906, 4: 0.917, 8: 0.92, 16: 0.919}
-BINS = 10
 
 
 def made_run(
@@ -46,9 +45,9 @@ def made_run(
         labels: class names.
         sizes: texts of validation, and of test where there shall be one.
         texts: to be drawn from in turn; made up where there are none.
-        references: whether there are baselines.
+        baselines: whether there are any.
         diverged: adapters that were dropped.
-        calibration: whether the metrics hold `ece` and `reliability`.
+        calibration: whether calibration was measured.
         epochs: passes in the history.
     """
     run, rng = RunFolder(folder), np.random.default_rng(1)
@@ -111,28 +110,12 @@ def _logits(
 
 def _metrics(
     split: str, targets: NDArray[Any], logits: NDArray[np.float32], labels: Sequence[str], calibration: bool
-) -> dict[str, Any]:
-    found = metrics(split, targets, logits, labels).model_dump()
-    if not calibration or "reliability" in found:
-        return found
-    probabilities = softmax(logits)
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    bins = [
-        {
-            "low": k / BINS,
-            "high": (k + 1) / BINS,
-            "texts": int((place == k).sum()),
-            "confidence": float(sure[place == k].mean()) if (place == k).any() else 0.0,
-            "accuracy": float(right[place == k].mean()) if (place == k).any() else 0.0,
-        }
-        for k in range(BINS)
-    ]
-    gaps = [each["texts"] * abs(each["confidence"] - each["accuracy"]) for each in bins]
-    return found | {"ece": sum(gaps) / len(targets), "reliability": bins}
+) -> Metrics:
+    found = metrics(split, targets, logits, labels)
+    return found if calibration else found.model_copy(update={"ece": None, "reliability": []})
 
 
-def _row(name: str, rank: int, seed: int, found: Mapping[str, dict[str, Any]]) -> AdapterResult:
+def _row(name: str, rank: int, seed: int, found: Mapping[str, Metrics]) -> AdapterResult:
     trained = 3_456 + 57_600 * rank
     return AdapterResult(
         name=name,
@@ -191,7 +174,7 @@ def _predictions(
     columns = [column for name in logits for column in (name, f"{name} probability")]
     lines, number = [csv_line(["split", "text", "label", *columns])], 0
     for split, each in targets.items():
-        of = {name: softmax(found[split]) for name, found in logits.items()}
+        of = {name: softmax(found[split].astype(np.float64), axis=-1) for name, found in logits.items()}
         for i, target in enumerate(each):
             text = texts[number % len(texts)] if texts else f"the {number}th text that somebody wrote"
             cells = [c for p in of.values() for c in (labels[int(p[i].argmax())], f"{p[i].max():.4f}")]
@@ -200,9 +183,7 @@ def _predictions(
     return "".join(lines)
 
 
-def _history(
-    measured: Mapping[str, Mapping[str, dict[str, Any]]], epochs: int, rng: np.random.Generator
-) -> str:
+def _history(measured: Mapping[str, Mapping[str, Metrics]], epochs: int, rng: np.random.Generator) -> str:
     names, per_epoch, lines = list(measured), 40, []
     for step in range(1, epochs * per_epoch + 1):
         base = 0.25 + 1.4 * np.exp(-step / 25)
@@ -216,7 +197,7 @@ def _history(
 
 
 def _validation(
-    names: Sequence[str], measured: Mapping[str, Mapping[str, dict[str, Any]]], epoch: int, epochs: int
+    names: Sequence[str], measured: Mapping[str, Mapping[str, Metrics]], epoch: int, epochs: int
 ) -> dict[str, Any]:
     found = [measured[name]["validation"] for name in names]
     return {
@@ -224,7 +205,7 @@ def _validation(
         "bank": 1,
         "adapters": names,
         "epoch": epoch,
-        "accuracy": [each["accuracy"] * (1 - 0.06 * (epochs - epoch)) for each in found],
-        "macro_f1": [each["macro_f1"] * (1 - 0.06 * (epochs - epoch)) for each in found],
-        "log_loss": [each["log_loss"] * (1 + 0.2 * (epochs - epoch)) for each in found],
+        "accuracy": [each.accuracy * (1 - 0.06 * (epochs - epoch)) for each in found],
+        "macro_f1": [each.macro_f1 * (1 - 0.06 * (epochs - epoch)) for each in found],
+        "log_loss": [(each.log_loss or 0.0) * (1 + 0.2 * (epochs - epoch)) for each in found],
     }

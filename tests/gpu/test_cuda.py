@@ -17,7 +17,7 @@ from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
 from tests import tiny
 from tests.unit.nn import models
-from tests.unit.nn.test_step import BATCHES, done, unlike
+from tests.unit.nn.static.test_step import BATCHES, done, unlike
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
@@ -78,6 +78,20 @@ def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
         torch.testing.assert_close(losses, expected)
         assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
     assert len(replayed._replayed._graphs) == 1
+
+
+@each_family
+@pytest.mark.filterwarnings("error")
+def test_recorded_micro_batches_have_the_gradients_of_the_batch(family: str) -> None:
+    """With all dropout on, computed, recorded and replayed."""
+    backbone, bank = bank_on("cuda", family, dropout=0.4)
+    whole = StaticStep(backbone, bank, None, True)
+    parts = StaticStep(backbone, bank, None, True, CudaRecorder(bank.flat.device), micro_batches=2)
+    for number in range(4):
+        expected, theirs = done(whole, bank, BATCHES, number)
+        losses, grads = done(parts, bank, BATCHES, number)
+        torch.testing.assert_close(losses, expected)
+        assert all(models.close(ours, each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
 
 
 def test_a_sweep(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from tests.rules.source import imported, modules
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "schema", "recipe"),
     ("nn", "store"),
+    ("hub",),
     ("data", "models", "hardware", "stats"),
-    ("metrics",),
+    ("memory",),
     ("plan",),
     ("training",),
     ("report",),

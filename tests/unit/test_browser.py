@@ -70,7 +70,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = "Donaudampfschifffahrtsgesellschaft" * 8
     folder = tmp_path_factory.mktemp("made") / ("name-" * 30)
     run = made_run(folder, labels=("yes", "no", "x" * 200), texts=("a text", long, "<b>bold</b> " * 40))
-    build.write(run)
+    build.rebuild(run)
     source = (RunFolder(folder).path / "report.html").read_text("utf-8")
     assert MEASURE not in source
     source, policies = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)

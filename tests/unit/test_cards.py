@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.unit.hostile import LABELS, TEXTS
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run = made_run(tmp_path_factory.mktemp("made") / "emotions", accuracies={0: 0.6, 4: 0.9}, seeds=(0, 1))
-    build.write(run)
+    build.rebuild(run)
     return run
 
 
@@ -43,7 +44,7 @@ def test_the_hub_reads_it(made: RunFolder) -> None:
         assert results[split, "f1"] == pytest.approx(metrics.macro_f1, abs=1e-6)
 
 
-def test_the_licence_is_left_to_who_publishes(made: RunFolder) -> None:
+def test_the_license_is_left_to_the_publisher(made: RunFolder) -> None:
     text = (made.adapters / "r4-s0" / "README.md").read_text("utf-8")
     assert metadata(text)["license"] == "other"
     assert re.search(r"^license: other  # to be filled in", text, re.MULTILINE)
@@ -66,7 +67,7 @@ def test_a_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={4: 0.9}, seeds=(0,))
     (made.adapters / "r4-s0" / "adapter_config.json").unlink()
     (made.adapters / "r4-s0").rmdir()
-    build.write(made)
+    build.rebuild(made)
     assert not (made.adapters / "r4-s0").exists()
 
 
@@ -79,7 +80,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         made.recipe, data="data/it's: {a} & <b>.csv", data_config="- !!python/name:os.system"
     )
     made.recipe.write_text(recipe.to_toml(), "utf-8")
-    build.write(made)
+    build.rebuild(made)
     for path in (made.path / "README.md", made.adapters / "r4-s0" / "README.md"):
         text = path.read_text("utf-8")
         body = text
@@ -111,6 +112,13 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 )
 def test_what_the_hub_calls_a_base(name: str, expected: str | None) -> None:
     assert card.hub_base(name) == expected
+
+
+def test_what_the_cards_import_exists(made: RunFolder) -> None:
+    text = (made.adapters / "r4-s0" / "README.md").read_text("utf-8")
+    imports = re.findall(r"^from (rankwise[\w.]*) import (\w+)", text, re.MULTILINE)
+    assert len(imports) == 2
+    assert all(hasattr(import_module(module), name) for module, name in imports)
 
 
 @pytest.mark.filterwarnings(

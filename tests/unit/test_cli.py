@@ -162,10 +162,10 @@ def test_predict_for_a_spreadsheet(adapter: Path, elsewhere: Path) -> None:
 
 def test_samples(run: RunFolder) -> None:
     result = rankwise("samples", run.path)
-    assert "predicted emotion" in " ".join(result.stdout.split()) or "predicted" in result.stdout
+    assert "predicted label" in " ".join(result.stdout.split())
     found = json.loads(rankwise("samples", run.path, "--adapter", "r1-s110", "--seed", "5", "--json").stdout)
-    assert [row["emotion"] for row in found] == [label for label in tiny.LABELS for _ in range(2)]
-    assert found[0].keys() == {"text", "label", "emotion", "predicted label", "predicted emotion"}
+    assert [row["label"] for row in found] == [label for label in tiny.LABELS for _ in range(2)]
+    assert found[0].keys() == {"text", "label", "predicted label", "probability"}
 
 
 def test_compare(run: RunFolder) -> None:

@@ -17,6 +17,7 @@ from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.ragged import step as step_module
 from rankwise.report import ranks, tables
+from rankwise.report.run import load
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.optimizer import AdamW
 from tests import tiny
@@ -82,7 +83,7 @@ def test_the_neighbors_go_on(
         one, other = (adapters.load(each.adapters / name).state for each in (run, folder))
         assert_alike(one, other, 1e-4)
     assert not (folder.adapters / "r2-s110").exists()
-    assert ranks.compare(folder).seeds == [110]
+    assert ranks.compare(load(folder)).seeds == [110]
 
 
 def test_a_sweep_that_dropped_one_is_resumed(
@@ -132,10 +133,11 @@ def test_ranks_are_compared_on_the_seeds_they_share(
     poisoned("r4-s7", 3)
     folder = RunFolder(tmp_path / "run")
     sweep(tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), seeds=(7, 8), epochs=1), folder.path)
-    found = ranks.compare(folder)
+    run = load(folder)
+    found = ranks.compare(run)
     assert found.seeds == [8]
     assert [each.rank for each in found.ranks] == [1, 4]
-    assert [row[0] for row in tables.rank_table(folder).rows if row[0][0] == "4"] == ["4 (1 of 2 seeds)"]
+    assert [row[0] for row in tables.rank_table(run).rows if row[0][0] == "4"] == ["4 (1 of 2 seeds)"]
 
 
 def test_ranks_without_a_common_seed(
@@ -145,7 +147,7 @@ def test_ranks_without_a_common_seed(
     poisoned("r2-s8", 4)
     folder = RunFolder(tmp_path / "run")
     sweep(tiny.recipe(gpt2_base, data_folder, ranks=(1, 2, 4), seeds=(7, 8), epochs=1), folder.path)
-    found = ranks.compare(folder)
+    found = ranks.compare(load(folder))
     assert (found.seeds, [each.rank for each in found.ranks]) == ([7], [1, 2])
 
 

@@ -56,7 +56,7 @@ def test_title_and_description_are_there_and_named() -> None:
     assert (title.tag, description.tag) == ("title", "desc")
     assert (title.text, description.text) == ("title a", "description a")
     assert tree.get("role") == "img"
-    assert tree.get("aria-labeledby") == f"{title.get('id')} {description.get('id')}"
+    assert tree.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
 
 
 def test_ids_are_the_drawings_own_and_references_meet_them() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score, log_loss
 
 from rankwise import Classifier, DataError, evaluate
-from rankwise.commands.predict import softmax
-from rankwise.metrics import metrics
+from rankwise.stats.metrics import metrics
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
@@ -34,7 +34,7 @@ def test_all_figures_are_scikit_learns() -> None:
     assert (found.split, found.texts) == ("validation", 200)
     assert found.accuracy == pytest.approx(accuracy_score(targets, predicted))
     assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, average="macro"))
-    assert found.log_loss == pytest.approx(log_loss(targets, softmax(logits)))
+    assert found.log_loss == pytest.approx(log_loss(targets, softmax(logits.astype(np.float64), axis=-1)))
     assert found.confusion == confusion_matrix(targets, predicted).tolist()
     report = classification_report(targets, predicted, output_dict=True, target_names=NAMES)
     for each in found.classes:
@@ -86,7 +86,7 @@ def test_calibration_of_shares_that_are_true() -> None:
     """Labels drawn by the stated probabilities: no bin is far off, and a sharpened model is worse."""
     random = np.random.default_rng(2)
     logits = random.normal(size=(20_000, 4)).astype(np.float32)
-    shares = softmax(logits)
+    shares = softmax(logits.astype(np.float64), axis=-1)
     targets = (shares.cumsum(axis=1) > random.random((20_000, 1))).argmax(axis=1)
     found, sharp = (metrics("test", targets, scale * logits, NAMES) for scale in (1, 3))
     assert found.ece is not None and sharp.ece is not None

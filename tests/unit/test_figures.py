@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from rankwise.report import diagnostics, figures
-from rankwise.report.drawing import Drawing
-from rankwise.report.history import Curve, read_curves
+from rankwise.report import build, diagnostics, figures
+from rankwise.report.drawing import Drawing, _settings, png_names
+from rankwise.report.history import Curve, parse_curves
 from rankwise.report.learning import learning_curves
+from rankwise.report.run import Run, load
 from rankwise.report.scores import Score, baseline_rows, by_rank, rank_rows
 from rankwise.report.verdict import Chosen
 from rankwise.schema import Bin
-from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return made_run(tmp_path_factory.mktemp("made") / "run")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return load(made_run(tmp_path_factory.mktemp("made") / "run"))
 
 
 def texts(drawing: Drawing) -> list[str]:
@@ -32,17 +34,16 @@ def texts(drawing: Drawing) -> list[str]:
     return ["".join(each.itertext()).strip() for each in tree.iter("text")]
 
 
-def accuracy(run: RunFolder, split: str = "validation") -> Drawing:
-    results = run.read_results()
-    return figures.accuracy_by_rank(split, rank_rows(run, results), baseline_rows(results), 4)
+def accuracy(run: Run, split: str = "validation") -> Drawing:
+    return figures.accuracy_by_rank(split, rank_rows(run), baseline_rows(run.results), 4)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_accuracy_by_rank(made: RunFolder, split: str) -> None:
-    shown, results = accuracy(made, split), made.read_results()
+def test_accuracy_by_rank(made: Run, split: str) -> None:
+    shown, results = accuracy(made, split), made.results
     assert split in shown.title
     assert f"{split} accuracy, %" in texts(shown)
-    for row in rank_rows(made, results):
+    for row in rank_rows(made):
         score = row.scores[split]
         assert f"{100 * score.accuracy:.1f}" in texts(shown)
         said = (
@@ -54,12 +55,12 @@ def test_accuracy_by_rank(made: RunFolder, split: str) -> None:
         assert f"{row.name}: {100 * row.scores[split].accuracy:.2f} %" in shown.description
 
 
-def test_the_interval_has_the_length_that_it_should(made: RunFolder) -> None:
+def test_the_interval_has_the_length_that_it_should(made: Run) -> None:
     """A bar's ends against the axis' ticks, from the SVG alone."""
-    shown, results = accuracy(made), made.read_results()
+    shown = accuracy(made)
     tree = ElementTree.fromstring(shown.inline())
     scale = ticks(tree)
-    row = next(each for each in rank_rows(made, results) if each.rank == 4)
+    row = next(each for each in rank_rows(made) if each.rank == 4)
     bars = [
         [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", each.get("d", ""))]
         for each in tree.iter("path")
@@ -84,30 +85,30 @@ def ticks(tree: ElementTree.Element) -> Callable[[float], float]:
     return lambda y: v0 + (y - y0) * (v1 - v0) / (y1 - y0)
 
 
-def test_ranks_stand_in_order_and_rank_0_to_the_left(made: RunFolder) -> None:
+def test_ranks_stand_in_order_and_rank_0_to_the_left(made: Run) -> None:
     places = figures._places([0, 1, 2, 4, 16])
     assert [places[rank] for rank in (1, 2, 4, 16)] == [0, 1, 2, 4]
     assert places[0] <= -1
-    assert "rank, logarithmic; 0 is the head alone" in texts(accuracy(made))
+    assert "rank, logarithmic; 0 is the linear probe" in texts(accuracy(made))
 
 
-def test_confusion(made: RunFolder) -> None:
-    row = made.read_results().adapters[0]
+def test_confusion(made: Run) -> None:
+    row = made.results.adapters[0]
     found = row.validation.confusion
-    shown = diagnostics.confusion("validation", "rank 0", made.read_results().labels, found)
+    shown = diagnostics.confusion("validation", "rank 0", made.results.labels, found)
     assert shown.title == "Confusion matrix of rank 0 on the validation split"
     for count in {count for line in found for count in line if count}:
         number = sum(line.count(count) for line in found)
         assert texts(shown).count(str(count)) == number
-    true, predicted, most, share = diagnostics.confusions(made.read_results().labels, found)[0]
-    i, j = (made.read_results().labels.index(label) for label in (true, predicted))
+    true, predicted, most, share = diagnostics.confusions(made.results.labels, found)[0]
+    i, j = (made.results.labels.index(label) for label in (true, predicted))
     assert most == found[i][j] == max(c for a, line in enumerate(found) for b, c in enumerate(line) if a != b)
     assert share == pytest.approx(found[i][j] / sum(found[i]))
     assert f"{true} taken for {predicted}: {most:g}" in shown.description
 
 
-def test_per_class(made: RunFolder) -> None:
-    classes = made.read_results().adapters[1].validation.classes
+def test_per_class(made: Run) -> None:
+    classes = made.results.adapters[1].validation.classes
     shown = diagnostics.per_class("validation", "rank 1", classes)
     order = [each.label for each in sorted(classes, key=lambda each: each.f1)]
     assert [text for text in texts(shown) if text in order] == order
@@ -116,8 +117,8 @@ def test_per_class(made: RunFolder) -> None:
         assert f"recall {100 * each.recall:.1f} %" in shown.description
 
 
-def test_reliability(made: RunFolder) -> None:
-    found = made.read_results().adapters[1].validation
+def test_reliability(made: Run) -> None:
+    found = made.results.adapters[1].validation
     assert found.ece is not None
     shown = diagnostics.reliability("validation", "rank 1", found.reliability, found.ece)
     assert f"ECE {100 * found.ece:.2f} points" in texts(shown)
@@ -126,8 +127,8 @@ def test_reliability(made: RunFolder) -> None:
         assert (said in shown.description) == (each.texts > 0)
 
 
-def test_learning_curves(made: RunFolder) -> None:
-    curves, results = read_curves(made), made.read_results()
+def test_learning_curves(made: Run) -> None:
+    curves, results = made.curves, made.results
     losses, accuracies = learning_curves(curves, by_rank(results))
     assert [text for text in texts(losses) if text.startswith("rank ")] == [
         f"rank {rank}" for rank in by_rank(results)
@@ -140,18 +141,16 @@ def test_learning_curves(made: RunFolder) -> None:
     assert "validation split" in losses.title and "validation split" in accuracies.title
 
 
-def mean_loss(curves: dict[str, Curve]) -> float:
+def mean_loss(curves: Mapping[str, Curve]) -> float:
     return sum(curves[f"r4-s{seed}"].losses[3.0] for seed in (0, 1, 2)) / 3
 
 
-def test_a_torn_history_is_read_as_far_as_it_goes(made: RunFolder, tmp_path: Path) -> None:
-    whole = made.history.read_text("utf-8").splitlines()
-    torn = RunFolder(tmp_path)
+def test_a_torn_history_is_read_as_far_as_it_goes(made: Run) -> None:
+    whole = (made.path / "history.jsonl").read_text("utf-8").splitlines()
     lines = [*whole[:50], "[]", '{"adapters": 3}', '{"kind": "live"}', whole[50][:70]]
-    torn.history.write_text("\n".join(lines), "utf-8")
-    assert len(read_curves(torn)["r1-s0"].losses) == 49  # and one validation
-    assert read_curves(RunFolder(tmp_path / "none")) == {}
-    assert learning_curves({}, by_rank(made.read_results())) == []
+    assert len(parse_curves(lines)["r1-s0"].losses) == 49  # and one validation
+    assert parse_curves([]) == {}
+    assert learning_curves({}, by_rank(made.results)) == []
 
 
 @pytest.mark.parametrize(
@@ -167,14 +166,15 @@ def test_a_torn_history_is_read_as_far_as_it_goes(made: RunFolder, tmp_path: Pat
 def test_any_run_can_be_drawn(
     tmp_path: Path, accuracies: dict[int, float], labels: tuple[str, ...], seeds: tuple[int, ...]
 ) -> None:
-    made = made_run(tmp_path / "run", accuracies=accuracies, labels=labels, seeds=seeds, baselines=False)
-    results = made.read_results()
+    folder = made_run(tmp_path / "run", accuracies=accuracies, labels=labels, seeds=seeds, baselines=False)
+    made = load(folder)
+    results = made.results
     found = results.adapters[-1].validation
     drawn = [
         accuracy(made),
         diagnostics.confusion("validation", "x", labels, found.confusion),
         diagnostics.per_class("validation", "x", found.classes),
-        *learning_curves(read_curves(made), by_rank(results)),
+        *learning_curves(made.curves, by_rank(results)),
     ]
     for each in drawn:
         tree = ElementTree.fromstring(each.inline())
@@ -183,34 +183,41 @@ def test_any_run_can_be_drawn(
         assert max(map(len, texts(each))) <= 45
 
 
-def test_after_one_epoch_there_is_no_curve_of_accuracies(made: RunFolder) -> None:
-    results = made.read_results()
-    curves = read_curves(made)
-    for curve in curves.values():
-        del curve.accuracy[2.0], curve.accuracy[3.0]
+def test_after_one_epoch_there_is_no_curve_of_accuracies(made: Run) -> None:
+    results = made.results
+    curves = {
+        name: replace(curve, accuracy={1.0: curve.accuracy[1.0]}) for name, curve in made.curves.items()
+    }
     assert [each.name for each in learning_curves(curves, by_rank(results))] == ["learning-loss"]
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "free"),
-    [(75.4, 79.5, [False, True]), (70.0, 74.0, [False, False]), (55.0, 60.0, [True, True])],
+    ("low", "high", "expected"),
+    [(75.4, 79.5, (True, False)), (65.0, 72.0, (True, True)), (70.0, 80.0, (False, True))],
+    ids=["point above", "point below", "point on both sides"],
 )
-def test_a_name_keeps_clear_of_the_points(low: float, high: float, free: list[bool]) -> None:
-    axes = Figure().add_axes((0, 0, 1, 1))
+def test_a_name_keeps_clear_of_the_points(low: float, high: float, expected: tuple[bool, bool]) -> None:
+    """Beside a line at 75: at the right end, above or below it; else to the left of the point."""
+    axes = Figure(figsize=(6, 4)).add_axes((0, 0, 1, 1))
     axes.set(xlim=(-0.6, 4.6), ylim=(43.0, 87.0))
-    score = Score(low / 100, low / 100, high / 100, None, (), 0.0, 0.0)
-
-    def sides(place: float) -> list[bool]:
-        """Over and under the line."""
-        name, taken = "TF-IDF + linear SVM 75.0", {place: score}
-        return [figures._is_free(axes, name, 75.0, over, taken) for over in (True, False)]
-
-    assert sides(4.0) == free
-    assert sides(0.0) == [True, True]  # at the other end of the axis
+    score = Score(0.75, low / 100, high / 100, None, (), 0.0, 0.0)
+    point = figures._point_box(figures._inches(axes), 4.0, score)
+    (right, above, is_free), name = figures._free_place(axes, "TF-IDF + linear SVM 75.0", 75.0, [point])
+    assert is_free and figures._overlap(name, point) == 0
+    assert (right == 6, above) == expected
 
 
-def test_bins_that_only_one_seed_has_are_pooled(made: RunFolder) -> None:
-    one, other = (row.model_copy(deep=True) for row in made.read_results().adapters[:2])
+def test_a_line_without_room_for_its_name_is_named_in_the_corner() -> None:
+    axes = Figure(figsize=(2, 2)).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, 1), ylim=(0, 100))
+    taken = {place: Score(0.5, 0.2, 0.8, None, (), 0.0, 0.0) for place in (0.2, 0.5, 0.8)}
+    assert figures._baseline_lines(axes, {"linear SVM 50.0": 50.0, "none 5.0": 5.0}, taken) == [
+        "linear SVM 50.0"
+    ]
+
+
+def test_bins_that_only_one_seed_has_are_pooled(made: Run) -> None:
+    one, other = (row.model_copy(deep=True) for row in made.results.adapters[:2])
     share = Bin(low=0.4, high=0.6, texts=10, confidence=0.5, accuracy=0.4)
     one.validation.reliability = [share]
     other.validation.reliability = [
@@ -222,3 +229,48 @@ def test_bins_that_only_one_seed_has_are_pooled(made: RunFolder) -> None:
     assert [(each.low, each.texts, round(each.accuracy, 6)) for each in found[0]] == [
         (0.4, 40, 0.7), (0.8, 10, 0.4),
     ]  # fmt: skip
+
+
+JAPANESE = ("喜び", "怒り", "とても長い分類の名前です", "悲しみ")
+
+
+def test_a_png_shows_numbers_for_names_that_its_font_cannot_draw(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "run", labels=JAPANESE, accuracies={4: 0.9}, seeds=(0,))
+    drawings = {each.name: each for each in build.tell(load(folder)).drawings}
+    for name in ("confusion-validation", "classes-validation"):
+        drawing = drawings[name]
+        assert drawing.plot_png is not None
+        in_png = {each.get_text() for each in drawing._figure(drawing.plot_png).findobj(Text)}
+        assert {"0", "1", "2", "3"} <= in_png and "".join(in_png).isascii()
+        assert any("labels.txt" in text for text in in_png)
+        assert {"喜び", "怒り", "悲しみ"} <= set(texts(drawing))
+    build.rebuild(folder)
+    key = (folder.path / "figures" / "labels.txt").read_text("utf-8")
+    assert key.splitlines() == [f"{i} {label}" for i, label in enumerate(JAPANESE)]
+    assert "labels.txt" in (folder.path / "README.md").read_text("utf-8")
+
+
+def test_names_that_the_font_can_draw_stay(made: Run, tmp_path: Path) -> None:
+    assert png_names(["joy", "Ärger", "радость", "χαρά"]) is None
+    assert all(drawing.plot_png is None for drawing in build.tell(made).drawings)
+
+
+@pytest.mark.parametrize("label", ["disappointment", "extraordinarily good", "喜" * 30, "W" * 40])
+def test_long_names_leave_room_for_the_axis_titles(label: str) -> None:
+    """Everything that is written lies within the picture."""
+    names, counts = (label, "b", "c"), [[5, 1, 1]] * 3
+    drawing = diagnostics.confusion("validation", "rank 1", names, counts)
+    with _settings("x"):
+        figure = drawing._figure(drawing.plot_png or drawing.plot)
+        figure.draw_without_rendering()
+        wide, high = figure.bbox.size
+        boxes = {
+            each.get_text(): each.get_window_extent() for each in figure.findobj(Text) if each.get_text()
+        }
+    outside = [
+        text
+        for text, box in boxes.items()
+        if not (box.x0 >= 0 and box.x1 <= wide and box.y0 >= 0 and box.y1 <= high)
+    ]
+    assert {"true", "predicted"} <= {text.partition(",")[0] for text in boxes}
+    assert outside == []

@@ -13,8 +13,8 @@ import pytest
 
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.report import build, html
-from rankwise.report.data_tables import read_data_report
-from rankwise.report.ranks import compare, in_short
+from rankwise.report.ranks import compare
+from rankwise.report.run import load, read_data_report
 from rankwise.report.scores import rank_rows
 from rankwise.report.tables import one_line
 from rankwise.schema import Diverged
@@ -40,7 +40,12 @@ DATA = {
     ],
     "contradictions": [{"text": "<u>both</u>", "labels": ["a", "b"], "splits": ["train"]}],
     "contradictions_total": 51,
-    "leaks": [{"splits": ["train", "test"], "texts": 11, "same_label": 0, "other_label": 11, "examples": ["<u>one</u>"]}],
+    "leaks": [
+        {
+            "splits": ["train", "test"], "texts": 11, "same_label": 0, "other_label": 11,
+            "examples": ["<u>one</u>"],
+        }
+    ],
     "max_length": 128,
     "unit": "tokens",
 }  # fmt: skip
@@ -50,7 +55,7 @@ DATA = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run = made_run(tmp_path_factory.mktemp("made") / "emotions")
     (run.path / "data.json").write_text(json.dumps(DATA), "utf-8")
-    build.write(run)
+    build.rebuild(run)
     return run
 
 
@@ -59,8 +64,8 @@ def page(run: RunFolder) -> Page:
 
 
 def test_the_verdict_comes_first(made: RunFolder) -> None:
-    shown, found = page(made), compare(made)
-    assert shown.headings[0] == (1, f"{in_short(found)}.")
+    shown, found = page(made), compare(load(made))
+    assert shown.headings[0] == (1, f"{found.headline}.")
     assert shown.text.index(found.verdict) < shown.text.index("Accuracy against rank")
 
 
@@ -86,7 +91,7 @@ def test_its_structure_can_be_followed(made: RunFolder) -> None:
     levels = [level for level, _ in shown.headings]
     assert all(next_ <= level + 1 for level, next_ in pairwise(levels))
     assert len(set(shown.ids)) == len(shown.ids)
-    named = [value for _, name, value in shown.attributes if name == "aria-labeledby"]
+    named = [value for _, name, value in shown.attributes if name == "aria-labelledby"]
     assert all(each in shown.ids for value in named for each in value.split())
     assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 7
     labels = [value for _, name, value in shown.attributes if name == "aria-label"]
@@ -101,7 +106,7 @@ def test_every_section_is_there(made: RunFolder) -> None:
         "Cost", "Recipe, machine, and how to repeat it",
     ]  # fmt: skip
     results = made.read_results()
-    for row in rank_rows(made, results):
+    for row in rank_rows(load(made)):
         for score in row.scores.values():
             assert f"{100 * score.accuracy:.2f}" in shown.text
     for word in ("majority class", "TF-IDF + linear SVM", "torch", results.versions["torch"], "5,123"):
@@ -114,7 +119,7 @@ def test_every_section_is_there(made: RunFolder) -> None:
 
 
 def test_every_figure_names_its_split(made: RunFolder) -> None:
-    for drawing in build.read_story(made).drawings:
+    for drawing in build.tell(load(made)).drawings:
         assert "validation" in drawing.title or "test" in drawing.title
         assert drawing.name.endswith("-test") == ("test split" in drawing.title)
 
@@ -127,13 +132,13 @@ def test_the_choice_does_not_look_at_test(made: RunFolder, tmp_path: Path) -> No
         assert row.test is not None
         row.test.accuracy = 1 - row.test.accuracy
     copy.results.write_text(results.model_dump_json(), "utf-8")
-    one, other = build.read_story(made), build.read_story(copy)
-    assert (one.found, one.choice.best.name) == (other.found, other.choice.best.name)
+    one, other = build.tell(load(made)), build.tell(load(copy))
+    assert (one.comparison, one.choice.best.name) == (other.comparison, other.choice.best.name)
 
 
 def test_the_same_files_give_the_same_bytes(made: RunFolder, tmp_path: Path) -> None:
     copy = RunFolder(shutil.copytree(made.path, tmp_path / made.path.name))
-    build.write(copy)
+    build.rebuild(copy)
     for path in made.path.rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (copy.path / path.relative_to(made.path)).read_bytes(), path.name
@@ -146,7 +151,7 @@ def test_hostile_data_stays_text(tmp_path: Path) -> None:
     )
     made.results.write_text(results.model_dump_json(), "utf-8")
     (made.path / "data.json").write_text(json.dumps(DATA), "utf-8")
-    build.write(made)
+    build.rebuild(made)
     shown = page(made)
     assert set(shown.tags) <= TAGS
     assert shown.tags["style"] == 1 and shown.tags["title"] == 1 + shown.tags["svg"]
@@ -160,18 +165,14 @@ def test_hostile_data_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_run_without_most_things(tmp_path: Path) -> None:
-    """One rank, one seed, no test, references, history, timing or calibration: the sections are left out."""
+    """One rank, one seed, no test, baselines, history, timing or calibration: the sections are left out."""
     made = made_run(
         tmp_path / "run", accuracies={4: 0.9}, seeds=(1,), sizes={"validation": 60}, baselines=False,
         calibration=False,
     )  # fmt: skip
     made.history.unlink()
     made.timing.unlink()
-    results = made.read_results()
-    for row in results.adapters:  # whatever measures them, here they are not
-        row.validation.reliability = []
-    made.results.write_text(results.model_dump_json(), "utf-8")
-    build.write(made)
+    build.rebuild(made)
     shown = page(made)
     titles = [title for _, title in shown.headings]
     assert titles[0] == "Only rank 4 was tried." and "Learning curves" not in titles and "Data" not in titles
@@ -185,7 +186,7 @@ def test_a_run_without_most_things(tmp_path: Path) -> None:
 def test_dropped_adapters_are_named(tmp_path: Path) -> None:
     dropped = [Diverged(name=f"r16-s{s}", rank=16, seed=s, step=1_234, reason="the <loss>") for s in (0, 1)]
     made = made_run(tmp_path / "run", accuracies={1: 0.8, 2: 0.8, 16: 0.9}, seeds=(0, 1), diverged=dropped)
-    build.write(made)
+    build.rebuild(made)
     text = page(made).text
     assert "r16-s1 (step 1,234: the <loss>)" in text and "16 (dropped)" in text
     assert "16 (dropped)" in made.table.read_text("utf-8")
@@ -196,18 +197,18 @@ def test_nothing_finished(tmp_path: Path) -> None:
     results = made.read_results().model_copy(update={"adapters": []})
     made.results.write_text(results.model_dump_json(), "utf-8")
     with pytest.raises(UsageError, match="every adapter diverged"):
-        build.write(made)
+        build.rebuild(made)
 
 
 def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
-    monkeypatch.setattr(build, "read_story", lambda run: 1 / 0)
+    monkeypatch.setattr(build, "tell", lambda run: 1 / 0)
     with pytest.raises(
         RankwiseError, match="its results are safe, but the report could not be made"
     ) as caught:
-        build.write(made)
+        build.rebuild(made)
     assert "rankwise report" in caught.value.hint
     assert made.table.exists() and made.read_results().adapters
 
@@ -215,7 +216,7 @@ def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"splits": 3}', "\xff"])
 def test_a_damaged_data_report_is_left_out(tmp_path: Path, content: str) -> None:
     (tmp_path / "data.json").write_text(content, "latin-1")
-    assert read_data_report(RunFolder(tmp_path)) is None
+    assert read_data_report(tmp_path / "data.json") is None
 
 
 def test_sizes_of_files() -> None:

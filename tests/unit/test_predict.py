@@ -17,7 +17,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rankwise import Classifier, DataError, ModelError, UsageError
-from rankwise.commands.predict import predict_file, softmax
+from rankwise.commands.predict import predict_file
 from rankwise.data.readers import BATCH_ROWS
 from rankwise.nn import inference
 from rankwise.nn.batch import PackedBatch
@@ -129,11 +129,6 @@ def test_a_long_text_loses_its_end(classifier: Classifier) -> None:
     start = "scared " * 40  # more than the 32 tokens of the recipe
     one, other = classifier.probabilities([start + "glad", start + "furious"])
     np.testing.assert_array_equal(one, other)
-
-
-def test_softmax_of_large_logits() -> None:
-    found = softmax(np.array([[1e4, 0.0, -1e4], [2.0, 2.0, 2.0]], dtype=np.float32))
-    np.testing.assert_allclose(found, np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]))
 
 
 def test_another_base_is_refused(adapter: Path, llama_base: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The published table beside a run, and what passes."""
+"""The published table next to a run, and what passes."""
 
 from __future__ import annotations
 
 import pytest
 
+from rankwise.cli import terminal
 from rankwise.commands import reproduce
 from rankwise.schema import AdapterResult, Metrics, Results
 
@@ -54,44 +55,50 @@ def results(right: dict[int, int]) -> Results:
     )
 
 
-def verdicts(right: dict[int, int]) -> dict[str, str]:
-    return {row[0]: row[-1] for row in reproduce.compare(results(right)).rows}
+def passed(right: dict[int, int]) -> bool:
+    return reproduce.passed(reproduce.compare(results(right)))
+
+
+def verdicts(right: dict[int, int]) -> dict[int, bool]:
+    return {each.rank: each.passes for each in reproduce.compare(results(right))}
 
 
 def test_the_published_numbers() -> None:
     assert {rank: round(percent * 20) for rank, percent in reproduce.PUBLISHED.items()} == PUBLISHED
 
 
-def test_the_same_numbers_pass() -> None:
-    table = reproduce.compare(results(PUBLISHED))
-    assert table.columns == ("rank", "published accuracy", "accuracy", "difference", "within 1.2 points")
-    assert list(table.rows) == [
-        ("1", "91.45", "91.45", "+0.00", "pass"),
-        ("2", "91.30", "91.30", "+0.00", "pass"),
-        ("4", "91.70", "91.70", "+0.00", "pass"),
-        ("8", "91.50", "91.50", "+0.00", "pass"),
-        ("16", "91.40", "91.40", "+0.00", "pass"),
+def test_the_same_numbers_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_reproduction("gpt2", reproduce.compare(results(PUBLISHED)))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["gpt2,", "validation", "accuracy", "in", "percent"]
+    assert " ".join(lines[1]) == "rank published accuracy accuracy difference within 1.2 points"
+    assert lines[3:] == [
+        ["1", "91.45", "91.45", "+0.00", "pass"],
+        ["2", "91.30", "91.30", "+0.00", "pass"],
+        ["4", "91.70", "91.70", "+0.00", "pass"],
+        ["8", "91.50", "91.50", "+0.00", "pass"],
+        ["16", "91.40", "91.40", "+0.00", "pass"],
+        ["pass"],
     ]
-    assert reproduce.passed(results(PUBLISHED))
 
 
 @pytest.mark.parametrize("rank", PUBLISHED)
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_just_the_tolerance_passes_and_a_text_more_fails(rank: int, sign: int) -> None:
     edge = PUBLISHED | {rank: PUBLISHED[rank] + sign * TOLERANCE}
-    assert reproduce.passed(results(edge))
+    assert passed(edge)
     beyond = PUBLISHED | {rank: PUBLISHED[rank] + sign * (TOLERANCE + 1)}
-    assert not reproduce.passed(results(beyond))
-    assert verdicts(beyond) == {str(each): "fail" if each == rank else "pass" for each in PUBLISHED}
+    assert not passed(beyond)
+    assert verdicts(beyond) == {each: each != rank for each in PUBLISHED}
 
 
 def test_a_missing_rank_fails() -> None:
     less = {rank: right for rank, right in PUBLISHED.items() if rank != 8}
-    assert not reproduce.passed(results(less))
-    assert set(verdicts(less).values()) == {"pass"}
+    assert not passed(less)
+    assert set(verdicts(less).values()) == {True}
 
 
 def test_other_ranks_are_left_out() -> None:
     more = PUBLISHED | {32: 3}
-    assert reproduce.passed(results(more))
-    assert "32" not in verdicts(more)
+    assert passed(more)
+    assert 32 not in verdicts(more)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from rankwise.cli.app import app
 from rankwise.errors import UsageError
 from rankwise.report import build
+from rankwise.report.run import load
 from rankwise.report.runs import list_runs, runs_page
 from rankwise.report.scores import rank_rows
 from rankwise.store.run_folder import RunFolder
@@ -41,7 +42,7 @@ def test_the_list(runs: Path) -> None:
         "smollm2-135m",
         "dair-ai/emotion",
     )
-    rows = rank_rows(RunFolder(runs / "a-done"), RunFolder(runs / "a-done").read_results())
+    rows = rank_rows(load(RunFolder(runs / "a-done")))
     assert done.accuracy == pytest.approx(max(row.scores["validation"].accuracy for row in rows))
     assert done.verdict and done.created == "2026-11-24T12:00:00+00:00"
     assert unfinished.accuracy is None and unfinished.ranks == [1]
@@ -56,7 +57,7 @@ def test_a_run_is_listed_by_its_own_name_too(runs: Path) -> None:
 def test_whatever_is_damaged_the_list_is_given(runs: Path, damage: str) -> None:
     getattr(RunFolder(runs / "a-done"), damage).write_bytes(b"\xff\x00{")
     found = list_runs(runs)[0]
-    assert found.state == ("finished" if damage == "recipe" else "damaged")
+    assert found.state == "damaged" and damage in (found.problem or "")
 
 
 def test_the_verb_runs(runs: Path) -> None:
@@ -73,16 +74,14 @@ def test_the_verb_runs(runs: Path) -> None:
 def test_runs_side_by_side(runs: Path) -> None:
     made_run(runs / "other", accuracies={2: 0.85, 8: 0.9}, seeds=(0,), sizes={"validation": 50})
     folders = [RunFolder(runs / "a-done"), RunFolder(runs / "other")]
-    shown = Page(runs_page(folders))
+    shown = Page(runs_page([load(folder) for folder in folders]))
     assert shown.headings[0] == (1, "2 runs side by side.")
     assert "They were not validated on the same texts." in shown.text
     for folder in folders:
         assert folder.path.name in shown.text
-        row = max(
-            rank_rows(folder, folder.read_results()), key=lambda each: each.scores["validation"].accuracy
-        )
+        row = max(rank_rows(load(folder)), key=lambda each: each.scores["validation"].accuracy)
         assert f"{100 * row.scores['validation'].accuracy:.2f}" in shown.text
-    assert "validated on the same texts." in Page(runs_page([folders[0]] * 2)).text
+    assert "validated on the same texts." in Page(runs_page([load(folders[0])] * 2)).text
 
 
 def test_the_verb_report(runs: Path) -> None:

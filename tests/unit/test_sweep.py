@@ -19,6 +19,7 @@ from rankwise.commands.sweep import default_folder
 from rankwise.errors import DataError, ModelError
 from rankwise.models import peft_format as adapters
 from rankwise.report import ranks
+from rankwise.report.run import load
 from rankwise.report.tables import sample_table
 from rankwise.schema import Results
 from rankwise.store.run_folder import RunFolder
@@ -280,8 +281,8 @@ def test_what_is_chosen_does_not_depend_on_the_test_split(
         for reference in found.baselines:
             reference.test = None
     assert one == other
-    assert ranks.compare(runs[0]) == ranks.compare(runs[1])
-    titles = [sample_table(run).title for run in runs]
+    assert ranks.compare(load(runs[0])) == ranks.compare(load(runs[1]))
+    titles = [sample_table(load(run)).title for run in runs]
     assert titles[0] == titles[1] and titles[0].startswith("test texts, predicted by ")
     for name in NAMES:
         assert_alike(state(runs[0], name), state(runs[1], name), 0)

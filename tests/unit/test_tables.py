@@ -13,7 +13,8 @@ from markdown_it import MarkdownIt
 
 from rankwise.errors import UsageError
 from rankwise.report import tables
-from rankwise.report.tables import Table, one_line, plain_cell, printable, rank_csv, rank_table, sample_table
+from rankwise.report.run import load
+from rankwise.report.tables import Table, one_line, printable, rank_csv, rank_table, sample_table
 from rankwise.schema import Diverged
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
@@ -96,7 +97,7 @@ def test_nothing_steers_the_terminal() -> None:
 
 def test_the_rank_table(run: RunFolder) -> None:
     results = run.read_results()
-    table = rank_table(run)
+    table = rank_table(load(run))
     assert table.columns == (
         "rank", "trainable params", "total params", "% trainable",
         "validation accuracy", "95 %", "validation macro-F1", "test accuracy", "95 %", "test macro-F1",
@@ -125,14 +126,14 @@ def test_without_a_test_split(copy: RunFolder) -> None:
     results = copy.read_results()
     alone = [row.model_copy(update={"test": None}) for row in results.adapters]
     copy.results.write_text(results.model_copy(update={"adapters": alone}).model_dump_json())
-    table = rank_table(copy)
+    table = rank_table(load(copy))
     assert table.columns[-1] == "validation macro-F1"
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
 def test_several_seeds_make_one_row_a_rank_and_references_follow(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(3, 5, 7), diverged=[DROPPED])
-    results, table = made.read_results(), rank_table(made)
+    results, table = made.read_results(), rank_table(load(made))
     assert table.columns[4:8] == ("validation accuracy", "spread", "95 %", "validation macro-F1")
     names = [row[0] for row in table.rows]
     assert names == ["1", "4 (2 of 3 seeds)", "majority class", "TF-IDF + linear SVM", "untrained head"]
@@ -153,7 +154,7 @@ def test_several_seeds_make_one_row_a_rank_and_references_follow(tmp_path: Path)
 
 def test_the_csv_holds_ranks_adapters_and_references_unrounded(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(3, 5))
-    results, rows = made.read_results(), list(csv.DictReader(io.StringIO(rank_csv(made))))
+    results, rows = made.read_results(), list(csv.DictReader(io.StringIO(rank_csv(load(made)))))
     assert [row["kind"] for row in rows] == ["rank"] * 2 + ["adapter"] * 4 + ["baseline"] * 3
     for row in results.adapters:
         cells = next(each for each in rows if each["name"] == row.name)
@@ -164,37 +165,44 @@ def test_the_csv_holds_ranks_adapters_and_references_unrounded(tmp_path: Path) -
     assert float(rows[0]["validation_accuracy"]) == pytest.approx(mean)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\t=1", " =1", "\r=1"])
-def test_no_cell_is_a_formula(text: str) -> None:
-    assert plain_cell(text) == f"'{text}"
+def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
+    results = made.read_results()
+    results.baselines[0].name = "\uff1dcmd"
+    made.results.write_text(results.model_dump_json(), "utf-8")
+    assert "\nbaseline,'\uff1dcmd," in rank_csv(load(made))
 
 
-@pytest.mark.parametrize("text", ["-1", "+0.5", "so = so", "", "a@b"])
-def test_what_is_no_formula_stays(text: str) -> None:
-    assert plain_cell(text) == text
+def test_the_linear_probe_is_called_so(tmp_path: Path) -> None:
+    """results.json names the baseline "rank 0"; tables say what that is."""
+    made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
+    results = made.read_results()
+    results.baselines[0].name = "rank 0"
+    made.results.write_text(results.model_dump_json(), "utf-8")
+    assert [row[0] for row in rank_table(load(made)).rows][:2] == ["1", "linear probe (rank 0)"]
 
 
 def test_two_samples_of_each_class(run: RunFolder) -> None:
     results = run.read_results()
-    table = sample_table(run)
-    assert [row[2] for row in table.rows] == [label for label in tiny.LABELS for _ in range(2)]
-    assert [row[1] for row in table.rows] == ["0", "0", "1", "1", "2", "2"]
+    table = sample_table(load(run))
+    assert [row[1] for row in table.rows] == [label for label in tiny.LABELS for _ in range(2)]
+    assert table.columns == ("text", "label", "predicted label", "probability")
     best = max(results.adapters, key=lambda row: (row.validation.accuracy, -row.rank)).name
     assert table.title == f"test texts, predicted by {best}"
     with run.predictions.open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["split"] == "test"]
-    for text, _, label, number, predicted in table.rows:
-        assert any((x["text"], x["label"], x[best]) == (text, label, predicted) for x in lines)
-        assert tiny.LABELS[int(number)] == predicted
+    for text, label, predicted, probability in table.rows:
+        (line,) = (x for x in lines if (x["text"], x["label"], x[best]) == (text, label, predicted))
+        assert float(probability) == pytest.approx(float(line[f"{best} probability"]), abs=5e-4)
 
 
 def test_samples_are_drawn_by_seed(run: RunFolder) -> None:
-    draws = [sample_table(run, seed=seed).rows for seed in (110, 110, *range(5))]
+    draws = [sample_table(load(run), seed=seed).rows for seed in (110, 110, *range(5))]
     assert draws[0] == draws[1]
     assert any(draw != draws[0] for draw in draws[2:])
-    by_rank = {sample_table(run, adapter=name).title for name in ("r0-s110", "r4-s110")}
+    by_rank = {sample_table(load(run), adapter=name).title for name in ("r0-s110", "r4-s110")}
     assert len(by_rank) == 2
-    assert [row[0] for row in sample_table(run, adapter="r0-s110").rows] == [row[0] for row in draws[0]]
+    assert [row[0] for row in sample_table(load(run), adapter="r0-s110").rows] == [row[0] for row in draws[0]]
 
 
 def test_a_class_with_fewer_texts_gives_those(copy: RunFolder) -> None:
@@ -202,25 +210,25 @@ def test_a_class_with_fewer_texts_gives_those(copy: RunFolder) -> None:
         lines = list(csv.DictReader(file))
     joys = [line for line in lines if line["split"] == "test" and line["label"] == "joy"]
     rewrite(copy, [line for line in lines if line not in joys] + joys[:1])
-    assert [row[2] for row in sample_table(copy).rows] == ["joy", "anger", "anger", "fear", "fear"]
+    assert [row[1] for row in sample_table(load(copy)).rows] == ["joy", "anger", "anger", "fear", "fear"]
 
 
 def test_an_unknown_adapter(run: RunFolder) -> None:
     with pytest.raises(UsageError, match="no adapter r3-s110") as caught:
-        sample_table(run, adapter="r3-s110")
+        sample_table(load(run), adapter="r3-s110")
     assert "r0-s110, r1-s110, r4-s110" in caught.value.hint
 
 
 def test_no_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished run"):
-        sample_table(RunFolder(tmp_path))
+        load(RunFolder(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"adapters": 1}', "\xff"])
 def test_damaged_results(copy: RunFolder, content: str) -> None:
     copy.results.write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match=r"results\.json: cannot be read"):
-        sample_table(copy)
+        sample_table(load(copy))
 
 
 @pytest.mark.parametrize("content", [None, "", "split,text\n", 'split,text,label,r0-s110\n"', "\xff\xfe"])
@@ -229,7 +237,7 @@ def test_damaged_predictions(copy: RunFolder, content: str | None) -> None:
     if content is not None:
         copy.predictions.write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match=r"predictions\.csv"):
-        sample_table(copy, adapter="r0-s110")
+        sample_table(load(copy), adapter="r0-s110")
 
 
 def test_what_is_written_is_one_table_each(copy: RunFolder) -> None:
@@ -241,7 +249,7 @@ def test_what_is_written_is_one_table_each(copy: RunFolder) -> None:
     rewrite(copy, lines)
     results = copy.read_results()
     copy.results.write_text(results.model_copy(update={"base": "<b>*my* [base]"}).model_dump_json())
-    tables.write(copy)
+    tables.write(copy, load(copy))
     ranks, samples = copy.table.read_text("utf-8"), copy.samples.read_text("utf-8")
     assert ranks.startswith("\\<b\\>\\*my\\* \\[base\\], 48 training texts\n\n|")
     assert len(cells("|" + samples.partition("|")[2])) == 1 + 6

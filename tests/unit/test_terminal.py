@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ from rankwise.cli import terminal
 from rankwise.commands.predict import Prediction
 from rankwise.commands.preview import preview
 from rankwise.errors import DataError
-from rankwise.metrics import metrics
+from rankwise.report.run import load
 from rankwise.report.tables import Table, rank_table, sample_table
+from rankwise.stats.metrics import metrics
 from rankwise.store.run_folder import RunFolder
 
 Screen = Callable[[int], io.StringIO]
@@ -46,18 +46,16 @@ def assert_whole(text: str, columns: int, table: Table) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 140, 250])
-def test_the_rank_table(run: RunFolder, screen: Screen, columns: int, tmp_path: Path) -> None:
-    results = run.read_results()
-    for row in results.adapters:
+def test_the_rank_table(run: RunFolder, screen: Screen, columns: int) -> None:
+    large = load(run)
+    for row in large.results.adapters:
         row.total_params += 1_234_567_890
-    large = RunFolder(tmp_path)
-    large.results.write_text(results.model_dump_json(), "utf-8")
     table, file = rank_table(large), screen(columns)
     terminal.show_table(table)
     shown = file.getvalue()
     assert_whole(shown.partition("\n")[2], columns, table)
     if columns == 250:
-        assert len(shown.splitlines()) == 1 + 2 + 6 + 1  # title, header, ranks and references, note
+        assert len(shown.splitlines()) == 1 + 2 + 6 + 1  # title, header, ranks and baselines, note
         assert "validation accuracy" in shown and "% trainable" in shown
     # Columns that stand below begin with the rank again.
     assert sum(line.lstrip().startswith("rank") for line in shown.splitlines()) == {60: 3, 80: 2, 100: 2}.get(
@@ -67,7 +65,7 @@ def test_the_rank_table(run: RunFolder, screen: Screen, columns: int, tmp_path: 
 
 @pytest.mark.parametrize("columns", [50, 80, 140])
 def test_the_sample_table(run: RunFolder, screen: Screen, columns: int) -> None:
-    table, file = sample_table(run), screen(columns)
+    table, file = sample_table(load(run)), screen(columns)
     terminal.show_table(table)
     assert_whole(file.getvalue().partition("\n")[2], columns, table)
 
@@ -148,7 +146,7 @@ def progress() -> None:
     with terminal.ProgressBars() as bars:
         bars.note("a [note]")
         bars.begin("train", 1200)
-        bars.advance(3, "loss 0.50 0.60")
+        bars.advance(1)
         bars.begin("predict", None)
         bars.advance(7)
 

@@ -201,16 +201,18 @@ def _sweep(
         with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
+    from rankwise.report.run import load
 
     if as_json:
         print(results.model_dump_json(indent=1))
         return
-    terminal.show_table(tables.rank_table(run))
+    finished = load(run)
+    terminal.show_table(tables.rank_table(finished))
     if samples:
         terminal.stdout.print()
-        terminal.show_table(tables.sample_table(run))
-    terminal.show_comparison(ranks.compare(run), table=False)
-    terminal.show_written(run, results)
+        terminal.show_table(tables.sample_table(finished))
+    terminal.show_comparison(ranks.compare(finished), table=False)
+    terminal.show_written(finished)
 
 
 @_verb
@@ -385,10 +387,11 @@ def samples(
 ) -> None:
     """Two texts of each class, drawn by seed, with their predictions."""
     from rankwise.cli import terminal
+    from rankwise.report.run import load
     from rankwise.report.tables import sample_table
     from rankwise.store.run_folder import RunFolder
 
-    table = sample_table(RunFolder(run), adapter=adapter, seed=seed)
+    table = sample_table(load(RunFolder(run)), adapter=adapter, seed=seed)
     if json:
         rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
         print(jsonlib.dumps(rows, indent=1, ensure_ascii=False))
@@ -407,11 +410,12 @@ def compare(
     """Which rank is enough: every pair of ranks on the same validation texts, and a verdict."""
     from rankwise.cli import terminal
     from rankwise.report import ranks
+    from rankwise.report.run import load
     from rankwise.store.run_folder import RunFolder
 
     if not margin > 0:  # no number of texts shows a loss of nothing
         raise UsageError("--margin must be above 0", hint="half a point is the default")
-    found = ranks.compare(RunFolder(run), margin / 100)
+    found = ranks.compare(load(RunFolder(run)), margin / 100)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -479,10 +483,9 @@ def reproduce(
             results = run(recipe, out, bars)
     from rankwise.commands.reproduce import compare, passed
 
-    table = compare(results)
-    terminal.show_table(table)
-    terminal.stdout.print("pass" if passed(results) else "fail")
-    raise typer.Exit(0 if passed(results) else 1)
+    found = compare(results)
+    terminal.show_reproduction(results.base, found)
+    raise typer.Exit(0 if passed(found) else 1)
 
 
 @_verb

@@ -7,22 +7,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from rankwise.training.callbacks import Validation
 
 RECENT = 20
-"""Steps that the shown loss is the mean of."""
-BESIDE = 24
-"""Columns of the terminal that the adapters' names and losses take."""
-EPOCH = 10
+"""The loss shown is the mean of this many steps."""
+NAME_WIDTH = 24
+"""Columns of the terminal that an adapter's name and loss take."""
+EPOCH_WIDTH = 10
 """Columns of the terminal that an epoch takes."""
-AROUND = 5
-"""Lines of the terminal that the header, and what stands above, take."""
+MARGIN = 5
+"""Lines of the terminal that the header and the prompt above take."""
 
 
 @dataclass
-class _Row:
+class _Progress:
+    """Of one adapter."""
+
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     accuracy: dict[int, float] = field(default_factory=dict)  # epoch -> fraction
 
@@ -31,36 +33,36 @@ class _Row:
 
 
 class Board:
-    """What is known of the adapters so far; `table` shows as much of it as fits."""
+    """Losses and accuracies so far; `table` shows as much of them as fits."""
 
     def __init__(self) -> None:
-        self._rows: defaultdict[str, _Row] = defaultdict(_Row)
+        self._rows: defaultdict[str, _Progress] = defaultdict(_Progress)
 
     def step(self, adapters: Sequence[str], losses: Sequence[float]) -> None:
-        """A step's losses."""
+        """Add the losses of a step."""
         for name, loss in zip(adapters, losses, strict=True):
             self._rows[name].losses.append(loss)
 
     def validation(self, found: Validation) -> None:
-        """What validation after an epoch found."""
+        """Add the accuracies after an epoch."""
         for name, accuracy in zip(found.adapters, found.accuracy, strict=True):
             self._rows[name].accuracy[found.epoch] = accuracy
 
-    def table(self, columns: int, lines: int) -> Table | None:
-        """The board on a terminal of so many columns and lines; None while there is nothing to show.
+    def table(self, columns: int, lines: int) -> RichTable | None:
+        """The board for a terminal of this size; None while there is nothing to show.
 
-        Where the adapters do not fit, each rank has one line with the mean over its seeds; where the
-        ranks do not fit either, the last of them are left out, and their number is given.
+        If the adapters do not fit, each rank has one line with the mean over its seeds. If the ranks do
+        not fit either, the last of them are left out, and their number is given.
         """
-        room = max(1, lines - AROUND)
+        room = max(1, lines - MARGIN)
         names = {name: [name] for name in self._rows}
         if len(names) > room:
             names = _by_rank(self._rows)
         if not names:
             return None
         epochs = sorted({epoch for row in self._rows.values() for epoch in row.accuracy})
-        epochs = epochs[-max(1, (columns - BESIDE) // EPOCH) :]
-        shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        epochs = epochs[-max(1, (columns - NAME_WIDTH) // EPOCH_WIDTH) :]
+        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         shown.add_column("adapter" if len(names) == len(self._rows) else "rank", no_wrap=True)
         for title in ("loss", *(f"epoch {epoch}" for epoch in epochs)):
             shown.add_column(title, justify="right", no_wrap=True)
@@ -75,7 +77,7 @@ class Board:
 
 
 def line(found: Validation) -> str:
-    """What validation after an epoch found, in a line.
+    """The accuracies after an epoch, in one line.
 
     >>> line(Validation(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
     'epoch 1/3, validation accuracy: r1-s110 91.50'

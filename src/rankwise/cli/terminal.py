@@ -1,4 +1,4 @@
-"""What people see on the terminal: tables, progress, errors. Data goes to stdout, talk to stderr."""
+"""What people see on the terminal: tables, progress, errors. Data goes to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rankwise.cli.live import Board, line
+from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
 from rankwise.errors import RankwiseError
 from rankwise.report.data_tables import data_tables
 from rankwise.report.ranks import summary_table
+from rankwise.report.run import Run
+from rankwise.report.scores import best_adapter
 from rankwise.report.tables import Table, class_figures, one_line, printable
-from rankwise.schema import Comparison, DataReport, Results
-from rankwise.store.run_folder import RunFolder
+from rankwise.schema import Comparison, DataReport
+from rankwise.store.run_folder import RunFolder, command
 from rankwise.training.callbacks import Callback, Validation
 
 if TYPE_CHECKING:
@@ -42,11 +45,11 @@ stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 GAP = 2
 """Spaces between two columns."""
 LONGEST_WORD = 20
-"""A column is never so narrow that a word of up to so many letters, or a number, must be broken."""
+"""A column is never so narrow that a word of up to this many letters, or a number, must be broken."""
 
 
 def show_table(table: Table) -> None:
-    """A table for people. Cells wrap; columns that do not fit stand below, beside the keys once more."""
+    """A table for people. Cells wrap; columns that do not fit go below, with the keys repeated."""
     cells = [[one_line(cell) for cell in row] for row in (table.columns, *table.rows)]
     columns = list(zip(*cells, strict=True))
     if table.title:
@@ -83,7 +86,7 @@ def _rich_table(columns: list[tuple[str, ...]], room: int) -> RichTable:
 
 
 def _widths(columns: list[tuple[str, ...]], room: int) -> list[int]:
-    """Each column's width. What is left over goes to the columns that want little, then to the rest."""
+    """Each column's width. Spare room goes to the columns that want little first, then to the rest."""
     widths = [_narrowest(column) for column in columns]
     wishes = [max(map(cell_len, column)) - width for column, width in zip(columns, widths, strict=True)]
     spare = max(0, room - sum(widths) - GAP * (len(columns) - 1))
@@ -141,21 +144,21 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_data(found: DataReport, notes: Sequence[str]) -> None:
-    """Splits, classes, leaks and contradictions, as far as there are any."""
+    """Splits, classes, and leaks and contradictions if there are any."""
     for number, table in enumerate(data_tables(found)):
         if number:
             stdout.print()
         show_table(table)
     if not found.leaks and len(found.splits) > 1:
-        stdout.print("\nNo text of one split stands in another.")
+        stdout.print("\nNo text of one split is in another.")
     if not found.contradictions:
-        stdout.print("\nNo text carries two labels.")
+        stdout.print("\nNo text has two labels.")
     for note in notes:
         stdout.print("\n" + printable(note), soft_wrap=True)
 
 
 def show_metrics(metrics: Metrics) -> None:
-    """Accuracy and macro-F1, then a row a class, then the confusion matrix."""
+    """Accuracy and macro-F1, then one row per class, then the confusion matrix."""
     interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
     stdout.print(
         f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % "
@@ -195,7 +198,7 @@ def _calibration(metrics: Metrics) -> str:
 
 
 def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
-    """A row a text: label, its probability, the runner-up."""
+    """One row per text: label, its probability, the runner-up."""
     rows = []
     for text, found in zip(texts, predictions, strict=True):
         second = sorted(found.probabilities.items(), key=lambda item: -item[1])[1]
@@ -204,7 +207,7 @@ def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) ->
 
 
 def show_comparison(found: Comparison, *, table: bool) -> None:
-    """The verdict on the ranks, after their table where it is wanted."""
+    """The verdict on the ranks, after their table if it is wanted."""
     stdout.print()
     if table:
         show_table(summary_table(found))
@@ -212,15 +215,33 @@ def show_comparison(found: Comparison, *, table: bool) -> None:
     stdout.print(found.verdict)
 
 
-def show_written(run: RunFolder, results: Results) -> None:
+def show_reproduction(base: str, reproductions: Sequence[Reproduction]) -> None:
+    """The published accuracies next to our own, and whether all of them were reproduced."""
+    columns = ("rank", "published accuracy", "accuracy", "difference", f"within {TOLERANCE} points")
+    rows = [
+        (
+            str(each.rank),
+            f"{each.published:.2f}",
+            f"{each.accuracy:.2f}",
+            f"{each.difference:+.2f}",
+            "pass" if each.passes else "fail",
+        )
+        for each in reproductions
+    ]
+    show_table(Table(f"{base}, validation accuracy in percent", columns, rows))
+    stdout.print("pass" if passed(reproductions) else "fail")
+
+
+def show_written(run: Run) -> None:
     """Where a sweep's results are, and how long it took."""
-    adapter = max(results.adapters, key=lambda row: (row.validation.accuracy, -row.rank)).name
-    seconds = run.read_timing().seconds
+    folder, best = RunFolder(run.path), best_adapter(run.results.adapters)
+    if run.timing:
+        total, training = run.timing.seconds["total"], run.timing.seconds["train"]
+        stdout.print(f"\n{total:.0f} s in all, {training:.0f} s of it training", soft_wrap=True)
     stdout.print(
-        f"\n{seconds['total']:.0f} s in all, {seconds['train']:.0f} s of it training\n"
         f"written to {run.path}\n"
         f"to read: {run.path / 'report.html'}\n"
-        f'try: rankwise predict {run.adapters / adapter} "some text"',
+        f"try: {command('predict', folder.adapters / best.name, 'some text')}",
         soft_wrap=True,
     )
 
@@ -231,7 +252,7 @@ def show_report(page: Path) -> None:
 
 
 def show_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """What the doctor found, then what to do about it; the findings, to be judged."""
+    """Show what the doctor found, then what to do about it; return the findings."""
     with stderr.status("looking", spinner="line") if stderr.is_terminal else nullcontext():
         found = list(findings)
     rows = [(each.check, each.found, "" if each.state == "ok" else each.state) for each in found]
@@ -248,15 +269,15 @@ def show_findings(findings: Iterable[Finding]) -> list[Finding]:
 
 
 class ProgressBars(Callback):
-    """A bar a stage, and the board of a sweep above them, on a terminal; a line a stage elsewhere."""
+    """On a terminal one bar per stage, under the board of a sweep; elsewhere one line per stage."""
 
     def __init__(self) -> None:
         self._board = Board()
         self._bars = _Bars(self._board)
-        self._tasks: dict[str, TaskID] = {}  # stages so far
+        self._tasks: dict[str, TaskID] = {}  # stage -> its bar
         self._lengths: dict[str, int | None] = {}
         self._stage = ""
-        self._stepped: set[str] = set()  # stages whose progress `step` tells
+        self._stepped: set[str] = set()  # stages whose progress `step` reports
 
     def __enter__(self) -> Self:
         if stderr.is_terminal:
@@ -269,11 +290,11 @@ class ProgressBars(Callback):
             self._bars.stop()
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """A line of text for the user."""
         stderr.print(printable(text), soft_wrap=True)
 
     def begin(self, stage: str, total: int | None) -> None:
-        """A stage of so many units begins; None where their number is not known."""
+        """A stage begins; `total` is its number of units, None if that is not known."""
         self.end()
         self._stage, self._lengths[stage] = stage, total
         if stage not in self._tasks:
@@ -284,7 +305,7 @@ class ProgressBars(Callback):
             self._bars.reset(self._tasks[stage], total=total)
 
     def advance(self, units: int) -> None:
-        """So many units of the stage are done."""
+        """This many more units of the stage are done."""
         if self._stage and self._stage not in self._stepped:
             self._bars.update(self._tasks[self._stage], advance=units)
 
@@ -321,6 +342,6 @@ class _Bars(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The board, where there is something on it, and the bars."""
+        """The board, if there is something on it, and the bars."""
         board = self._board.table(stderr.width, stderr.height - len(self.tasks))
         return [*([board] if board else []), self.make_tasks_table(self.tasks)]

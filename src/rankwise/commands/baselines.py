@@ -26,6 +26,8 @@ from rankwise.training.data import EncodedSplit
 Logits = dict[str, NDArray[np.float32]]
 """Evaluated split -> (texts, classes)."""
 Splits = Mapping[str, EncodedSplit]
+SVM = "TF-IDF + linear SVM"
+"""Name of the baseline that gives scores instead of probabilities."""
 
 
 def majority(train: EncodedSplit, evaluated: Splits, classes: int) -> Logits:

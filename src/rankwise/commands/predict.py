@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from rankwise import hardware
 from rankwise.data import load as data
@@ -97,7 +98,7 @@ class Classifier:
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(texts, classes) probabilities, each row summing to 1."""
-        return softmax(self.logits(texts))
+        return softmax(self.logits(texts).astype(np.float64), axis=-1)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(texts, classes) logits.
@@ -162,13 +163,6 @@ def predict_file(
             done += len(batch)
             on_rows(len(batch))
     return done
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities over the last axis."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
 
 
 def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankwise import plan
+from rankwise import hardware, plan
 from rankwise.data import load as data
 from rankwise.data.audit import report
 from rankwise.models import base as bases
@@ -43,7 +43,7 @@ def preview(
         classes=classes,
         texts=train_texts or texts,
         tokens_per_text=tokens_per_text or tokens,
-        number_bytes=4 if recipe.machine.precision == "float32" else 2,
+        number_bytes=hardware.number_bytes(recipe.machine.precision, recipe.machine.device),
     )
 
 

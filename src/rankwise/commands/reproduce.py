@@ -1,9 +1,11 @@
-"""The published table, and a run of the same recipe beside it."""
+"""The published table, and a run of the same recipe next to it."""
 
 from __future__ import annotations
 
-from rankwise.report.tables import Table
-from rankwise.schema import AdapterResult, Results
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rankwise.schema import Results
 
 PUBLISHED = {1: 91.45, 2: 91.30, 4: 91.70, 8: 91.50, 16: 91.40}
 """Rank -> validation accuracy in percent, of one run of GPT-2 on dair-ai/emotion."""
@@ -11,31 +13,36 @@ TOLERANCE = 1.2
 """Points: the half-width of one run's 95 % interval over 2,000 texts."""
 
 
-def compare(results: Results) -> Table:
-    """Our row beside the published one, for every published rank."""
-    rows = []
-    for row in results.adapters:
-        if row.rank in PUBLISHED:
-            cells = (f"{PUBLISHED[row.rank]:.2f}", f"{_accuracy(row):.2f}", f"{_difference(row):+.2f}")
-            rows.append((str(row.rank), *cells, "pass" if _passes(row) else "fail"))
-    columns = ("rank", "published accuracy", "accuracy", "difference", f"within {TOLERANCE} points")
-    return Table(f"{results.base}, validation accuracy in percent", columns, rows)
+@dataclass(frozen=True)
+class Reproduction:
+    """A rank of the published table, as a run reproduced it; accuracies in percent."""
+
+    rank: int
+    published: float
+    accuracy: float
+
+    @property
+    def difference(self) -> float:
+        """Points above the published accuracy."""
+        return self.accuracy - self.published
+
+    @property
+    def passes(self) -> bool:
+        """Whether the difference is within the tolerance, in either direction."""
+        # Both are multiples of 0.05; the slack keeps a difference of exactly 1.2 from failing by rounding.
+        return abs(self.difference) <= TOLERANCE + 1e-9
 
 
-def passed(results: Results) -> bool:
-    """Whether every published rank was run and lies within the tolerance of its row, on either side."""
-    ours = {row.rank: row for row in results.adapters}
-    return all(rank in ours and _passes(ours[rank]) for rank in PUBLISHED)
+def compare(results: Results) -> list[Reproduction]:
+    """Every published rank that the run has."""
+    return [
+        Reproduction(row.rank, PUBLISHED[row.rank], 100 * row.validation.accuracy)
+        for row in results.adapters
+        if row.rank in PUBLISHED
+    ]
 
 
-def _accuracy(row: AdapterResult) -> float:
-    return 100 * float(row.validation.accuracy)
-
-
-def _difference(row: AdapterResult) -> float:
-    return _accuracy(row) - PUBLISHED[row.rank]
-
-
-def _passes(row: AdapterResult) -> bool:
-    # Both are multiples of 0.05; the slack keeps a difference of just 1.2 from failing by rounding.
-    return abs(_difference(row)) <= TOLERANCE + 1e-9
+def passed(reproductions: Sequence[Reproduction]) -> bool:
+    """Whether every published rank was run and passes."""
+    found = {each.rank: each.passes for each in reproductions}
+    return all(found.get(rank, False) for rank in PUBLISHED)

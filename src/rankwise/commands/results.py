@@ -11,26 +11,31 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rankwise.data.writers import csv_line
-from rankwise.metrics import metrics
 from rankwise.models.peft_format import WEIGHTS
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import PlannedAdapter
 from rankwise.schema import AdapterResult, Baseline, Metrics
+from rankwise.stats.metrics import metrics
 from rankwise.training.data import EncodedSplit
 from rankwise.training.outcome import Outcome
 
 Splits = Mapping[str, EncodedSplit]
 """The evaluated splits: validation, and test where there is one."""
+Logits = Mapping[str, NDArray[np.float32]]
+"""Evaluated split -> (texts, classes)."""
 
 
-def predictions_csv(splits: Splits, labels: Sequence[str], outcomes: Sequence[Outcome]) -> str:
-    """Every evaluated text, every adapter: predicted label and its probability."""
+def predictions_csv(
+    splits: Splits, labels: Sequence[str], outcomes: Sequence[Outcome], baselines: Mapping[str, Logits]
+) -> str:
+    """Every evaluated text: each adapter's label and its probability, then each baseline's label."""
     columns = [column for outcome in outcomes for column in (outcome.name, f"{outcome.name} probability")]
-    lines = [csv_line(["split", "text", "label", *columns])]
+    lines = [csv_line(["split", "text", "label", *columns, *baselines])]
     for name, split in splits.items():
         probabilities = [softmax(outcome.logits[name].astype(np.float64), axis=1) for outcome in outcomes]
         for i, (text, label) in enumerate(zip(split.source.texts, split.source.labels, strict=True)):
             cells = [cell for rows in probabilities for cell in _best(rows[i], labels)]
+            cells += [labels[int(logits[name][i].argmax())] for logits in baselines.values()]
             lines.append(csv_line([name, text, labels[label], *cells]))
     return "".join(lines)
 
@@ -73,7 +78,7 @@ def adapter_result(
 
 def baseline(
     name: str,
-    logits: Mapping[str, NDArray[np.float32]],
+    logits: Logits,
     splits: Splits,
     labels: Sequence[str],
     *,
@@ -85,7 +90,7 @@ def baseline(
 
 
 def measure(
-    logits: Mapping[str, NDArray[np.float32]],
+    logits: Logits,
     splits: Splits,
     labels: Sequence[str],
     *,

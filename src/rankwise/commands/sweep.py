@@ -33,9 +33,9 @@ from rankwise.plan import Plan
 from rankwise.plan import make as make_plan
 from rankwise.recipe import Recipe
 from rankwise.report import build
-from rankwise.schema import Baseline, Diverged, Results, Timing
+from rankwise.schema import Diverged, Results, Timing
 from rankwise.store import files
-from rankwise.store.run_folder import RunFolder, slug
+from rankwise.store.run_folder import RunFolder, command, slug
 from rankwise.training import outcome as outcomes
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
@@ -111,7 +111,7 @@ def _explained(run: RunFolder, callback: Callback) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if run.is_begun():
-            callback.note(f"saved; go on with: rankwise sweep --resume {run.path}")
+            callback.note(f"saved; go on with: {command('sweep', '--resume', run.path)}")
         else:
             callback.note("nothing was trained yet, so there is nothing to save")
         raise
@@ -203,16 +203,15 @@ def _sweep(
         raise _nothing_left([each for each in journal.diverged if each.name in material.plan.names])
 
     with _stage("baselines", callback, clock):
-        rows = _baselines(material, finished)
+        baselines = _baselines(material, finished)
+    trained = [finished[name] for name in material.plan.names if name in finished]
     with clock.timed("write"):
-        trained = [finished[name] for name in material.plan.names if name in finished]
-        files.write_text(
-            run.predictions, predictions_csv(material.evaluated, material.corpus.labels, trained)
-        )
-    results = _results(material, journal, trained, rows)
+        labels, evaluated = material.corpus.labels, material.evaluated
+        files.write_text(run.predictions, predictions_csv(evaluated, labels, trained, baselines))
+    results = _results(material, journal, trained, baselines)
     files.write_text(run.timing, _timing(journal, results).model_dump_json(indent=1) + "\n")
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
-    build.write(run)
+    build.rebuild(run)
     files.remove(run.checkpoint)  # without a checkpoint beside its results a run is complete
     return results
 
@@ -449,28 +448,28 @@ def _nothing_left(diverged: Sequence[Diverged]) -> TrainingError:
     )
 
 
-def _baselines(material: Material, finished: Mapping[str, Outcome]) -> list[Baseline]:
-    """The rows that ranks are compared with."""
+def _baselines(material: Material, finished: Mapping[str, Outcome]) -> dict[str, baseline_models.Logits]:
+    """Baseline -> its logits on each evaluated split."""
     if not material.recipe.train.baselines:
-        return []
+        return {}
     train, splits, labels = material.splits["train"], material.evaluated, material.corpus.labels
-    majority = baseline_models.majority(train, splits, len(labels))
-    svm = baseline_models.linear_svm(train, splits, len(labels))
     first = next(iter(material.specs.values()))
-    untrained = baseline_models.untrained_head(material.backbone, first, splits, len(labels))
-    rows = [
-        baseline("majority class", majority, splits, labels),
-        baseline("TF-IDF + linear SVM", svm, splits, labels, probabilistic=False),
-        baseline("untrained head", untrained, splits, labels),
-    ]
+    rows = {
+        "majority class": baseline_models.majority(train, splits, len(labels)),
+        baseline_models.SVM: baseline_models.linear_svm(train, splits, len(labels)),
+        "untrained head": baseline_models.untrained_head(material.backbone, first, splits, len(labels)),
+    }
     probe = material.plan.probe
     if probe and probe.name in finished:
-        rows.append(baseline("rank 0", finished[probe.name].logits, splits, labels))
+        rows["rank 0"] = finished[probe.name].logits
     return rows
 
 
 def _results(
-    material: Material, journal: Journal, trained: Sequence[Outcome], baselines: list[Baseline]
+    material: Material,
+    journal: Journal,
+    trained: Sequence[Outcome],
+    baselines: Mapping[str, baseline_models.Logits],
 ) -> Results:
     planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
     probe = material.plan.probe
@@ -496,7 +495,16 @@ def _results(
             )
             for outcome in trained
         ],
-        baselines=baselines,
+        baselines=[
+            baseline(
+                name,
+                logits,
+                material.evaluated,
+                material.corpus.labels,
+                probabilistic=name != baseline_models.SVM,
+            )
+            for name, logits in baselines.items()
+        ],
         diverged=[each for each in journal.diverged if not probe or each.name != probe.name],
     )
 

@@ -1,4 +1,4 @@
-"""What is known of the data before anything is trained: sizes, classes, lengths, duplicates, leaks."""
+"""The data before anything is trained: sizes, classes, lengths, duplicates, contradictions, leaks."""
 
 from __future__ import annotations
 
@@ -16,25 +16,15 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
 LISTED = 100
-
-
 """Contradictions that a report lists; the others are counted."""
-
-
 EXAMPLES = 5
-
-
 """Texts that a report lists of each leak."""
-
-
 Lengths = Callable[[Sequence[str]], NDArray[np.int64]]
-
-
 """Texts -> (texts,) their lengths."""
 
 
 def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) -> DataReport:
-    """Everything that the texts and labels say by themselves.
+    """Sizes, classes, lengths, duplicates, contradictions and leaks of a dataset.
 
     Args:
         dataset: checked splits.
@@ -54,14 +44,14 @@ def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) ->
 
 
 def write(run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths) -> DataReport:
-    """Write data.json, and give what is in it."""
+    """Write data.json and return its content."""
     found = report(dataset, max_length, lengths)
     files.write_text(run.data, found.model_dump_json(indent=1) + "\n")
     return found
 
 
 def normalized(text: str) -> str:
-    """A text without what seldom changes its meaning: case, runs of spaces, Unicode form (NFKC).
+    """A text without what rarely changes its meaning: case, runs of spaces, Unicode form (NFKC).
 
     >>> normalized("  So  Glad ")
     'so glad'
@@ -87,7 +77,7 @@ def _split(split: Split, labels: Sequence[str], max_length: int, lengths: Length
 
 
 def _contradictions(splits: Sequence[Split], names: Sequence[str]) -> list[Contradiction]:
-    """In the order in which their texts first stand."""
+    """In the order in which their texts first appear."""
     first: dict[str, str] = {}
     labels: dict[str, set[int]] = {}
     where: dict[str, dict[str, None]] = {}

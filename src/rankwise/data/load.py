@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
-from socket import gaierror
 from typing import Any
 from unicodedata import category
 
+from rankwise import hub
 from rankwise.data.readers import (
     BATCH_ROWS,
     INCOMPLETE,
@@ -286,7 +286,9 @@ def _hub_error(name: str, error: BaseException) -> RankwiseError:
     from datasets import config
     from datasets.exceptions import DatasetNotFoundError
 
-    if _is_outage(error):
+    if broken := hub.disk_error(name, error):
+        return broken
+    if hub.is_outage(error):
         why = "HF_HUB_OFFLINE is set, and it is not in the cache" if config.HF_HUB_OFFLINE else "no answer"
         hint = "try again with a connection, or give a file or folder as the data (--data PATH)"
         return Unreachable(f"{name}: no such path here, and the Hub cannot be reached: {why}", hint=hint)
@@ -295,22 +297,6 @@ def _hub_error(name: str, error: BaseException) -> RankwiseError:
         return DataError("no such file or folder, and no such dataset on the Hub", path=name, hint=hint)
     hint = "name a configuration it has (--data-config NAME), or give a file or folder as the data"
     return DataError(f"the dataset cannot be loaded: {first_line(error)}", path=name, hint=hint)
-
-
-def _is_outage(error: BaseException | None) -> bool:
-    """Whether an error, or what led to it, is the network's or the server's fault."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
-
-    outages = (ConnectionError, TimeoutError, gaierror, LocalEntryNotFoundError, ClientError)
-    while error is not None:
-        if isinstance(error, HfHubHTTPError):  # a ClientError too, but the server did answer
-            if error.response.status_code in (429, 500, 502, 503, 504):
-                return True
-        elif isinstance(error, outages):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 # --- rows to texts and labels ---------------------------------------------------------------

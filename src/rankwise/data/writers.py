@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +14,15 @@ from typing import Any, BinaryIO, TextIO
 from rankwise.errors import UsageError
 from rankwise.store import files
 
-Row = Mapping[str, Any]
-WriteRows = Callable[[Sequence[Row]], None]
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+Record = Mapping[str, Any]
+"""Column -> value, of one line of a file."""
+WriteRows = Callable[[Sequence[Record]], None]
+BLANK = re.compile(r"[\s\x00-\x1f\x7f\xad\u200b-\u200f\u2060\ufeff]*")
+"""Spaces, control characters and others without width, which a spreadsheet may skip."""
 
 
 @contextmanager
-def write_rows(path: Path, preview: Iterable[Sequence[Row]], *, safe: bool = False) -> Iterator[WriteRows]:
+def write_rows(path: Path, preview: Iterable[Sequence[Record]], *, safe: bool = False) -> Iterator[WriteRows]:
     """A function that writes batches of rows; the file is put in place at the end.
 
     In JSON Lines each row may have columns of its own. The other formats say first of all which
@@ -55,15 +59,20 @@ def write_rows(path: Path, preview: Iterable[Sequence[Row]], *, safe: bool = Fal
 
 
 def neutral(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe goes before a first sign that begins one.
+    """Text as a cell of CSV that no spreadsheet takes for a formula: an apostrophe goes before it.
 
-    The signs are those that OWASP names under "CSV Injection": = + - @, tab and line ends, and the
-    full-width forms of the first four. The text then differs from what it was by that apostrophe.
+    This is the one rule for every CSV that people open: errors.csv, table.csv and `--safe-csv`. It covers
+    what OWASP names under "CSV Injection": cells that begin with = + - @, in their full-width and small
+    forms too, also behind blanks; and cells that begin with a tab or a line end. predictions.csv keeps
+    its texts as they are: programs read it back, and an apostrophe more would be another text.
 
-    >>> neutral("=1+1"), neutral("so glad")
-    ("'=1+1", 'so glad')
+    >>> neutral("=1+1"), neutral(" -1"), neutral("so glad")
+    ("'=1+1", "' -1", 'so glad')
     """
-    return f"'{text}" if text.startswith(FORMULA_SIGNS) else text
+    bare = BLANK.sub("", text, count=1)
+    first = unicodedata.normalize("NFKC", bare[:1])
+    formula = first.startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r", "\n"))
+    return f"'{text}" if formula else text
 
 
 def csv_line(cells: Iterable[Any], delimiter: str = ",", *, safe: bool = False) -> str:
@@ -97,7 +106,7 @@ def _text(value: Any) -> str | None:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _columns(preview: Iterable[Sequence[Row]]) -> list[str]:
+def _columns(preview: Iterable[Sequence[Record]]) -> list[str]:
     """Every column, in the order of first appearance."""
     return list(dict.fromkeys(column for rows in preview for row in rows for column in row))
 
@@ -105,13 +114,13 @@ def _columns(preview: Iterable[Sequence[Row]]) -> list[str]:
 def _csv_writer(file: TextIO, columns: list[str], delimiter: str, safe: bool) -> WriteRows:
     file.write(csv_line(columns, delimiter, safe=safe))
 
-    def write(rows: Sequence[Row]) -> None:
+    def write(rows: Sequence[Record]) -> None:
         file.writelines(csv_line(map(row.get, columns), delimiter, safe=safe) for row in rows)
 
     return write
 
 
-def _json_line(row: Row) -> str:
+def _json_line(row: Record) -> str:
     # JSON knows no NaN and no infinity, and a Parquet column may hold them.
     plain = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -126,7 +135,7 @@ def _json_line(row: Row) -> str:
 
 
 @contextmanager
-def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]) -> Iterator[WriteRows]:
+def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Record]]) -> Iterator[WriteRows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,7 +144,7 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]
     schema = pa.schema([(_text(column), kind) for column, kind in kinds.items()])
     with pq.ParquetWriter(file, schema) as writer:
 
-        def write(rows: Sequence[Row]) -> None:
+        def write(rows: Sequence[Record]) -> None:
             try:
                 arrays = [_array([row.get(name) for row in rows], kind) for name, kind in kinds.items()]
             except (pa.ArrowException, OverflowError) as error:
@@ -148,7 +157,7 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Row]]
         yield write
 
 
-def _kinds(preview: Iterable[Sequence[Row]]) -> dict[str, Any]:
+def _kinds(preview: Iterable[Sequence[Record]]) -> dict[str, Any]:
     """Column -> the narrowest Arrow type for all rows; a column of mixed kinds becomes text."""
     import pyarrow as pa
 

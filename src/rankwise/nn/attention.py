@@ -1,4 +1,24 @@
-"""Causal attention within each text of a packed batch, with a hand-written backward pass."""
+"""Causal attention within each text of a packed batch, with a hand-written backward pass.
+
+For one head of one text, with M the dropout mask and c = 1 / (1 - rate)::
+
+    S = Q K^T / sqrt(head_dim) + hidden      (queries, width), hidden: -inf where a query may not look
+    P = softmax(S)                           row by row, in float32
+    O = c (M * P) V                          (queries, head_dim)
+
+and backward, from dO::
+
+    dV = c (M * P)^T dO
+    dP = c M * (dO V^T)
+    dS = P * (dP - rowsum(dP * P))           the softmax's own backward pass
+    dQ = dS K   / sqrt(head_dim)
+    dK = dS^T Q / sqrt(head_dim)
+
+The factors c and 1 / sqrt(head_dim) are folded into the products, which round once.
+
+All texts and heads of a length bucket are one batched product. Grouped queries need nothing special: the
+query heads that share a key head lie next to each other, and count as more query rows of one matrix.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +38,24 @@ def attend(
     """Causal attention within each text of the packed batch.
 
     Args:
-        packed batch: the packed texts.
-        qkv: (tokens, heads + 2 * kv_heads, head_dim): the query, key and value heads of each token,
-            where `heads` is a multiple of `kv_heads` (Ainslie et al. 2023, arXiv 2305.13245).
+        packed: the packed batch.
+        qkv: (tokens, heads + 2 * kv_heads, head_dim): the query, key and value heads of each token;
+            `heads` is a multiple of `kv_heads` (Ainslie et al. 2023, arXiv 2305.13245).
         heads: number of query heads.
-        keep: dropout masks of the attention weights, one a length bucket, from `Hook.keep`.
-        rate: the drop rate of `keep`.
-        pooled: one query a text, that of its last token.
+        mask: dropout masks of the attention weights, one a length bucket, from `Hook.mask`.
+        rate: the drop rate of `mask`.
+        pooled: whether each text has one query only, that of its last token.
 
     Returns:
-        (rows, heads * head_dim), qkv's dtype; a row is a token, or a text if `pooled`.
+        (rows, heads * head_dim), qkv's dtype; a row is a text if `pooled`, else a token.
+
+    One text of two tokens, one head of size 1. With q = 0 a token averages the values that it sees:
+
+    >>> import numpy as np
+    >>> from rankwise.nn.ragged.batch import pack
+    >>> qkv = torch.tensor([[[0.0], [0.0], [1.0]], [[0.0], [0.0], [3.0]]])  # (tokens, q k v, 1)
+    >>> attend(pack([[np.array([5, 6])]]), qkv, 1, None, 0.0, pooled=False).tolist()
+    [[1.0], [2.0]]
     """
     layout = layout_of(packed, heads, (qkv.shape[1] - heads) // 2, pooled)
     scale = 1 / (1 - rate) if mask else 1.0
@@ -36,26 +64,25 @@ def attend(
 
 
 class _Attention(torch.autograd.Function):
-    """Dense attention length bucket by length bucket, with the softmax in float32.
+    """Dense attention in one length bucket after another.
 
     Batched products on small length buckets beat fused attention kernels on CPUs several times over at
-    the lengths of short texts, above all in the backward pass. `scale` makes up for what dropout
-    takes; it and the scale of the scores are folded into the products.
+    the lengths of short texts, above all in the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, layout: Layout, mask: list[Tensor] | None, scale: float) -> Tensor:
         head_dim = qkv.shape[2]
-        rows = qkv.reshape(-1, head_dim).index_select(0, layout.gather)
-        out = rows.new_empty(len(layout.out_gather) + 1, head_dim)
-        out[-1] = 0  # what rows of no text get
+        rows = qkv.reshape(-1, head_dim).index_select(0, layout.gather)  # (places, head_dim)
+        out = rows.new_empty(len(layout.out_gather) + 1, head_dim)  # (query places + 1, head_dim)
+        out[-1] = 0  # the result of rows that belong to no text
         saved = [rows]
         for i, part in enumerate(layout.slices):
-            q, k, v = (_batches(rows, part, at) for at in (part.q, part.k, part.v))
+            q, k, v = (_matrices(rows, part, at) for at in (part.q, part.k, part.v))
             scores = _product(q, k.transpose(1, 2), 1 / math.sqrt(head_dim)).float()
-            shown = scores.view(part.scores).add_(part.hidden)
-            weights = shown.softmax(-1).view_as(scores).to(rows.dtype)
-            _product(_drop(weights, mask, i), v, scale, out=_batches(out, part, part.q))
+            seen = scores.view(part.scores).add_(part.hidden)
+            weights = seen.softmax(-1).view_as(scores).to(rows.dtype)  # (batch, queries, width)
+            _product(_dropped(weights, mask, i), v, scale, out=_matrices(out, part, part.q))
             saved.append(weights)
         ctx.save_for_backward(*saved)
         ctx.layout, ctx.mask, ctx.scale, ctx.shape = layout, mask, scale, qkv.shape
@@ -66,24 +93,26 @@ class _Attention(torch.autograd.Function):
         layout, scale, head_dim = ctx.layout, ctx.scale, ctx.shape[2]
         rows, *saved = ctx.saved_tensors
         d_out = grads[0].reshape(-1, head_dim).index_select(0, layout.out_gather)
-        d_out.masked_fill_(layout.filling, 0)
+        d_out.masked_fill_(layout.filling, 0)  # a copy of a token must not add to its gradient
         d_rows = rows.new_empty(len(rows) + 1, head_dim)
-        d_rows[-1] = 0  # what nobody reads: the other queries, where there is one a text
+        d_rows[-1] = 0  # the gradient of queries that `pooled` leaves out
         for i, (part, weights) in enumerate(zip(layout.slices, saved, strict=True)):
-            q, k, v = (_batches(rows, part, at) for at in (part.q, part.k, part.v))
-            dq, dk, dv = (_batches(d_rows, part, at) for at in (part.q, part.k, part.v))
-            d_answers = _batches(d_out, part, part.q)
-            _product(_drop(weights, ctx.mask, i).transpose(1, 2), d_answers, scale, out=dv)
-            d_weights = _drop(_product(d_answers, v.transpose(1, 2), scale), ctx.mask, i)
+            q, k, v = (_matrices(rows, part, at) for at in (part.q, part.k, part.v))
+            dq, dk, dv = (_matrices(d_rows, part, at) for at in (part.q, part.k, part.v))
+            d_result = _matrices(d_out, part, part.q)  # (batch, queries, head_dim)
+            _product(_dropped(weights, ctx.mask, i).transpose(1, 2), d_result, scale, out=dv)
+            d_weights = _dropped(_product(d_result, v.transpose(1, 2), scale), ctx.mask, i)
             d_scores = torch._softmax_backward_data(d_weights.float(), weights.float(), -1, torch.float32)
-            d_scores = d_scores.to(rows.dtype)
+            d_scores = d_scores.to(rows.dtype)  # (batch, queries, width)
             _product(d_scores, k, 1 / math.sqrt(head_dim), out=dq)
             _product(d_scores.transpose(1, 2), q, 1 / math.sqrt(head_dim), out=dk)
+        # Of a text's last token only the real place is read back. Its copies got no gradient as queries
+        # (zeroed above), and as keys and values no real query sees them.
         return d_rows.index_select(0, layout.scatter).view(ctx.shape), None, None, None
 
 
-def _batches(rows: Tensor, part: BucketSlices, at: slice) -> Tensor:
-    """Gathered rows of a length bucket as (texts * kv_heads, rows of each, head_dim); a view."""
+def _matrices(rows: Tensor, part: BucketSlices, at: slice) -> Tensor:
+    """Rows of a length bucket as (texts * kv_heads, n, head_dim); a view."""
     return rows[at].view(part.batch, -1, rows.shape[1])
 
 
@@ -92,5 +121,6 @@ def _product(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> T
     return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scale, out=out)
 
 
-def _drop(weights: Tensor, mask: list[Tensor] | None, bucket: int) -> Tensor:
+def _dropped(weights: Tensor, mask: list[Tensor] | None, bucket: int) -> Tensor:
+    """M * weights; the caller folds in 1 / (1 - rate)."""
     return weights if mask is None else weights * mask[bucket].view_as(weights).to(weights.dtype)

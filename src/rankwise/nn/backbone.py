@@ -1,8 +1,20 @@
 """What the frozen backbones of all families share: named linear layers, and the hook.
 
-A backbone runs over a packed batch and knows nothing of adapters. At every linear layer it calls a
-`Hook`, which by default just applies the frozen weight; the bank's hook adds what is trained.
-The residual packed batch is float32; matrix products run in the backbone's dtype.
+A backbone runs over a packed batch and knows nothing of adapters. Wherever an adapter or a dropout mask
+may enter, it calls a `Hook`::
+
+    x                       (tokens, d_model) float32, the residual stream
+    norm(x)                 in the backbone's dtype
+    hook.linear(qkv)        y = x W^T; the bank's hook adds the low-rank terms
+    attend(hook.mask())     attention, with dropout on its weights
+    hook.linear(out)
+    hook.add(x, branch)     x + dropout(branch)
+    ...                     the MLP likewise, its first product through hook.activated
+
+`Hook` itself leaves the model as it is. `dropout.DropoutHook` adds the base model's own dropout;
+`ragged.lora.BankHook` and `static.lora.BankHook` add a bank's adapters.
+
+The residual stream is float32; matrix products run in the backbone's dtype.
 """
 
 from __future__ import annotations
@@ -20,36 +32,39 @@ from rankwise.nn.linear import Linear
 
 
 class Source(Protocol):
-    """Where a backbone takes its weights from."""
+    """What a backbone takes its weights from."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The named tensor; raises if it is missing or has another shape."""
 
 
 class Hook:
-    """What a backbone calls on its way. This one leaves the model as it is: frozen, no dropout."""
+    """What a backbone calls on its way. This one leaves the model as it is: frozen, no dropout.
+
+    In every method a row is a text if `pooled`, else a token, and `name` is what keys a dropout mask.
+    """
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
-        """`linear` on x (rows, in) -> (rows, out); a row is a text if `pooled`, else a token."""
+        """`linear` on x (rows, in) -> (rows, out)."""
         return linear(x)
 
     def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
-        """`activation` of what `linear` gives."""
+        """`activation` of `linear` on x (rows, in) -> (rows, out)."""
         return activation(self.linear(linear, x, pooled))
 
-    def drop(self, module: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def drop(self, name: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """The base model's own dropout on x (rows, d_model)."""
         return x
 
-    def add(self, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def add(self, name: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """x + branch, both (rows, d_model), x float32; the base model's own dropout is on the branch.
 
-        It may be x itself, changed: the backbone does not use x again.
+        The result may be x itself, changed in place: the backbone must not use x again.
         """
         return x + branch
 
-    def mask(self, module: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Masks for the attention weights of each length bucket (texts, heads, queries, width), or none."""
+    def mask(self, name: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
+        """Dropout masks for the attention weights of each length bucket, as `Masks.attention`, or none."""
         return None
 
 
@@ -63,7 +78,6 @@ class Backbone(ABC):
     dtype: torch.dtype  # of matrix products
     default_targets: tuple[str, ...]
     head_std: float  # standard deviation of a freshly drawn score head
-    head_prefix: str  # what transformers calls the backbone inside its classifier
 
     def __call__(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(texts, d_model) float32: the final hidden state of each text's last token."""
@@ -81,8 +95,8 @@ class Backbone(ABC):
         """Layer i on x (tokens, d_model) float32.
 
         Returns:
-            (tokens, d_model) float32; of the last layer (texts, d_model), since the head reads each
-            text's last token only.
+            (tokens, d_model) float32. The last layer returns (texts, d_model): the head reads each
+            text's last token only, so the other tokens' queries, projections and MLP are left out.
         """
 
     @abstractmethod
@@ -94,13 +108,13 @@ class Backbone(ABC):
         """Every linear layer that an adapter may be put on."""
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Round the linear weights to another dtype, which matrix products then run in."""
+        """Round the linear weights to another dtype; matrix products run in it from then on."""
         for linear in self.linears():
             linear.cast(dtype)
         self.dtype = dtype
 
     def modules(self) -> dict[str, tuple[int, int]]:
-        """Site name -> (in, out), in the order of the forward pass."""
+        """Target module name -> (in, out), in the order of the forward pass."""
         return {
             module: (linear.n_in, columns.stop - columns.start)
             for linear in self.linears()

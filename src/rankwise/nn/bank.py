@@ -1,11 +1,20 @@
-"""The bank: low-rank adapters of any rank, and a score head each, on one frozen backbone.
+"""The bank: low-rank adapters of any rank on one frozen backbone, each with a score head.
 
 On the tokens of adapter k, at each of its target modules (Hu et al. 2021, arXiv 2106.09685)::
 
     y += scale_k * (dropout(x) A_k^T) B_k^T      A_k: (rank, in)   B_k: (out, rank)
 
-All parameters of the bank lie in one flat float32 tensor, an adapter's next to each other, so that
-norms, clipping and the optimizer are a few operations on slices of it.
+All parameters lie in one flat float32 tensor, an adapter's side by side. Norms, clipping, the optimizer
+and checkpoints work on slices of it. Rank 0 (a linear probe), rank 1 and rank 2 on one target module of
+3 inputs and 4 outputs, with a head of 2 classes on 3 features::
+
+    flat     0        6        9        13       19       25       33       39
+             | score  | lora_A | lora_B | score  | lora_A | lora_B | score  |
+    shape    | (2, 3) | (1, 3) | (4, 1) | (2, 3) | (2, 3) | (4, 2) | (2, 3) |
+    segment  | rank 0 | rank 1                   | rank 2                   |
+
+`grad` has the same places. The tensors in `tensors` are views: of `flat` for the values, and of `grad`
+for their gradients, so autograd adds straight into `grad`.
 """
 
 from __future__ import annotations
@@ -23,19 +32,20 @@ from torch import Tensor
 from rankwise.errors import UsageError
 
 HEAD = "score"
+"""Name of an adapter's classification head, (classes, d_model), as in transformers' classifiers."""
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
     """What one adapter of a bank is."""
 
-    rank: int  # 0: the score head alone
-    alpha: float  # as PEFT's lora_alpha; `scale` is what counts
+    rank: int  # 0: a linear probe, the score head alone
+    alpha: float  # PEFT's lora_alpha, as saved; `scale` is what is computed with
     scale: float  # factor on the low-rank product
     seed: int
     dropout: float  # on the adapter's input
-    modules: tuple[str, ...]  # full target module names
-    name: str = ""  # what tells it from the run's other adapters; `rRANK-sSEED` where none is given
+    modules: tuple[str, ...]  # full names of its target modules
+    name: str = ""  # what tells it from the run\'s other adapters; `rRANK-sSEED` where none is given
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -43,10 +53,17 @@ class AdapterSpec:
 
 
 def match_modules(modules: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
-    """The target modules that `targets` name: by full name, by last part as PEFT does, or `all-linear`.
+    """The modules that `targets` name: by full name, by last part as PEFT does, or `all-linear`.
+
+    Args:
+        modules: names of the linear layers of a model.
+        targets: the recipe's.
+
+    Returns:
+        The target modules, in the order of `modules`.
 
     Raises:
-        UsageError: a target names no target module.
+        UsageError: a target names no linear layer.
 
     >>> match_modules(["h.0.attn.c_attn", "h.0.mlp.c_fc"], ["c_attn"])
     ('h.0.attn.c_attn',)
@@ -68,7 +85,7 @@ def layer_of(module: str) -> int:
     >>> layer_of("layers.29.self_attn.q_proj")
     29
     """
-    return int(module.split(".")[1])
+    return next(int(part) for part in module.split(".") if part.isdecimal())
 
 
 def _names(target: str, module: str) -> bool:
@@ -82,9 +99,12 @@ def tensor_shapes(
 
     Args:
         spec: the adapter.
-        target modules: target module name -> (in, out) of the backbone.
+        modules: target module name -> (in, out), of the backbone.
         d_model: width of the head's input.
         classes: number of labels.
+
+    >>> tensor_shapes(AdapterSpec(1, 1.0, 1.0, 7, 0.0, ("h.0.q",)), {"h.0.q": (3, 4)}, 3, 2)
+    {'h.0.q.lora_A': (1, 3), 'h.0.q.lora_B': (4, 1), 'score': (2, 3)}
     """
     shapes: dict[str, tuple[int, int]] = {}
     if spec.rank:
@@ -100,18 +120,27 @@ class Bank:
 
     Args:
         specs: the adapters.
-        target modules: target module name -> (in, out) of the backbone.
+        modules: target module name -> (in, out), of the backbone.
         d_model: width of the heads' input.
         classes: number of labels.
-        head_std: standard deviation of a fresh head; B starts at 0, A as PEFT has it.
-        device: where the bank shall live.
+        head_std: standard deviation of a fresh head; a fresh A is drawn as PEFT does, and B is 0.
+        device: where the bank lives.
 
     Attributes:
-        first_layer: the lowest layer that any adapter is on; None for heads alone.
-        flat: (parameters,) float32, every master.
-        grad: (parameters,) float32, every gradient.
-        segments: each adapter's part of both.
-        tensors: for each adapter, name -> leaf tensor that is a view of `flat`, its `.grad` a view of `grad`.
+        first_layer: the lowest layer with an adapter; None for linear probes alone.
+        flat: (parameters,) float32, all parameters.
+        grad: (parameters,) float32, their gradients.
+        segments: where each adapter lies in both.
+        tensors: for each adapter, name -> leaf tensor, a view of `flat` whose `.grad` is a view of `grad`.
+
+    >>> linear_probe, rank_1, rank_2 = (
+    ...     AdapterSpec(rank, 1.0, 1.0, 7, 0.0, ("h.0.q",) if rank else ()) for rank in (0, 1, 2)
+    ... )
+    >>> bank = Bank([linear_probe, rank_1, rank_2], {"h.0.q": (3, 4)}, d_model=3, classes=2)
+    >>> bank.segments
+    [slice(0, 6, None), slice(6, 19, None), slice(19, 39, None)]
+    >>> bank.tensors[1]["h.0.q.lora_B"].storage_offset()
+    9
     """
 
     def __init__(
@@ -126,40 +155,45 @@ class Bank:
         self.specs, self.classes = tuple(specs), classes
         self.first_layer = min((layer_of(module) for spec in specs for module in spec.modules), default=None)
         shapes = [tensor_shapes(spec, modules, d_model, classes) for spec in specs]
-        sizes = [sum(math.prod(shape) for shape in each.values()) for each in shapes]
+        sizes = [sum(math.prod(shape) for shape in of_adapter.values()) for of_adapter in shapes]
         ends = np.cumsum([0, *sizes]).tolist()
         self.segments = [slice(a, b) for a, b in pairwise(ends)]
         self.flat = torch.zeros(ends[-1], device=device)
         self.grad = torch.zeros_like(self.flat)
         self.tensors: list[dict[str, Tensor]] = []
-        for spec, segment, each in zip(specs, self.segments, shapes, strict=True):
-            self.tensors.append(_views(self.flat[segment], self.grad[segment], each))
-            _draw(self.tensors[-1], spec.seed, head_std)
+        for spec, segment, of_adapter in zip(specs, self.segments, shapes, strict=True):
+            self.tensors.append(_views(self.flat[segment], self.grad[segment], of_adapter))
+            _initialize(self.tensors[-1], spec.seed, head_std)
 
     def state(self, adapter: int) -> dict[str, Tensor]:
         """Copies of one adapter's tensors on the CPU, float32."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.tensors[adapter].items()}
 
     def load(self, adapter: int, state: Mapping[str, Tensor]) -> None:
-        """Put saved tensors in an adapter's place. Names and shapes must be its own."""
+        """Overwrite one adapter's tensors with saved ones of the same names and shapes."""
         with torch.no_grad():
             for name, tensor in self.tensors[adapter].items():
                 tensor.copy_(state[name])
 
 
 def _views(flat: Tensor, grad: Tensor, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+    """One adapter's segments of `flat` and `grad`, cut into named leaf tensors."""
     tensors, start = {}, 0
     for name, shape in shapes.items():
-        part = slice(start, start + math.prod(shape))
-        leaf = flat[part].view(shape).requires_grad_()
-        leaf.grad = grad[part].view(shape)
-        tensors[name], start = leaf, part.stop
+        place = slice(start, start + math.prod(shape))
+        leaf = flat[place].view(shape).requires_grad_()
+        leaf.grad = grad[place].view(shape)
+        tensors[name], start = leaf, place.stop
     return tensors
 
 
 @torch.no_grad()
-def _draw(tensors: Mapping[str, Tensor], seed: int, head_std: float) -> None:
-    """Fresh values, each tensor's from (seed, its name): no other tensor or adapter matters."""
+def _initialize(tensors: Mapping[str, Tensor], seed: int, head_std: float) -> None:
+    """Fresh values for one adapter; B stays 0.
+
+    Each tensor has a generator of its own, keyed by the seed and the tensor's name. So the values do not
+    depend on the other tensors, on the other adapters, or on what was drawn before.
+    """
     for name, tensor in tensors.items():
         random = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
         if name.endswith("lora_A"):  # PEFT's kaiming_uniform with a = sqrt(5)

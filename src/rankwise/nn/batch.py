@@ -1,4 +1,28 @@
-"""The packed batch: texts of several adapters in one row of tokens."""
+"""The packed batch: texts of several adapters in one row of tokens.
+
+Two adapters with two texts each, packed without padding::
+
+    ids             a b c | d e | f | g h i j        (tokens,)
+    positions       0 1 2 | 0 1 | 0 | 0 1 2 3        (tokens,)
+    last                2     4   5         9        (texts,), each text's last row
+    adapter_starts  0             2            4     (adapters + 1,), in texts
+    token_starts    0             5           10     (adapters + 1,), in rows
+
+A *row* is a place along the first axis: of a token in (tokens, d_model), of a text in (texts, d_model).
+
+All of the model runs on rows, except attention, which needs the texts one by one. For attention, texts
+of similar length share a `LengthBucket`, a dense array (texts, width). The four texts above in one
+bucket of width 4; a text that is shorter repeats its last row, and causality hides the copies::
+
+    texts  lengths  rows
+      0       3     0 1 2 2
+      1       2     3 4 4 4
+      2       1     5 5 5 5
+      3       4     6 7 8 9
+
+`nn.ragged.batch` builds packed batches of exactly the tokens there are; `nn.static.batch` builds packed
+batches of a few fixed shapes.
+"""
 
 from __future__ import annotations
 
@@ -11,51 +35,52 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Ids = NDArray[np.int64]
-
+Ids = NDArray[np.int64]  # the token ids of one text, (length,)
 
 MAX_BUCKET_SCORES = 1 << 21
-
-
-"""Most attention scores of one head in a length bucket; more texts start another length bucket."""
+"""Most attention scores of one head in a length bucket; further texts start another length bucket."""
 
 
 @dataclass(frozen=True, slots=True)
 class LengthBucket:
-    """Texts whose lengths round up to the same width, as a dense array."""
+    """Texts of similar length as a dense array."""
 
     texts: Tensor  # (texts,) int64, which texts of the packed batch
     lengths: Tensor  # (texts,) int64
-    width: int
-    rows: Tensor  # (texts, width) int64, the packed batch's row at each place
+    width: int  # no length is larger
+    rows: Tensor  # (texts, width) int64, rows of the packed batch
 
     @property
     def real(self) -> Tensor:
-        """(texts, width) bool: False where a row only fills the length bucket up."""
+        """(texts, width) bool: False where a text's last row is repeated."""
         return torch.arange(self.width, device=self.rows.device) < self.lengths[:, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """Each different batch of a packed batch once."""
+    """Each different batch of a packed batch once.
+
+    Adapters of one seed see the same texts in the same order. Below the first layer that any adapter
+    changes, they compute the same, so it is computed once and then copied to all of them.
+    """
 
     packed: PackedBatch
-    adapters: tuple[int, ...]  # whose batches these are: the first adapter that has each
-    rows: Tensor  # (tokens,) int64: row of `packed batch` that equals each row of the whole
-    texts: Tensor  # (texts,) int64: text of `packed batch` that equals each text of the whole
+    adapters: tuple[int, ...]  # for each batch of `packed`, the first adapter that has it
+    rows: Tensor  # (tokens of the whole,) int64, the row of `packed` with the same token
+    texts: Tensor  # (texts of the whole,) int64, the text of `packed` that is the same
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """A packed batch. Adapters' offsets live on the host, what the backbone indexes with on the device."""
+    """A packed batch. Adapters' offsets are on the host; what the backbone indexes with, on the device."""
 
     ids: Tensor  # (tokens,) int64
     positions: Tensor  # (tokens,) int64, from 0 in each text
     last: Tensor  # (texts,) int64, row of each text's last token
     adapter_starts: NDArray[np.int64]  # (adapters + 1,), in texts
-    token_starts: NDArray[np.int64]  # (adapters + 1,), in tokens
+    token_starts: NDArray[np.int64]  # (adapters + 1,), in rows
     buckets: tuple[LengthBucket, ...]
-    distinct: Distinct | None = None  # None: every adapter's batch is its own
+    distinct: Distinct | None = None  # None: no two adapters have the same batch
     layouts: dict[Any, Any] = field(default_factory=dict, compare=False)  # see `layout.layout_of`
 
     @property
@@ -64,19 +89,36 @@ class PackedBatch:
         return len(self.adapter_starts) - 1
 
     def text_rows(self) -> list[slice]:
-        """Each adapter's texts."""
+        """For each adapter, where its texts are among the texts."""
         return [slice(a, b) for a, b in pairwise(self.adapter_starts.tolist())]
 
     def token_rows(self) -> list[slice]:
-        """Each adapter's tokens."""
+        """For each adapter, where its tokens are among the tokens."""
         return [slice(a, b) for a, b in pairwise(self.token_starts.tolist())]
 
 
 def bucket_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """(texts, width) rows of texts that start at these rows, each text's last token repeated."""
+    """Rows of a length bucket.
+
+    Args:
+        starts: (texts,) row of each text's first token.
+        lengths: (texts,), at most `width`.
+        width: of the bucket.
+
+    Returns:
+        (texts, width) int64; a text that is shorter repeats its last row.
+
+    >>> bucket_rows(np.array([0, 3]), np.array([3, 2]), 4)
+    array([[0, 1, 2, 2],
+           [3, 4, 4, 4]])
+    """
     return starts[:, None] + np.minimum(np.arange(width), lengths[:, None] - 1)
 
 
 def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n + 1,) where each of n things begins that stand in a row, and where the last ends."""
+    """(n + 1,) int64: where each of n things in a row starts, and where the last one ends.
+
+    >>> offsets(np.array([3, 2, 4]))
+    array([0, 3, 5, 9])
+    """
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -1,4 +1,12 @@
-"""Backbone, bank and heads together: a packed batch in, each adapter's logits and loss out."""
+"""Backbone, bank and heads together: a packed batch in, each adapter's logits and loss out.
+
+Below the first layer that any adapter changes, adapters with the same batch compute the same. There the
+backbone runs over the distinct batches only, without gradients::
+
+    embed, layer 0 .. first - 1      packed.distinct.packed     each distinct batch once
+    x[distinct.rows]                 copied to every adapter
+    layer first .. depth - 1         packed                     all adapters, with gradients
+"""
 
 from __future__ import annotations
 
@@ -26,7 +34,7 @@ def logits(
     Args:
         backbone: the frozen model.
         bank: the adapters, in the packed batch's order.
-        packed batch: their packed texts.
+        packed: the packed batch.
         masks: dropout masks, while training.
         base_dropout: whether the backbone's own dropout is active too, where there are masks.
 
@@ -38,25 +46,25 @@ def logits(
 
 
 def pooled(backbone: Backbone, first_layer: int | None, packed: PackedBatch, hook: DropoutHook) -> Tensor:
-    """The backbone with its adapters; below the first adapted layer, each distinct batch only once.
+    """The final hidden state of each text's last token.
 
     Args:
         backbone: the frozen model.
-        first_layer: the first adapted one, None for heads alone.
-        packed batch: the packed texts.
-        hook: that adds the adapters.
+        first_layer: the first layer with an adapter; None for linear probes alone.
+        packed: the packed batch.
+        hook: adds the adapters.
 
     Returns:
-        (texts, d_model) float32: the final hidden state of each text's last token.
+        (texts, d_model) float32.
     """
     first = backbone.depth if first_layer is None else first_layer
     lower, masks = packed.distinct, hook.base_masks
-    with torch.no_grad():  # nothing is trained down there
+    with torch.no_grad():  # nothing is trained below `first`
         below, lower_hook = lower.packed if lower else packed, _FrozenHook(masks and masks.distinct())
         x = backbone.embed(below, lower_hook)
         for i in range(first):
             x = backbone.layer(i, x, below, lower_hook)
-        if lower:
+        if lower:  # the last layer returns a row for each text
             x = x[lower.texts if first == backbone.depth else lower.rows]
     for i in range(first, backbone.depth):
         x = backbone.layer(i, x, packed, hook)
@@ -64,32 +72,61 @@ def pooled(backbone: Backbone, first_layer: int | None, packed: PackedBatch, hoo
 
 
 class _FrozenHook(DropoutHook):
-    """For layers that nothing is trained in: nobody comes back for a slope, or for an earlier sum."""
+    """For layers in which nothing is trained: no backward pass will ask for a slope or an earlier sum."""
 
     def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
-        """`activation` of what `linear` gives, without a gradient."""
+        """`activation` of `linear` on x, without a gradient."""
         return linear.activated(x, activation)
 
-    def add(self, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
-        """x + dropout(branch), both (rows, d_model); x itself where nothing is dropped."""
+    def add(self, name: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+        """x + dropout(branch), both (rows, d_model); in place where nothing is dropped."""
         if self.base_masks is None or not rate:
             return x.add_(branch)
-        return super().add(module, x, branch, rate, pooled)
+        return super().add(name, x, branch, rate, pooled)
 
 
 def losses(
-    logits: Sequence[Tensor], targets: Sequence[Tensor], class_weights: Tensor | None = None
+    logits: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    class_weights: Tensor | None = None,
+    totals: Tensor | None = None,
 ) -> Tensor:
-    """Each adapter's mean cross-entropy over its own texts.
+    """Each adapter's cross-entropy over its own texts.
+
+    With class weights w, the loss is the weighted mean: sum_i w[t_i] loss_i / sum_i w[t_i].
 
     Args:
         logits: for each adapter (texts, classes) float32.
         targets: for each adapter (texts,) int64.
-        class_weights: (classes,) float32; the mean is then weighted by them.
+        class_weights: (classes,) float32.
+        totals: (adapters,) what each adapter's sum is divided by, for a micro-batch: the denominator of
+            its whole batch, from `loss_totals`. By default that of `targets`.
 
     Returns:
-        (adapters,) float32. The adapters share no trained tensor, so the gradient of the sum is
-        each one's own gradient.
+        (adapters,) float32. The adapters share no trained tensor, so the gradient of the sum is each
+        adapter's own gradient. The losses of micro-batches add up to the loss of the batch.
     """
-    each = [F.cross_entropy(z, t, weight=class_weights) for z, t in zip(logits, targets, strict=True)]
-    return torch.stack(each)
+    reduction = "mean" if totals is None else "sum"
+    every = [
+        F.cross_entropy(z, t, weight=class_weights, reduction=reduction)
+        for z, t in zip(logits, targets, strict=True)
+    ]
+    return torch.stack(every) if totals is None else torch.stack(every) / totals
+
+
+def loss_totals(targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    """What the losses of whole batches are divided by.
+
+    Args:
+        targets: (adapters, texts) int64, of whole batches.
+        class_weights: (classes,) float32.
+
+    Returns:
+        (adapters,) float32: the number of texts, or the sum of their classes' weights.
+
+    >>> loss_totals(torch.tensor([[0, 1, 1]]), torch.tensor([4.0, 0.5])).tolist()
+    [5.0]
+    """
+    if class_weights is None:
+        return torch.full((len(targets),), float(targets.shape[1]), device=targets.device)
+    return class_weights[targets].sum(1)

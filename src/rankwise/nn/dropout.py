@@ -1,4 +1,4 @@
-"""The base model's own dropout, applied at the backbone's hooks."""
+"""The base model's own dropout, applied where the backbone calls its hook."""
 
 from __future__ import annotations
 
@@ -12,38 +12,46 @@ from rankwise.nn.masks import Masks
 
 
 class DropoutHook(Hook):
-    """The base model's own dropout, each adapter with its own masks; none without masks."""
+    """The base model's own dropout, each adapter with masks of its own.
+
+    Args:
+        masks: of this step; None for no dropout.
+    """
 
     def __init__(self, masks: Masks | None) -> None:
         self.base_masks = masks
 
-    def drop(self, module: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def drop(self, name: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """Dropout on x (rows, d_model)."""
         if self.base_masks is None or not rate:
             return x
-        return x * self._rows_kept(self.base_masks, module, x, rate, pooled).to(x.dtype) * (1 / (1 - rate))
+        return x * _row_mask(self.base_masks, name, x, rate, pooled).to(x.dtype) * (1 / (1 - rate))
 
-    def add(self, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
+    def add(self, name: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """x + dropout(branch), both (rows, d_model)."""
         if self.base_masks is None or not rate:
             return x + branch
-        mask = self._rows_kept(self.base_masks, module, branch, rate, pooled)
+        mask = _row_mask(self.base_masks, name, branch, rate, pooled)
         out: Tensor = _AddDropped.apply(x, branch, mask, 1 / (1 - rate))  # type: ignore[no-untyped-call]
         return out
 
-    def mask(self, module: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Masks for the attention weights of each length bucket."""
+    def mask(self, name: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
+        """Dropout masks for the attention weights of each length bucket."""
         if self.base_masks is None or not rate:
             return None
-        return self.base_masks.attention(module, heads, rate, pooled)
+        return self.base_masks.attention(name, heads, rate, pooled)
 
-    @staticmethod
-    def _rows_kept(masks: Masks, module: str, x: Tensor, rate: float, pooled: bool) -> Tensor:
-        return masks.rows(module, x.shape[1], [rate] * masks.packed.adapters, pooled)
+
+def _row_mask(masks: Masks, name: str, x: Tensor, rate: float, pooled: bool) -> Tensor:
+    """The mask for x (rows, width), of one rate for all adapters."""
+    return masks.rows(name, x.shape[1], [rate] * masks.packed.adapters, pooled)
 
 
 class _AddDropped(torch.autograd.Function):
-    """x + scale * keep * branch, in one pass; keeps the mask's bytes alone."""
+    """y = x + scale * mask * branch in one pass, which saves the mask's bytes and nothing else.
+
+    Backward: dx = dy, d_branch = scale * mask * dy.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, branch: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -1,4 +1,7 @@
-"""Logits of every adapter of a bank on the same texts, without dropout."""
+"""Logits of every adapter of a bank on the same texts, without dropout.
+
+The texts are sorted, so that those with a shared prefix are neighbors and the prefix is computed once.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,9 @@ from rankwise.nn.classifier import logits
 from rankwise.nn.ragged.batch import lexical_order, pack
 
 BATCH_TOKENS = 4096
-
-
 """Tokens of one forward pass on a CPU: enough to fill the matrix products, few enough to stay in cache."""
 
-
 DEVICE_TOKENS = 32_768
-
-
 """The same on other devices, which take longer to start a small product than to run it; not measured."""
 
 
@@ -52,7 +50,10 @@ def bank_logits(
 
 
 def _windows(texts: Sequence[Ids], tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Texts that begin alike together, cut where a window would exceed so many tokens."""
+    """Indices of texts in lexical order, cut where a window would exceed so many tokens.
+
+    A single text may exceed them.
+    """
     window: list[int] = []
     filled = 0
     for i in lexical_order(texts):

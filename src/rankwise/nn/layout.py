@@ -1,10 +1,34 @@
-"""Where each head of each token stands in the length buckets that attention works on.
+"""Where each head of each token goes in the length buckets that attention works on.
 
-Attention needs one head of one text at a time; the packed batch has all heads of a token in a row. With
-a layout one `index_select` brings the heads to their places, and one brings the result back.
+The packed batch has all heads of a token side by side; attention needs all tokens of one head of one
+text together. A layout is the list of places: one `index_select` brings the heads there, and another
+brings the results back.
 
-Every tensor here has a shape that follows from the length buckets' shapes alone, and is computed on the
-packed batch's device: a CUDA graph can hold the computation.
+Worked example: two texts, of 2 tokens and of 1, in one length bucket of width 2. Two query heads share
+one key head and one value head, so a token has 4 heads. qkv, flattened to rows of one head each::
+
+              q0  q1   k   v
+    token 0    0   1   2   3      text 0, its first token
+    token 1    4   5   6   7      text 0, its last token
+    token 2    8   9  10  11      text 1, its only token; the bucket repeats it
+
+`gather` lists the queries, then the keys, then the values, each as (texts, heads, width)::
+
+    place      0  1    2  3    4  5    6  7  |  8  9   10 11  | 12 13   14 15
+    gather     0  4    1  5    8  8*   9  9* |  2  6   10 10* |  3  7   11 11*
+               t0 q0   t0 q1   t1 q0   t1 q1 |  t0 k    t1 k  |  t0 v    t1 v
+
+    * a copy of a text's last token, which fills the bucket up
+
+`scatter` is the way back, from a place for each row of qkv, passing over the copies: row 4 stands at
+place 1, row 8 at place 4 and not 5. The backward pass uses it for the gradient of qkv. `out_gather` and
+`out_scatter` do the same for the result, which has the query heads only.
+
+With `pooled`, each text has one query, that of its last token. The other tokens' queries then stand
+nowhere, and `scatter` points one past the end for them; attention keeps a row of zeros there.
+
+Every tensor's shape follows from the shapes of the length buckets, and everything is computed on the
+packed batch's device without waiting for it, so a CUDA graph can record the computation.
 """
 
 from __future__ import annotations
@@ -22,41 +46,49 @@ from rankwise.nn.batch import LengthBucket, PackedBatch
 
 @dataclass(frozen=True, slots=True)
 class BucketSlices:
-    """One length bucket's queries, keys and values among the gathered heads."""
+    """The queries, keys and values of one length bucket among the gathered heads."""
 
     q: slice
     k: slice
     v: slice
-    batch: int  # texts * kv_heads
-    scores: tuple[int, int, int]  # shape in which `hidden` fits the length bucket's scores
+    batch: int  # texts * kv_heads: matrices of a batched product
+    scores: tuple[int, int, int]  # the shape of the scores to which `hidden` can be added
     hidden: Tensor  # float32, -inf where a query may not look: (width, width), or (texts, 1, width)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The places of all heads of a packed batch.
+    """The places of all heads of a packed batch; see the drawing above."""
 
-    All queries come first, then all keys, then all values; within these length bucket by length bucket, each as
-    (texts, heads, rows of a text). A row that fills a length bucket up repeats its text's last token.
-    """
-
-    gather: Tensor  # (gathered,) int64, rows of qkv as (tokens * (heads + 2 * kv_heads), head_dim)
-    scatter: Tensor  # (tokens * (heads + 2 * kv_heads),) the way back; `gathered` for what nobody reads
-    out_gather: Tensor  # (queries,) int64, rows of the result as (rows * heads, head_dim)
-    out_scatter: Tensor  # (rows * heads,) the way back; `queries` for rows of no text
-    filling: Tensor  # (queries, 1) bool, the queries that only fill a length bucket up
+    gather: Tensor  # (places,) int64, rows of qkv as (tokens * (heads + 2 * kv_heads), head_dim)
+    scatter: Tensor  # (tokens * (heads + 2 * kv_heads),) int64, a place; `places` for queries left out
+    out_gather: Tensor  # (query places,) int64, rows of the result as (rows * heads, head_dim)
+    out_scatter: Tensor  # (rows * heads,) int64, a query place; `query places` for rows of no text
+    filling: Tensor  # (query places, 1) bool, True for copies that fill a length bucket up
     heads: int
-    slices: tuple[BucketSlices, ...]
+    slices: tuple[BucketSlices, ...]  # of each length bucket
 
 
 def layout_of(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> Layout:
-    """The packed batch's layout for so many heads; the same object every time.
+    """The packed batch's layout for so many heads. All layers share it, so it is computed once.
 
     Args:
-        packed batch: the packed texts.
-        heads: of the queries.
-        kv_heads: of the keys, and of the values.
-        pooled: only the last token of each text has a query, and the result a row a text.
+        packed: the packed batch.
+        heads: query heads.
+        kv_heads: key heads, and value heads.
+        pooled: whether only the last token of each text has a query; a row of the result is then a text.
+
+    >>> import numpy as np
+    >>> bucket = LengthBucket(torch.arange(2), torch.tensor([2, 1]), 2, torch.tensor([[0, 1], [2, 2]]))
+    >>> ids, positions, last = torch.tensor([5, 6, 7]), torch.tensor([0, 1, 0]), torch.tensor([1, 2])
+    >>> packed = PackedBatch(ids, positions, last, np.array([0, 2]), np.array([0, 3]), (bucket,))
+    >>> layout = layout_of(packed, heads=2, kv_heads=1, pooled=False)
+    >>> layout.gather.tolist()
+    [0, 4, 1, 5, 8, 8, 9, 9, 2, 6, 10, 10, 3, 7, 11, 11]
+    >>> layout.scatter.tolist()
+    [0, 2, 8, 12, 1, 3, 9, 13, 4, 6, 10, 14]
+    >>> layout_of(packed, heads=2, kv_heads=1, pooled=True).gather.tolist()  # queries: t0 q0, t0 q1, ...
+    [4, 5, 8, 9, 2, 6, 10, 10, 3, 7, 11, 11]
     """
     key = heads, kv_heads, pooled
     if key not in packed.layouts:
@@ -67,58 +99,84 @@ def layout_of(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> L
 
 def _lay_out(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> Layout:
     keys = [bucket.rows for bucket in packed.buckets]  # each (texts, width)
-    queries = [rows[:, -1:] for rows in keys] if pooled else keys
-    answers = [bucket.texts[:, None] for bucket in packed.buckets] if pooled else keys
     real_keys = [bucket.real for bucket in packed.buckets]
-    real = [torch.ones_like(rows, dtype=torch.bool) for rows in queries] if pooled else real_keys
-    every = heads + 2 * kv_heads  # heads of a token
-    gather = [
-        *_heads(queries, every, 0, heads),
-        *_heads(keys, every, heads, kv_heads),
-        *_heads(keys, every, heads + kv_heads, kv_heads),
+    if pooled:
+        queries = [rows[:, -1:] for rows in keys]  # each (texts, 1)
+        results = [bucket.texts[:, None] for bucket in packed.buckets]
+        real_queries = [torch.ones_like(rows, dtype=torch.bool) for rows in queries]
+    else:
+        queries, results, real_queries = keys, keys, real_keys
+    per_token = heads + 2 * kv_heads
+    parts = [
+        *_head_rows(queries, per_token, 0, heads),
+        *_head_rows(keys, per_token, heads, kv_heads),
+        *_head_rows(keys, per_token, heads + kv_heads, kv_heads),
     ]
-    real_queries, real_keys_once = _repeated(real, heads), _repeated(real_keys, kv_heads)
-    everything, out_gather = torch.cat(gather), torch.cat(_heads(answers, heads, 0, heads))
-    rows = len(packed.last if pooled else packed.ids)
+    gather, out_gather = torch.cat(parts), torch.cat(_head_rows(results, heads, 0, heads))
+    real_q, real_kv = _for_heads(real_queries, heads), _for_heads(real_keys, kv_heads)
     return Layout(
-        gather=everything,
-        scatter=_inverse(
-            everything, torch.cat([real_queries, real_keys_once, real_keys_once]), every * len(packed.ids)
-        ),
+        gather=gather,
+        scatter=_inverse(gather, torch.cat([real_q, real_kv, real_kv]), per_token * len(packed.ids)),
         out_gather=out_gather,
-        out_scatter=_inverse(out_gather, real_queries, heads * rows),
-        filling=~real_queries[:, None],
+        out_scatter=_inverse(out_gather, real_q, heads * len(packed.last if pooled else packed.ids)),
+        filling=~real_q[:, None],
         heads=heads,
-        slices=tuple(_slices(packed.buckets, [len(each) for each in gather], kv_heads, pooled)),
+        slices=tuple(_slices(packed.buckets, [len(part) for part in parts], kv_heads, pooled)),
     )
 
 
-def _heads(buckets: Sequence[Tensor], every: int, first: int, count: int) -> list[Tensor]:
-    """`count` heads of each length bucket's rows (texts, n), as flat indices in the order (texts, heads, n)."""
-    heads = torch.arange(first, first + count, device=buckets[0].device)[:, None]
-    return [(rows[:, None] * every + heads).flatten() for rows in buckets]
+def _head_rows(buckets: Sequence[Tensor], per_token: int, first: int, count: int) -> list[Tensor]:
+    """Flat indices of some heads of each length bucket's rows.
+
+    Args:
+        buckets: each (texts, n) int64 rows.
+        per_token: heads of a row.
+        first: the first of the heads.
+        count: number of heads.
+
+    Returns:
+        For each bucket (texts * count * n,) int64, in the order (texts, heads, n).
+    """
+    heads = torch.arange(first, first + count, device=buckets[0].device)[:, None]  # (count, 1)
+    return [(rows[:, None] * per_token + heads).flatten() for rows in buckets]
 
 
-def _repeated(buckets: Sequence[Tensor], count: int) -> Tensor:
-    """What holds for a length bucket's rows (texts, n), for `count` heads of them."""
+def _for_heads(buckets: Sequence[Tensor], count: int) -> Tensor:
+    """What is so for a length bucket's rows (texts, n), repeated for `count` heads, in one vector."""
     return torch.cat([rows[:, None].expand(-1, count, -1).flatten() for rows in buckets])
 
 
 def _inverse(index: Tensor, real: Tensor, size: int) -> Tensor:
-    """Where each of `size` places is found in `index`; its length for those that are not there."""
-    found = index.new_full((size + 1,), len(index))  # the last one takes what is not real
+    """The place at which each of `size` numbers stands in an index.
+
+    Args:
+        index: (places,) int64.
+        real: (places,) bool, False for places to pass over.
+        size: of the result; larger than any number of the index.
+
+    Returns:
+        (size,) int64; `places` for numbers that stand nowhere.
+
+    >>> _inverse(torch.tensor([3, 0, 0]), torch.tensor([True, True, False]), 4).tolist()
+    [1, 3, 3, 0]
+    """
+    inverse = index.new_full((size + 1,), len(index))  # the extra place takes what is not real
     places = torch.arange(len(index), device=index.device)
-    return found.scatter_(0, torch.where(real, index, size), places)[:size]
+    return inverse.scatter_(0, torch.where(real, index, size), places)[:size]
 
 
 def _slices(
     buckets: Sequence[LengthBucket], sizes: Sequence[int], kv_heads: int, pooled: bool
 ) -> Iterator[BucketSlices]:
-    ends = list(accumulate(sizes, initial=0))
+    """Each bucket's slices, from the sizes of all queries, then all keys, then all values."""
+    ends, n = list(accumulate(sizes, initial=0)), len(buckets)
     for i, bucket in enumerate(buckets):
-        q, k, v = (slice(ends[j], ends[j + 1]) for j in (i, len(buckets) + i, 2 * len(buckets) + i))
-        texts, steps = len(bucket.texts), torch.arange(bucket.width, device=bucket.rows.device)
-        hidden = steps >= bucket.lengths[:, None, None] if pooled else steps > steps[:, None]
-        shape = (texts, -1, bucket.width) if pooled else (-1, bucket.width, bucket.width)
-        bias = torch.zeros(hidden.shape, device=steps.device).masked_fill_(hidden, -math.inf)
+        q, k, v = (slice(ends[j], ends[j + 1]) for j in (i, n + i, 2 * n + i))
+        texts, width = len(bucket.texts), bucket.width
+        keys = torch.arange(width, device=bucket.rows.device)
+        if pooled:  # the last token sees the whole text, but not the copies of itself
+            hidden, shape = keys >= bucket.lengths[:, None, None], (texts, -1, width)
+        else:  # a token sees itself and those before; copies come later, so no real token sees them
+            hidden, shape = keys > keys[:, None], (-1, width, width)
+        bias = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, -math.inf)
         yield BucketSlices(q, k, v, texts * kv_heads, shape, bias)

@@ -1,8 +1,11 @@
-"""One step's forward and backward pass: batches in, each adapter's loss and gradients out.
+"""One training step's forward and backward pass: batches in, each adapter's loss and gradients out.
 
-On the CPU a step packs exactly what the batches hold (`nn.ragged`). On a CUDA device it runs as a
-graph, on packed batches of few shapes (`nn.static`). Both do the same computation; their dropout masks
-come from different generators.
+On a CPU a step packs exactly the tokens that the batches have (`ragged.step.RaggedStep`). On a CUDA
+device it packs them into one of a few shapes and runs as a recorded graph (`static.step.StaticStep`).
+Both do the same computation; their dropout masks come from different generators.
+
+Where memory is short, both split a batch into micro-batches and accumulate the gradients. The dropout
+masks stay those of the whole batch, so the result is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ from torch import Tensor
 
 from rankwise.nn.batch import Ids
 
-Batches = Sequence[Sequence[Ids]]
-Targets = Sequence[NDArray[np.int64]]
+Batches = Sequence[Sequence[Ids]]  # for each adapter, its texts
+Targets = Sequence[NDArray[np.int64]]  # for each adapter, (texts,) label ids
 
 
 class TrainingStep(Protocol):
-    """Fills a bank's gradients, which are zero before."""
+    """Adds a step's gradients to a bank's, which the optimizer has cleared."""
 
     def __call__(self, batches: Batches, targets: Targets, number: int) -> Tensor:
         """Forward and backward pass.
@@ -29,7 +32,7 @@ class TrainingStep(Protocol):
         Args:
             batches: for each adapter its texts, each (length,) int64 ids.
             targets: for each adapter (texts,) label ids.
-            number: of the step, from 0, which keys the dropout masks.
+            number: of the step, from 0; it keys the dropout masks.
 
         Returns:
             (adapters,) float32 losses, on the bank's device.

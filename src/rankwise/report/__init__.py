@@ -1,1 +1,1 @@
-"""Stage 6: a run folder -> tables. Reads files only; never imports torch."""
+"""A run folder -> tables, figures, pages and cards. Reads files only; never imports torch."""

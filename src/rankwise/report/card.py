@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from rankwise.recipe import Recipe
-from rankwise.report.scores import splits
+from rankwise.report.drawing import png_names
+from rankwise.report.run import Run
+from rankwise.report.scores import metrics_of, splits
 from rankwise.report.tables import Table, class_figures, escape, one_line, percent, rank_table, sample_table
 from rankwise.report.verdict import Chosen
 from rankwise.schema import AdapterResult, Comparison, Results
 from rankwise.store import files
-from rankwise.store.run_folder import RunFolder, slug
+from rankwise.store.run_folder import RunFolder, command, slug
 
 HUB_NAMES = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -39,13 +40,13 @@ LICENSE = (
 )
 
 
-def write_cards(run: RunFolder, results: Results, recipe: Recipe, found: Comparison, choice: Chosen) -> None:
+def write_cards(folder: RunFolder, run: Run, comparison: Comparison, choice: Chosen) -> None:
     """Write README.md of the run, and of each adapter folder that is there."""
-    files.write_text(run.path / "README.md", run_card(run, results, recipe, found, choice))
-    for row in results.adapters:
-        folder = run.adapters / row.name
-        if folder.is_dir():
-            files.write_text(folder / "README.md", adapter_card(results, recipe, row))
+    files.write_text(folder.path / "README.md", run_card(run, comparison, choice))
+    for row in run.results.adapters:
+        own = folder.adapters / row.name
+        if own.is_dir():
+            files.write_text(own / "README.md", adapter_card(run.results, run.recipe, row))
 
 
 def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
@@ -70,20 +71,22 @@ def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
     )
 
 
-def run_card(run: RunFolder, results: Results, recipe: Recipe, found: Comparison, choice: Chosen) -> str:
-    """README.md of a run folder: verdict, table, what lies where, how to repeat it."""
+def run_card(run: Run, comparison: Comparison, choice: Chosen) -> str:
+    """README.md of a run folder: verdict, table, list of files, how to repeat it."""
     ranks, samples = rank_table(run), sample_table(run)
     return _render(
         "run.md.jinja",
-        name=run.path.resolve().name,
-        verdict=found.verdict,
-        results=results,
-        data=_data_name(recipe),
+        name=run.name,
+        verdict=comparison.verdict,
+        results=run.results,
+        data=_data_name(run.recipe),
         ranks=_Markdown(ranks.markdown()),
         note=_Markdown(ranks.note),
-        best=_Markdown(choice.best.name),
+        best=choice.best.name,
+        predict=_Markdown(one_line(command("predict", f"adapters/{choice.best.name}", "some text"))),
         samples_title=samples.title,
         samples=_Markdown(samples.markdown()),
+        numbered=png_names(run.results.labels) is not None,
         again=_Markdown(repeat_command(run)),
     )
 
@@ -107,12 +110,10 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def repeat_command(run: RunFolder) -> str:
+def repeat_command(run: Run) -> str:
     """The command that repeats a run, to be given in the folder that holds it."""
-    name = one_line(run.path.resolve().name)
-    return (
-        f"rankwise sweep --recipe {shlex.quote(f'{name}/recipe.toml')} --out {shlex.quote(f'{name}-again')}"
-    )
+    name = one_line(run.name)
+    return command("sweep", "--recipe", f"{name}/recipe.toml", "--out", f"{name}-again")
 
 
 def hub_base(name: str) -> str | None:
@@ -153,7 +154,7 @@ def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:
 def _eval_results(recipe: Recipe, row: AdapterResult, split: str) -> list[Any]:
     from huggingface_hub.repocard_data import EvalResult
 
-    found = row.validation if split == "validation" else row.test
+    found = metrics_of(row, split)
     if found is None:
         return []
     named = {
@@ -181,7 +182,7 @@ def _eval_results(recipe: Recipe, row: AdapterResult, split: str) -> list[Any]:
 def _figures(results: Results, row: AdapterResult) -> Table:
     rows = []
     for split in splits(results):
-        found = row.validation if split == "validation" else row.test
+        found = metrics_of(row, split)
         if found:
             rows.append(
                 (

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from rankwise.data.audit import EXAMPLES, LISTED
 from rankwise.report.tables import Table
 from rankwise.schema import DataReport
-from rankwise.store.run_folder import RunFolder
 
 
 def data_tables(found: DataReport) -> list[Table]:
@@ -16,21 +13,13 @@ def data_tables(found: DataReport) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def read_data_report(run: RunFolder) -> DataReport | None:
-    """The data report that a sweep leaves in its folder; None where it cannot be read."""
-    try:
-        return DataReport.model_validate_json(run.data.read_text("utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError):
-        return None
-
-
 def split_table(found: DataReport) -> Table:
-    """A row a split: texts, lengths, duplicates."""
+    """One row per split: texts, lengths, duplicates."""
     cut = all(split.truncated is not None for split in found.splits)
     columns = (
         *("split", "texts", f"mean {found.unit}", "median", "95th %", "longest"),
         *((f"over {found.max_length}",) if cut else ()),
-        *("duplicates", "but for case and spaces"),
+        *("duplicates", "ignoring case and spaces"),
     )
     rows = [
         (
@@ -51,7 +40,7 @@ def split_table(found: DataReport) -> Table:
 
 
 def class_table(found: DataReport) -> Table:
-    """A row a class: texts in each split, with their share in percent."""
+    """One row per class: texts in each split, with their share in percent."""
     rows = [
         (
             classes[0].label,
@@ -68,7 +57,7 @@ def class_table(found: DataReport) -> Table:
 
 
 def leak_table(found: DataReport) -> Table:
-    """A row for each two splits that share texts."""
+    """One row per pair of splits that share texts."""
     rows = [
         (
             *reversed(leak.splits),
@@ -80,11 +69,11 @@ def leak_table(found: DataReport) -> Table:
         for leak in found.leaks
     ]
     columns = ("split", "in", "texts", "same label", "another label", "such as")
-    return Table("Texts of one split that stand in another", columns, rows, keys=2)
+    return Table("Texts of one split that are in another", columns, rows, keys=2)
 
 
 def contradiction_table(found: DataReport, shown: int = EXAMPLES) -> Table:
-    """The first texts that carry several labels."""
+    """The first texts that have several labels."""
     rows = [
         (each.text, ", ".join(each.labels), ", ".join(each.splits)) for each in found.contradictions[:shown]
     ]

@@ -1,4 +1,4 @@
-"""Figures on one rank: what it confuses, how each class fares, how far its confidences can be trusted."""
+"""Figures on one rank: what it confuses, how well it does on each class, how calibrated it is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankwise.report.drawing import DASHES, LIGHT, WIDTH, Drawing, shorten
+from rankwise.report.drawing import DASHES, LIGHT, WIDTH, Drawing, png_names, shorten, width
 from rankwise.schema import Bin, ClassMetrics
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_NUMBERED = 12
@@ -19,11 +20,13 @@ MOST_NUMBERED = 12
 MOST_NAMED = 40
 """Classes up to which an axis has room for their names."""
 MOST_BARS = 24
-"""Classes that are shown by bars, the weakest of them where there are more."""
+"""Classes that are shown by bars; if there are more, the weakest of them."""
+ASIDE = ", see labels.txt"
+"""Added to the title of an axis on which numbers stand for labels."""
 
 
 def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Sequence[float]]) -> Drawing:
-    """A confusion matrix; a cell's depth is its share of the true label's texts.
+    """A confusion matrix; the stronger a cell's color, the larger its share of the true label's texts.
 
     Args:
         split: which one.
@@ -35,13 +38,14 @@ def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Se
     right = float(np.trace(matrix) / max(matrix.sum(), 1))
     worst = confusions(labels, counts)[:3]
     said = "; ".join(f"{true} taken for {predicted}: {number:g}" for true, predicted, number, _ in worst)
-    side = WIDTH if len(labels) <= MOST_NUMBERED else WIDTH + 0.9
+    side, numbers = WIDTH if len(labels) <= MOST_NUMBERED else WIDTH + 0.9, png_names(labels)
     return Drawing(
         name=f"confusion-{split}",
         title=f"Confusion matrix of {whose} on the {split} split",
         description=f"{len(labels)} classes; {100 * right:.1f} % lie on the diagonal. "
         + (f"Most often confused: {said}." if said else "Nothing is confused."),
         plot=partial(_plot_confusion, labels=labels, matrix=matrix),
+        plot_png=partial(_plot_confusion, labels=numbers, matrix=matrix, aside=ASIDE) if numbers else None,
         size=(side, side * 0.92),
     )
 
@@ -59,34 +63,44 @@ def confusions(
     return sorted(found, key=lambda each: -each[2])
 
 
-def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any) -> None:
-    from matplotlib.patches import Rectangle
-
+def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any, aside: str = "") -> None:
     number = len(labels)
-    named = number <= MOST_NAMED
-    names = [shorten(label, 14) for label in labels] if named else []
-    room = 0.05 + 0.018 * max((len(name) for name in names), default=4)
-    axes = figure.add_axes((room + 0.04, room, 0.94 - room, 0.97 - room))
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    size = 9 if number <= 7 else 7
-    for i, j in np.ndindex(number, number):
-        share = float(shares[i, j])
-        if share:
-            axes.add_patch(
-                Rectangle((j, i), 1, 1, facecolor=LIGHT["blue"], alpha=0.06 + 0.94 * share, linewidth=0)
-            )
-        if number <= MOST_NUMBERED and matrix[i, j]:
-            color = LIGHT["paper" if share > 0.5 else "ink"]
-            text = f"{matrix[i, j]:,.0f}"
-            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=color, fontsize=size)
-    axes.set(xlim=(0, number), ylim=(number, 0), xlabel="predicted", ylabel="true")
+    names = [shorten(label, 14) for label in labels] if number <= MOST_NAMED else []
+    points = 9 if number <= 10 else 7 if number <= 20 else 5
+    widest = max((width(name, points) for name in names), default=0.0)
+    upright = widest > 0.8 * figure.get_figwidth() / max(number, 1) - 0.1
+    axes = _square(figure, left=widest, bottom=widest if upright else points / 72)
+    _fill_cells(axes, matrix)
+    axes.set(xlim=(0, number), ylim=(number, 0), xlabel=f"predicted{aside}", ylabel=f"true{aside}")
     axes.spines[["top", "right"]].set_visible(True)
     axes.grid(visible=False)
-    small = 9 if number <= 10 else 7 if number <= 20 else 5
-    ticks = [i + 0.5 for i in range(number)] if named else []
-    axes.set_xticks(ticks, names, rotation=90 if sum(map(len, names)) > 30 else 0, fontsize=small)
-    axes.set_yticks(ticks, names, fontsize=small)
+    ticks = [i + 0.5 for i in range(len(names))]
+    axes.set_xticks(ticks, names, rotation=90 if upright else 0, fontsize=points)
+    axes.set_yticks(ticks, names, fontsize=points)
     axes.tick_params(length=0)
+
+
+def _square(figure: Figure, left: float, bottom: float) -> Axes:
+    """Axes that leave these inches for the names of ticks, and room for the axes' titles."""
+    wide, high = figure.get_size_inches()
+    left, bottom = left + 0.36, bottom + 0.36
+    return figure.add_axes((left / wide, bottom / high, 1 - (left + 0.06) / wide, 1 - (bottom + 0.06) / high))
+
+
+def _fill_cells(axes: Axes, matrix: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    number = len(matrix)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    for i, j in zip(*np.nonzero(matrix), strict=True):
+        share = float(shares[i, j])
+        axes.add_patch(
+            Rectangle((j, i), 1, 1, facecolor=LIGHT["blue"], alpha=0.06 + 0.94 * share, linewidth=0)
+        )
+        if number <= MOST_NUMBERED:
+            color = LIGHT["paper" if share > 0.5 else "ink"]
+            text, points = f"{matrix[i, j]:,.0f}", 9 if number <= 7 else 7
+            axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=color, fontsize=points)
 
 
 def per_class(split: str, whose: str, classes: Sequence[ClassMetrics]) -> Drawing:
@@ -98,6 +112,8 @@ def per_class(split: str, whose: str, classes: Sequence[ClassMetrics]) -> Drawin
         classes: the figures of each.
     """
     shown = sorted(classes, key=lambda each: each.f1)[:MOST_BARS]
+    numbers = png_names([each.label for each in classes])
+    named = dict(zip((each.label for each in classes), numbers or (), strict=False))
     said = [
         f"{each.label}: F1 {100 * each.f1:.1f} %, precision {100 * each.precision:.1f} %, "
         f"recall {100 * each.recall:.1f} %"
@@ -108,15 +124,22 @@ def per_class(split: str, whose: str, classes: Sequence[ClassMetrics]) -> Drawin
         name=f"classes-{split}",
         title=f"Precision, recall and F1 of {whose} on the {split} split, by class{which}",
         description="; ".join(said) + ".",
-        plot=partial(_plot_classes, classes=shown),
+        plot=partial(_plot_classes, classes=shown, names=[each.label for each in shown]),
+        plot_png=partial(
+            _plot_classes, classes=shown, names=[named[each.label] for each in shown], aside=ASIDE
+        )
+        if numbers
+        else None,
         size=(WIDTH, 0.85 + 0.3 * len(shown)),
     )
 
 
-def _plot_classes(figure: Figure, classes: Sequence[ClassMetrics]) -> None:
-    names = [shorten(each.label, 16) for each in classes]
-    room = 0.06 + 0.0195 * max(len(name) for name in names)
+def _plot_classes(
+    figure: Figure, classes: Sequence[ClassMetrics], names: Sequence[str], aside: str = ""
+) -> None:
+    names = [shorten(name, 16) for name in names]
     height = figure.get_figheight()
+    room = (0.16 + max(width(name, 9.5) for name in names)) / figure.get_figwidth()
     axes = figure.add_axes((room, 0.42 / height, 0.96 - room, 1 - 0.72 / height))
     y = [len(classes) - i for i in range(len(classes))]
     f1 = [100 * each.f1 for each in classes]
@@ -130,13 +153,17 @@ def _plot_classes(figure: Figure, classes: Sequence[ClassMetrics]) -> None:
     for place, value in zip(y, f1, strict=True):
         axes.text(1.5, place, f"{value:.1f}", va="center", fontsize=9, color=LIGHT["ink"])
     axes.set_yticks(y, names)
-    axes.set(xlim=(0, 101), ylim=(0.4, len(classes) + 0.6), xlabel="%")
+    axes.set(
+        xlim=(0, 101),
+        ylim=(0.4, len(classes) + 0.6),
+        xlabel=f"%{'; classes by number' if aside else ''}{aside}",
+    )
     axes.grid(visible=False, axis="y")
     figure.legend(loc="upper right", ncols=3, frameon=False, fontsize=8.5, bbox_to_anchor=(0.98, 1.01))
 
 
 def reliability(split: str, whose: str, bins: Sequence[Bin], ece: float) -> Drawing:
-    """How often predictions of a confidence are right, and how many there are of it.
+    """A reliability diagram: how often predictions of each confidence are right, and how many there are.
 
     Args:
         split: which one.
@@ -146,7 +173,7 @@ def reliability(split: str, whose: str, bins: Sequence[Bin], ece: float) -> Draw
     """
     filled = [each for each in bins if each.texts]
     said = [
-        f"{100 * each.confidence:.0f} % sure, {100 * each.accuracy:.0f} % right ({each.texts:g} texts)"
+        f"{100 * each.confidence:.0f} % confidence, {100 * each.accuracy:.0f} % right ({each.texts:g} texts)"
         for each in filled
     ]
     return Drawing(
@@ -163,7 +190,7 @@ def _plot_reliability(figure: Figure, bins: Sequence[Bin], ece: float) -> None:
     below = figure.add_axes((0.125, 0.12, 0.85, 0.16), sharex=axes)
     confidence = [100 * each.confidence for each in bins]
     axes.plot([0, 100], [0, 100], color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1])
-    axes.text(24, 14, "dashed: as often right as sure", color=LIGHT["muted"], fontsize=8.5)
+    axes.text(99, 4, "dashed: perfectly calibrated", ha="right", color=LIGHT["muted"], fontsize=8.5)
     axes.plot(confidence, [100 * each.accuracy for each in bins], marker="o", color=LIGHT["blue"])
     axes.text(0.03, 0.94, f"ECE {100 * ece:.2f} points", transform=axes.transAxes, va="top", weight="bold")
     axes.set(xlim=(0, 101), ylim=(0, 103), ylabel="right, %")

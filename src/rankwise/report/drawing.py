@@ -1,9 +1,12 @@
 """Drawings: one plot as SVG with light colors, as SVG that follows the page's colors, and as PNG.
 
-matplotlib draws, through its object API and under settings of our own, so that nothing of the
-user's settings shows and the same numbers give the same bytes. Its SVG is then made plain: text
-stays text in the reader's own font, colors become CSS variables where the page is to choose them,
-ids are the drawing's own, and a title and a description are there for those who cannot see it.
+matplotlib draws, through its object API and under settings of our own, so that the user's settings
+do not show and the same numbers give the same bytes. Its SVG is then made plain: text stays text in
+the reader's own font, colors become CSS variables where the page is to choose them, ids are the
+drawing's own, and a title and a description are there for those who cannot see it.
+
+A PNG has its letters drawn in. matplotlib's own font has no Chinese or Japanese signs, for instance, so a
+PNG shows numbers in place of class names that the font cannot draw (`png_names`); an SVG shows the names.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from __future__ import annotations
 import io
 import logging
 import re
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -51,7 +56,6 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": LIGHT["paper"], "axes.facecolor": "none", "savefig.dpi": 200,
 }  # fmt: skip
 _FONT = re.compile(r"font:([^;]*?)([\d.]+)px[^;]*")
-_SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -64,15 +68,17 @@ class Drawing:
     description: str  # its figures in words
     plot: Callable[[Figure], None]
     size: tuple[float, float]  # inches
+    plot_png: Callable[[Figure], None] | None = None  # for PNG, if its font cannot draw what `plot` writes
 
     @cached_property
     def files(self) -> dict[str, bytes]:
         """Suffix -> content of the figure's files: svg and png."""
         with _settings(self.name):
-            figure = self._figure()
+            figure = self._figure(self.plot)
+            drawn = self._figure(self.plot_png) if self.plot_png else figure
             png, svg = io.BytesIO(), io.BytesIO()
-            # Without the sign of the software and the date, the bytes depend on the numbers alone.
-            figure.savefig(png, format="png", metadata={"Software": None})
+            # Without the name of the software and the date, the bytes depend on the numbers alone.
+            drawn.savefig(png, format="png", metadata={"Software": None})
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None})
         return {"svg": svg.getvalue(), "png": png.getvalue()}
 
@@ -83,7 +89,7 @@ class Drawing:
         return '<?xml version="1.0" encoding="utf-8"?>\n' + _text(root) + "\n"
 
     def inline(self) -> str:
-        """SVG to stand in a page, colored by the page's variables `--paper`, `--ink` and so on."""
+        """SVG for use in a page, colored by the page's variables `--paper`, `--ink` and so on."""
         root = self._plain()
         names = {value: f"var(--{name})" for name, value in LIGHT.items()}
         pattern = re.compile("|".join(names))
@@ -92,13 +98,13 @@ class Drawing:
                 element.set("style", pattern.sub(lambda match: names[match[0]], style))
         return _text(root)
 
-    def _figure(self) -> Figure:
+    def _figure(self, plot: Callable[[Figure], None]) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=self.size)
         FigureCanvasAgg(figure)
-        self.plot(figure)
+        plot(figure)
         return figure
 
     def _plain(self) -> ElementTree.Element:
@@ -113,7 +119,7 @@ class Drawing:
         for side in ("width", "height", "version"):
             root.attrib.pop(side, None)
         label = f"{self.name}-title {self.name}-description"
-        root.attrib |= {"role": "img", "aria-labeledby": label, "style": f"font-family: {FONTS}"}
+        root.attrib |= {"role": "img", "aria-labelledby": label, "style": f"font-family: {FONTS}"}
         for place, (tag, text) in enumerate((("title", self.title), ("desc", self.description))):
             element = ElementTree.Element(tag, {"id": label.split()[place]})
             element.text = one_line(text)
@@ -139,7 +145,7 @@ def _text(root: ElementTree.Element) -> str:
 
 @contextmanager
 def _settings(salt: str) -> Iterator[None]:
-    """matplotlib under our settings alone, and quiet: a font cache and missing glyphs are no news here."""
+    """matplotlib under our settings alone, and quiet: its font cache and missing glyphs are no news."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -156,10 +162,52 @@ def _settings(salt: str) -> Iterator[None]:
 
 
 def shorten(text: str, longest: int = 22) -> str:
-    """Text from the data as a figure can show it.
+    """Text from the data as a figure can show it. A Chinese or Japanese sign counts as two letters.
 
-    >>> shorten("a" * 30, 10)
-    'aaaaaaaaa…'
+    >>> shorten("a" * 30, 10), shorten("\N{HIRAGANA LETTER A}" * 30, 5)
+    ('aaaaaaaaa…', 'ああ…')
     """
     text = one_line(text)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    if sum(map(_letters, text)) <= longest:
+        return text
+    kept, room = "", longest - 1
+    for sign in text:
+        room -= _letters(sign)
+        if room < 0:
+            break
+        kept += sign
+    return kept + "…"
+
+
+def _letters(sign: str) -> int:
+    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
+
+
+def width(text: str, points: float) -> float:
+    """Inches that a line of text takes in the PNG's font; signs that it lacks count as a square each."""
+    plain = "".join(sign for sign in text if ord(sign) in _font_signs())
+    font = _font()
+    font.set_size(points, 72)
+    font.set_text(plain)
+    drawn = font.get_width_height()[0] / 64 if plain else 0.0
+    return float((drawn + points * (len(text) - len(plain))) / 72)
+
+
+def png_names(labels: Sequence[str]) -> list[str] | None:
+    """Numbers to stand for the labels in a PNG; None if its font can draw every sign of theirs."""
+    shown = "".join(map(one_line, labels))
+    return None if set(map(ord, shown)) <= _font_signs() else [str(i) for i in range(len(labels))]
+
+
+@cache
+def _font_signs() -> frozenset[int]:
+    return frozenset(_font().get_charmap())
+
+
+@cache
+def _font() -> Any:
+    """DejaVu Sans, which comes with matplotlib."""
+    import matplotlib
+    from matplotlib.font_manager import get_font
+
+    return get_font(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")

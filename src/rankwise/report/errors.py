@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rankwise.data.writers import csv_line
-from rankwise.report.predictions import Line
-from rankwise.report.tables import Table, plain_cell
+from rankwise.report.run import Run, SplitPredictions
+from rankwise.report.tables import Table
 
 COLUMNS = (
     "split", "number", "text", "label", "predicted", "confidence", "wrong", "predictions", "corrected_label",
@@ -19,7 +20,7 @@ FEWEST = 0.5
 
 @dataclass(frozen=True)
 class WrongText:
-    """A text that at least half of the adapters label otherwise than the data."""
+    """A text that at least half of the adapters give another label than the data."""
 
     split: str
     number: int  # of the text in its split, from 1
@@ -31,64 +32,58 @@ class WrongText:
     predictions: tuple[tuple[str, int], ...]  # label -> adapters that gave it, most first
 
 
-def wrong_texts(lines: Sequence[Line], adapters: Sequence[str]) -> list[WrongText]:
-    """Texts that at least half of the adapters get wrong: all-wrong first, then the most confident.
-
-    Args:
-        lines: of predictions.csv.
-        adapters: names of the adapters, of every rank and seed.
-
-    Raises:
-        ValueError: a probability is no number.
-    """
-    found: list[WrongText] = []
-    numbers: Counter[str] = Counter()
-    for line in lines:
-        numbers[line["split"]] += 1
-        if wrong := _wrong(line, adapters, numbers[line["split"]]):
-            found.append(wrong)
+def wrong_texts(run: Run) -> list[WrongText]:
+    """Texts that at least half of the adapters get wrong: all-wrong first, then the most confident."""
+    found = [
+        _wrong(split, predictions, int(text), run.results.labels)
+        for split, predictions in run.predictions.items()
+        for text in np.flatnonzero((~predictions.correct).mean(axis=0) >= FEWEST)
+    ]
     # Sorting keeps the order of the texts among equals.
     return sorted(found, key=lambda each: (each.wrong < 1, -each.confidence))
 
 
-def _wrong(line: Line, adapters: Sequence[str], number: int) -> WrongText | None:
-    votes: dict[str, list[float]] = {}
-    for name in adapters:
-        votes.setdefault(line[name], []).append(float(line[f"{name} probability"]))
-    others = {label: sure for label, sure in votes.items() if label != line["label"]}
-    wrong = sum(map(len, others.values())) / len(adapters)
-    if not others or wrong < FEWEST:
-        return None
+def _wrong(split: str, predictions: SplitPredictions, text: int, labels: Sequence[str]) -> WrongText:
+    """A text by its place in the split, which some adapters get wrong."""
+    votes: dict[int, list[float]] = {}  # label -> probabilities of the adapters that gave it
+    pairs = zip(predictions.predicted[:, text], predictions.probability[:, text], strict=True)
+    for label, probability in pairs:
+        votes.setdefault(int(label), []).append(float(probability))
+    target = int(predictions.targets[text])
+    others = {label: given for label, given in votes.items() if label != target}
     predicted = max(others, key=lambda label: (len(others[label]), sum(others[label])))
     return WrongText(
-        split=line["split"],
-        number=number,
-        text=line["text"],
-        label=line["label"],
-        predicted=predicted,
+        split=split,
+        number=text + 1,
+        text=predictions.texts[text],
+        label=labels[target],
+        predicted=labels[predicted],
         confidence=sum(others[predicted]) / len(others[predicted]),
-        wrong=wrong,
-        predictions=tuple(sorted(((k, len(v)) for k, v in votes.items()), key=lambda each: -each[1])),
+        wrong=sum(map(len, others.values())) / len(predictions.predicted),
+        predictions=tuple(
+            (labels[label], len(given))
+            for label, given in sorted(votes.items(), key=lambda each: -len(each[1]))
+        ),
     )
 
 
 def errors_csv(found: Sequence[WrongText]) -> str:
-    """A list to hand to a labeler, who fills in the empty column `corrected_label`."""
+    """A list for people who correct labels: they fill in the empty column `corrected_label`."""
     rows = [
         (
             each.split,
             each.number,
-            plain_cell(each.text),
-            plain_cell(each.label),
-            plain_cell(each.predicted),
+            each.text,
+            each.label,
+            each.predicted,
             f"{each.confidence:.4f}",
             f"{each.wrong:.4f}",
-            plain_cell(_votes(each)),
+            _votes(each),
             "",
         )
         for each in found
     ]
-    return "".join(map(csv_line, (COLUMNS, *rows)))
+    return "".join(csv_line(cells, safe=True) for cells in (COLUMNS, *rows))
 
 
 def errors_table(found: Sequence[WrongText], adapters: int, most: int = 20) -> Table:

@@ -1,13 +1,13 @@
-"""Accuracy against rank, of one run or of several. A figure names its split and says its numbers in words."""
+"""Accuracy against rank, of one run or of several. A figure names its split and describes its numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten
+from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten, width
 from rankwise.report.scores import Score, ScoreRow
 
 if TYPE_CHECKING:
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRETCH = 2.0
-"""How many times the height of the ranks' intervals may be added to show what lies far from them."""
+"""To show what lies below the ranks, the axis may grow by this many times the height of their intervals."""
 
 
 def accuracy_by_rank(
     split: str, rows: Sequence[ScoreRow], baselines: Sequence[ScoreRow], marked: int | None
 ) -> Drawing:
-    """Accuracy against rank, with 95 % intervals and lines for the references.
+    """Accuracy against rank, with 95 % intervals and lines for the baselines.
 
     Args:
         split: which one.
-        rows: the ranks; rank 0, without a place on a logarithmic axis, stands apart.
-        references: the baselines.
+        rows: the ranks; rank 0 has no place on a logarithmic axis and is drawn apart.
+        baselines: each with a line.
         marked: a rank to point out.
     """
     ranks = [row for row in rows if split in row.scores]
@@ -60,18 +60,23 @@ def _plot_accuracy(
     low, high = min([low, *inside]), max([high, *inside])
     room = max(high - low, 0.4)
     axes.set_ylim(low - 0.08 * room - 0.09 * room * math.ceil(len(hidden) / 2), high + 0.16 * room)
+    _rank_axis(axes, places)
+    taken = {places[row.rank or 0]: row.scores[split] for row in rows}
+    lines = {_named(row, split): 100 * row.scores[split].accuracy for row in baselines if row in shown}
+    crowded = [name for name, (_, _, is_free) in _name_places(axes, lines, taken).items() if not is_free]
+    axes.set_ylim(bottom=axes.get_ylim()[0] - 0.09 * room * len(crowded))
+    crowded = _baseline_lines(axes, lines, taken)
+    _notes(axes, crowded, [_named(row, split) for row in hidden if row.rank is None])
     for row in rows:
         if row.rank or row in shown:
             _point(axes, places[row.rank or 0], row.scores[split], marked == row.rank)
         else:
             _point_below(axes, places[0], row.scores[split])
-    taken = {places[row.rank or 0]: row.scores[split] for row in rows}
-    _rank_axis(axes, places)
-    _reference_lines(axes, [row for row in baselines if row in shown], split, taken)
-    hidden = [row for row in hidden if row.rank is None]
-    if hidden:
-        _below(axes, [f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}" for row in hidden])
     axes.set_ylabel(f"{split} accuracy, %")
+
+
+def _named(row: ScoreRow, split: str) -> str:
+    return f"{shorten(row.name, 28)} {100 * row.scores[split].accuracy:.1f}"
 
 
 def _ends(row: ScoreRow, split: str) -> tuple[float, ...]:
@@ -94,7 +99,7 @@ def _in_reach(
 
 
 def _places(ranks: Sequence[int]) -> dict[int, float]:
-    """Rank -> place on the axis: its logarithm, and for rank 0 one to the left of all others."""
+    """Rank -> place on the axis: its logarithm; rank 0 is to the left of all others."""
     logs = {rank: math.log2(rank) for rank in ranks if rank}
     left = min(logs.values(), default=0.0) - max(1.0, 0.2 * (max(logs.values(), default=0) or 1))
     return {rank: logs.get(rank, left) for rank in ranks}
@@ -106,7 +111,7 @@ def _rank_axis(axes: Axes, places: Mapping[int, float]) -> None:
     ends = [place for _, place in ordered]
     axes.set_xlim(ends[0] - 0.6, ends[-1] + 0.6)
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel("rank, logarithmic" + ("; 0 is the head alone" if 0 in places else ""))
+    axes.set_xlabel("rank, logarithmic" + ("; 0 is the linear probe" if 0 in places else ""))
     if 0 in places and len(ends) > 1:
         axes.axvline((ends[0] + ends[1]) / 2, color=LIGHT["rule"], linewidth=0.8, linestyle=(0, (1, 2)))
 
@@ -138,57 +143,103 @@ def _point_below(axes: Axes, place: float, score: Score) -> None:
     )  # fmt: skip
 
 
-def _reference_lines(axes: Axes, rows: Sequence[ScoreRow], split: str, taken: Mapping[float, Score]) -> None:
-    """A dashed line each, its name over it, or under it where the next one or a point of `taken` is near.
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, in inches from the axes' lower left corner."""
+
+
+Place = tuple[float, bool, bool]
+"""Of a name near a line: its right end in inches, whether it is above the line, whether nothing is there."""
+
+
+def _baseline_lines(axes: Axes, lines: Mapping[str, float], taken: Mapping[float, Score]) -> list[str]:
+    """A dashed line for each baseline, with its name; the names for which there is no free place.
 
     Args:
         axes: with their limits set.
-        rows: the references.
-        split: which one.
+        lines: name -> height.
         taken: place on the axis -> score of each rank.
     """
-    low, high = axes.get_ylim()
-    ordered = sorted(rows, key=lambda row: row.scores[split].accuracy)
-    for k, row in enumerate(ordered):
-        accuracy = 100 * row.scores[split].accuracy
-        above = [100 * each.scores[split].accuracy for each in ordered[k + 1 : k + 2]]
-        near = any(each - accuracy < 0.07 * (high - low) for each in above)
-        axes.axhline(accuracy, color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
-        name = f"{shorten(row.name, 34)} {accuracy:.1f}"
-        sides = [False] if near else [True, False]
-        free = (side for side in sides if _is_free(axes, name, accuracy, side, taken))
-        over = next(free, sides[0])
-        axes.annotate(
-            name, (1, accuracy), (0, 2 if over else -2), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="bottom" if over else "top", fontsize=8.5,
-            color=LIGHT["muted"],
-        )  # fmt: skip
+    places = _name_places(axes, lines, taken)
+    for k, (name, (right, above, is_free)) in enumerate(places.items()):
+        axes.axhline(lines[name], color=LIGHT["muted"], linewidth=1, linestyle=DASHES[1 + k % 5], zorder=1)
+        if is_free:
+            axes.annotate(
+                name, (right / _size(axes)[0], lines[name]), (0, 2 if above else -2),
+                xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                va="bottom" if above else "top", fontsize=8.5, color=LIGHT["muted"],
+            )  # fmt: skip
+    return [name for name, (_, _, is_free) in places.items() if not is_free]
 
 
-def _is_free(axes: Axes, name: str, height: float, over: bool, taken: Mapping[float, Score]) -> bool:
-    """Whether a name over a line, or under it, leaves the points at the right end of the axes alone."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    begins = right - (right - left) * (0.04 + 0.0155 * len(name))
-    reach = 0.09 * (high - low)  # of the name, and of a point's own number
-    bottom, top = (height, height + reach) if over else (height - reach, height)
-    return not any(
-        place > begins and 100 * score.low < top and 100 * score.high + reach > bottom
-        for place, score in taken.items()
-    )
+def _name_places(axes: Axes, lines: Mapping[str, float], taken: Mapping[float, Score]) -> dict[str, Place]:
+    """A place for each name, lowest line first."""
+    to_inches = _inches(axes)
+    boxes = [_point_box(to_inches, place, score) for place, score in taken.items()]
+    boxes += [_line_box(to_inches, height) for height in lines.values()]
+    places: dict[str, Place] = {}
+    for name, height in sorted(lines.items(), key=lambda each: each[1]):
+        places[name], box = _free_place(axes, name, height, boxes)
+        boxes.append(box)
+    return places
 
 
-def _below(axes: Axes, names: Sequence[str]) -> None:
-    """What lies below the axis, two to a line."""
-    lines = [" · ".join(names[i : i + 2]) for i in range(0, len(names), 2)]
+def _free_place(axes: Axes, name: str, height: float, taken: Sequence[Box]) -> tuple[Place, Box]:
+    """Where a name near a line at this height overlaps least, and its box: as far right as it can be."""
+    long = width(name, 8.5)
+    wide, line = _size(axes)[0], _inches(axes)(0, height)[1]
+    rights = [wide - 0.1 * step for step in range(int((wide - long) / 0.1) + 1)] or [wide]
+    found = []
+    for right in rights:
+        for above, bottom in ((True, line + 0.02), (False, line - 0.16)):
+            box = right - long, bottom, right, bottom + 0.14
+            found.append((sum(_overlap(box, other) for other in taken), right, above, box))
+    shared, right, above, box = min(found, key=lambda each: each[0])
+    return (right, above, shared == 0), box
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Square inches that two boxes share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, wide) * max(0.0, high)
+
+
+def _point_box(to_inches: Callable[[float, float], tuple[float, float]], place: float, score: Score) -> Box:
+    """A rank's interval with its number above it, and the rings of its seeds to the right."""
+    (x, bottom), (_, top) = to_inches(place, 100 * score.low), to_inches(place, 100 * score.high)
+    right = to_inches(place + 0.16, 0)[0] + 0.04 if score.spread is not None else x
+    return x - 0.17, bottom - 0.03, max(x + 0.17, right), top + 0.2
+
+
+def _line_box(to_inches: Callable[[float, float], tuple[float, float]], height: float) -> Box:
+    y = to_inches(0, height)[1]
+    return 0.0, y - 0.01, math.inf, y + 0.01
+
+
+def _size(axes: Axes) -> tuple[float, float]:
+    """Width and height of axes in inches."""
+    return float(axes.bbox.width / axes.figure.dpi), float(axes.bbox.height / axes.figure.dpi)
+
+
+def _inches(axes: Axes) -> Callable[[float, float], tuple[float, float]]:
+    """From places on the axes to inches from their lower left corner."""
+    (left, right), (low, high), (wide, tall) = axes.get_xlim(), axes.get_ylim(), _size(axes)
+    return lambda x, y: (wide * (x - left) / (right - left), tall * (y - low) / (high - low))
+
+
+def _notes(axes: Axes, crowded: Sequence[str], hidden: Sequence[str]) -> None:
+    """In the lower right corner: lines without room for their names, and what lies below the axis."""
+    pairs = [" · ".join(hidden[i : i + 2]) for i in range(0, len(hidden), 2)]
+    notes = [f"line: {name}" for name in crowded] + (["below: " + "\n".join(pairs)] if pairs else [])
     axes.annotate(
-        "below: " + "\n".join(lines), (0.99, 0.02), xycoords="axes fraction",
+        "\n".join(notes), (0.99, 0.02), xycoords="axes fraction",
         ha="right", va="bottom", fontsize=8.5, color=LIGHT["muted"], linespacing=1.4,
     )  # fmt: skip
 
 
 def runs_by_rank(runs: Sequence[tuple[str, Sequence[ScoreRow]]]) -> Drawing:
-    """Validation accuracy against rank of several runs, each with a color, marker and dash of its own."""
-    # Rank 0 is often so far below that the ranks beside it could not be told apart.
+    """Validation accuracy against rank of several runs, each with its own color, marker and dash."""
+    # Rank 0 is often so far below that the other ranks could not be told apart.
     runs = [(name, [row for row in rows if row.rank] or rows) for name, rows in runs]
     said = [
         f"{name}: "

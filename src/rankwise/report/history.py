@@ -2,59 +2,51 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from rankwise.store.run_folder import RunFolder
+from pydantic import BaseModel, ValidationError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Curve:
     """How one adapter learned. Keys are passes over the training texts so far."""
 
-    losses: dict[float, float] = field(default_factory=dict)  # training loss of a step
-    accuracy: dict[float, float] = field(default_factory=dict)  # on the validation split
-    log_loss: dict[float, float] = field(default_factory=dict)  # on the validation split
+    losses: dict[float, float] = field(default_factory=dict)  # training loss of a step, nats
+    accuracy: dict[float, float] = field(default_factory=dict)  # on the validation split, a fraction
+    log_loss: dict[float, float] = field(default_factory=dict)  # on the validation split, nats
 
 
-def read_curves(run: RunFolder) -> dict[str, Curve]:
-    """Adapter name -> its curve; empty where there is no history.
+class _Event(BaseModel):
+    """A line of history.jsonl: a step or a validation, with a value for each adapter."""
 
-    A run that was interrupted and taken up again may hold a step twice; the later one counts.
+    adapters: list[str]
+    epoch: float
+    losses: list[float] = []  # of a step
+    accuracy: list[float] = []  # of a validation, as the next
+    log_loss: list[float] = []
+
+
+def parse_curves(lines: Iterable[str]) -> dict[str, Curve]:
+    """Adapter name -> its curve.
+
+    A run that was interrupted and resumed may hold a step twice; the later one counts. A line that a
+    crash has torn is skipped.
     """
     curves: dict[str, Curve] = {}
-    for line in _lines(run):
-        # A line of another form is none of ours.
-        with suppress(KeyError, IndexError, TypeError, ValueError):
-            for k, name in enumerate(line["adapters"]):
-                _add(curves.setdefault(name, Curve()), line, k)
+    for line in lines:
+        with suppress(ValidationError):
+            _add(curves, _Event.model_validate_json(line))
     return curves
 
 
-def _add(curve: Curve, line: dict[str, Any], k: int) -> None:
-    """What a line says of its k-th adapter."""
-    epoch = float(line["epoch"])
-    match line["kind"]:
-        case "step":
-            curve.losses[epoch] = float(line["losses"][k])
-        case "validation":
-            curve.accuracy[epoch] = float(line["accuracy"][k])
-            curve.log_loss[epoch] = float(line["log_loss"][k])
-
-
-def _lines(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """The objects of the file; a line that a crash has torn is passed over."""
-    try:
-        text = run.history.read_text("utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            yield found
+def _add(curves: dict[str, Curve], event: _Event) -> None:
+    for name in event.adapters:
+        curves.setdefault(name, Curve())
+    for name, value in zip(event.adapters, event.losses, strict=False):
+        curves[name].losses[event.epoch] = value
+    for name, value in zip(event.adapters, event.accuracy, strict=False):
+        curves[name].accuracy[event.epoch] = value
+    for name, value in zip(event.adapters, event.log_loss, strict=False):
+        curves[name].log_loss[event.epoch] = value

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankwise.recipe import Recipe
 from rankwise.report.card import repeat_command
 from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.ranks import in_short, summary_table
+from rankwise.report.ranks import summary_table
+from rankwise.report.run import Run
 from rankwise.report.scores import ScoreRow, by_rank
 from rankwise.report.tables import (
     Table,
@@ -27,8 +27,7 @@ from rankwise.report.tables import (
     sample_table,
 )
 from rankwise.report.verdict import Chosen
-from rankwise.schema import Comparison, DataReport, Results, Timing
-from rankwise.store.run_folder import RunFolder
+from rankwise.schema import AdapterResult, Comparison, Results, Timing
 
 MOST_CONFUSED = 8
 MOST_ERRORS = 20
@@ -37,35 +36,31 @@ MOST_SAMPLES = 24
 
 @dataclass(frozen=True)
 class Story:
-    """What a run's page tells, read and worked out."""
+    """What the page of a run tells: the run, and what was worked out from it."""
 
-    run: RunFolder
-    results: Results
-    recipe: Recipe
-    timing: Timing | None
-    found: Comparison
+    run: Run
+    comparison: Comparison
     choice: Chosen
-    rows: Sequence[ScoreRow]
+    rows: Sequence[ScoreRow]  # the ranks
     drawings: Sequence[Drawing]
     wrong: Sequence[WrongText]
-    data: DataReport | None
 
 
 def run_page(story: Story) -> str:
     """The page of one run."""
-    results, choice = story.results, story.choice
+    run, results, choice = story.run, story.run.results, story.choice
     return render(
         "page.html.jinja",
-        title=one_line(story.run.path.resolve().name),
+        title=one_line(run.name),
         results=results,
-        found=story.found,
-        headline=in_short(story.found),
+        comparison=story.comparison,
+        headline=story.comparison.headline,
         facts=_facts(story),
         choice=choice,
-        seeds=len({row.seed for row in results.adapters}),
+        seeds=run.seeds,
         drawings={each.name: each for each in story.drawings},
-        ranks=rank_table(story.run),
-        pairs=summary_table(story.found) if len(story.found.ranks) > 1 else None,
+        ranks=rank_table(run),
+        pairs=summary_table(story.comparison) if len(story.comparison.ranks) > 1 else None,
         classes=class_figures("By class", choice.classes("validation")),
         confused=_confused(results, choice),
         samples=_samples(story),
@@ -74,17 +69,17 @@ def run_page(story: Story) -> str:
         all_wrong=sum(each.wrong == 1 for each in story.wrong),
         listed=len(story.wrong),
         adapters=len(results.adapters),
-        data=data_tables(story.data) if story.data else [],
-        cost=_cost(story),
-        machine=_machine(story),
-        stages=_stages(story.timing),
-        recipe=_compact(printable(story.recipe.to_toml())),
-        again=repeat_command(story.run),
+        data=data_tables(run.data) if run.data else [],
+        cost=_cost(run),
+        machine=_machine(run),
+        stages=_stages(run.timing),
+        recipe=_compact(printable(run.recipe.to_toml())),
+        again=repeat_command(run),
     )
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder filled in; whatever comes from outside is escaped."""
+    """A template of this folder filled in; everything from outside is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -100,13 +95,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def numeric(table: Table) -> list[bool]:
-    """For each column whether it holds numbers, which stand to the right."""
+    """For each column whether it holds numbers, which are aligned right."""
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     return [any(cells) and all(cell[:1] in "+-0123456789" for cell in cells if cell) for cells in columns]
 
 
 def _facts(story: Story) -> list[tuple[str, str, str]]:
-    """The figures beside the verdict: value, what it is, what to know of it."""
+    """The figures below the verdict: value, name, detail."""
     row = next(each for each in story.rows if each.rank == story.choice.rank)
     facts = [
         (f"{percent(score.accuracy)} %", f"{split} accuracy, rank {row.name}", f"95 %: {interval(score)}")
@@ -137,17 +132,17 @@ def _confused(results: Results, choice: Chosen) -> Table:
     rows = [
         (true, predicted, f"{texts:,.0f}", f"{100 * share:.1f}") for true, predicted, texts, share in found
     ]
-    return Table("Most often confused", ("true label", "predicted", "texts", "% of the label's"), rows)
+    return Table("Most often confused", ("true label", "predicted", "texts", "% of the true label"), rows)
 
 
 def _samples(story: Story) -> Table:
-    """The sample table without numbers of labels, and with what is right in a column of its own."""
+    """The sample table, with a column that says which predictions are right."""
     drawn = sample_table(story.run, adapter=story.choice.best.name)
     rows = [
-        (text, label, predicted, "right" if predicted == label else "wrong")
-        for text, _, label, _, predicted in drawn.rows
+        (text, label, predicted, probability, "right" if predicted == label else "wrong")
+        for text, label, predicted, probability in drawn.rows
     ]
-    return Table("", ("text", "label", "predicted", ""), rows[:MOST_SAMPLES])
+    return Table("", (*drawn.columns, ""), rows[:MOST_SAMPLES])
 
 
 def _sampled(results: Results) -> str:
@@ -157,32 +152,33 @@ def _sampled(results: Results) -> str:
     return f"Two {split} texts of {some}"
 
 
-def _cost(story: Story) -> Table:
-    """One row a rank: what it costs to train and to keep."""
-    timing, texts = story.timing, story.results.texts["train"] * story.recipe.train.epochs
-    rows = []
-    for rank, adapters in by_rank(story.results).items():
-        seconds = [
-            timing.train_seconds[a.name] for a in adapters if timing and a.name in timing.train_seconds
-        ]
-        mean = sum(seconds) / len(seconds) if seconds else 0.0
-        rows.append(
-            (
-                str(rank),
-                f"{adapters[0].trainable_params:,}",
-                f"{adapters[0].trainable_percent:.4f}",
-                size(adapters[0].adapter_bytes),
-                f"{mean:,.1f}" if mean else "",
-                f"{texts / mean:,.0f}" if mean else "",
-            )
-        )
+def _cost(run: Run) -> Table:
+    """One row per rank: what it costs to train and to keep."""
+    texts = run.results.texts["train"] * run.recipe.train.epochs
+    rows = [_cost_row(rank, adapters, run.timing, texts) for rank, adapters in by_rank(run.results).items()]
     columns = ("rank", "trainable params", "% trainable", "adapter", "seconds", "texts/s")
     return Table(
         "",
         columns,
         rows,
-        note="Of one adapter. Seconds: those of its bank's training, shared out equally among the adapters "
-        "trained with it; texts/s: training texts of all passes over these seconds.",
+        note="Of one adapter. Seconds: those of its bank's training, divided by the bank's adapters; "
+        "texts/s: training texts of all passes over these seconds.",
+    )
+
+
+def _cost_row(
+    rank: int, adapters: Sequence[AdapterResult], timing: Timing | None, texts: int
+) -> tuple[str, ...]:
+    known = timing.train_seconds if timing else {}
+    seconds = [known[each.name] for each in adapters if each.name in known]
+    mean = sum(seconds) / len(seconds) if seconds else 0.0
+    return (
+        str(rank),
+        f"{adapters[0].trainable_params:,}",
+        f"{adapters[0].trainable_percent:.4f}",
+        size(adapters[0].adapter_bytes),
+        f"{mean:,.1f}" if mean else "",
+        f"{texts / mean:,.0f}" if mean else "",
     )
 
 
@@ -199,8 +195,8 @@ def _items(lines: str) -> str:
     return ", ".join(line.strip().removesuffix(",") for line in lines.splitlines())
 
 
-def _machine(story: Story) -> list[tuple[str, str]]:
-    results, timing = story.results, story.timing
+def _machine(run: Run) -> list[tuple[str, str]]:
+    results, timing = run.results, run.timing
     return [
         ("rankwise", results.rankwise),
         *(

@@ -1,4 +1,4 @@
-"""Learning curves: a small panel for each rank, the other ranks behind it in grey."""
+"""Learning curves: a small panel for each rank, the other ranks behind it in gray."""
 
 from __future__ import annotations
 

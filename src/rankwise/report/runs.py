@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rankwise.errors import RankwiseError, UsageError
+from rankwise.recipe import Recipe
 from rankwise.report.drawing import Drawing
 from rankwise.report.figures import runs_by_rank
 from rankwise.report.html import render
-from rankwise.report.predictions import read_predictions
-from rankwise.report.ranks import compare, in_short
+from rankwise.report.ranks import compare
+from rankwise.report.run import Run, load
 from rankwise.report.scores import ScoreRow, rank_rows
 from rankwise.report.tables import Table, interval, one_line, percent
-from rankwise.schema import Comparison, Results, RunSummary, Timing
+from rankwise.schema import Comparison, RunSummary
 from rankwise.store.run_folder import RunFolder
 
 FILES = ("results.json", "recipe.toml", "history.jsonl", "checkpoint")
-
-
 """What shows that a folder is a run's, finished or not."""
 
 
@@ -41,53 +41,59 @@ def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in FILES)
 
 
-def summary(run: RunFolder) -> RunSummary:
+def summary(folder: RunFolder) -> RunSummary:
     """What a list says of a run, whatever its state."""
-    recipe = _recipe(run)
-    known: dict[str, Any] = {
-        "name": run.path.resolve().name,
-        "base": _text(recipe.get("base")),
-        "data": _text(recipe.get("data")),
-        "ranks": _numbers(recipe.get("ranks")),
-        "seeds": _numbers(recipe.get("seeds")),
-        **dict.fromkeys(("created", "accuracy", "verdict", "problem")),
-    }
-    if not run.results.exists():
-        return RunSummary(**known, state="unfinished")
+    if not folder.results.exists():
+        return _unread(folder, "unfinished", None)
     try:
-        found = compare(run)
-        timing = run.read_timing() if run.timing.exists() else None
-    except (RankwiseError, ValueError, KeyError) as error:
-        problem = error.message if isinstance(error, RankwiseError) else "the files do not fit together"
-        return RunSummary(**known | {"state": "damaged", "problem": problem.splitlines()[0]})
-    best = next(each for each in found.ranks if each.rank == found.best)
-    shown = {
-        "state": "finished",
-        "created": timing.created if timing else None,
-        "accuracy": best.accuracy,
-        "verdict": in_short(found),
-    }
-    return RunSummary(**known | shown)
+        run = load(folder)
+        comparison = compare(run)
+    except RankwiseError as error:
+        state = "damaged" if folder.has_known_schema() else "other version"
+        return _unread(folder, state, error.message.splitlines()[0])
+    except ValueError:
+        return _unread(folder, "damaged", "the files do not fit together")
+    best = next(each for each in comparison.ranks if each.rank == comparison.best)
+    return RunSummary(
+        name=run.name,
+        state="finished",
+        created=run.timing.created if run.timing else None,
+        **_settings(run.recipe),
+        accuracy=best.accuracy,
+        verdict=comparison.headline,
+        problem=None,
+    )
 
 
-def _recipe(run: RunFolder) -> dict[str, Any]:
-    """The recipe as it stands, unchecked; empty where it cannot be read."""
+def _unread(folder: RunFolder, state: str, problem: str | None) -> RunSummary:
+    """A run of which at most the recipe can be read."""
     try:
-        return tomllib.loads(run.recipe.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
+        recipe = Recipe.load(folder.recipe)
+    except UsageError:
+        recipe = None
+    return RunSummary(
+        name=folder.path.resolve().name,
+        state=state,
+        created=None,
+        **_settings(recipe),
+        accuracy=None,
+        verdict=None,
+        problem=problem,
+    )
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _numbers(value: object) -> list[int]:
-    return [each for each in value if isinstance(each, int)] if isinstance(value, list) else []
+def _settings(recipe: Recipe | None) -> dict[str, Any]:
+    """The fields of a summary that the recipe decides."""
+    return {
+        "base": recipe.base if recipe else None,
+        "data": recipe.data.source if recipe else None,
+        "ranks": recipe.lora.ranks if recipe else [],
+        "seeds": recipe.train.seeds if recipe else [],
+    }
 
 
 def runs_table(runs: Sequence[RunSummary]) -> Table:
-    """One row a run, for the terminal."""
+    """One row per run, for the terminal."""
     rows = [
         (
             each.name,
@@ -106,70 +112,41 @@ def runs_table(runs: Sequence[RunSummary]) -> Table:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Compared:
     """A finished run as the page compares it."""
 
     name: str
-    folder: RunFolder
-    results: Results
-    found: Comparison
-    rows: Sequence[ScoreRow]
-    timing: Timing | None
+    run: Run
+    comparison: Comparison
+    rows: Sequence[ScoreRow]  # the ranks
 
 
-def runs_page(runs: Sequence[RunFolder]) -> str:
-    """One page on several runs: a figure, a table, and each one's verdict.
-
-    Raises:
-        UsageError: a run is not finished or cannot be read.
-    """
-    read = [_read(run, name) for run, name in zip(runs, _names(runs), strict=True)]
-    drawing: Drawing = runs_by_rank([(each.name, each.rows) for each in read])
+def runs_page(runs: Sequence[Run]) -> str:
+    """One page on several runs: a figure, a table, and each one's verdict."""
+    compared = [
+        Compared(name, run, compare(run), rank_rows(run))
+        for run, name in zip(runs, _names(runs), strict=True)
+    ]
+    drawing: Drawing = runs_by_rank([(each.name, each.rows) for each in compared])
     return render(
         "runs.html.jinja",
-        title=f"{len(read)} runs side by side",
+        title=f"{len(runs)} runs side by side",
         drawings={drawing.name: drawing},
-        table=side_by_side(read),
-        verdicts=[(each.name, each.found.verdict) for each in read],
-        same=_same_texts(read),
+        table=side_by_side(compared),
+        verdicts=[(each.name, each.comparison.verdict) for each in compared],
+        same=_same_texts(runs),
     )
 
 
-def _read(run: RunFolder, name: str) -> _Run:
-    results = run.read_results()
-    timing = run.read_timing() if run.timing.exists() else None
-    return _Run(name, run, results, compare(run), rank_rows(run, results), timing)
-
-
-def _names(runs: Sequence[RunFolder]) -> list[str]:
+def _names(runs: Sequence[Run]) -> list[str]:
     """The folders' names; their paths where two have the same name."""
-    names = [one_line(run.path.resolve().name) for run in runs]
+    names = [one_line(run.name) for run in runs]
     return names if len(set(names)) == len(names) else [one_line(str(run.path)) for run in runs]
 
 
-def side_by_side(runs: Sequence[_Run]) -> Table:
-    """One row a run: what it was, its best rank, and what that reached."""
-    rows = []
-    for each in runs:
-        best = next(row for row in each.rows if row.rank == each.found.best)
-        test = best.scores.get("test")
-        rows.append(
-            (
-                each.name,
-                Path(each.results.base).name,
-                f"{each.results.texts['train']:,}",
-                ", ".join(row.name for row in each.rows),
-                str(len(each.found.seeds)),
-                in_short(each.found),
-                percent(best.scores["validation"].accuracy),
-                interval(best.scores["validation"]),
-                percent(best.scores["validation"].macro_f1),
-                percent(test.accuracy) if test else "",
-                f"{each.timing.seconds['total']:,.0f}"
-                if each.timing and "total" in each.timing.seconds
-                else "",
-            )
-        )
+def side_by_side(runs: Sequence[Compared]) -> Table:
+    """One row per run: what it was, its best rank, and what that reached."""
+    rows = [_side(each) for each in runs]
     columns = (
         "run", "base", "training texts", "ranks", "seeds", "verdict", "validation accuracy", "95 %",
         "validation macro-F1", "test accuracy", "seconds",
@@ -179,14 +156,30 @@ def side_by_side(runs: Sequence[_Run]) -> Table:
     )
 
 
-def _same_texts(runs: Sequence[_Run]) -> bool:
+def _side(compared: Compared) -> tuple[str, ...]:
+    results, timing, comparison = compared.run.results, compared.run.timing, compared.comparison
+    best = next(row for row in compared.rows if row.rank == comparison.best)
+    validation, test = best.scores["validation"], best.scores.get("test")
+    return (
+        compared.name,
+        Path(results.base).name,
+        f"{results.texts['train']:,}",
+        ", ".join(row.name for row in compared.rows),
+        str(len(comparison.seeds)),
+        comparison.headline,
+        percent(validation.accuracy),
+        interval(validation),
+        percent(validation.macro_f1),
+        percent(test.accuracy) if test else "",
+        f"{timing.seconds['total']:,.0f}" if timing and "total" in timing.seconds else "",
+    )
+
+
+def _same_texts(runs: Sequence[Run]) -> bool:
     """Whether all runs were validated on the same texts with the same labels."""
-    asked = [
-        [
-            (line["text"], line["label"])
-            for line in read_predictions(each.folder, [])
-            if line["split"] == "validation"
-        ]
-        for each in runs
-    ]
-    return all(each == asked[0] for each in asked)
+    asked = [(run.predictions["validation"], np.array(run.results.labels)) for run in runs]
+    (first, names), *others = asked
+    return all(
+        each.texts == first.texts and (labels[each.targets] == names[first.targets]).all()
+        for each, labels in others
+    )

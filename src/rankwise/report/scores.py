@@ -1,4 +1,4 @@
-"""What each rank scores on each split, over its seeds; and the baselines beside it."""
+"""What each rank scores on each split, over its seeds, and the baselines."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankwise.report.predictions import answers_by_rank, read_predictions
+from rankwise.report.run import Run
 from rankwise.schema import AdapterResult, Baseline, Metrics, Results
-from rankwise.stats import Answers, mean_accuracy_interval
-from rankwise.store.run_folder import RunFolder
+from rankwise.stats.intervals import Answers, mean_accuracy_interval
+
+LINEAR_PROBE = "linear probe (rank 0)"
+"""What tables and figures call the baseline "rank 0" of results.json."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,16 @@ class Score:
     spread: float | None  # standard deviation over seeds; None for one seed
     by_seed: tuple[float, ...]  # accuracy of each seed
     macro_f1: float
-    log_loss: float | None  # nats a text; None for a reference without probabilities
+    log_loss: float | None  # nats a text; None for a baseline without probabilities
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A rank, or a reference, with its scores."""
+    """A rank, or a baseline, with its scores."""
 
     name: str  # such as "4", or "majority class"
-    rank: int | None  # None for a reference
-    adapters: tuple[AdapterResult, ...]  # one a seed, in order; empty for a reference
+    rank: int | None  # None for a baseline
+    adapters: tuple[AdapterResult, ...]  # one a seed, in order; empty for a baseline
     scores: dict[str, Score]  # split -> score
 
     @property
@@ -41,35 +43,28 @@ class ScoreRow:
         return self.adapters[0] if self.adapters else None
 
 
-def rank_rows(run: RunFolder, results: Results) -> list[ScoreRow]:
-    """A row for each rank, smallest first.
-
-    Raises:
-        UsageError: there are several seeds, and predictions.csv cannot be read.
-    """
-    several = len({row.seed for row in results.adapters}) > 1
-    lines = read_predictions(run, [row.name for row in results.adapters]) if several else []
-    answers = {split: answers_by_rank(lines, results, split) for split in splits(results) if several}
+def rank_rows(run: Run) -> list[ScoreRow]:
+    """A row for each rank, smallest first."""
     return [
         ScoreRow(
             name=str(rank),
             rank=rank,
             adapters=adapters,
             scores={
-                split: _score(found, answers[split][rank] if several else None)
-                for split in splits(results)
+                split: _score(found, run.answers(split, adapters) if run.seeds > 1 else None)
+                for split in splits(run.results)
                 if (found := of_split(adapters, split))
             },
         )
-        for rank, adapters in by_rank(results).items()
+        for rank, adapters in by_rank(run.results).items()
     ]
 
 
 def baseline_rows(results: Results) -> list[ScoreRow]:
-    """A row for each reference, as results.json orders them."""
+    """A row for each baseline, as results.json orders them."""
     return [
         ScoreRow(
-            name=each.name,
+            name=LINEAR_PROBE if each.name == "rank 0" else each.name,
             rank=None,
             adapters=(),
             scores={
@@ -92,10 +87,14 @@ def splits(results: Results) -> list[str]:
     return ["validation", *(["test"] if any(row.test for row in results.adapters) else [])]
 
 
-def of_split(rows: Sequence[AdapterResult | Baseline], split: str) -> list[Metrics]:
-    """The metrics of a split, of the rows that have them."""
-    found = [row.validation if split == "validation" else row.test for row in rows]
-    return [each for each in found if each]
+def metrics_of(measured: AdapterResult | Baseline, split: str) -> Metrics | None:
+    """The metrics of an adapter or a baseline on a split; None where there are none."""
+    return measured.validation if split == "validation" else measured.test
+
+
+def of_split(measured: Sequence[AdapterResult | Baseline], split: str) -> list[Metrics]:
+    """The metrics on a split, of those that have them."""
+    return [found for each in measured if (found := metrics_of(each, split))]
 
 
 def best_adapter(adapters: Sequence[AdapterResult]) -> AdapterResult:

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rankwise.data.writers import csv_line
 from rankwise.errors import UsageError
-from rankwise.report.predictions import read_predictions
+from rankwise.report.run import Run
 from rankwise.report.scores import Score, ScoreRow, alone, baseline_rows, best_adapter, rank_rows, splits
 from rankwise.schema import ClassMetrics, Results
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
 RANK_COLUMNS = ("rank", "trainable params", "total params", "% trainable")
-SAMPLE_COLUMNS = ("text", "label", "emotion", "predicted label", "predicted emotion")
+SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
 PARAMETER_COLUMNS = ("trainable_params", "total_params", "trainable_percent", "adapter_bytes")
 CSV_COLUMNS = ("kind", "name", "rank", "seed", "seeds", *PARAMETER_COLUMNS)
 SCORE_COLUMNS = {
@@ -25,8 +27,6 @@ SCORE_COLUMNS = {
     "macro_f1": "macro_f1", "log_loss": "log_loss",
 }  # fmt: skip
 """Column of table.csv, after the split -> field of `Score`."""
-_FORMULA = re.compile(r"\s*[=+\-@\t\r]")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, signs that turn the direction of what follows, halves of surrogate pairs."""
 
@@ -58,23 +58,18 @@ def class_figures(title: str, classes: Sequence[ClassMetrics]) -> Table:
     return Table(title, ("label", "precision", "recall", "F1", "texts"), rows)
 
 
-def rank_table(run: RunFolder) -> Table:
-    """A row for each rank, then for each reference: parameters, accuracy with its interval, macro-F1.
+def rank_table(run: Run) -> Table:
+    """One row per rank, then per baseline: parameters, accuracy with its interval, macro-F1.
 
     With several seeds, accuracy and macro-F1 are means over them.
-
-    Raises:
-        UsageError: the run is not finished, or there are several seeds and its predictions cannot be read.
     """
-    results = run.read_results()
-    several, shown = len({row.seed for row in results.adapters}) > 1, splits(results)
-    scores = ("accuracy", *(("spread",) if several else ()), "95 %", "macro-F1")
+    results, seeds, shown = run.results, run.seeds, splits(run.results)
+    scores = ("accuracy", *(("spread",) if seeds > 1 else ()), "95 %", "macro-F1")
     named = [f"{split} {each}" if each[0] in "am" else each for split in shown for each in scores]
-    seeds = len({row.seed for row in results.adapters})
     finished = {row.rank for row in results.adapters}
     lost = sorted({each.rank for each in results.diverged} - finished)
     dropped = [ScoreRow(f"{rank} (dropped)", rank, (), {}) for rank in lost]
-    ranks = sorted([*rank_rows(run, results), *dropped], key=lambda row: row.rank or 0)
+    ranks = sorted([*rank_rows(run), *dropped], key=lambda row: row.rank or 0)
     rows = [*ranks, *baseline_rows(results)]
     return Table(
         title=f"{results.base}, {results.texts['train']:,} training texts",
@@ -131,20 +126,19 @@ def interval(score: Score) -> str:
     return f"{100 * score.low:.1f}-{100 * score.high:.1f}"
 
 
-def rank_csv(run: RunFolder) -> str:
-    """The figures behind the rank table as CSV, fractions unrounded: ranks, their adapters, references."""
-    results = run.read_results()
-    ranks, columns = rank_rows(run, results), [*CSV_COLUMNS]
-    columns += [f"{split}_{each}" for split in splits(results) for each in SCORE_COLUMNS]
+def rank_csv(run: Run) -> str:
+    """The figures behind the rank table as CSV, fractions unrounded: ranks, their adapters, baselines."""
+    ranks, columns = rank_rows(run), [*CSV_COLUMNS]
+    columns += [f"{split}_{each}" for split in splits(run.results) for each in SCORE_COLUMNS]
     rows = [_csv_row("rank", row) for row in ranks]
     rows += [_csv_row("adapter", alone(row, each)) for row in ranks for each in row.adapters]
-    rows += [_csv_row("baseline", row) for row in baseline_rows(results)]
-    lines = [csv_line(columns), *(csv_line([row.get(name) for name in columns]) for row in rows)]
-    return "".join(lines)
+    rows += [_csv_row("baseline", row) for row in baseline_rows(run.results)]
+    lines: list[list[Any]] = [columns, *([row.get(name) for name in columns] for row in rows)]
+    return "".join(csv_line(cells, safe=True) for cells in lines)
 
 
 def _csv_row(kind: str, row: ScoreRow) -> dict[str, Any]:
-    cells: dict[str, Any] = {"kind": kind, "name": plain_cell(row.name), "rank": row.rank}
+    cells: dict[str, Any] = {"kind": kind, "name": row.name, "rank": row.rank}
     if row.params:
         cells |= {name: getattr(row.params, name) for name in PARAMETER_COLUMNS}
         cells |= {"seed": row.params.seed if kind == "adapter" else None, "seeds": len(row.adapters)}
@@ -153,7 +147,7 @@ def _csv_row(kind: str, row: ScoreRow) -> dict[str, Any]:
     return cells
 
 
-def sample_table(run: RunFolder, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
+def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
     """Texts of each class, drawn by seed, with an adapter's predictions.
 
     Args:
@@ -163,32 +157,37 @@ def sample_table(run: RunFolder, *, adapter: str | None = None, seed: int = 110,
         per_class: texts of each class.
 
     Raises:
-        UsageError: the run is not finished, or has no such adapter.
+        UsageError: the run has no such adapter.
     """
-    results = run.read_results()
-    names = [row.name for row in results.adapters]
-    if adapter is None:
-        adapter = best_adapter(results.adapters).name
+    names = [row.name for row in run.results.adapters]
+    adapter = best_adapter(run.results.adapters).name if adapter is None else adapter
     if adapter not in names:
         raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
-    lines = read_predictions(run, [adapter])
-    split = "test" if "test" in results.texts else "validation"
-    rows = []
-    for label, name in enumerate(results.labels):
-        mine = [line for line in lines if line["split"] == split and line["label"] == name]
-        for line in random.Random(f"{seed} {name}").sample(mine, min(per_class, len(mine))):
-            predicted = line[adapter]
-            number = str(results.labels.index(predicted)) if predicted in results.labels else "?"
-            rows.append((line["text"], str(label), name, number, predicted))
+    split, number = "test" if "test" in run.predictions else "validation", names.index(adapter)
+    labels, found = run.results.labels, run.predictions[split]
+    rows = [
+        (
+            found.texts[text],
+            label,
+            labels[found.predicted[number, text]],
+            f"{found.probability[number, text]:.3f}",
+        )
+        for target, label in enumerate(labels)
+        for text in _draw(np.flatnonzero(found.targets == target).tolist(), per_class, f"{seed} {label}")
+    ]
     return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
 
 
-def write(run: RunFolder) -> None:
+def _draw(texts: Sequence[int], most: int, seed: str) -> list[int]:
+    return random.Random(seed).sample(texts, min(most, len(texts)))
+
+
+def write(folder: RunFolder, run: Run) -> None:
     """Write table.md, table.csv and samples.md."""
     ranks, samples = rank_table(run), sample_table(run)
-    files.write_text(run.table, f"{escape(ranks.title)}\n\n{ranks.markdown()}\n{ranks.note}\n")
-    files.write_text(run.path / "table.csv", rank_csv(run))
-    files.write_text(run.samples, f"{escape(samples.title)}\n\n{samples.markdown()}")
+    files.write_text(folder.table, f"{escape(ranks.title)}\n\n{ranks.markdown()}\n{ranks.note}\n")
+    files.write_text(folder.path / "table.csv", rank_csv(run))
+    files.write_text(folder.samples, f"{escape(samples.title)}\n\n{samples.markdown()}")
 
 
 def printable(text: str) -> str:
@@ -203,16 +202,6 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Text from the data as the cell of a table can show it."""
     return printable(" ".join(text.split()))
-
-
-def plain_cell(text: str) -> str:
-    """Text from outside as a cell of CSV that no spreadsheet takes for a formula.
-
-    >>> plain_cell("=1+1"), plain_cell("-1"), plain_cell("so-so")
-    ("'=1+1", '-1', 'so-so')
-    """
-    formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
-    return f"'{text}" if formula else text
 
 
 def escape(cell: str) -> str:

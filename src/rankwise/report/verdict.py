@@ -25,7 +25,7 @@ class Chosen:
 
     @property
     def named(self) -> str:
-        """`rank 4`, or `rank 4 (sum of 3 seeds)`."""
+        """`rank 4`, or `rank 4, 3 seeds together`."""
         more = f", {len(self.adapters)} seeds together" if len(self.adapters) > 1 else ""
         return f"rank {self.rank}{more}"
 
@@ -51,7 +51,7 @@ class Chosen:
 
 
 def chosen(results: Results, found: Comparison) -> Chosen:
-    """What the verdict speaks for."""
+    """The rank that a verdict names."""
     rank = found.best if found.enough is None else found.enough
     return Chosen(rank, by_rank(results)[rank])
 

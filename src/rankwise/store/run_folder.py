@@ -1,25 +1,22 @@
-"""A run folder: the names of its files, and the schemas of results.json and timing.json.
-
-results.json is the same, byte for byte, whenever the same recipe is run on the same machine; what
-differs from run to run, the seconds above all, stands in timing.json.
-"""
+"""A run folder: the names of its files, and reading results.json and timing.json."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from rankwise.errors import UsageError
-from rankwise.schema import Results, Timing
+from rankwise.schema import SCHEMA, Results, Timing, Versioned
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class RunFolder:
-    """Where a run keeps what."""
+    """Where a run keeps its files."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -36,30 +33,44 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint"
 
     def is_begun(self) -> bool:
-        """Whether a sweep was begun here."""
+        """Whether a sweep was started here."""
         return self.recipe.exists()
 
     def require_begun(self) -> None:
-        """Check that there is a sweep to go on with.
+        """Check that there is a sweep to resume.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none, or it is of another schema version.
         """
         if not self.is_begun():
             raise UsageError(
-                f"{self.path}: nothing to resume: no sweep was begun here",
+                f"{self.path}: nothing to resume: no sweep was started here",
                 hint="give the command without --resume",
             )
+        self.require_known_schema()
 
     def is_complete(self) -> bool:
-        """Whether a sweep was brought to its end here."""
+        """Whether a sweep ran to its end here."""
         return self.results.exists() and not self.checkpoint.exists()
+
+    def has_known_schema(self) -> bool:
+        """Whether results.json, if it is there, has the schema version that we read."""
+        return not self.results.exists() or _version(self.results) in (SCHEMA, None)
+
+    def require_known_schema(self) -> None:
+        """Check the schema version of results.json, if it is there.
+
+        Raises:
+            UsageError: it is of another version.
+        """
+        if not self.has_known_schema():
+            raise _other_schema(self.results, _version(self.results))
 
     def read_results(self) -> Results:
         """The finished run's results.
 
         Raises:
-            UsageError: this is no finished run.
+            UsageError: this is not a finished run, or it is of another schema version.
         """
         return self._read(self.results, Results)
 
@@ -67,13 +78,17 @@ class RunFolder:
         """How long the finished run took.
 
         Raises:
-            UsageError: this is no finished run.
+            UsageError: this is not a finished run, or it is of another schema version.
         """
         return self._read(self.timing, Timing)
 
     def _read(self, path: Path, model: type[M]) -> M:
         try:
-            return model.model_validate_json(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            version = Versioned.model_validate_json(text).schema_version
+            if version != SCHEMA:
+                raise _other_schema(path, version)
+            return model.model_validate_json(text)
         except FileNotFoundError:
             raise UsageError(
                 f"{self.path}: no {path.name}: this is no finished run",
@@ -81,6 +96,30 @@ class RunFolder:
             ) from None
         except (OSError, ValidationError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from None
+
+
+def _version(path: Path) -> int | None:
+    """Schema version of a JSON file; None where it cannot be read."""
+    try:
+        return Versioned.model_validate_json(path.read_text("utf-8")).schema_version
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None
+
+
+def _other_schema(path: Path, version: int | None) -> UsageError:
+    return UsageError(
+        f"{path}: has schema version {version}, and this rankwise reads version {SCHEMA}",
+        hint="run the sweep again into a new folder, or use the version of rankwise that wrote this one",
+    )
+
+
+def command(*words: object) -> str:
+    """A rankwise command that the user can paste into a shell.
+
+    >>> command("report", "my runs/first")
+    "rankwise report 'my runs/first'"
+    """
+    return shlex.join(["rankwise", *map(str, words)])
 
 
 def slug(text: str) -> str:

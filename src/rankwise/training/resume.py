@@ -14,7 +14,7 @@ from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.schema import Results
 from rankwise.store import files
-from rankwise.store.run_folder import RunFolder
+from rankwise.store.run_folder import RunFolder, command
 from rankwise.training import checkpoint
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 from rankwise.training.data import EncodedSplit
@@ -148,7 +148,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 def refusal(run: RunFolder) -> UsageError:
     """Why a sweep cannot begin in a folder that holds something, and how to go on."""
-    again = f"rankwise sweep --resume {run.path}"
+    again = command("sweep", "--resume", run.path)
     if not run.is_begun():
         return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
     if run.is_complete():

@@ -7,16 +7,18 @@ from typing import Literal
 
 
 def schedule(kind: Literal["linear", "cosine", "constant"], step: int, steps: int, warmup: int) -> float:
-    """Factor on the learning rate at a step, as transformers' schedules have it.
+    """Factor on the learning rate at a step, as in transformers' schedules.
 
     Args:
         kind: what follows the warm-up.
-        step: from 0.
+        step: number of the step, from 0.
         steps: of the whole run.
-        warmup: steps over which the factor rises from 0.
+        warmup: steps over which the factor rises linearly from 0.
 
     >>> [schedule("linear", step, 4, 0) for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]
+    >>> [schedule("constant", step, 4, 2) for step in range(4)]
+    [0.0, 0.5, 1.0, 1.0]
     """
     if step < warmup:
         return step / max(1, warmup)

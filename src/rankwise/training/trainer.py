@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.metrics import metrics
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
@@ -34,6 +33,7 @@ from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import TrainSettings
+from rankwise.stats.metrics import metrics
 from rankwise.training import signals
 from rankwise.training.callbacks import Validation
 from rankwise.training.optimizer import AdamW
@@ -308,12 +308,14 @@ def step_of(
         bank: the adapters.
         class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
         base_dropout: whether the backbone's own dropout is active.
-        micro_batches: that a batch is split into, with the gradients added up; for a bank of one adapter.
+        micro_batches: into how many a batch is split, with the gradients accumulated; for a bank of one
+            adapter. The dropout masks stay those of the whole batch.
         on_failure: told why no graph can be recorded on a device that has graphs.
     """
     device = bank.flat.device
-    if device.type == "cuda" and micro_batches == 1:
-        return StaticStep(backbone, bank, class_weights, base_dropout, CudaRecorder(device), on_failure)
+    if device.type == "cuda":
+        record = CudaRecorder(device)
+        return StaticStep(backbone, bank, class_weights, base_dropout, record, on_failure, micro_batches)
     return RaggedStep(backbone, bank, class_weights, base_dropout, micro_batches)
 
 

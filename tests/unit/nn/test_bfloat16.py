@@ -1,4 +1,4 @@
-"""bfloat16 products change neither how training goes nor what a trained adapter says."""
+"""bfloat16 products change neither the course of training nor a trained adapter's predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS, BATCH = 80, 16
 family = pytest.mark.parametrize("family", models.FAMILIES)
 
 
-def calm_trunk(family: str, dtype: torch.dtype) -> Backbone:
+def calm_backbone(family: str, dtype: torch.dtype) -> Backbone:
     """Weights of a size at which activations stay in proportion, as those of a trained model do."""
     return families.build(models.CONFIGS[family], CalmWeights(), dtype)
 
@@ -44,7 +44,7 @@ def examples(number: int, seed: int) -> tuple[list[Ids], NDArray[np.int64]]:
 
 def trained(family: str, dtype: torch.dtype, steps: int = STEPS) -> tuple[Bank, list[float]]:
     """Two adapters with dropout after so many steps, and the first one's losses."""
-    backbone, losses = calm_trunk(family, dtype), list[float]()
+    backbone, losses = calm_backbone(family, dtype), list[float]()
     specs = [models.spec(backbone, rank, seed=1, dropout=0.1, scale=2.0) for rank in (4, 8)]
     bank = models.bank(backbone, specs)
     recipe = Recipe(epochs=1, batch_size=BATCH, learning_rate=0.01)
@@ -54,12 +54,12 @@ def trained(family: str, dtype: torch.dtype, steps: int = STEPS) -> tuple[Bank, 
 
 
 @family
-def test_a_trained_adapter_says_the_same(family: str) -> None:
+def test_a_trained_adapter_predicts_the_same(family: str) -> None:
     """On at least 99.9 % of 2,000 texts."""
     bank, _ = trained(family, torch.float32, 2 * STEPS)
     texts, targets = examples(2000, seed=9)
     exact, rounded = (
-        bank_logits(calm_trunk(family, dtype), bank, texts)[0] for dtype in (torch.float32, torch.bfloat16)
+        bank_logits(calm_backbone(family, dtype), bank, texts)[0] for dtype in (torch.float32, torch.bfloat16)
     )
     assert (exact.argmax(-1) == targets).mean() > 0.9
     assert (exact.argmax(-1) == rounded.argmax(-1)).mean() >= 0.999
@@ -67,7 +67,7 @@ def test_a_trained_adapter_says_the_same(family: str) -> None:
 
 
 @family
-def test_the_loss_curves_lie_on_one_another(family: str) -> None:
+def test_the_loss_curves_coincide(family: str) -> None:
     exact, rounded = (np.array(trained(family, dtype)[1]) for dtype in (torch.float32, torch.bfloat16))
     assert exact[-10:].mean() < 0.5 * exact[:10].mean()
     windows = np.abs((exact - rounded).reshape(-1, 10).mean(1))  # means of ten steps
@@ -75,7 +75,7 @@ def test_the_loss_curves_lie_on_one_another(family: str) -> None:
 
 
 @family
-def test_training_twice_gives_the_same_bits(family: str) -> None:
+def test_training_twice_is_bit_identical(family: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         first, second = trained(family, dtype, 10), trained(family, dtype, 10)
         assert torch.equal(first[0].flat, second[0].flat)

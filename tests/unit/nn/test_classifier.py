@@ -20,8 +20,8 @@ TARGETS = [torch.tensor([0, 2, 1, 1]), torch.tensor([2, 0])]
 def test_losses(weights: torch.Tensor | None) -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = [torch.randn(len(t), 3, generator=generator) for t in TARGETS]
-    found = losses(outputs, TARGETS, weights)
-    for loss, output, target in zip(found, outputs, TARGETS, strict=True):
+    of_adapters = losses(outputs, TARGETS, weights)
+    for loss, output, target in zip(of_adapters, outputs, TARGETS, strict=True):
         chosen = -output.log_softmax(-1)[range(len(target)), target]
         w = torch.ones(len(target)) if weights is None else weights[target]
         assert float(loss) == pytest.approx(float((w * chosen).sum() / w.sum()), rel=1e-5)
@@ -51,8 +51,8 @@ def test_one_adapters_loss_reaches_no_other_adapter() -> None:
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 @pytest.mark.parametrize("targets", [(), "last layer"])
-def test_shared_beginnings_change_no_logits(family: str, targets: str | tuple[str, ...]) -> None:
-    """Texts that begin alike, one that is another's beginning, and one that is there twice."""
+def test_shared_prefixes_change_no_logits(family: str, targets: str | tuple[str, ...]) -> None:
+    """Texts that share a prefix, one that is a prefix of another, and one that is there twice."""
     backbone = models.backbone(family)
     chosen = list(backbone.modules())[-3:] if targets else ()
     specs = [models.spec(backbone, rank, seed=rank, targets=chosen) for rank in (1, 4)]
@@ -68,8 +68,8 @@ def test_shared_beginnings_change_no_logits(family: str, targets: str | tuple[st
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
-def test_below_the_adapters_the_trunk_is_itself(family: str) -> None:
-    """What is computed in another way where nothing is trained gives the backbone's own values."""
+def test_below_the_adapters_the_backbone_is_itself(family: str) -> None:
+    """The faster ways that are used where nothing is trained give the backbone's own values."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, [models.spec(backbone, 0)])
     packed = pack([models.texts([3, 20, 9, 1])])

@@ -1,136 +1,27 @@
-"""Dropout masks have the rate that was asked for, and depend on seed, step and target module alone."""
+"""The base model's own dropout, and the hand-written backward pass of its sum."""
 
 from __future__ import annotations
 
 import pytest
-import torch
-from torch import Tensor
 
-from rankwise.nn.batch import Ids, PackedBatch
+from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.ragged.batch import pack
-from rankwise.nn.ragged.masks import SeededMasks
+from rankwise.nn.ragged.masks import StepMasks
+from tests.unit.nn.gradients import compare, leaves
 from tests.unit.nn.models import texts
 
-WIDTH = 32
-MINE = texts([5, 20, 1, 9], seed=1)
-NEIGHBOURS = [texts([40, 5, 6], seed=2), texts([9, 33], seed=3)]
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_add_with_dropout(pooled: bool) -> None:
+    packed = pack([texts([3, 9]), texts([4])])
+    rows = len(packed.last if pooled else packed.ids)
+    x, branch = leaves((rows, 10), (rows, 10))
+    masks = StepMasks([1, 2], 0, packed)
+    ours = DropoutHook(masks).add("a name", x, branch, 0.4, pooled)
+    mask = masks.rows("a name", 10, [0.4, 0.4], pooled)
+    compare(ours, x + branch * mask / 0.6, (x, branch))
 
 
-def rows(masks: SeededMasks, adapter: int, rate: float = 0.3, module: str = "h.0.attn.c_attn.lora") -> Tensor:
-    """An adapter's part of a mask over tokens."""
-    every = masks.rows(module, WIDTH, [rate] * len(masks.seeds), pooled=False)
-    return every[masks.packed.token_rows()[adapter]]
-
-
-def attention(masks: SeededMasks, adapter: int, pooled: bool, module: str = "h.0.attn") -> list[Tensor]:
-    """The masks (heads, queries, width) of an adapter's texts, in their order."""
-    found: dict[int, Tensor] = {}
-    for bucket, mask in zip(masks.packed.buckets, masks.attention(module, 2, 0.3, pooled), strict=True):
-        assert mask.shape == (len(bucket.texts), 2, 1 if pooled else bucket.width, bucket.width)
-        found |= dict(zip(bucket.texts.tolist(), mask, strict=True))
-    mine = masks.packed.text_rows()[adapter]
-    return [found[text] for text in range(mine.start, mine.stop)]
-
-
-def assert_rate(mask: Tensor, rate: float) -> None:
-    """Five standard errors around the expected share."""
-    error = (rate * (1 - rate) / mask.numel()) ** 0.5
-    assert abs(float(mask.float().mean()) - (1 - rate)) < 5 * error
-
-
-def long_stream(adapters: int = 1) -> PackedBatch:
-    return pack([texts([50] * 20)] * adapters)
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
-def test_rates(rate: float) -> None:
-    masks = SeededMasks([7], 0, long_stream())
-    mask = rows(masks, 0, rate)
-    assert mask.dtype == torch.uint8
-    assert set(mask.flatten().tolist()) == {0, 1}
-    assert_rate(mask, rate)
-    assert_rate(mask.T[:, ::2], rate)
-    (weights,) = masks.attention("h.0.attn", 3, rate, pooled=False)
-    assert weights.dtype == torch.uint8
-    assert_rate(weights, rate)
-
-
-def test_places_are_independent() -> None:
-    """Neither neighboring columns nor neighboring rows nor two target modules keep the same places."""
-    masks = SeededMasks([7], 0, long_stream())
-    mask = rows(masks, 0, 0.5)
-    other = rows(masks, 0, 0.5, "elsewhere")
-    for a, b in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1]), (mask, other)):
-        assert_rate((a == b).float(), 0.5)
-
-
-def test_adapters_of_unlike_rates() -> None:
-    masks = SeededMasks([7, 8, 9], 0, long_stream(3))
-    mask = masks.rows("site", WIDTH, [0.5, 0.0, 0.1], pooled=False)
-    for part, rate in zip(masks.packed.token_rows(), (0.5, 0.0, 0.1), strict=True):
-        assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
-            mask[part], torch.ones_like(mask[part])
-        )
-
-
-def test_a_row_is_a_text_where_pooled() -> None:
-    packed = pack([MINE, *NEIGHBOURS])
-    mask = SeededMasks([7, 8, 9], 0, packed).rows("site", WIDTH, [0.5, 0.5, 0.5], pooled=True)
-    assert mask.shape == (len(packed.last), WIDTH)
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_neighbors_do_not_matter(place: int) -> None:
-    """Alone or anywhere in a bank: the same masks."""
-    batches: list[list[Ids]] = list(NEIGHBOURS)
-    batches.insert(place, MINE)
-    seeds = [100, 200]
-    seeds.insert(place, 7)
-    alone, among = SeededMasks([7], 4, pack([MINE])), SeededMasks(seeds, 4, pack(batches))
-    assert torch.equal(rows(alone, 0), rows(among, place))
-    for pooled in (False, True):
-        both = zip(attention(alone, 0, pooled), attention(among, place, pooled), strict=True)
-        assert all(torch.equal(a, b) for a, b in both)
-
-
-def test_a_text_has_its_own_mask_in_a_block() -> None:
-    """Texts of one width share a length bucket, not a mask; and the masks do not change with a length bucket-mate's."""
-    masks = attention(SeededMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
-    assert not torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[1], masks[2])
-    among = SeededMasks([7, 8], 0, pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
-    assert all(torch.equal(a, b) for a, b in zip(masks, attention(among, 0, pooled=False), strict=True))
-
-
-def test_seed_step_and_site_matter() -> None:
-    packed = pack([MINE])
-    base = SeededMasks([7], 4, packed)
-    assert torch.equal(rows(base, 0), rows(SeededMasks([7], 4, packed), 0))
-    others = [
-        rows(SeededMasks([8], 4, packed), 0),
-        rows(SeededMasks([7], 5, packed), 0),
-        rows(base, 0, module="h.1.attn.c_attn.lora"),
-        rows(SeededMasks([4], 7, packed), 0),
-    ]
-    assert not any(torch.equal(rows(base, 0), other) for other in others)
-    mine = attention(base, 0, pooled=False)[1]
-    assert not torch.equal(mine, attention(base, 0, pooled=False, module="h.1.attn")[1])
-    assert not torch.equal(mine, attention(SeededMasks([7], 5, packed), 0, pooled=False)[1])
-
-
-def test_equal_seeds_meet_equal_masks() -> None:
-    """Two ranks of one seed train on the same texts in the same order, and drop the same places."""
-    masks = SeededMasks([7, 7], 0, pack([MINE, MINE]))
-    assert torch.equal(rows(masks, 0), rows(masks, 1))
-
-
-def test_distinct_batches_keep_their_masks() -> None:
-    """What adapters of one seed share below their first layer, each would have met by itself."""
-    packed = pack([MINE, NEIGHBOURS[0], MINE], same=[7, 8, 7])
-    masks = SeededMasks([7, 8, 7], 4, packed)
-    below = masks.distinct()
-    assert packed.distinct is not None
-    assert below.packed is packed.distinct.packed
-    for adapter, place in ((0, 0), (1, 1), (2, 0)):
-        assert torch.equal(rows(masks, adapter), rows(below, place))
-    assert SeededMasks([7], 0, pack([MINE])).distinct().seeds == [7]
+def test_add_without_dropout() -> None:
+    x, branch = leaves((7, 10), (7, 10))
+    compare(DropoutHook(None).add("a name", x, branch, 0.4), x + branch, (x, branch))

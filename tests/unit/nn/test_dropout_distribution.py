@@ -18,7 +18,7 @@ from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits
 from rankwise.nn.ragged.batch import pack
-from rankwise.nn.ragged.masks import SeededMasks
+from rankwise.nn.ragged.masks import StepMasks
 from tests.parity.peers import CLASSES, Pair, make_pair, random_texts
 
 COPIES = 3000  # forward passes, as so many copies of a text in one batch
@@ -60,7 +60,7 @@ def pair() -> Pair:
 def draws(pair: Pair, text: Ids, base_dropout: bool = True) -> NDArray[np.float32]:
     """(copies, classes) of our logits."""
     packed = pack([[text] * COPIES])
-    (found,) = logits(pair.backbone, pair.bank, packed, SeededMasks([1], 0, packed), base_dropout)
+    (found,) = logits(pair.backbone, pair.bank, packed, StepMasks([1], 0, packed), base_dropout)
     return found.numpy()
 
 

@@ -1,4 +1,4 @@
-"""Trained in a bank or alone, it is the same adapter."""
+"""An adapter trained in a bank is the adapter trained alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGETS = torch.arange(24).numpy() % models.CLASSES
 
 
 def of_all_layers(backbone: Backbone) -> list[AdapterSpec]:
-    """Unlike in everything that adapters of a bank may differ in."""
+    """They differ in everything that adapters of a bank may differ in."""
     return [
         models.spec(backbone, 0, seed=5),
         models.spec(backbone, 1, seed=110, dropout=0.1, scale=0.8),
@@ -43,8 +43,8 @@ def of_the_last_layers(backbone: Backbone) -> list[AdapterSpec]:
     ]
 
 
-def of_no_layer(backbone: Backbone) -> list[AdapterSpec]:
-    """Heads alone share the whole backbone."""
+def linear_probes(backbone: Backbone) -> list[AdapterSpec]:
+    """They share the whole backbone."""
     return [models.spec(backbone, 0, seed=110, scale=scale) for scale in (1.0, 2.0)] + [
         models.spec(backbone, 0, seed=7)
     ]
@@ -62,7 +62,7 @@ def movement(state: dict[str, Tensor], fresh: dict[str, Tensor]) -> float:
     return max(float((state[name] - fresh[name]).abs().max()) for name in state)
 
 
-@pytest.mark.parametrize("adapters", [of_all_layers, of_the_last_layers, of_no_layer])
+@pytest.mark.parametrize("adapters", [of_all_layers, of_the_last_layers, linear_probes])
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_in_a_bank_or_alone(family: str, adapters: Callable[[Backbone], list[AdapterSpec]]) -> None:
     backbone = models.backbone(family)

@@ -15,7 +15,7 @@ from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits, losses
 from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.lora import BankHook
-from rankwise.nn.ragged.masks import SeededMasks
+from rankwise.nn.ragged.masks import StepMasks
 from tests.unit.nn import models
 
 TOLERANCE = 1e-6
@@ -57,7 +57,7 @@ def test_changing_one_text_changes_no_other(family: str, changed: int, length: i
 
 
 @family
-def test_a_text_leans_on_its_own_tokens_alone(family: str) -> None:
+def test_a_text_depends_on_its_own_tokens_alone(family: str) -> None:
     """The gradient for the embedding of every other text's tokens is nothing at all."""
     backbone, bank, _ = two_adapters(family)
     lengths = [3, 30, 1, 17, 8, 1, 9]
@@ -86,21 +86,22 @@ def test_order_of_texts_does_not_matter(family: str) -> None:
 def test_order_of_adapters_does_not_matter(family: str) -> None:
     backbone, bank, batches = two_adapters(family)
     first, second = logits(backbone, bank, pack(batches))
-    turned = models.trained_bank(backbone, bank.specs[::-1])
-    second_now, first_now = logits(backbone, turned, pack(batches[::-1]))
+    reversed_bank = models.trained_bank(backbone, bank.specs[::-1])
+    second_now, first_now = logits(backbone, reversed_bank, pack(batches[::-1]))
     torch.testing.assert_close(first_now, first, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(second_now, second, rtol=0, atol=TOLERANCE)
 
 
 @family
 def test_positions_restart(family: str) -> None:
-    """A text answers alike alone, first, and after more tokens than the model has positions."""
+    """A text has the same logits alone, first, and after more tokens than the model has positions."""
     backbone, bank, batches = two_adapters(family)
     text, longest = batches[0][3], models.texts([64], seed=9)[0]
     alone = logits(backbone, bank, pack([[text], [text]]))
-    for k, found in enumerate(logits(backbone, bank, pack([[text, longest, text], [longest, text, text]]))):
+    packed = pack([[text, longest, text], [longest, text, text]])
+    for k, output in enumerate(logits(backbone, bank, packed)):
         for row in (0, 2) if k == 0 else (1, 2):
-            torch.testing.assert_close(found[row], alone[k][0], rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(output[row], alone[k][0], rtol=0, atol=TOLERANCE)
 
 
 def three_adapters(backbone: Backbone) -> Bank:
@@ -109,21 +110,22 @@ def three_adapters(backbone: Backbone) -> Bank:
     )
 
 
-def answers(backbone: Backbone, bank: Bank) -> tuple[list[Any], list[Tensor]]:
+def outputs_and_gradients(backbone: Backbone, bank: Bank) -> tuple[list[Any], list[Tensor]]:
     """Each adapter's logits and gradients, dropout on."""
     packed = pack([models.texts([5, 20, 9], seed=k) for k in range(3)])
-    outputs = logits(backbone, bank, packed, SeededMasks([spec.seed for spec in bank.specs], 0, packed))
+    outputs = logits(backbone, bank, packed, StepMasks([spec.seed for spec in bank.specs], 0, packed))
     torch.autograd.backward(losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
     return [each.tolist() for each in outputs], [bank.grad[segment] for segment in bank.segments]
 
 
 @family
 def test_a_neighbor_that_is_no_number(family: str) -> None:
-    """NaN in every weight of one adapter leaves the others as they were, to the last bit."""
+    """NaN in every weight of one adapter leaves the others bit-identical."""
     backbone = models.backbone(family)
     sound, broken = three_adapters(backbone), three_adapters(backbone)
     broken.flat[broken.segments[1]] = torch.nan
-    (outputs, gradients), (outputs_now, gradients_now) = answers(backbone, sound), answers(backbone, broken)
+    outputs, gradients = outputs_and_gradients(backbone, sound)
+    outputs_now, gradients_now = outputs_and_gradients(backbone, broken)
     assert np.isnan(outputs_now[1]).all()
     for k in (0, 2):
         assert outputs_now[k] == outputs[k]

@@ -1,4 +1,4 @@
-"""A layout brings every head of every row to its place in the length buckets, and back."""
+"""A layout takes every head of every row to its place in the length buckets, and back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gathered(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> tu
 @shapes
 @pooling
 def test_every_head_finds_its_place(heads: int, kv_heads: int, pooled: bool) -> None:
-    """Blocks hold (texts, heads, rows of a text); what fills them up repeats the last token."""
+    """Buckets are (texts, heads, rows of a text); what fills them up repeats the last token."""
     packed = pack([texts(n) for n in LENGTHS])
     layout, found = gathered(packed, heads, kv_heads, pooled)
     for bucket, part in zip(packed.buckets, layout.slices, strict=True):

@@ -1,9 +1,12 @@
-"""A frozen linear layer is the plain product, whatever layout its weight is held in."""
+"""A frozen linear layer is the plain product, in every layout of its weight and from several threads."""
 
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -61,9 +64,9 @@ def test_an_activation_within_the_product(
         "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     }
     expected = exact[name](F.linear(x.double(), weight.double(), offset.double()))
-    found = Linear(weight, offset, {}).activated(x, ACTIVATIONS[name])
-    assert found.dtype == dtype
-    assert close(found, expected, TOLERANCE[dtype])
+    output = Linear(weight, offset, {}).activated(x, ACTIVATIONS[name])
+    assert output.dtype == dtype
+    assert close(output, expected, TOLERANCE[dtype])
 
 
 @dtypes
@@ -76,7 +79,7 @@ def test_an_activation_of_large_sums_and_of_none(dtype: torch.dtype) -> None:
 
 @dtypes
 def test_a_call_before_does_not_matter(dtype: torch.dtype) -> None:
-    """The layout does not depend on what met the layer first, nor on gradients or inference mode."""
+    """The layout does not depend on the first input, nor on gradients or inference mode."""
     weight, x = drawn(50, 30, dtype=dtype), drawn(200, 30, dtype=dtype, seed=2)
     fresh, used = Linear(weight, None, {}), Linear(weight, None, {})
     with torch.inference_mode():
@@ -115,3 +118,60 @@ def test_a_nan_stays_in_its_row() -> None:
     others = [0, 1, 2, 3, 5, 6, 7, 8]
     assert torch.equal(clean[others], soiled[others])
     assert bool(soiled[4].isnan().all())
+
+
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """A slow layout that every machine has; returns the shapes that are laid out."""
+    laid_out: list[tuple[int, ...]] = []
+
+    def pack(weight: Tensor) -> Tensor:
+        time.sleep(0.05)
+        laid_out.append(tuple(weight.shape))
+        return weight.clone()
+
+    monkeypatch.setattr(linears, "can_pack", lambda x, weight: True)
+    monkeypatch.setattr(linears, "_pack", pack)
+    monkeypatch.setattr(linears, "_packed_product", F.linear)
+    return laid_out
+
+
+def test_threads_lay_a_weight_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads meet a fresh layer at the same moment, and then its first backward pass."""
+    laid_out = stand_ins(monkeypatch)
+    weight, x, dy = drawn(50, 30), drawn(9, 30, seed=2), drawn(9, 50, seed=3)
+    layer, start = Linear(weight, None, {}), threading.Barrier(8)
+
+    def work(_: int) -> tuple[Tensor, Tensor]:
+        start.wait(10)
+        y = layer(x)
+        start.wait(10)
+        return y, layer.backward(dy)
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(work, range(8)))
+    for y, dx in results:
+        assert torch.equal(y, x @ weight.T)
+        assert close(dx, dy @ weight, 1e-6)
+    assert laid_out == [(50, 30), (30, 50)]
+
+
+def test_a_thread_that_comes_late_finds_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saw the plain weight, and another thread has replaced it before it goes on."""
+    laid_out = stand_ins(monkeypatch)
+    weight, x = drawn(50, 30), drawn(9, 30, seed=2)
+    layer, seen, replaced = Linear(weight, None, {}), threading.Event(), threading.Event()
+
+    def can_pack(x: Tensor, weight: Tensor) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            seen.set()
+            assert replaced.wait(10)
+        return True
+
+    monkeypatch.setattr(linears, "can_pack", can_pack)
+    with ThreadPoolExecutor(1) as threads:
+        late = threads.submit(layer, x)
+        assert seen.wait(10)
+        layer(x)
+        replaced.set()
+        assert torch.equal(late.result(10), x @ weight.T)
+    assert laid_out == [(50, 30)]

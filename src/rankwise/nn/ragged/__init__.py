@@ -1,1 +1,4 @@
-"""Training on a CPU: batches of exact shapes, without padding. Mirrors `nn.static`."""
+"""One training step on a CPU: batches of exactly the tokens there are, without padding.
+
+`nn.static` has the same files for CUDA devices.
+"""

@@ -1,22 +1,23 @@
-"""Ragged texts -> one packed batch of tokens, without padding.
+"""Texts -> a packed batch of exactly their tokens, without padding. The pair of `static.batch`.
 
-The packed batch of two adapters with two texts each::
+`nn.batch` shows what a packed batch looks like. Two things are added here.
 
-    ids             a b c | d e | f | g h i j        (tokens,)
-    positions       0 1 2 | 0 1 | 0 | 0 1 2 3        (tokens,)
-    last                2 |   4 | 5 |       9        (texts,), in tokens
-    adapter_starts  0             2            4     (adapters + 1,), in texts
-    token_starts    0             5           10     (adapters + 1,), in tokens
+*Distinct batches.* Adapters of one seed see the same texts in the same order. With keys that say so
+(`same`), the packed batch also knows its `Distinct` batches, each packed once. Three adapters, of which
+the first and the last have the same texts::
 
-Attention needs the texts one by one. Texts of like length stand together in a `Block`, a small
-dense array (texts, width). A row that fills up a length bucket repeats its text's last token; causality
-hides it from the real ones.
+    same             7        8          7
+    ids              a b | c  d e | f    a b | c         the packed batch
+    distinct.ids     a b | c  d e | f                    the distinct batches
+    distinct.rows    0 1   2  3 4   5    0 1   2         which of these rows each token equals
 
-Adapters of one seed meet the same texts in the same order. Up to the first layer that any of them
-adapts they compute the same, so a packed batch also knows its `Distinct` batches, each packed once.
+*Shared prefixes.* A token depends on nothing but the tokens before it. In a forward pass without
+dropout, texts that start alike need their shared prefix only once (`shared`). In lexical order, the text
+just before always shares the longest prefix. Three texts, 4 rows instead of 7::
 
-Without dropout, texts that begin alike compute the same up to where they part: a token sees only
-what is before it. For a forward pass alone, such a beginning can be in the packed batch once (`shared`).
+    the            rows 0        row 0 is new
+    the cat ran    rows 0 1 2    rows 1 and 2 are new
+    the cat sat    rows 0 1 3    row 3 is new
 """
 
 from __future__ import annotations
@@ -50,19 +51,19 @@ def pack(
 
     Args:
         batches: for each adapter its texts, each (length,) int64 ids, length at least 1.
-        device: where the packed batch shall live.
+        device: where the packed batch lives.
         same: a key for each adapter; those with equal keys have equal batches, dropout masks included.
-        shared: what several texts of a batch begin with is there once. For a forward pass without
-            dropout; a token's gradient would have to be the sum over its texts.
+        shared: whether a prefix that several texts of a batch share is there once. For a forward pass
+            without dropout; a token's gradient would have to be the sum over its texts.
 
     Raises:
         ValueError: there is no text, or a text without tokens.
 
-    >>> packed batch = pack([[np.array([5, 6, 7])], [np.array([8])]])
-    >>> packed batch.positions.tolist(), packed batch.last.tolist(), packed batch.token_starts.tolist()
+    >>> packed = pack([[np.array([5, 6, 7])], [np.array([8])]])
+    >>> packed.positions.tolist(), packed.last.tolist(), packed.token_starts.tolist()
     ([0, 1, 2, 0], [2, 3], [0, 3, 4])
-    >>> packed batch = pack([[np.array([5, 6, 7]), np.array([5, 6, 8])]], shared=True)
-    >>> packed batch.ids.tolist(), packed batch.positions.tolist(), packed batch.last.tolist()
+    >>> packed = pack([[np.array([5, 6, 7]), np.array([5, 6, 8])]], shared=True)
+    >>> packed.ids.tolist(), packed.positions.tolist(), packed.last.tolist()
     ([5, 6, 7, 8], [0, 1, 2, 2], [2, 3])
     """
     texts = [text for batch in batches for text in batch]
@@ -70,25 +71,27 @@ def pack(
     if not len(lengths) or lengths.min() < 1:
         raise ValueError("a packed batch needs at least one text, and each text at least one token")
     starts, adapter_starts = offsets(lengths), _offsets_of(batches)
-    rows = [_prefixes(batch) for batch in batches] if shared else [_every(batch) for batch in batches]
-    token_starts = _offsets_of([kept for _, kept in rows])
-    of_tokens = np.concatenate([own + start for (own, _), start in zip(rows, token_starts, strict=False)])
-    kept = np.concatenate([k + starts[a] for (_, k), a in zip(rows, adapter_starts, strict=False)])
+    # For each adapter: the row of each token, and the token that each row is made of.
+    maps = [_shared_rows(batch) if shared else _plain_rows(batch) for batch in batches]
+    token_starts = _offsets_of([tokens for _, tokens in maps])
+    row_of_token = np.concatenate([rows + token_starts[k] for k, (rows, _) in enumerate(maps)])
+    token_of_row = np.concatenate([tokens + starts[adapter_starts[k]] for k, (_, tokens) in enumerate(maps)])
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
     return PackedBatch(
-        ids=_to(np.concatenate(texts)[kept], device),
-        positions=_to((np.arange(starts[-1]) - np.repeat(starts[:-1], lengths))[kept], device),
-        last=_to(of_tokens[starts[1:] - 1], device),
+        ids=_to(np.concatenate(texts)[token_of_row], device),
+        positions=_to(positions[token_of_row], device),
+        last=_to(row_of_token[starts[1:] - 1], device),
         adapter_starts=adapter_starts,
         token_starts=token_starts,
-        buckets=tuple(_buckets(lengths, starts, of_tokens, device)),
+        buckets=tuple(_buckets(lengths, starts, row_of_token, device)),
         distinct=_distinct(batches, device, same or range(len(batches)), shared),
     )
 
 
 def bucket_width(length: int) -> int:
-    """Width of the length bucket that a text of this length stands in: eight steps to each doubling.
+    """Width of the length bucket for a text of this length: eight steps to each doubling.
 
-    It depends on the text alone, so that a text is computed alike among any neighbors.
+    It depends on the text alone, so a text is computed in the same way among any neighbors.
 
     >>> [bucket_width(n) for n in (1, 7, 9, 31, 33, 100, 1000)]
     [8, 8, 16, 32, 40, 104, 1024]
@@ -98,57 +101,77 @@ def bucket_width(length: int) -> int:
 
 
 def lexical_order(texts: Sequence[Ids]) -> list[int]:
-    """The order of a dictionary, in which texts that begin alike are neighbors."""
+    """Indices of texts in the order of a dictionary, in which shared prefixes are neighbors.
+
+    >>> lexical_order([np.array([5, 9]), np.array([2]), np.array([5])])
+    [1, 2, 0]
+    """
     return sorted(range(len(texts)), key=lambda i: texts[i].astype(">i8").tobytes())
 
 
 def _buckets(
     lengths: NDArray[np.int64],
     starts: NDArray[np.int64],
-    of_tokens: NDArray[np.int64],
+    row_of_token: NDArray[np.int64],
     device: torch.device | str,
 ) -> Iterator[LengthBucket]:
+    """Length buckets, narrowest first.
+
+    Args:
+        lengths: (texts,).
+        starts: (texts + 1,) each text's first token among all texts' tokens.
+        row_of_token: (tokens,) the packed batch's row for each of these tokens.
+        device: where the buckets live.
+    """
     widths = np.array([bucket_width(int(n)) for n in lengths], dtype=np.int64)
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
-        most = max(1, MAX_BUCKET_SCORES // width**2)  # texts; one alone may exceed the cap
+        most = max(1, MAX_BUCKET_SCORES // width**2)  # texts; a single one may exceed the cap
         for first in range(0, len(members), most):
             texts = members[first : first + most]
-            rows = of_tokens[bucket_rows(starts[texts], lengths[texts], width)]
+            rows = row_of_token[bucket_rows(starts[texts], lengths[texts], width)]
             yield LengthBucket(_to(texts, device), _to(lengths[texts], device), width, _to(rows, device))
 
 
-def _every(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A batch's rows where every token has its own; as `_prefixes` gives them."""
+def _plain_rows(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What `_shared_rows` returns, where every token has a row of its own."""
     rows = np.arange(sum(len(text) for text in texts))
     return rows, rows
 
 
-def _prefixes(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A batch's rows where texts that begin alike share them.
+def _shared_rows(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of one adapter's batch in which shared prefixes share their rows.
 
-    In lexical order a text shares most with the one before it.
+    In lexical order, no text shares a longer prefix than the one just before.
 
     Returns:
         (tokens,) the row of each token, and (rows,) the token that each row is made of.
+
+    >>> the, cat, sat, ran = 1, 2, 4, 3
+    >>> _shared_rows([np.array([the, cat, sat]), np.array([the]), np.array([the, cat, ran])])
+    (array([0, 1, 3, 0, 0, 1, 2]), array([3, 5, 6, 2]))
     """
     starts = _offsets_of(texts)
-    rows, kept = np.empty(starts[-1], dtype=np.int64), []
-    count, before = 0, texts[0][:0]
-    rows_before = rows[:0]
+    row_of_token, tokens = np.empty(starts[-1], dtype=np.int64), []
+    count, before = 0, texts[0][:0]  # rows so far; the text just before
+    rows_before = row_of_token[:0]
     for i in lexical_order(texts):
-        own, common = rows[starts[i] : starts[i + 1]], _common(before, texts[i])
-        own[:common] = rows_before[:common]
-        own[common:] = np.arange(count, count + len(own) - common)
-        kept.append(np.arange(starts[i] + common, starts[i + 1]))
-        count, before, rows_before = count + len(own) - common, texts[i], own
-    return rows, np.concatenate(kept)
+        rows, prefix = row_of_token[starts[i] : starts[i + 1]], _shared_prefix(before, texts[i])
+        rows[:prefix] = rows_before[:prefix]
+        rows[prefix:] = np.arange(count, count + len(rows) - prefix)
+        tokens.append(np.arange(starts[i] + prefix, starts[i + 1]))
+        count, before, rows_before = count + len(rows) - prefix, texts[i], rows
+    return row_of_token, np.concatenate(tokens)
 
 
-def _common(a: Ids, b: Ids) -> int:
-    """How many tokens two texts have in common at their beginning."""
-    unlike = np.flatnonzero(a[: len(b)] != b[: len(a)])
-    return int(unlike[0]) if len(unlike) else min(len(a), len(b))
+def _shared_prefix(a: Ids, b: Ids) -> int:
+    """Length of the prefix that two texts share.
+
+    >>> _shared_prefix(np.array([1, 2, 3]), np.array([1, 2, 4, 5]))
+    2
+    """
+    unequal = np.flatnonzero(a[: len(b)] != b[: len(a)])
+    return int(unequal[0]) if len(unequal) else min(len(a), len(b))
 
 
 def _distinct(
@@ -157,21 +180,21 @@ def _distinct(
     keys: Sequence[Hashable],
     shared: bool,
 ) -> Distinct | None:
-    first = {key: keys.index(key) for key in keys}
+    first = {key: keys.index(key) for key in keys}  # the first adapter that has each key
     if len(first) == len(keys):
         return None
     adapters = tuple(first.values())
     packed = pack([batches[adapter] for adapter in adapters], device, shared=shared)
-    place = [adapters.index(first[key]) for key in keys]
+    places = [adapters.index(first[key]) for key in keys]  # for each adapter, its batch in `packed`
     rows, texts = (
-        np.concatenate([np.arange(starts[k], starts[k + 1]) for k in place])
+        np.concatenate([np.arange(starts[k], starts[k + 1]) for k in places])
         for starts in (packed.token_starts, packed.adapter_starts)
     )
     return Distinct(packed, adapters, _to(rows, device), _to(texts, device))
 
 
-def _offsets_of(parts: Sequence[Sized]) -> NDArray[np.int64]:
-    return offsets(np.array([len(part) for part in parts], dtype=np.int64))
+def _offsets_of(groups: Sequence[Sized]) -> NDArray[np.int64]:
+    return offsets(np.array([len(group) for group in groups], dtype=np.int64))
 
 
 def _to(array: NDArray[np.int64], device: torch.device | str) -> Tensor:

@@ -1,8 +1,34 @@
-"""Low-rank products on a packed batch: each adapter on its own rows."""
+"""Low-rank products on a packed batch, one adapter after another. The pair of `static.lora`.
+
+Adapter k owns some rows of x, and the linear layer may be several target modules side by side, so one
+adapter at one target module changes a rectangle of the output. Query, key and value of a Llama as one
+layer, two adapters on query and value::
+
+                     q_proj    k_proj    v_proj        columns of y
+    rows of        +---------+---------+---------+
+    adapter 0      | A0q B0q |         | A0v B0v |     y = x W^T + bias, and in each
+    adapter 1      | A1q B1q |         | A1v B1v |     rectangle  += s (M * x) A^T B^T
+                   +---------+---------+---------+
+
+In a rectangle, with M the dropout mask on the adapter's rows and s = scale / (1 - rate)::
+
+    low = (M * x) A^T                  (rows, rank)     saved
+    y  += s low B^T                    (rows, out)
+
+and backward, from the rectangle of dy::
+
+    d_low = s dy B                     (rows, rank)
+    dA    = d_low^T (M * x)            (rank, in)       M * x is computed again: it is as large as x
+    dB    = s dy^T low                 (out, rank)
+    dx   += M * (d_low A)              (rows, in)       on top of the frozen layer's dy W
+
+The frozen W gets no gradient, so all that is kept from the forward pass is x, the factors in the
+products' dtype, and `low`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +46,25 @@ class BankHook(DropoutHook):
 
     Args:
         bank: the adapters.
-        packed batch: the packed texts, the bank's adapters in order.
+        packed: the packed batch, the bank's adapters in order.
         masks: dropout masks of this step; None leaves out all dropout.
         base_dropout: whether the base model's own dropout is active too.
+
+    >>> import numpy as np
+    >>> from rankwise.nn.bank import AdapterSpec
+    >>> from rankwise.nn.ragged.batch import pack
+    >>> bank = Bank([AdapterSpec(1, 0.5, 0.5, 7, 0.0, ("h.0.q",))], {"h.0.q": (2, 2)}, d_model=2, classes=2)
+    >>> a, b = torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0], [0.0]])
+    >>> bank.load(0, {"h.0.q.lora_A": a, "h.0.q.lora_B": b, "score": torch.eye(2)})
+    >>> linear = Linear(torch.eye(2), None, {"h.0.q": slice(0, 2)})
+    >>> y = BankHook(bank, pack([[np.array([5])]])).linear(linear, torch.tensor([[1.0, 2.0]]))
+    >>> y.tolist()  # low = 1 + 2, y = x + 0.5 * 3 * [10, 0]
+    [[16.0, 2.0]]
+    >>> y.sum().backward()
+    >>> bank.tensors[0]["h.0.q.lora_A"].grad.tolist()  # d_low = 0.5 * (10 + 0), dA = 5 * x
+    [[5.0, 10.0]]
+    >>> bank.tensors[0]["h.0.q.lora_B"].grad.tolist()  # dB = 0.5 * 3
+    [[1.5], [1.5]]
     """
 
     def __init__(
@@ -30,23 +72,17 @@ class BankHook(DropoutHook):
     ) -> None:
         super().__init__(masks if base_dropout else None)
         self.bank, self.masks = bank, masks
-        self._rows = {False: packed.token_rows(), True: packed.text_rows()}
+        self._rows = {False: packed.token_rows(), True: packed.text_rows()}  # by `pooled`
         self._rates = [spec.dropout for spec in bank.specs]
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
-        """The frozen layer plus every adapter's own low-rank product on its rows."""
+        """The frozen layer plus every adapter's low-rank product on its own rows."""
         uses: list[_Use] = []
         factors: list[Tensor] = []
         for module, columns in linear.modules.items():
-            a, b = f"{module}.lora_A", f"{module}.lora_B"
-            adapters = [k for k, tensors in enumerate(self.bank.tensors) if a in tensors]
-            mask = self._mask(module, x, pooled) if adapters else None
-            for k in adapters:
-                spec, rows, tensors = self.bank.specs[k], self._rows[pooled][k], self.bank.tensors[k]
-                dropping = mask is not None and spec.dropout > 0
-                scale = spec.scale / (1 - spec.dropout) if dropping else spec.scale
-                uses.append(_Use(rows, columns, scale, mask[rows] if mask is not None and dropping else None))
-                factors += (tensors[a], tensors[b])
+            for use, a, b in self._uses(module, columns, x, pooled):
+                uses.append(use)
+                factors += (a, b)
         if not uses:
             return super().linear(linear, x, pooled)
         out: Tensor = _BankLinear.apply(x, linear, uses, *factors)  # type: ignore[no-untyped-call]
@@ -54,8 +90,23 @@ class BankHook(DropoutHook):
 
     def score(self, pooled: Tensor) -> list[Tensor]:
         """Each adapter's logits, (texts, classes) float32, from pooled (texts, d_model) float32."""
-        both = zip(self._rows[True], self.bank.tensors, strict=True)
-        return [pooled[rows] @ tensors[HEAD].T for rows, tensors in both]
+        adapters = zip(self._rows[True], self.bank.tensors, strict=True)
+        return [pooled[rows] @ tensors[HEAD].T for rows, tensors in adapters]
+
+    def _uses(
+        self, module: str, columns: slice, x: Tensor, pooled: bool
+    ) -> Iterator[tuple[_Use, Tensor, Tensor]]:
+        """For each adapter on a target module, where it acts, and its A and B."""
+        a, b = f"{module}.lora_A", f"{module}.lora_B"
+        adapters = [k for k, tensors in enumerate(self.bank.tensors) if a in tensors]
+        mask = self._mask(module, x, pooled) if adapters else None
+        for k in adapters:
+            spec, rows, tensors = self.bank.specs[k], self._rows[pooled][k], self.bank.tensors[k]
+            if mask is None or not spec.dropout:
+                use = _Use(rows, columns, spec.scale, None)
+            else:
+                use = _Use(rows, columns, spec.scale / (1 - spec.dropout), mask[rows])
+            yield use, tensors[a], tensors[b]
 
     def _mask(self, module: str, x: Tensor, pooled: bool) -> Tensor | None:
         if self.masks is None or not any(self._rates):
@@ -68,27 +119,26 @@ class _Use(NamedTuple):
 
     rows: slice
     columns: slice
-    scale: float
+    scale: float  # 1 / (1 - rate) included
     mask: Tensor | None  # (rows, in) uint8 dropout mask
 
 
 class _BankLinear(torch.autograd.Function):
-    """A frozen linear layer with low-rank terms on length buckets of its output.
+    """A frozen linear layer, and low-rank terms on rectangles of its output; formulas above.
 
-    The frozen weight needs no gradient, so the backward pass keeps the input and the small
-    `x A^T` only. Every adapter is computed on its own rows: a neighbor's NaN cannot reach it.
+    Every adapter is computed on its own rows: a neighbor's NaN cannot reach it.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: Linear, uses: Sequence[_Use], *factors: Tensor) -> Tensor:
-        y = linear.forward(x)
-        halves = [factor.to(x.dtype) for factor in factors]
+        y = linear.forward(x)  # (rows of all adapters, out of all target modules)
+        cast = [factor.to(x.dtype) for factor in factors]  # A, B of the first use, A, B of the next, ...
         lows = []
-        for use, a, b in zip(uses, halves[0::2], halves[1::2], strict=True):
+        for use, a, b in zip(uses, cast[0::2], cast[1::2], strict=True):
             low = _dropped(x, use) @ a.T  # (rows, rank)
-            y[use.rows, use.columns].addmm_(low, b.T, alpha=use.scale)
+            y[use.rows, use.columns].addmm_(low, b.T, alpha=use.scale)  # (rows, out)
             lows.append(low)
-        ctx.save_for_backward(x, *halves, *lows)
+        ctx.save_for_backward(x, *cast, *lows)
         ctx.linear, ctx.uses = linear, uses
         return y
 
@@ -96,19 +146,22 @@ class _BankLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dy, uses = grads[0], ctx.uses
         x, *saved = ctx.saved_tensors
-        halves, lows = saved[: 2 * len(uses)], saved[2 * len(uses) :]
+        cast, lows = saved[: 2 * len(uses)], saved[2 * len(uses) :]
         dx = ctx.linear.backward(dy) if ctx.needs_input_grad[0] else None
-        factors: list[Tensor] = []
-        for use, a, b, low in zip(uses, halves[0::2], halves[1::2], lows, strict=True):
-            part = dy[use.rows, use.columns]
-            d_low = (part @ b).mul_(use.scale)  # (rows, rank)
-            factors += ((d_low.T @ _dropped(x, use)).float(), (part.T @ low).float().mul_(use.scale))
+        d_factors: list[Tensor] = []
+        for use, a, b, low in zip(uses, cast[0::2], cast[1::2], lows, strict=True):
+            d_use = dy[use.rows, use.columns]  # (rows, out)
+            d_low = (d_use @ b).mul_(use.scale)  # (rows, rank)
+            d_a = (d_low.T @ _dropped(x, use)).float()  # (rank, in)
+            d_b = (d_use.T @ low).float().mul_(use.scale)  # (out, rank)
+            d_factors += (d_a, d_b)
             if dx is not None and use.mask is None:
                 dx[use.rows].addmm_(d_low, a)
             elif dx is not None:
                 dx[use.rows].addcmul_(d_low @ a, use.mask.to(dx.dtype))
-        return dx, None, None, *factors
+        return dx, None, None, *d_factors
 
 
 def _dropped(x: Tensor, use: _Use) -> Tensor:
+    """M * x on the adapter's rows, (rows, in)."""
     return x[use.rows] if use.mask is None else use.mask.to(x.dtype).mul_(x[use.rows])

@@ -1,9 +1,21 @@
-"""Dropout masks that depend on an adapter's seed, step and target module, and on nothing else.
+"""Dropout masks from seeded generators, one for each adapter and mask. The pair of `static.masks`.
 
-Each mask is cut from a packed batch of random 16-bit numbers, keyed by (seed, step, target module name): an
-adapter meets the same masks alone as among any neighbors, and again after a resume. Sixteen bits
-put the drop rate within 1e-5 of what was asked. On the CPU the numbers are SFC64's raw words, which
-come at memory speed; bernoulli draws would take a fifth of a training step.
+Each mask is cut from a sequence of random 16-bit numbers keyed by (seed, step, mask name). So an adapter
+sees the same masks alone as among any neighbors, and again after a resume. A number is kept where it
+reaches a threshold; rate 0.25 of 16 bits, as signed numbers::
+
+    random words (64 bits)   | w0                        | w1 ...
+    as 16-bit numbers        | -3001 | 17 | -32000 | 9210 | ...
+    threshold                  0.25 * 65536 - 32768 = -16384
+    mask                         1      1       0       1    ...
+
+Sixteen bits put the drop rate within 1e-5 of what was asked. On the CPU the words are those of SFC64,
+which come at memory speed; bernoulli draws would take a fifth of a training step.
+
+In a micro-batch, the masks of the whole batch are drawn and the micro-batch's section is cut out::
+
+    whole batch    | text 0 | text 1     | text 2 | text 3 |     one sequence of numbers
+    micro-batch    |                     | text 2 | text 3 |     first = 2
 """
 
 from __future__ import annotations
@@ -23,21 +35,20 @@ from rankwise.nn.ragged.batch import bucket_width
 
 
 class MicroBatch(NamedTuple):
-    """Which texts of its batch a packed batch holds, where a batch of one adapter is computed in parts."""
+    """Which texts of one adapter's batch a packed batch has: those from `first` on."""
 
-    lengths: tuple[int, ...]  # of every text of the batch
-    first: int  # text of the batch that is the packed batch's first
+    lengths: tuple[int, ...]  # of every text of the whole batch
+    first: int  # text of the whole batch that is the packed batch's first
 
 
-class SeededMasks(Masks):
-    """Masks from a random generator of each adapter's own.
+class StepMasks(Masks):
+    """The masks of one step of several adapters, from a generator for each adapter and mask.
 
     Args:
         seeds: each adapter's seed.
-        step: the step, from 0.
-        packed batch: the step's packed texts.
-        part: where the packed batch is a part of one adapter's batch; its masks are those parts of the
-            batch's masks.
+        step: number of the step, from 0.
+        packed: the step's packed batch.
+        micro_batch: where the packed batch is a micro-batch of one adapter's batch.
     """
 
     def __init__(
@@ -46,75 +57,80 @@ class SeededMasks(Masks):
         self.seeds, self.step, self.packed, self.micro_batch = seeds, step, packed, micro_batch
         self.device = packed.ids.device
 
-    def distinct(self) -> SeededMasks:
+    def distinct(self) -> StepMasks:
         """The masks of the packed batch's distinct batches."""
         distinct = self.packed.distinct
         if distinct is None:
             return self
-        return SeededMasks([self.seeds[k] for k in distinct.adapters], self.step, distinct.packed)
+        return StepMasks([self.seeds[k] for k in distinct.adapters], self.step, distinct.packed)
 
-    def rows(self, module: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
+    def rows(self, name: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """See `Masks.rows`."""
 
-        def each(length: int) -> int:
+        def size_of_text(length: int) -> int:
             return width if pooled else width * length
 
         slices = self.packed.text_rows() if pooled else self.packed.token_rows()
-        draw = self._drawer(module, each)
+        draw = self._drawer(name, size_of_text)
         masks = [
             draw(seed, (rows.stop - rows.start) * width, rate)
             for seed, rows, rate in zip(self.seeds, slices, rates, strict=True)
         ]
         return (masks[0] if len(masks) == 1 else torch.cat(masks)).view(-1, width)
 
-    def attention(self, module: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
+    def attention(self, name: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
         """See `Masks.attention`."""
 
-        def each(length: int) -> int:
+        def size_of_text(length: int) -> int:
             width = bucket_width(length)
             return heads * width * (1 if pooled else width)
 
-        shapes = np.empty((self.packed.last.shape[0], 2), dtype=np.int64)  # queries, width
+        widths = np.empty(len(self.packed.last), dtype=np.int64)  # of each text's bucket
         for bucket in self.packed.buckets:
-            shapes[bucket.texts.tolist()] = (1 if pooled else bucket.width, bucket.width)
-        sizes = heads * shapes.prod(axis=1)
-        draw = self._drawer(module, each)
-        parts: list[Tensor] = []
+            widths[bucket.texts.tolist()] = bucket.width
+        sizes = heads * widths * (1 if pooled else widths)
+        draw = self._drawer(name, size_of_text)
+        of_texts: list[Tensor] = []
         for seed, texts in zip(self.seeds, self.packed.text_rows(), strict=True):
-            parts += torch.split(draw(seed, int(sizes[texts].sum()), rate), sizes[texts].tolist())
-        return [self._of_bucket(bucket, parts, heads) for bucket in self.packed.buckets]
+            of_texts += torch.split(draw(seed, int(sizes[texts].sum()), rate), sizes[texts].tolist())
+        return [_stacked(bucket, of_texts, heads) for bucket in self.packed.buckets]
 
-    @staticmethod
-    def _of_bucket(bucket: LengthBucket, parts: Sequence[Tensor], heads: int) -> Tensor:
-        texts = bucket.texts.tolist()
-        return torch.stack([parts[i] for i in texts]).view(len(texts), heads, -1, bucket.width)
+    def _drawer(self, name: str, size_of_text: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
+        """`draw` for a mask name: (seed, count, rate) -> (count,) uint8.
 
-    def _drawer(self, module: str, each: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
-        """`draw` at a target module; what adapters of one seed share is drawn once.
-
-        `each` says how many numbers a text of a length takes: of a part, the whole batch's are drawn.
+        What adapters of one seed share is drawn once. `size_of_text` says how many numbers a text of a
+        length takes, which locates a micro-batch in its whole batch.
         """
-        whole = lru_cache(None)(partial(draw, self.step, module, self.device))
+        whole = lru_cache(None)(partial(draw, self.step, name, self.device))
         if self.micro_batch is None:
             return whole
-        sizes = [each(length) for length in self.micro_batch.lengths]
+        sizes = [size_of_text(length) for length in self.micro_batch.lengths]
         start, total = sum(sizes[: self.micro_batch.first]), sum(sizes)
         return lambda seed, count, rate: whole(seed, total, rate)[start : start + count]
 
 
-def draw(step: int, module: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
+def draw(step: int, name: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
     """(count,) uint8, 1 where a number is kept; a function of the arguments and nothing else.
 
-    Bytes, since on a CPU torch converts and multiplies them several times faster than bools.
+    Bytes, because on a CPU torch converts and multiplies them several times faster than bools.
+
+    >>> draw(0, "h.0.attn.resid", torch.device("cpu"), 7, 100_000, 0.25).float().mean().round(decimals=2)
+    tensor(0.7500)
     """
     if not rate:
         return torch.ones(count, dtype=torch.uint8, device=device)
-    key = np.random.SeedSequence([seed, step, zlib.crc32(module.encode())])
-    least = round(rate * (1 << 16)) - (1 << 15)  # of 16 random bits, as a signed number
+    key = np.random.SeedSequence([seed, step, zlib.crc32(name.encode())])
+    threshold = round(rate * (1 << 16)) - (1 << 15)
     if device.type == "cpu":
-        words = np.random.SFC64(key).random_raw(-(-count // 4))
-        return torch.from_numpy(words.view(np.int16)[:count] >= least).view(torch.uint8)
+        words = np.random.SFC64(key).random_raw(-(-count // 4))  # four numbers a word
+        return torch.from_numpy(words.view(np.int16)[:count] >= threshold).view(torch.uint8)
     generator = torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
     bits = torch.empty(count, dtype=torch.int16, device=device)
     bits.random_(-(1 << 15), 1 << 15, generator=generator)
-    return (bits >= least).view(torch.uint8)
+    return (bits >= threshold).view(torch.uint8)
+
+
+def _stacked(bucket: LengthBucket, of_texts: Sequence[Tensor], heads: int) -> Tensor:
+    """(texts, heads, queries, width): the masks of a length bucket's texts."""
+    texts = bucket.texts.tolist()
+    return torch.stack([of_texts[i] for i in texts]).view(len(texts), heads, -1, bucket.width)

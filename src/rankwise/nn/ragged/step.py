@@ -1,4 +1,4 @@
-"""A training step on a packed batch of exactly the tokens that the texts have."""
+"""A training step on a packed batch of exactly the tokens that the texts have. The pair of `static.step`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
-from rankwise.nn.classifier import logits, losses
+from rankwise.nn.classifier import logits, loss_totals, losses
 from rankwise.nn.ragged.batch import pack
-from rankwise.nn.ragged.masks import MicroBatch, SeededMasks
+from rankwise.nn.ragged.masks import MicroBatch, StepMasks
 from rankwise.nn.step import Batches, Targets
 
 
 class RaggedStep:
-    """A step on a packed batch without padding; for the arguments see `step_of`."""
+    """A step on a packed batch without padding.
+
+    Args:
+        backbone: the frozen model.
+        bank: the adapters.
+        class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
+        base_dropout: whether the backbone's own dropout is active.
+        micro_batches: into how many a batch is split; more than one for a bank of one adapter only.
+    """
 
     def __init__(
         self,
@@ -38,32 +45,31 @@ class RaggedStep:
         """See `TrainingStep`."""
         micro_batches = min(self.micro_batches, len(batches[0]))
         if micro_batches > 1:
-            return self._by_micro_batches(batches[0], targets[0], number, micro_batches)
+            return self._accumulated(batches[0], targets[0], number, micro_batches)
         seeds = [spec.seed for spec in self.bank.specs]
         packed = pack(batches, self.device, same=seeds)
-        outputs = logits(
-            self.backbone, self.bank, packed, SeededMasks(seeds, number, packed), self.base_dropout
-        )
-        labels = [torch.from_numpy(each).to(self.device) for each in targets]
-        each = losses(outputs, labels, self.class_weights)
-        torch.autograd.backward(each.sum())
-        return each.detach()
+        masks = StepMasks(seeds, number, packed)
+        outputs = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
+        labels = [torch.from_numpy(of_adapter).to(self.device) for of_adapter in targets]
+        of_adapters = losses(outputs, labels, self.class_weights)
+        torch.autograd.backward(of_adapters.sum())
+        return of_adapters.detach()
 
-    def _by_micro_batches(
+    def _accumulated(
         self, texts: Sequence[Ids], targets: NDArray[np.int64], number: int, micro_batches: int
     ) -> Tensor:
-        """The same for a bank of one adapter, part after part; the gradients add up to the batch's."""
-        (spec,), weights = self.bank.specs, self.class_weights
+        """The same for a bank of one adapter, one micro-batch after another; their gradients add up."""
+        (spec,) = self.bank.specs
         lengths = tuple(len(ids) for ids in texts)
         labels = torch.from_numpy(targets).to(self.device)
-        total = len(texts) if weights is None else weights[labels].sum()
+        totals = loss_totals(labels[None], self.class_weights)
         loss = torch.zeros(1, device=self.device)
         for members in np.array_split(np.arange(len(texts)), micro_batches):
             first, end = int(members[0]), int(members[-1]) + 1
             packed = pack([texts[first:end]], self.device)
-            masks = SeededMasks([spec.seed], number, packed, MicroBatch(lengths, first))
-            (output,) = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
-            part = F.cross_entropy(output, labels[first:end], weight=weights, reduction="sum") / total
-            torch.autograd.backward(part)
-            loss += part.detach()
+            masks = StepMasks([spec.seed], number, packed, MicroBatch(lengths, first))
+            outputs = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
+            of_micro_batch = losses(outputs, [labels[first:end]], self.class_weights, totals)
+            torch.autograd.backward(of_micro_batch.sum())
+            loss += of_micro_batch.detach()
         return loss

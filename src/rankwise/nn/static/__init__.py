@@ -1,1 +1,4 @@
-"""Training on CUDA: batches of a few shapes, so that a step can be recorded as a graph. Mirrors `nn.ragged`."""
+"""One training step on a CUDA device: batches of a few fixed shapes, each recorded as a graph.
+
+`nn.ragged` has the same files, but for `graphs`, for CPUs.
+"""

@@ -1,4 +1,14 @@
-"""CUDA graphs: a step's thousands of kernels, recorded once for each shape and started at once."""
+"""CUDA graphs: a step's thousands of kernels, recorded once for each shape and started at once.
+
+A step of GPT-2 starts more than two thousand kernels, most of them shorter than the time to start one. A
+graph starts them all with one call. What happens when a shape comes for the first, second, third time::
+
+    1st    buffer = numbers; run                     computed; many shapes never come back
+    2nd    buffer = numbers; run; record             computed, then recorded with this buffer
+    3rd    recorded buffer <- numbers; replay        and so on for every later time
+
+All inputs that change are in the one buffer, and the result is always in the same tensor.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +28,21 @@ class Graph(Protocol):
     """A recording."""
 
     def replay(self) -> None:
-        """Run it again, on what now is in its tensors."""
+        """Run the recorded kernels on what is in their tensors now."""
 
 
 Record = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]
-"""Records a computation: gives the graph, and the tensor in which its result will stand."""
+"""Records a computation: gives the graph, and the tensor in which its result will be."""
 
 
 class Replayed(Generic[Key]):
     """A function of a key and one tensor of integers, recorded when a key comes back, and then replayed.
 
-    The function must depend on nothing else that changes but what lies in tensors that stay where they
-    are, must do the same kernels for the same key, and must not wait for the device.
+    For one key the function must always start the same kernels. Nothing it reads may change, except
+    `numbers` and the contents of tensors that stay in place. It must not wait for the device.
 
     Args:
-        run: the function. What it returns is valid until the next call.
+        run: the function. Its result is valid until the next call.
         device: where it runs.
         record: how to record it; None where the device has no graphs.
         on_failure: told why nothing can be recorded, once; from then on everything is computed.
@@ -46,11 +56,16 @@ class Replayed(Generic[Key]):
         on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.run, self.device, self.record, self.on_failure = run, device, record, on_failure
-        self._met: set[Key] = set()
+        self._seen: set[Key] = set()
         self._graphs: dict[Key, tuple[Graph, Tensor, Tensor]] = {}
 
     def __call__(self, key: Key, numbers: Tensor) -> Tensor:
-        """The function's result on `numbers`, which are on the host."""
+        """The function's result.
+
+        Args:
+            key: which kernels to run.
+            numbers: (n,) int64 on the host.
+        """
         if key in self._graphs:
             graph, buffer, result = self._graphs[key]
             buffer.copy_(numbers, non_blocking=True)
@@ -58,12 +73,12 @@ class Replayed(Generic[Key]):
             return result
         buffer = numbers.to(self.device)
         result = self.run(key, buffer)
-        if key in self._met:
-            self._remember(key, buffer)
-        self._met.add(key)
+        if key in self._seen:
+            self._record(key, buffer)
+        self._seen.add(key)
         return result
 
-    def _remember(self, key: Key, buffer: Tensor) -> None:
+    def _record(self, key: Key, buffer: Tensor) -> None:
         """Record the function for a key; the recording itself computes nothing."""
         if self.record is None or len(self._graphs) >= MOST_GRAPHS:
             return
@@ -78,13 +93,13 @@ class Replayed(Generic[Key]):
 
 
 class CudaRecorder:
-    """Records on a CUDA device; all its graphs share one pool of memory, as they never run at once."""
+    """Records on a CUDA device. Its graphs share one pool of memory, because they never run at once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
-        """The graph of `run`, and where its result stands."""
+        """The graph of `run`, and the tensor in which its result will be."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.pool):
             result = run()

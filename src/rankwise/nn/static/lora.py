@@ -1,8 +1,30 @@
-"""A bank's tensors side by side, so that one product does the work of every adapter.
+"""Low-rank products on a static batch, all adapters in one batched product. The pair of `ragged.lora`.
 
-On a GPU the low-rank products of many adapters are too small to fill it, and to start them one by
-one takes longer than to run them. Where the adapters have equally many rows, as in an static-shape batch, all
-of a target module are one batched product, the factors padded with zeros to the largest rank.
+On a GPU the low-rank products of single adapters are too small to fill it, and starting them one by one
+takes longer than running them. In a static batch the adapters have equally many rows, so at each target
+module all of them are one batched product, with the factors padded with zeros to the largest rank. A of
+one target module with 3 inputs, for adapters of rank 0, 1 and 2, is stacked to (adapters, 2, in)::
+
+    adapter 0    0 0 0    adapter 1    a a a    adapter 2    a a a
+                 0 0 0                 0 0 0                 a a a
+
+All stacks come from `bank.flat` by one `index_select` (the padding points to a zero appended to it), and
+the gradients go back by another. The padding is exact: a row of zeros in A makes a column of zeros in
+`low`, and its own gradient is left out on the way back. An adapter that is not on a target module has
+scale 0 there.
+
+With X and Y seen as (adapters, rows of each, ...), M the dropout mask, and s (adapters, 1, 1) the scales,
+1 / (1 - rate) included::
+
+    low  = (M * X) A^T                 (adapters, rows, rank)    saved
+    Y   += low (s B)^T                 (adapters, rows, out)     the scale is folded into B
+
+and backward::
+
+    d_low = dY (s B)                   (adapters, rows, rank)
+    dA    = d_low^T (M * X)            (adapters, rank, in)
+    dB    = s dY^T low                 (adapters, out, rank)
+    dX   += M * (d_low A)              (adapters, rows, in)      on top of the frozen layer's dY W
 """
 
 from __future__ import annotations
@@ -24,102 +46,123 @@ from rankwise.nn.masks import Masks
 _A = ".lora_A"
 
 
-class Stack:
-    """The padded copies of a bank's parameters, and the way back for their gradients.
+class StackedBank:
+    """A bank's tensors of one name stacked and padded, and the way back for their gradients.
 
     Args:
         bank: the adapters.
 
     Attributes:
-        scales: target module -> (adapters, 1, 1) float32 factor on the low-rank product, 0 for adapters that are
-            not on the target module.
-        dropping: the same with dropout, where what is kept counts 1 / (1 - rate) times.
+        shapes: name -> (adapters, most rows, most columns).
+        scales: target module -> (adapters, 1, 1) float32 factor on the low-rank product, 0 for adapters
+            that are not on the target module.
+        dropout_scales: the same with dropout, where what is kept counts 1 / (1 - rate) times.
+
+    >>> from rankwise.nn.bank import AdapterSpec
+    >>> specs = [AdapterSpec(rank, 1.0, 1.0, 7, 0.0, ("h.0.q",)) for rank in (1, 2)]
+    >>> bank = Bank(specs, {"h.0.q": (2, 3)}, d_model=1, classes=1)
+    >>> _ = bank.flat.detach().copy_(torch.arange(1.0, 18.0))
+    >>> StackedBank(bank).leaves()["h.0.q.lora_A"].tolist()
+    [[[1.0, 2.0], [0.0, 0.0]], [[7.0, 8.0], [9.0, 10.0]]]
     """
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
         names = dict.fromkeys(name for tensors in bank.tensors for name in tensors)
-        self.shapes = {name: _padded(bank, name) for name in names}
+        self.shapes = {name: _stacked_shape(bank, name) for name in names}
         gather = np.concatenate([_places(bank, name, shape).ravel() for name, shape in self.shapes.items()])
         real = gather < len(bank.flat)
         scatter = np.empty(len(bank.flat), dtype=np.int64)
         scatter[gather[real]] = np.flatnonzero(real)
         device = bank.flat.device
-        self._gather, self._scatter = (torch.from_numpy(each).to(device) for each in (gather, scatter))
+        self._gather, self._scatter = (torch.from_numpy(index).to(device) for index in (gather, scatter))
         self.scales = {
             name.removesuffix(_A): torch.tensor(_scales(bank, name)).view(-1, 1, 1).to(device)
             for name in names
             if name.endswith(_A)
         }
         kept = torch.tensor([1 - spec.dropout for spec in bank.specs]).view(-1, 1, 1).to(device)
-        self.dropping = {module: scale / kept for module, scale in self.scales.items()}
+        self.dropout_scales = {module: scale / kept for module, scale in self.scales.items()}
 
     @torch.no_grad()
     def leaves(self) -> dict[str, Tensor]:
-        """Name -> (adapters, rows, columns) float32, to be differentiated by."""
+        """Name -> (adapters, rows, columns) float32, copies to differentiate with respect to."""
         flat = torch.cat([self.bank.flat, self.bank.flat.new_zeros(1)]).index_select(0, self._gather)
-        parts = torch.split(flat, [prod(shape) for shape in self.shapes.values()])
+        stacks = torch.split(flat, [prod(shape) for shape in self.shapes.values()])
         return {
-            name: part.view(shape).requires_grad_()
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            name: stack.view(shape).requires_grad_()
+            for (name, shape), stack in zip(self.shapes.items(), stacks, strict=True)
         }
 
     @torch.no_grad()
-    def take(self, gradients: Sequence[Tensor]) -> None:
-        """Write the gradients of the leaves, in their order, to the bank's."""
-        every = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.index_select(every, 0, self._scatter, out=self.bank.grad)
+    def add_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Add the gradients of the leaves, in their order, to the bank's."""
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self.bank.grad.add_(flat.index_select(0, self._scatter))
 
 
-def _padded(bank: Bank, name: str) -> tuple[int, int, int]:
-    """Shape of a tensor's stack: (adapters, most rows, most columns)."""
+def _stacked_shape(bank: Bank, name: str) -> tuple[int, int, int]:
+    """(adapters, most rows, most columns) of the adapters' tensors of this name."""
     shapes = [tensors[name].shape for tensors in bank.tensors if name in tensors]
     return len(bank.specs), max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
 
 
 def _places(bank: Bank, name: str, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Where each number of a stack is among the parameters; their number for what fills it up."""
+    """Where each number of a stack lies in `bank.flat`; one past its end for padding.
+
+    Args:
+        bank: the adapters.
+        name: of the tensors.
+        shape: of the stack.
+
+    Returns:
+        (adapters, rows, columns) int64.
+    """
     places = np.full(shape, len(bank.flat), dtype=np.int64)
-    for place, tensors in zip(places, bank.tensors, strict=True):
+    for of_adapter, tensors in zip(places, bank.tensors, strict=True):
         if name in tensors:
             rows, columns = tensors[name].shape
-            own = np.arange(rows * columns).reshape(rows, columns)
-            place[:rows, :columns] = tensors[name].storage_offset() + own
+            numbers = np.arange(rows * columns).reshape(rows, columns)
+            of_adapter[:rows, :columns] = tensors[name].storage_offset() + numbers
     return places
 
 
 def _scales(bank: Bank, name: str) -> list[float]:
-    both = zip(bank.specs, bank.tensors, strict=True)
-    return [spec.scale if name in tensors else 0.0 for spec, tensors in both]
+    adapters = zip(bank.specs, bank.tensors, strict=True)
+    return [spec.scale if name in tensors else 0.0 for spec, tensors in adapters]
 
 
-class StackHook(DropoutHook):
-    """Adds a bank's adapters, stacked, to a backbone that runs over an static-shape batch.
+class BankHook(DropoutHook):
+    """Adds a bank's adapters, stacked, to a backbone that runs over a static batch.
 
     Args:
-        stack: of the bank.
-        leaves: the stack's.
+        stacked: the bank.
+        leaves: of `stacked`.
         masks: dropout masks of this step; None leaves out all dropout.
         base_dropout: whether the base model's own dropout is active too.
     """
 
     def __init__(
-        self, stack: Stack, leaves: Mapping[str, Tensor], masks: Masks | None, base_dropout: bool
+        self,
+        stacked: StackedBank,
+        leaves: Mapping[str, Tensor],
+        masks: Masks | None = None,
+        base_dropout: bool = True,
     ) -> None:
         super().__init__(masks if base_dropout else None)
-        self.stack, self.leaves, self.masks = stack, leaves, masks
-        self._rates = [spec.dropout for spec in stack.bank.specs]
+        self.stacked, self.leaves, self.masks = stacked, leaves, masks
+        self._rates = [spec.dropout for spec in stacked.bank.specs]
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
-        """The frozen layer plus every adapter's low-rank product on its rows."""
+        """The frozen layer plus every adapter's low-rank product on its own rows."""
         uses, factors = [], []
         for module, columns in linear.modules.items():
-            if module in self.stack.scales:
-                uses.append(self._use(module, columns, x.shape[1], pooled))
+            if module in self.stacked.scales:
+                uses.append(self._use(module, columns, x, pooled))
                 factors += [self.leaves[f"{module}.lora_A"], self.leaves[f"{module}.lora_B"]]
         if not uses:
             return super().linear(linear, x, pooled)
-        out: Tensor = _StackLinear.apply(x, linear, uses, *factors)  # type: ignore[no-untyped-call]
+        out: Tensor = _BankLinear.apply(x, linear, uses, *factors)  # type: ignore[no-untyped-call]
         return out
 
     def score(self, pooled: Tensor) -> list[Tensor]:
@@ -127,35 +170,39 @@ class StackHook(DropoutHook):
         head = self.leaves[HEAD]  # (adapters, classes, d_model)
         return list((pooled.view(len(head), -1, pooled.shape[1]) @ head.mT).unbind())
 
-    def _use(self, module: str, columns: slice, width: int, pooled: bool) -> _Use:
+    def _use(self, module: str, columns: slice, x: Tensor, pooled: bool) -> _Use:
+        mask = self._mask(module, x, pooled)
+        scales = self.stacked.scales if mask is None else self.stacked.dropout_scales
+        return _Use(columns, scales[module], mask)
+
+    def _mask(self, module: str, x: Tensor, pooled: bool) -> Tensor | None:
         if self.masks is None or not any(self._rates):
-            return _Use(columns, self.stack.scales[module], None)
-        mask = self.masks.rows(f"{module}.lora", width, self._rates, pooled)
-        return _Use(columns, self.stack.dropping[module], mask)
+            return None
+        return self.masks.rows(f"{module}.lora", x.shape[1], self._rates, pooled)
 
 
 class _Use(NamedTuple):
-    """The adapters of one target module."""
+    """All adapters at one target module."""
 
     columns: slice
-    scale: Tensor  # (adapters, 1, 1) float32
+    scale: Tensor  # (adapters, 1, 1) float32, 1 / (1 - rate) included
     mask: Tensor | None  # (rows, in) uint8 dropout mask
 
 
-class _StackLinear(torch.autograd.Function):
-    """A frozen linear layer with every adapter's low-rank term on length buckets of its output.
+class _BankLinear(torch.autograd.Function):
+    """A frozen linear layer, and all adapters' low-rank terms on columns of its output; formulas above.
 
-    A batched product keeps the adapters apart: one's NaN cannot reach another.
+    A batched product keeps the adapters apart: a neighbor's NaN cannot reach another one.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: Linear, uses: Sequence[_Use], *factors: Tensor) -> Tensor:
-        y = linear.forward(x)
+        y = linear.forward(x)  # (rows of all adapters, out of all target modules)
         saved = [x]
         for use, a, b in zip(uses, factors[0::2], factors[1::2], strict=True):
             a, b = a.to(x.dtype), (b * use.scale).to(x.dtype)  # (adapters, rank, in), (adapters, out, rank)
-            low = _seen(x, use) @ a.mT  # (adapters, rows, rank)
-            _each(y, use)[..., use.columns].baddbmm_(low, b.mT)
+            low = _dropped(x, use) @ a.mT  # (adapters, rows, rank)
+            _by_adapter(y, use)[..., use.columns].baddbmm_(low, b.mT)  # (adapters, rows, out)
             saved += [a, b, low]
         ctx.save_for_backward(*saved)
         ctx.linear, ctx.uses = linear, uses
@@ -166,23 +213,25 @@ class _StackLinear(torch.autograd.Function):
         dy = grads[0].contiguous()
         x, *saved = ctx.saved_tensors
         dx = ctx.linear.backward(dy) if ctx.needs_input_grad[0] else None
-        factors: list[Tensor] = []
+        d_factors: list[Tensor] = []
         for use, a, b, low in zip(ctx.uses, saved[0::3], saved[1::3], saved[2::3], strict=True):
-            part = _each(dy, use)[..., use.columns]  # (adapters, rows, out)
-            d_low = part @ b  # (adapters, rows, rank)
-            factors += [(d_low.mT @ _seen(x, use)).float(), (part.mT @ low).float() * use.scale]
+            d_use = _by_adapter(dy, use)[..., use.columns]  # (adapters, rows, out)
+            d_low = d_use @ b  # (adapters, rows, rank); b has the scale in it
+            d_a = (d_low.mT @ _dropped(x, use)).float()  # (adapters, rank, in)
+            d_b = (d_use.mT @ low).float() * use.scale  # (adapters, out, rank)
+            d_factors += [d_a, d_b]
             if dx is not None and use.mask is None:
-                _each(dx, use).baddbmm_(d_low, a)
+                _by_adapter(dx, use).baddbmm_(d_low, a)
             elif dx is not None:
-                _each(dx, use).addcmul_(d_low @ a, _each(use.mask, use).to(dx.dtype))
-        return dx, None, None, *factors
+                _by_adapter(dx, use).addcmul_(d_low @ a, _by_adapter(use.mask, use).to(dx.dtype))
+        return dx, None, None, *d_factors
 
 
-def _each(x: Tensor, use: _Use) -> Tensor:
-    """x (rows, width) as (adapters, rows of each, width)."""
+def _by_adapter(x: Tensor, use: _Use) -> Tensor:
+    """x (rows of all adapters, width) as (adapters, rows of each, width)."""
     return x.view(len(use.scale), -1, x.shape[1])
 
 
-def _seen(x: Tensor, use: _Use) -> Tensor:
-    """(adapters, rows of each, in): what the adapters see of x."""
-    return _each(x if use.mask is None else use.mask.to(x.dtype).mul_(x), use)
+def _dropped(x: Tensor, use: _Use) -> Tensor:
+    """M * x, (adapters, rows of each, in)."""
+    return _by_adapter(x if use.mask is None else use.mask.to(x.dtype).mul_(x), use)

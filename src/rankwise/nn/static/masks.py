@@ -1,10 +1,30 @@
-"""Dropout masks of an static-shape batch, each number a hash of where it stands.
+"""Dropout masks of a static batch: each decision is a hash of its place. The pair of `ragged.masks`.
 
-A counter-based generator (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): there is
-no state, so a CUDA graph can draw the masks, with nothing but a key for each adapter from outside.
-The hash is the integer finalizer of two multiplications that Wellons found by search ("lowbias32").
+A counter-based generator (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3") has no state
+that moves on. The decision at a place is a function of (seed, step, mask name, place), so a CUDA graph
+can draw the masks itself; all it needs from outside is one key for each adapter and step. From the key to
+the mask, h being the hash `_hashed`::
 
-A hash is a dozen small kernels, so the masks of many target modules are drawn at once.
+    adapter_key = h32(seed, step)                          `keys`, on the host
+    mask_key    = h(adapter_key ^ crc32(mask name))
+    word        = h(mask_key ^ h(number))                  32 bits, for two decisions next to each other
+    decision    = 16 bits of the word >= threshold         as in `ragged.masks`
+
+The number is that of the place within the adapter's batch, whose texts are in order of length. For rows
+of width 6, a row takes 3 words::
+
+    column      0 1   2 3   4 5
+    row 0        0     1     2
+    row 1        3     4     5          number = row * 3 + column // 2
+
+For attention weights a head of a text has a key of its own, h(mask_key ^ h(text * heads + head)), and in
+it the number is query * MOST_QUERIES + key // 2. Neither padding nor the width of a bucket enters, so a
+text's masks are the same in any bank.
+
+In a micro-batch, rows and texts keep the numbers that they have in their whole batch (`MicroBatch`).
+
+The hash is the integer finalizer of two multiplications that Wellons found by search ("lowbias32"). It is
+a dozen small kernels, so the masks of many names are drawn at once.
 """
 
 from __future__ import annotations
@@ -12,6 +32,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +41,27 @@ from torch import Tensor
 
 from rankwise.nn.batch import PackedBatch
 from rankwise.nn.masks import Masks
-from rankwise.nn.static.batch import Shape
+from rankwise.nn.static.batch import Shape, text_places
 
 AT_ONCE = 1 << 24
-"""Numbers that are drawn together, where a single target module does not take more: what a GPU's cache holds."""
-MOST_QUERIES = 1 << 16
-"""More than a text's tokens can be: an attention weight is numbered query * MOST_QUERIES + key / 2."""
+"""Decisions that are drawn together, unless one mask alone takes more: what a GPU's cache holds."""
 
-Modules = dict[Hashable, list[str]]
-"""The target modules that want masks of a kind, in order; known once a step has been made."""
+MOST_QUERIES = 1 << 16
+"""More than the tokens of any text."""
+
+Names = dict[Hashable, list[str]]
+"""Mask kind -> the names of the masks of this kind, in order; complete after the first step."""
+
+
+class MicroBatch(NamedTuple):
+    """Where the rows and texts of a packed batch are in the whole batches of its adapters."""
+
+    tokens: Tensor  # (adapters, tokens) integers; anything for padding
+    texts: Tensor  # (adapters, texts) integers, places in the order of length
+
+    def of(self, adapters: Sequence[int]) -> MicroBatch:
+        """The same for some of the adapters."""
+        return MicroBatch(*(torch.stack([numbers[k] for k in adapters]) for numbers in self))
 
 
 def keys(seeds: Sequence[int], step: int) -> NDArray[np.int64]:
@@ -38,106 +71,151 @@ def keys(seeds: Sequence[int], step: int) -> NDArray[np.int64]:
     )
 
 
-class HashedMasks(Masks):
-    """The masks of one step of several adapters, of an static-shape batch.
-
-    They depend on an adapter's key and batch, and on nothing else: not on how far the packed batch is
-    filled up, nor on the width of its length buckets, nor on which target modules are drawn together.
+class StepMasks(Masks):
+    """The masks of one step of several adapters, of a static batch.
 
     Args:
         keys: (adapters,) integers on the packed batch's device, from `keys`.
-        packed batch: the step's texts.
+        packed: the step's packed batch.
         shape: the packed batch's.
-        target modules: of the steps before, and to be added to.
+        names: of the masks of earlier steps; this step adds new ones.
+        micro_batch: where the packed batch holds micro-batches.
     """
 
-    def __init__(self, keys: Tensor, packed: PackedBatch, shape: Shape, modules: Modules) -> None:
-        self.keys, self.packed, self.shape, self.modules = keys.to(torch.int32), packed, shape, modules
-        self.device = packed.ids.device
+    def __init__(
+        self,
+        keys: Tensor,
+        packed: PackedBatch,
+        shape: Shape,
+        names: Names,
+        micro_batch: MicroBatch | None = None,
+    ) -> None:
+        self.keys, self.packed, self.shape, self.names = keys.to(torch.int32), packed, shape, names
+        self.micro_batch, self.device = micro_batch, packed.ids.device
         self._drawn: dict[tuple[Hashable, str], Tensor] = {}
 
-    def distinct(self) -> HashedMasks:
+    def distinct(self) -> StepMasks:
         """The masks of the packed batch's distinct batches."""
         distinct = self.packed.distinct
         if distinct is None:
             return self
         keys = torch.stack([self.keys[k] for k in distinct.adapters])
-        return HashedMasks(keys, distinct.packed, self.shape, self.modules)
+        micro_batch = self.micro_batch and self.micro_batch.of(distinct.adapters)
+        return StepMasks(keys, distinct.packed, self.shape, self.names, micro_batch)
 
-    def rows(self, module: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
+    def rows(self, name: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """See `Masks.rows`."""
         rows = self.shape.texts if pooled else self.shape.tokens
-
-        def draw(
-            keys: Tensor,
-        ) -> Tensor:  # (target modules, adapters) -> (target modules, adapters, rows * width)
-            return _kept(keys, self._range(-(-rows * width // 2)), rates)[..., : rows * width]
-
+        draw = partial(self._draw_rows, rows, width, rates, pooled)
         kind = "rows", len(self.keys), width, tuple(rates), pooled
-        return self._of(kind, module, draw, rows * width).reshape(-1, width)
+        mask = self._mask(kind, name, draw, rows * width)  # (adapters, rows, width)
+        return mask.reshape(-1, width)
 
-    def attention(self, module: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
+    def attention(self, name: str, heads: int, rate: float, pooled: bool) -> list[Tensor]:
         """See `Masks.attention`."""
-        masks, first = [], 0
-        for bucket, (texts, width) in enumerate(self.shape.groups):
-            queries, heads_before = 1 if pooled else width, first * heads
-            of_bucket = partial(self._heads_kept, texts * heads, heads_before, queries, width, rate)
-            kind = "attention", len(self.keys), heads, rate, pooled, bucket
-            found = self._of(kind, module, of_bucket, texts * heads * queries * width)
-            masks.append(found.view(-1, heads, queries, width))
-            first += texts
+        masks = []
+        for i, (places, (texts, width)) in enumerate(
+            zip(text_places(self.shape), self.shape.groups, strict=True)
+        ):
+            queries = 1 if pooled else width
+            draw = partial(self._draw_heads, places, heads, queries, width, rate)
+            kind = "attention", len(self.keys), heads, rate, pooled, i
+            mask = self._mask(kind, name, draw, texts * heads * queries * width)
+            masks.append(mask.view(-1, heads, queries, width))  # (adapters * texts, ...)
         return masks
 
-    def _heads_kept(
-        self, heads: int, before: int, queries: int, width: int, rate: float, keys: Tensor
+    def _draw_rows(self, rows: int, width: int, rates: Sequence[float], pooled: bool, keys: Tensor) -> Tensor:
+        """(names, adapters) mask keys -> (names, adapters, rows, width) uint8."""
+        words = -(-width // 2)  # of a row; of an odd width, half of the last word is left unused
+        if self.micro_batch is None:
+            numbers = self._range(rows * words)
+        else:
+            of_rows = self.micro_batch.texts if pooled else self.micro_batch.tokens  # (adapters, rows)
+            numbers = _numbered(of_rows, words)
+        mask = _decided(keys, numbers, rates)
+        return mask.view(*keys.shape, rows, 2 * words)[..., :width]
+
+    def _draw_heads(
+        self, places: slice, heads: int, queries: int, width: int, rate: float, keys: Tensor
     ) -> Tensor:
-        """(target modules, adapters) keys -> (target modules, adapters, heads of all texts, queries * width) uint8."""
+        """(names, adapters) mask keys -> (names, adapters, heads of all texts, queries * width) uint8."""
+        if self.micro_batch is None:
+            of_heads = self._range((places.stop - places.start) * heads) + places.start * heads
+        else:
+            of_heads = _numbered(self.micro_batch.texts[:, places], heads)
+        head_keys = _hashed(keys.unsqueeze(-1) ^ _hashed(of_heads))  # (names, adapters, heads of all texts)
         numbers = self._range(queries)[:, None] * MOST_QUERIES + self._range(width // 2)
-        of_heads = _mixed(keys.unsqueeze(-1) ^ _mixed(self._range(heads) + before))
-        return _kept(of_heads, numbers.flatten(), [rate] * len(self.keys))
+        return _decided(head_keys, numbers.flatten(), [rate] * len(self.keys))
 
     def _range(self, stop: int) -> Tensor:
         return torch.arange(stop, dtype=torch.int32, device=self.device)
 
-    def _of(self, kind: Hashable, module: str, draw: Callable[[Tensor], Tensor], numbers: int) -> Tensor:
-        """A target module's mask, of so many numbers an adapter; drawn with its neighbors' where they are known."""
-        if (kind, module) not in self._drawn:
-            known = self.modules.setdefault(kind, [])
-            if module in known:
+    def _mask(self, kind: Hashable, name: str, draw: Callable[[Tensor], Tensor], numbers: int) -> Tensor:
+        """One name's mask, of so many numbers an adapter.
+
+        It is drawn together with the names next to it in the list of its kind, which the model will ask
+        for next; in the first step the list is not known, and each is drawn alone.
+        """
+        if (kind, name) not in self._drawn:
+            known = self.names.setdefault(kind, [])
+            if name in known:
                 most = max(1, AT_ONCE // (len(self.keys) * numbers))
-                start = known.index(module) // most * most
-                modules = known[start : start + most]
+                start = known.index(name) // most * most
+                names = known[start : start + most]
             else:
-                known.append(module)
-                modules = [module]
-            keys = torch.stack([self.keys ^ _signed(zlib.crc32(each.encode())) for each in modules])
-            self._drawn |= zip([(kind, each) for each in modules], draw(_mixed(keys)).unbind(), strict=True)
-        return self._drawn[kind, module]
+                known.append(name)
+                names = [name]
+            keys = torch.stack([self.keys ^ _signed(zlib.crc32(each.encode())) for each in names])
+            masks = draw(_hashed(keys)).unbind()
+            self._drawn |= zip([(kind, each) for each in names], masks, strict=True)
+        return self._drawn[kind, name]
 
 
-def _kept(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
-    """What is kept, by hashes of key and number.
+def _numbered(places: Tensor, count: int) -> Tensor:
+    """The numbers of `count` things at each place: (adapters, n) -> (adapters, n * count) int32.
+
+    >>> _numbered(torch.tensor([[0, 5]]), 3).tolist()
+    [[0, 1, 2, 15, 16, 17]]
+    """
+    things = torch.arange(count, dtype=torch.int32, device=places.device)
+    return (places.to(torch.int32)[..., None] * count + things).flatten(1)
+
+
+def _decided(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
+    """The decisions at numbered places.
 
     Args:
-        keys: (target modules, adapters, ...) int32.
-        numbers: (n,) int32, each of which gives a word, and so two neighboring decisions.
+        keys: (names, adapters, ...) int32.
+        numbers: (n,) int32, or (adapters, n) for keys (names, adapters); each gives one word.
         rates: each adapter's drop rate.
 
     Returns:
-        (target modules, adapters, ..., 2 n) uint8.
+        (names, adapters, ..., 2 n) uint8, 1 where a place is kept.
+
+    >>> key = torch.tensor([[7]], dtype=torch.int32)
+    >>> few, more = (_decided(key, torch.arange(n, dtype=torch.int32), [0.5]) for n in (3, 9))
+    >>> few.shape, torch.equal(few, more[..., :6])  # more places change nothing at the first ones
+    (torch.Size([1, 1, 6]), True)
     """
-    words = _mixed(keys.unsqueeze(-1) ^ _mixed(numbers))
-    bits = words.view(torch.int16)
-    least = [round(rate * (1 << 16)) - (1 << 15) for rate in rates]
-    if len(set(least)) == 1:
-        return (bits >= least[0]).view(torch.uint8)
-    levels = torch.cat([bits.new_full((1,), each, dtype=torch.int32) for each in least])
-    return (bits >= levels.view(-1, *[1] * (bits.dim() - 2))).view(torch.uint8)
+    words = _hashed(keys.unsqueeze(-1) ^ _hashed(numbers))
+    bits = words.view(torch.int16)  # two for each word
+    thresholds = [round(rate * (1 << 16)) - (1 << 15) for rate in rates]
+    if len(set(thresholds)) == 1:
+        return (bits >= thresholds[0]).view(torch.uint8)
+    # int32, as the threshold of a rate near 1 needs. Filled, since a graph cannot copy from the host.
+    of_adapters = torch.cat([bits.new_full((1,), each, dtype=torch.int32) for each in thresholds])
+    return (bits >= of_adapters.view(-1, *[1] * (bits.dim() - 2))).view(torch.uint8)
 
 
-def _mixed(x: Tensor) -> Tensor:
-    """A bijection of 32-bit words in which every bit depends on all; x is left as it is."""
-    x = x + _signed(0x9E3779B9)  # so that 0 does not stay 0
+def _hashed(x: Tensor) -> Tensor:
+    """A bijection of 32-bit words in which every bit of the result depends on all of x.
+
+    `>>` of a signed number copies the sign into the bits that come in, so they are masked off.
+
+    >>> len(set(_hashed(torch.arange(100_000, dtype=torch.int32)).tolist()))
+    100000
+    """
+    x = x + _signed(0x9E3779B9)  # a new tensor, in which 0 does not stay 0
     x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
     x.mul_(_signed(0x7FEB352D)).bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
     x.mul_(_signed(0x846CA68B)).bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
@@ -145,5 +223,9 @@ def _mixed(x: Tensor) -> Tensor:
 
 
 def _signed(word: int) -> int:
-    """The same 32 bits as a signed number."""
+    """The same 32 bits as a signed number.
+
+    >>> _signed(0xFFFFFFFF)
+    -1
+    """
     return word - (1 << 32) if word >> 31 else word

@@ -1,8 +1,25 @@
-"""A training step on a static-shape batch: every adapter in the same kernels, as a CUDA graph where there is one."""
+"""A training step on a static batch, as a CUDA graph where there is one. The pair of `ragged.step`.
+
+One step, from texts to gradients::
+
+    host      pack(batches) + keys(seeds, number) + targets  --flatten-->  one integer array
+    device    split -> unpack -> backbone with BankHook -> losses -> gradients -> bank.grad
+              (recorded once for each shape; later steps of the shape copy the array and replay)
+
+With micro-batches, a batch of adapters' texts in order of length is dealt out like cards, so that every
+micro-batch has short and long texts, needs about the same memory, and often has the same shape::
+
+    places in the batch    0 1 2 3 4 5 6        two micro-batches:  0 2 4 6  and  1 3 5
+
+Each micro-batch's array says where its rows and texts are in the whole batch (`row_numbers`,
+`text_numbers`). The dropout masks are hashes of these numbers, and the loss is divided by the whole
+batch's total, so the gradients add up to those of the whole batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,19 +27,49 @@ from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
-from rankwise.nn.classifier import losses, pooled
-from rankwise.nn.static.batch import Shape, flatten, order, shape_of, view
+from rankwise.nn.batch import Ids, offsets
+from rankwise.nn.classifier import loss_totals, losses, pooled
+from rankwise.nn.static.batch import Arrays, Fields, Shape, fields, flatten, order, pack, split, unpack
 from rankwise.nn.static.graphs import Record, Replayed
-from rankwise.nn.static.lora import Stack, StackHook
-from rankwise.nn.static.masks import HashedMasks, Modules, keys
+from rankwise.nn.static.lora import BankHook, StackedBank
+from rankwise.nn.static.masks import MicroBatch, Names, StepMasks, keys
 from rankwise.nn.step import Batches, Targets
 
 
-class StaticStep:
-    """A step on static-shape batches, all adapters in the same kernels; a graph where `record` is given.
+class StepShape(NamedTuple):
+    """All that the kernels of a step, or of one micro-batch of it, depend on."""
 
-    For the other arguments see `step_of`. Autograd's accumulation into leaves is left out, since it
-    would run outside of a graph's recording: gradients are asked for, and written to the bank.
+    batch: Shape
+    whole: int  # texts of each adapter in the whole batch; more than `batch.texts` in a micro-batch
+
+    @property
+    def is_micro_batch(self) -> bool:
+        """Whether the batch is a part of a larger one."""
+        return self.whole > self.batch.texts
+
+    def fields(self) -> Fields:
+        """The table of what a step sends to the device."""
+        n = self.batch.adapters
+        table = fields(self.batch) | {"keys": (n,), "targets": (n, self.whole)}
+        if self.is_micro_batch:
+            table |= {"row_numbers": (n, self.batch.tokens), "text_numbers": (n, self.batch.texts)}
+        return table
+
+
+class StaticStep:
+    """A step on static batches, all adapters in the same kernels; a graph where `record` is given.
+
+    Autograd's accumulation into leaves would run outside of a graph's recording. So the gradients are
+    asked for, and added to the bank's by a kernel of the graph.
+
+    Args:
+        backbone: the frozen model.
+        bank: the adapters.
+        class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
+        base_dropout: whether the backbone's own dropout is active.
+        record: records a graph; None runs kernel by kernel.
+        on_failure: told why no graph can be recorded.
+        micro_batches: into how many a batch is split.
     """
 
     def __init__(
@@ -33,29 +80,87 @@ class StaticStep:
         base_dropout: bool,
         record: Record | None = None,
         on_failure: Callable[[str], None] = lambda reason: None,
+        micro_batches: int = 1,
     ) -> None:
         self.backbone, self.bank = backbone, bank
         self.class_weights, self.base_dropout = class_weights, base_dropout
-        self._stack, self._sites = Stack(bank), Modules()
+        self.micro_batches = micro_batches
+        self._stacked, self._mask_names = StackedBank(bank), Names()
         self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
 
     def __call__(self, batches: Batches, targets: Targets, number: int) -> Tensor:
         """See `TrainingStep`; all batches have equally many texts."""
+        orders = [order(batch) for batch in batches]
+        batches = [[batch[i] for i in places] for batch, places in zip(batches, orders, strict=True)]
         seeds = [spec.seed for spec in self.bank.specs]
-        shape = shape_of(batches, seeds)
-        sorted_targets = [own[order(batch)] for own, batch in zip(targets, batches, strict=True)]
-        numbers = [flatten(shape, batches, seeds), keys(seeds, number), *sorted_targets]
-        return self._replayed(shape, torch.from_numpy(np.concatenate(numbers)))
+        whole: Arrays = {
+            "keys": keys(seeds, number),
+            "targets": np.stack([labels[places] for labels, places in zip(targets, orders, strict=True)]),
+        }
+        micro_batches = min(self.micro_batches, len(batches[0]))
+        if micro_batches == 1:
+            return self._launch(*pack(batches, seeds), whole)
+        loss = torch.zeros(len(seeds), device=self.bank.flat.device)
+        for places in _dealt(len(batches[0]), micro_batches):
+            shape, arrays = pack([[batch[i] for i in places] for batch in batches], seeds)
+            loss += self._launch(shape, arrays | _numbers(batches, places, shape.tokens), whole)
+        return loss
 
-    def _run(self, shape: Shape, numbers: Tensor) -> Tensor:
-        """(adapters,) losses of a step whose packed batch, keys and targets are in `numbers`."""
-        texts = shape.adapters * shape.texts
-        contents, keys, targets = numbers.tensor_split((-texts - shape.adapters, -texts))
-        packed = view(shape, contents)
-        leaves = self._stack.leaves()
-        masks = HashedMasks(keys, packed, shape, self._sites)
-        hook = StackHook(self._stack, leaves, masks, self.base_dropout)
+    def _launch(self, shape: Shape, arrays: Arrays, whole: Arrays) -> Tensor:
+        """(adapters,) losses of one packed batch; valid until the next one."""
+        step_shape = StepShape(shape, whole["targets"].shape[1])
+        return self._replayed(step_shape, torch.from_numpy(flatten(step_shape.fields(), arrays | whole)))
+
+    def _run(self, shape: StepShape, flat: Tensor) -> Tensor:
+        """The device's part of a step; (adapters,) losses."""
+        arrays = split(shape.fields(), flat)
+        packed = unpack(shape.batch, arrays)
+        micro_batch = _micro_batch(shape, arrays)
+        masks = StepMasks(arrays["keys"], packed, shape.batch, self._mask_names, micro_batch)
+        leaves = self._stacked.leaves()
+        hook = BankHook(self._stacked, leaves, masks, self.base_dropout)
         outputs = hook.score(pooled(self.backbone, self.bank.first_layer, packed, hook))
-        each = losses(outputs, targets.view(shape.adapters, -1).unbind(), self.class_weights)
-        self._stack.take(torch.autograd.grad(each.sum(), list(leaves.values())))
-        return each.detach()
+        targets, totals = arrays["targets"], None  # (adapters, texts of the whole batch)
+        if micro_batch:
+            totals = loss_totals(targets, self.class_weights)
+            targets = targets.gather(1, micro_batch.texts)
+        of_adapters = losses(outputs, targets.unbind(), self.class_weights, totals)
+        gradients = torch.autograd.grad(of_adapters.sum(), list(leaves.values()))
+        self._stacked.add_gradients(gradients)
+        return of_adapters.detach()
+
+
+def _micro_batch(shape: StepShape, arrays: dict[str, Tensor]) -> MicroBatch | None:
+    return MicroBatch(arrays["row_numbers"], arrays["text_numbers"]) if shape.is_micro_batch else None
+
+
+def _dealt(texts: int, micro_batches: int) -> Iterator[range]:
+    """For each micro-batch, the places of its texts.
+
+    >>> list(map(list, _dealt(7, 2)))
+    [[0, 2, 4, 6], [1, 3, 5]]
+    """
+    return (range(first, texts, micro_batches) for first in range(micro_batches))
+
+
+def _numbers(batches: Sequence[Sequence[Ids]], places: Sequence[int], tokens: int) -> Arrays:
+    """Where the rows and texts of a micro-batch are in the whole batches.
+
+    Args:
+        batches: the whole batches, in order of length.
+        places: of the micro-batch's texts.
+        tokens: rows of the micro-batch for each adapter, padding included.
+
+    Returns:
+        row_numbers (adapters, tokens), 0 for padding, and text_numbers (adapters, texts).
+
+    >>> numbers = _numbers([[np.arange(1), np.arange(2), np.arange(3)]], range(0, 3, 2), 6)
+    >>> numbers["row_numbers"], numbers["text_numbers"]
+    (array([[0, 3, 4, 5, 0, 0]]), array([[0, 2]]))
+    """
+    rows = np.zeros((len(batches), tokens), dtype=np.int64)
+    for of_adapter, batch in zip(rows, batches, strict=True):
+        starts = offsets(np.array([len(text) for text in batch]))
+        numbers = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in places])
+        of_adapter[: len(numbers)] = numbers
+    return {"row_numbers": rows, "text_numbers": np.tile(np.array(places), (len(batches), 1))}

@@ -26,7 +26,7 @@ def batches_of(lengths: Lengths) -> list[list[Ids]]:
     return [[np.array([next(numbers) for _ in range(n)], dtype=np.int64) for n in batch] for batch in lengths]
 
 
-def stream_of(lengths: Lengths) -> tuple[PackedBatch, list[Ids]]:
+def packed_from(lengths: Lengths) -> tuple[PackedBatch, list[Ids]]:
     batches = batches_of(lengths)
     return pack(batches), [text for batch in batches for text in batch]
 
@@ -34,7 +34,7 @@ def stream_of(lengths: Lengths) -> tuple[PackedBatch, list[Ids]]:
 @often
 @given(lengths_of_batches)
 def test_ids_positions_and_starts(lengths: Lengths) -> None:
-    packed, texts = stream_of(lengths)
+    packed, texts = packed_from(lengths)
     assert packed.ids.tolist() == [number for text in texts for number in text]
     assert packed.positions.tolist() == [i for text in texts for i in range(len(text))]
     assert packed.token_starts.tolist() == [0, *np.cumsum([sum(batch) for batch in lengths])]
@@ -46,7 +46,7 @@ def test_ids_positions_and_starts(lengths: Lengths) -> None:
 @often
 @given(lengths_of_batches)
 def test_each_adapter_finds_its_own_rows(lengths: Lengths) -> None:
-    packed, _ = stream_of(lengths)
+    packed, _ = packed_from(lengths)
     batches = batches_of(lengths)
     for batch, tokens, rows in zip(batches, packed.token_rows(), packed.text_rows(), strict=True):
         assert packed.ids[tokens].tolist() == [number for text in batch for number in text]
@@ -55,8 +55,8 @@ def test_each_adapter_finds_its_own_rows(lengths: Lengths) -> None:
 
 @often
 @given(lengths_of_batches)
-def test_blocks_hold_every_text_once_and_repeat_its_last_token(lengths: Lengths) -> None:
-    packed, texts = stream_of(lengths)
+def test_buckets_have_every_text_once_and_repeat_its_last_token(lengths: Lengths) -> None:
+    packed, texts = packed_from(lengths)
     seen: list[int] = []
     for bucket in packed.buckets:
         dense = packed.ids[bucket.rows]
@@ -70,8 +70,8 @@ def test_blocks_hold_every_text_once_and_repeat_its_last_token(lengths: Lengths)
 
 @often
 @given(lengths_of_batches)
-def test_a_text_stands_in_the_same_width_among_any_neighbors(lengths: Lengths) -> None:
-    packed, texts = stream_of(lengths)
+def test_a_text_has_the_same_width_among_any_neighbors(lengths: Lengths) -> None:
+    packed, texts = packed_from(lengths)
     for bucket in packed.buckets:
         for text in bucket.texts.tolist():
             (alone,) = pack([[texts[text]]]).buckets
@@ -79,7 +79,7 @@ def test_a_text_stands_in_the_same_width_among_any_neighbors(lengths: Lengths) -
 
 
 @pytest.mark.parametrize("length", [1, 8, 9, 16, 17, 128, 129, 1000, 1024, 8192])
-def test_a_block_wastes_little(length: int) -> None:
+def test_a_bucket_wastes_little(length: int) -> None:
     width = bucket_width(length)
     assert 0 <= width - length < max(8, length / 8)
     assert bucket_width(length + 1) >= width
@@ -113,11 +113,11 @@ def test_without_keys_no_batch_is_taken_for_another() -> None:
 
 @often
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.sampled_from([64, 300, 1000, 1600]))
-def test_a_block_has_few_scores(lengths: list[int], most: int) -> None:
+def test_a_bucket_has_few_scores(lengths: list[int], most: int) -> None:
     """More texts than fit the cap start another length bucket; a text too long for it stands alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "MAX_BUCKET_SCORES", most)
-        packed, _ = stream_of([lengths])
+        packed, _ = packed_from([lengths])
     for bucket in packed.buckets:
         assert len(bucket.texts) == 1 or 1 < len(bucket.texts) * bucket.width**2 <= most
     assert sorted(text for bucket in packed.buckets for text in bucket.texts.tolist()) == list(
@@ -127,7 +127,7 @@ def test_a_block_has_few_scores(lengths: list[int], most: int) -> None:
 
 def test_texts_beyond_the_cap_stand_alone() -> None:
     length = int(MAX_BUCKET_SCORES**0.5) + 1
-    packed, _ = stream_of([[length, length]])
+    packed, _ = packed_from([[length, length]])
     assert [bucket.texts.tolist() for bucket in packed.buckets] == [[0], [1]]
 
 
@@ -137,7 +137,7 @@ def test_nothing_to_pack(lengths: Lengths) -> None:
         pack(batches_of(lengths))
 
 
-alike = st.lists(
+prefix_sharing = st.lists(
     st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=1, max_size=8),
     min_size=1,
     max_size=3,
@@ -145,15 +145,15 @@ alike = st.lists(
 
 
 @often
-@given(alike)
-def test_a_shared_beginning_is_there_once(batches: list[list[list[int]]]) -> None:
-    """As many rows as there are different beginnings in a batch; length buckets and last tokens find theirs."""
+@given(prefix_sharing)
+def test_a_shared_prefix_is_there_once(batches: list[list[list[int]]]) -> None:
+    """As many rows as a batch has different prefixes; buckets and last tokens point to the right ones."""
     arrays = [[np.array(text, dtype=np.int64) for text in batch] for batch in batches]
     packed = pack(arrays, shared=True)
     texts = [text for batch in batches for text in batch]
     for rows, batch in zip(packed.token_rows(), batches, strict=True):
-        beginnings = {tuple(text[:n]) for text in batch for n in range(1, len(text) + 1)}
-        assert rows.stop - rows.start == len(beginnings)
+        prefixes = {tuple(text[:n]) for text in batch for n in range(1, len(text) + 1)}
+        assert rows.stop - rows.start == len(prefixes)
     assert packed.ids[packed.last].tolist() == [text[-1] for text in texts]
     for bucket in packed.buckets:
         for text, length, row in zip(
@@ -164,7 +164,7 @@ def test_a_shared_beginning_is_there_once(batches: list[list[list[int]]]) -> Non
             assert set(row[length:].tolist()) <= {int(packed.last[text])}
 
 
-def test_shared_beginnings_among_distinct_batches() -> None:
+def test_shared_prefixes_in_distinct_batches() -> None:
     one, other = batches_of([[3, 5], [4, 4]])
     one.append(np.append(one[0], 7))
     packed = pack([one, other, one], same=[0, 1, 0], shared=True)

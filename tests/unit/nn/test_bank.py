@@ -11,7 +11,7 @@ from rankwise.errors import UsageError
 from rankwise.nn.bank import HEAD, AdapterSpec, Bank, layer_of, match_modules, tensor_shapes
 from tests.unit.nn import models
 
-GPT2_SITES = [f"h.{i}.{s}" for i in range(12) for s in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")]
+GPT2_MODULES = [f"h.{i}.{s}" for i in range(12) for s in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")]
 MODULES = {"h.0.attn.c_attn": (64, 192), "h.1.attn.c_attn": (64, 192), "h.1.mlp.c_proj": (256, 64)}
 
 
@@ -28,22 +28,22 @@ def bank(*specs: AdapterSpec, head_std: float = 0.02) -> Bank:
     [
         (["c_attn"], [f"h.{i}.attn.c_attn" for i in range(12)]),
         (["attn.c_proj"], [f"h.{i}.attn.c_proj" for i in range(12)]),
-        (["c_proj"], [s for s in GPT2_SITES if s.endswith("c_proj")]),
+        (["c_proj"], [s for s in GPT2_MODULES if s.endswith("c_proj")]),
         (["h.1.attn.c_attn"], ["h.1.attn.c_attn"]),
         (["h.11.mlp.c_proj", "h.0.attn.c_attn"], ["h.0.attn.c_attn", "h.11.mlp.c_proj"]),
         (["c_attn", "h.0.attn.c_attn"], [f"h.{i}.attn.c_attn" for i in range(12)]),
-        (["all-linear"], GPT2_SITES),
+        (["all-linear"], GPT2_MODULES),
     ],
 )
-def test_match_sites(targets: list[str], expected: list[str]) -> None:
+def test_match_modules(targets: list[str], expected: list[str]) -> None:
     """Each once, in the order of the forward pass."""
-    assert match_modules(GPT2_SITES, targets) == tuple(expected)
+    assert match_modules(GPT2_MODULES, targets) == tuple(expected)
 
 
 @pytest.mark.parametrize("target", ["attn", "proj", "_attn", "q_proj", "h.12.attn.c_attn", "", "*"])
 def test_a_target_that_names_nothing(target: str) -> None:
     with pytest.raises(UsageError, match="names no linear layer") as caught:
-        match_modules(GPT2_SITES, ["c_attn", target])
+        match_modules(GPT2_MODULES, ["c_attn", target])
     assert repr(target) in caught.value.message
     assert caught.value.hint == "it has c_attn, c_proj"
 
@@ -95,7 +95,7 @@ def test_fresh_values_know_nothing_of_neighbors() -> None:
     assert not any(torch.equal(alone[name], other[name]) for name in alone if not name.endswith("lora_B"))
 
 
-def test_tensors_are_views_of_the_flat_masters() -> None:
+def test_tensors_are_views_of_the_flat_parameters() -> None:
     made = bank(adapter(1, 1), adapter(0, 2), adapter(2, 3))
     assert made.segments[-1].stop == len(made.flat) == len(made.grad)
     for k, (segment, tensors) in enumerate(zip(made.segments, made.tensors, strict=True)):

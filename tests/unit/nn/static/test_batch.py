@@ -1,4 +1,4 @@
-"""An static-shape batch holds the same texts as a packed one, and its step computes the same."""
+"""A static batch has every text once, in few shapes, and is written and read by one table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankwise.nn.batch import Ids, PackedBatch
-from rankwise.nn.static.batch import Shape, flatten, order, shape_of, view
+from rankwise.nn.static.batch import Shape, fields, flatten, order, pack, shape_of, split, unpack
 from tests.unit.nn.models import texts
 
 often = settings(max_examples=60, deadline=None, derandomize=True)
@@ -23,20 +23,22 @@ batches_of_one_size = st.integers(1, 7).flatmap(
 
 
 def batches_of(lengths: Sequence[Sequence[int]]) -> list[list[Ids]]:
-    return [texts(each, seed=k) for k, each in enumerate(lengths)]
+    return [texts(of_adapter, seed=k) for k, of_adapter in enumerate(lengths)]
 
 
-def stream_of(batches: list[list[Ids]], same: Sequence[int] | None = None) -> tuple[Shape, PackedBatch]:
-    shape = shape_of(batches, same)
-    return shape, view(shape, torch.from_numpy(flatten(shape, batches, same)))
+def packed_from(batches: list[list[Ids]], same: Sequence[int] | None = None) -> tuple[Shape, PackedBatch]:
+    """By the way that a step takes: through one flat array."""
+    shape, arrays = pack(batches, same)
+    table = fields(shape)
+    return shape, unpack(shape, split(table, torch.from_numpy(flatten(table, arrays))))
 
 
 @often
 @given(batches_of_one_size)
 def test_every_text_is_there_once(lengths: list[list[int]]) -> None:
-    """In its adapter's rows, in order of length, with its positions; what is left over is zero."""
+    """In its adapter's rows, in order of length, with its positions; padding is zero."""
     batches = batches_of(lengths)
-    shape, packed = stream_of(batches)
+    shape, packed = packed_from(batches)
     for k, (rows, batch) in enumerate(zip(packed.token_rows(), batches, strict=True)):
         expected = np.concatenate([batch[i] for i in order(batch)])
         assert packed.ids[rows][: len(expected)].tolist() == expected.tolist()
@@ -49,8 +51,8 @@ def test_every_text_is_there_once(lengths: list[list[int]]) -> None:
 
 @often
 @given(batches_of_one_size)
-def test_blocks_hold_every_text_once(lengths: list[list[int]]) -> None:
-    shape, packed = stream_of(batches_of(lengths))
+def test_buckets_have_every_text_once(lengths: list[list[int]]) -> None:
+    shape, packed = packed_from(batches_of(lengths))
     seen: list[int] = []
     for bucket in packed.buckets:
         for text, length, row in zip(bucket.texts, bucket.lengths.tolist(), bucket.rows, strict=True):
@@ -65,8 +67,8 @@ def test_blocks_hold_every_text_once(lengths: list[list[int]]) -> None:
 def test_distinct_batches(lengths: list[list[int]], keys: list[int]) -> None:
     """Every row of the packed batch finds its token, and every text its text, among the distinct ones."""
     keys = [key % len(lengths) for key in keys]
-    made = batches_of(lengths)
-    _, packed = stream_of([made[key] for key in keys], keys)
+    chosen = batches_of(lengths)
+    _, packed = packed_from([chosen[key] for key in keys], keys)
     if len(set(keys)) == len(keys):
         assert packed.distinct is None
         return
@@ -78,8 +80,8 @@ def test_distinct_batches(lengths: list[list[int]], keys: list[int]) -> None:
     assert torch.equal(below.ids[below.last[of_texts]], packed.ids[packed.last])
 
 
-def test_batches_of_like_lengths_have_one_shape() -> None:
-    """Short and long texts have places of their own, whatever order they come in."""
+def test_batches_of_similar_lengths_have_one_shape() -> None:
+    """Whatever order the texts come in: they are sorted by length."""
     a, b = texts([3, 9, 60, 31]), texts([62, 28, 10, 5])
     assert shape_of([a]) == shape_of([b])
     assert shape_of([a]).groups == ((1, 16), (1, 16), (1, 32), (1, 64))
@@ -98,6 +100,33 @@ def test_shapes_are_few() -> None:
 
 @pytest.mark.parametrize("lengths", [[1], [64, 1], [17, 16, 15]])
 def test_no_text_is_cut(lengths: list[int]) -> None:
-    shape, _ = stream_of([texts(lengths)])
+    shape, _ = packed_from([texts(lengths)])
     assert shape.tokens >= sum(lengths)
     assert all(width >= 16 and width & (width - 1) == 0 for _, width in shape.groups)
+
+
+def test_an_array_that_does_not_fit_the_table_is_refused() -> None:
+    """Before it shifts everything after it: a missing one, one too many, one of another shape."""
+    shape, arrays = pack([texts([3, 9])])
+    table = fields(shape)
+    for wrong in (
+        {name: array for name, array in arrays.items() if name != "positions"},
+        arrays | {"lengths": arrays["last"]},
+        arrays | {"ids": arrays["ids"][:, :-1]},
+    ):
+        with pytest.raises(ValueError, match="do not fit the table"):
+            flatten(table, wrong)
+
+
+def test_the_arrays_share_the_flat_tensor() -> None:
+    """A graph reads the buffer that it was recorded with, so nothing may be copied out of it before."""
+    shape, arrays = pack([texts([3, 9])] * 2, [7, 7])
+    table = fields(shape)
+    flat = torch.from_numpy(flatten(table, arrays))
+    packed = unpack(shape, split(table, flat))
+    assert packed.distinct is not None
+    flat.fill_(-5)
+    inside = [packed.ids, packed.positions, packed.last, packed.distinct.rows, packed.distinct.texts]
+    for bucket in (*packed.buckets, *packed.distinct.packed.buckets):
+        inside += [bucket.texts, bucket.lengths, bucket.rows]
+    assert all(bool((tensor == -5).all()) for tensor in inside)

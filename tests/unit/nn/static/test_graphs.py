@@ -1,4 +1,4 @@
-"""What is recorded, when, and what happens where it cannot be."""
+"""What is recorded and when, and what happens where recording fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.nn.static import graphs as replay
+from rankwise.nn.static import graphs
 from rankwise.nn.static.graphs import Graph, Replayed
 
 CPU = torch.device("cpu")
@@ -57,18 +57,18 @@ def test_without_a_recorder_everything_is_computed() -> None:
 
 
 def test_so_many_graphs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "MOST_GRAPHS", 1)
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
     record = Counted()
     assert results(Replayed(doubled, CPU, record), "aabbab") == [0, 2, 4, 6, -1, 10]
     assert record.recorded == 1
 
 
 def test_where_nothing_can_be_recorded_training_goes_on() -> None:
-    record = Counted(RuntimeError("operation not permitted when packed batch is capturing"))
+    record = Counted(RuntimeError("operation not permitted when stream is capturing"))
     reasons: list[str] = []
     assert results(Replayed(doubled, CPU, record, reasons.append), "aaabb") == [0, 2, 4, 6, 8]
     assert record.recorded == 1
-    assert reasons == ["operation not permitted when packed batch is capturing"]
+    assert reasons == ["operation not permitted when stream is capturing"]
 
 
 def test_too_little_memory_is_told() -> None:

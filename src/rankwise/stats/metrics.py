@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
-from rankwise.commands.predict import softmax
 from rankwise.schema import Bin, ClassMetrics, Metrics
-from rankwise.stats import accuracy_interval
+from rankwise.stats.intervals import accuracy_interval
 
 
 def metrics(
@@ -39,7 +39,7 @@ def metrics(
     precision, recall, f1, support = (np.asarray(score) for score in scores)
     right = int((predicted == targets).sum())
     low, high = accuracy_interval(right, len(targets))
-    probabilities = softmax(logits) if probabilistic else None
+    probabilities = softmax(logits.astype(np.float64), axis=-1) if probabilistic else None
     bins = [] if probabilities is None else reliability(targets, probabilities)
     return Metrics(
         split=split,

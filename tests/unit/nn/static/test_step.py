@@ -1,8 +1,10 @@
-"""A step on static-shape batches computes what a step on packed ones does, and replays what it recorded."""
+"""A step on static batches computes what a ragged one does, by graph and in micro-batches too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,8 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
-from rankwise.nn.classifier import pooled
-from rankwise.nn.ragged.lora import BankHook
 from rankwise.nn.ragged.step import RaggedStep
-from rankwise.nn.static.batch import flatten, shape_of, view
 from rankwise.nn.static.graphs import Graph
-from rankwise.nn.static.lora import Stack, StackHook
-from rankwise.nn.static.masks import HashedMasks, keys
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
@@ -27,12 +24,12 @@ from tests.training import train
 from tests.unit.nn import models
 
 ONE, OTHER = models.texts([9, 30, 1, 17], seed=1), models.texts([20, 2, 40, 5], seed=2)
-BATCHES = [ONE, OTHER, ONE]  # of `unlike`: adapters of one seed meet the same texts
+BATCHES = [ONE, OTHER, ONE]  # of `unlike`: adapters of one seed see the same texts
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0])
 families = pytest.mark.parametrize("family", models.FAMILIES)
 
 
-def answers_of(batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def targets_of(batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Labels that follow from the texts, so that they move with them."""
     return [np.array([int(text.sum()) % models.CLASSES for text in batch]) for batch in batches]
 
@@ -53,13 +50,13 @@ def done(
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses, and each adapter's gradient."""
     bank.grad.zero_()
-    losses = step(batches, answers_of(batches), number).clone()
+    losses = step(batches, targets_of(batches), number).clone()
     return losses, [bank.grad[segment].clone() for segment in bank.segments]
 
 
 @families
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_losses_and_gradients_are_those_of_a_packed_step(family: str, weights: Tensor | None) -> None:
+def test_losses_and_gradients_are_those_of_a_ragged_step(family: str, weights: Tensor | None) -> None:
     """Without dropout, since the masks come from other generators."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone))
@@ -70,7 +67,7 @@ def test_losses_and_gradients_are_those_of_a_packed_step(family: str, weights: T
 
 
 @families
-def test_adapters_of_the_last_layer_and_heads_alone(family: str) -> None:
+def test_adapters_of_the_last_layer_and_linear_probes(family: str) -> None:
     """The layers below them run once for each different batch."""
     backbone = models.backbone(family)
     for specs in (
@@ -88,7 +85,7 @@ def test_adapters_of_the_last_layer_and_heads_alone(family: str) -> None:
 @families
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_adapter_is_the_same_alone_and_in_a_bank(family: str, place: int) -> None:
-    """With all dropout, though its neighbors change how far the packed batch is filled up and its widths."""
+    """With all dropout on, though its neighbors change the padding and the widths of the buckets."""
     backbone = models.backbone(family)
     specs = unlike(backbone, dropout=0.4)
     bank, alone = models.trained_bank(backbone, specs), models.trained_bank(backbone, [specs[place]])
@@ -122,30 +119,6 @@ def test_a_neighbor_that_is_no_number_changes_nothing(family: str) -> None:
     assert all(torch.equal(ours, each) for ours, each in zip(grads[1:], theirs[1:], strict=True))
 
 
-@families
-def test_stacked_adapters_are_the_adapters_one_by_one(family: str) -> None:
-    """On one static-shape batch with the same masks, dropout of all kinds and its scales included."""
-    backbone = models.backbone(family)
-    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
-    seeds = [spec.seed for spec in bank.specs]
-    shape = shape_of(BATCHES, seeds)
-    packed = view(shape, torch.from_numpy(flatten(shape, BATCHES, seeds)))
-    masks = HashedMasks(torch.from_numpy(keys(seeds, 3)), packed, shape, {})
-    stack = Stack(bank)
-    leaves = stack.leaves()
-    stacked, single = StackHook(stack, leaves, masks, True), BankHook(bank, packed, masks)
-    outputs, expected = (
-        torch.stack(hook.score(pooled(backbone, bank.first_layer, packed, hook)))
-        for hook in (stacked, single)
-    )
-    torch.testing.assert_close(outputs, expected)
-    torch.autograd.backward(expected.square().sum())
-    theirs = bank.grad.clone()
-    stack.take(torch.autograd.grad(outputs.square().sum(), list(leaves.values())))
-    for segment in bank.segments:
-        assert models.close(bank.grad[segment], theirs[segment], 1e-5)
-
-
 class Recorder:
     """Stands in for a CUDA device: a graph that runs what was recorded, on its own tensors."""
 
@@ -168,7 +141,7 @@ class Recorder:
 
 @families
 def test_a_replayed_step_is_the_step(family: str) -> None:
-    """From the third batch of a shape on, losses and gradients come from the recording."""
+    """From the third batch of a shape on, losses and gradients come from the graph."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     recorder = Recorder()
@@ -185,27 +158,91 @@ def test_a_replayed_step_is_the_step(family: str) -> None:
 
 @families
 def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer meets the same gradients; an epoch's last batch is smaller, so of another shape."""
+    """The optimizer sees the same gradients; an epoch's last batch is smaller, so it has another shape."""
     backbone = models.backbone(family)
     texts = models.texts([(7 * i) % 30 + 1 for i in range(22)], seed=4)
-    (labels,) = answers_of([texts])
+    (labels,) = targets_of([texts])
     recipe = Recipe(epochs=2, batch_size=4, learning_rate=5e-3, base_dropout=False)
     recorder = Recorder()
 
-    def even(
+    def static_step(
         backbone: Backbone,
         bank: Bank,
         weights: Tensor | None,
         base_dropout: bool,
-        parts: int,
+        micro_batches: int,
         on_failure: Callable[[str], None],
     ) -> TrainingStep:
-        return StaticStep(backbone, bank, weights, base_dropout, recorder, on_failure)
+        return StaticStep(backbone, bank, weights, base_dropout, recorder, on_failure, micro_batches)
 
-    packed, evenly = (models.bank(backbone, unlike(backbone)) for _ in range(2))
-    start = packed.flat.clone()
-    train(backbone, packed, texts, labels, **recipe.flat())
-    monkeypatch.setattr(training, "step_of", even)
-    train(backbone, evenly, texts, labels, **recipe.flat())
-    assert models.close(evenly.flat - start, packed.flat - start, 1e-3)
+    ragged, static = (models.bank(backbone, unlike(backbone)) for _ in range(2))
+    start = ragged.flat.clone()
+    train(backbone, ragged, texts, labels, **recipe.flat())
+    monkeypatch.setattr(training, "step_of", static_step)
+    train(backbone, static, texts, labels, **recipe.flat())
+    assert models.close(static.flat - start, ragged.flat - start, 1e-3)
     assert recorder.recorded > 0
+
+
+@families
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("micro_batches", [2, 3, 4, 9])
+def test_micro_batches_have_the_gradients_of_the_batch(
+    family: str, weights: Tensor | None, micro_batches: int
+) -> None:
+    """With all dropout on. Four texts, so 9 means 4, and 3 are not of equal size."""
+    backbone = models.backbone(family)
+    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
+    expected, theirs = done(StaticStep(backbone, bank, weights, base_dropout=True), bank, BATCHES)
+    step = StaticStep(backbone, bank, weights, base_dropout=True, micro_batches=micro_batches)
+    losses, grads = done(step, bank, BATCHES)
+    torch.testing.assert_close(losses, expected)
+    assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
+
+
+def test_micro_batches_below_the_first_adapted_layer() -> None:
+    """There the distinct batches are computed, whose masks are numbered by the whole batch as well."""
+    backbone = models.backbone("gpt2")
+    targets = list(backbone.modules())[-3:]
+    specs = [models.spec(backbone, rank, seed=7, dropout=0.3, targets=targets) for rank in (1, 4)]
+    bank = models.trained_bank(backbone, specs)
+    expected, theirs = done(StaticStep(backbone, bank, None, base_dropout=True), bank, [ONE, ONE])
+    step = StaticStep(backbone, bank, None, base_dropout=True, micro_batches=2)
+    losses, grads = done(step, bank, [ONE, ONE])
+    torch.testing.assert_close(losses, expected)
+    assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
+
+
+def test_a_recorded_micro_batch_is_the_micro_batch() -> None:
+    """Each micro-batch's numbers are data: a graph that had them built in would repeat the first's."""
+    backbone = models.backbone("gpt2")
+    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
+    batches = [models.texts([9, 9, 9, 9], seed=k) for k in (1, 2)]
+    batches.append(batches[0])
+    recorder = Recorder()
+    replayed = StaticStep(backbone, bank, None, True, recorder, micro_batches=4)
+    losses, grads = done(replayed, bank, batches)
+    expected, theirs = done(StaticStep(backbone, bank, None, True), bank, batches)
+    assert (recorder.recorded, recorder.replays) == (1, 2)  # four micro-batches of one shape
+    torch.testing.assert_close(losses, expected)
+    assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_a_cuda_device_has_static_steps_only(monkeypatch: pytest.MonkeyPatch, micro_batches: int) -> None:
+    """Falling back to micro-batches in mid-run must not change the generator of the dropout masks."""
+    backbone = models.backbone("gpt2")
+    bank = models.bank(backbone, [models.spec(backbone, 2)])
+    monkeypatch.setattr(training, "CudaRecorder", lambda device: None)
+    monkeypatch.setattr(StaticStep, "__init__", note := Noted())
+    on_cuda: Any = SimpleNamespace(flat=SimpleNamespace(device=torch.device("cuda")))
+    assert isinstance(training.step_of(backbone, on_cuda, None, True, micro_batches), StaticStep)
+    assert note.arguments[-1] == micro_batches
+    assert isinstance(training.step_of(backbone, bank, None, True, micro_batches), RaggedStep)
+
+
+class Noted:
+    """Stands in for a constructor."""
+
+    def __call__(self, *arguments: Any) -> None:
+        self.arguments = arguments

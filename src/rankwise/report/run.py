@@ -1,0 +1,166 @@
+"""A finished run, loaded once. Everything in `report` takes this value and reads no file of the run again.
+
+What `load` makes of a folder::
+
+    run = load(RunFolder("runs/first"))
+    run.results.adapters[0].validation.accuracy     # a fraction
+    run.predictions["validation"].correct           # (adapters, texts)
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from rankwise.data.readers import LONGEST_FIELD
+from rankwise.errors import UsageError
+from rankwise.recipe import Recipe
+from rankwise.report.history import Curve, parse_curves
+from rankwise.schema import AdapterResult, DataReport, Results, Timing
+from rankwise.stats.intervals import Answers
+from rankwise.store.run_folder import RunFolder
+
+D = TypeVar("D", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class SplitPredictions:
+    """What every adapter predicted for the texts of one split.
+
+    Labels are numbers: places in `Results.labels`. Adapters are in the order of `Results.adapters`.
+    """
+
+    texts: tuple[str, ...]
+    targets: NDArray[np.int64]  # (texts,) label of each text
+    predicted: NDArray[np.int64]  # (adapters, texts) label with the highest probability
+    probability: NDArray[np.float64]  # (adapters, texts) of the predicted label, a fraction
+    baselines: Mapping[str, NDArray[np.int64]]  # baseline -> (texts,) predicted label
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(adapters, texts) whether the predicted label is the text's own."""
+        correct: NDArray[np.bool_] = self.predicted == self.targets
+        return correct
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the content of its folder, without weights and logits."""
+
+    path: Path  # of the folder
+    results: Results
+    recipe: Recipe
+    timing: Timing | None
+    predictions: Mapping[str, SplitPredictions]  # split -> predictions
+    curves: Mapping[str, Curve]  # adapter -> curve; empty without history.jsonl
+    data: DataReport | None
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds that any adapter has."""
+        return len({row.seed for row in self.results.adapters})
+
+    def answers(self, split: str, adapters: Sequence[AdapterResult]) -> Answers:
+        """(adapters, texts): whether each of these adapters predicted a text's label."""
+        places = {row.name: i for i, row in enumerate(self.results.adapters)}
+        return self.predictions[split].correct[[places[row.name] for row in adapters]]
+
+
+def load(folder: RunFolder) -> Run:
+    """Read a finished run, each file once.
+
+    Raises:
+        UsageError: the run is not finished, of another schema version, or a file cannot be read.
+    """
+    results = folder.read_results()
+    return Run(
+        path=folder.path,
+        results=results,
+        recipe=Recipe.load(folder.recipe),
+        timing=folder.read_timing() if folder.timing.exists() else None,
+        predictions=_read_predictions(folder.predictions, results),
+        curves=_read_curves(folder.history),
+        data=read_data_report(folder.data),
+    )
+
+
+def read_data_report(path: Path) -> DataReport | None:
+    """data.json; None where it cannot be read, since a report can do without."""
+    try:
+        return DataReport.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None
+
+
+def _read_curves(path: Path) -> dict[str, Curve]:
+    try:
+        return parse_curves(path.read_text("utf-8", errors="replace").splitlines())
+    except OSError:
+        return {}
+
+
+def _read_predictions(path: Path, results: Results) -> dict[str, SplitPredictions]:
+    """Split -> what predictions.csv says of its texts, whose cells are as the data has them."""
+    csv.field_size_limit(LONGEST_FIELD)  # texts can be long, and csv by itself stops at 131,072 signs
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file, strict=True)
+        return _predictions(header, lines, results)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    except (ValueError, KeyError, IndexError):
+        raise UsageError(f"{path}: not as the sweep wrote it", hint="run the sweep again") from None
+
+
+def _predictions(
+    header: Sequence[str], lines: Sequence[Sequence[str]], results: Results
+) -> dict[str, SplitPredictions]:
+    """Raises ValueError, KeyError or IndexError where a column, a label or a validation text is missing."""
+    place = {name: i for i, name in enumerate(header)}
+    by_split: dict[str, list[Sequence[str]]] = {"validation": []}
+    for line in lines:
+        by_split.setdefault(line[place["split"]], []).append(line)
+    if not by_split["validation"]:
+        raise ValueError("no validation texts")
+    return {split: _split(place, found, results) for split, found in by_split.items()}
+
+
+def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Results) -> SplitPredictions:
+    label = {name: i for i, name in enumerate(results.labels)}
+    names = [row.name for row in results.adapters]
+
+    def column(name: str) -> Iterable[str]:
+        number = place[name]
+        return (line[number] for line in lines)
+
+    predicted = [[label[cell] for cell in column(name)] for name in names]
+    probability = [[float(cell) for cell in column(f"{name} probability")] for name in names]
+    return SplitPredictions(
+        texts=tuple(column("text")),
+        targets=_fixed(np.array([label[cell] for cell in column("label")], dtype=np.int64)),
+        predicted=_fixed(np.array(predicted, dtype=np.int64).reshape(len(names), len(lines))),
+        probability=_fixed(np.array(probability, dtype=np.float64).reshape(len(names), len(lines))),
+        baselines={
+            row.name: _fixed(np.array([label[cell] for cell in column(row.name)], dtype=np.int64))
+            for row in results.baselines
+            if row.name in place
+        },
+    )
+
+
+def _fixed(array: NDArray[D]) -> NDArray[D]:
+    """The array, made read-only."""
+    array.flags.writeable = False
+    return array
