@@ -1,5 +1,7 @@
 # make quickstart   a first run, from nothing to a rank table
 # make test         install, then run all tests, the linter and the type checker
+# make test-oldest  run all tests with the lowest versions that pyproject.toml allows
+# make coverage     run all tests, and list the lines of the package that none of them ran
 # make faults       kills, full disks, signals and damaged checkpoints in large numbers; half an hour
 # make check        linter, type checker and known vulnerabilities only
 # make docs         the documentation site, into site/
@@ -15,7 +17,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test faults check docs lock bench reproduce clean
+.PHONY: quickstart test test-oldest coverage faults check docs lock bench reproduce clean
 
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
@@ -23,7 +25,7 @@ quickstart: $(VENV)/base
 test: check
 	$(BIN)/python -m pytest
 
-# Old packages warn about the new packages that they stand on, so their deprecations are no errors here.
+# Old packages warn about newer packages that they depend on, so deprecations are not errors here.
 test-oldest: $(OLDEST)/ready
 	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning
 
@@ -45,7 +47,7 @@ docs: $(VENV)/docs
 
 # torch is omitted: each package index has its own files, and so its own hashes.
 lock: $(VENV)/dev
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev --constraint constraints.txt \
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev --extra docs --constraint constraints.txt \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	  --no-emit-options --no-allow-unsafe --unsafe-package torch --output-file requirements.lock pyproject.toml
 
@@ -59,7 +61,7 @@ reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce
 
 clean:
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
 
 # Each marker file says what is installed. It is newer than the files that it was installed from.
 $(VENV)/package: pyproject.toml constraints.txt

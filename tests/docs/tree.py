@@ -1,7 +1,7 @@
 """The file tree of src/rankwise in CONTRIBUTING.md.
 
-`python -m tests.docs.tree` brings it up to date: lines of files that are gone are removed, a new module gets the
-first sentence of its docstring, and every other line keeps its words.
+`python -m tests.docs.tree` brings it up to date: it removes files that are gone, gives a new module the
+first sentence of its docstring, and leaves every other line as it is.
 """
 
 from __future__ import annotations
