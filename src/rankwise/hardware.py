@@ -58,6 +58,26 @@ def bfloat16_by(on: torch.device) -> str:
     return ""
 
 
+def number_bytes(precision: str, name: str) -> int:
+    """Bytes of a number in matrix products of a recipe's precision and device, in planning.
+
+    A device that this machine does not have is planned for as well; `auto` is bfloat16 on it.
+
+    Raises:
+        UsageError: the precision is none of auto, bfloat16 and float32.
+    """
+    try:
+        return dtype(precision, device(name)).itemsize
+    except UsageError:
+        return dtype("bfloat16" if precision == "auto" else precision, torch.device("cpu")).itemsize
+
+
+def limits_kernels() -> bool:
+    """Whether the environment limits how many compiled products oneDNN keeps, as the command line has it."""
+    capacity = os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
+    return capacity.isdecimal() and int(capacity) <= 256
+
+
 def free_memory(on: torch.device) -> int:
     """Bytes that this process may still take on the device."""
     if on.type == "cuda":

@@ -13,24 +13,14 @@ from functools import partial
 from typing import Any
 
 from rankwise.errors import UsageError
-from rankwise.models.llama import LlamaConfig
-from rankwise.models.registry import Config, backbone_class, parse_config
-from rankwise.nn.bank import AdapterSpec, layer_of, match_modules, tensor_shapes
-from rankwise.nn.batch import MAX_BUCKET_SCORES
+from rankwise.memory import expected_memory, trained_parameters
+from rankwise.models.config import ModelConfig
+from rankwise.models.registry import family_of, parse_config
+from rankwise.nn.bank import AdapterSpec, layer_of, match_modules
 from rankwise.recipe import Recipe
 
 PROBE = "linear-probe"
 """Name of the linear probe among a run's adapters."""
-PROCESS_BYTES = 650_000_000
-"""What Python, torch, the tokenizer and compiled products take."""
-HOLES = 1.4
-"""What a process holds for each byte that a step needs: a freed length bucket seldom has the size asked for next."""
-BUCKET_SHARE = 1.25
-"""Rows of attention's length buckets for each token of a packed batch, at the lengths of short texts."""
-BUCKET_STEP = 8
-"""By how much a text's width in its length bucket exceeds its length, at most, at the lengths of short texts."""
-_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
-"""Sites that read the same input as another."""
 SPREAD = 2.4
 """The longest batch of an epoch lies this far over the mean, for batches of one text; the root of the
 batch size divides it. Measured on dair-ai/emotion (docs/log.md)."""
@@ -79,7 +69,7 @@ def adapters(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[s
 
     Args:
         recipe: what to train.
-        target modules: the backbone's linear layers, in order.
+        modules: the backbone's linear layers, in order.
         default_targets: what the family adapts where the recipe does not say.
 
     Raises:
@@ -149,7 +139,7 @@ def make(
             f"max_length {recipe.train.max_length}: {recipe.base} has {config.max_positions} positions",
             hint=f"give --max-length {config.max_positions} or less",
         )
-    specs = adapters(recipe, list(config.module_shapes()), backbone_class(config).default_targets)
+    specs = adapters(recipe, list(config.module_shapes()), family_of(config_json).default_targets)
     longest = (tokens_per_text or recipe.train.max_length) * (1 + SPREAD / math.sqrt(recipe.train.batch_size))
     length = min(longest, recipe.train.max_length)
     estimate = partial(
@@ -158,6 +148,7 @@ def make(
         batch=recipe.train.batch_size,
         length=length,
         number_bytes=number_bytes,
+        base_dropout=recipe.train.base_dropout,
     )
     probe = probe_of(recipe)
     by_name = {spec.name: spec for spec in (*specs, *((probe,) if probe else ()))}
@@ -181,7 +172,7 @@ def make(
 def _rows(
     banks: Sequence[Sequence[AdapterSpec]],
     specs: Sequence[AdapterSpec],
-    config: Config,
+    config: ModelConfig,
     classes: int,
     has_pad_token: bool,
 ) -> Iterator[PlannedAdapter]:
@@ -194,68 +185,6 @@ def _rows(
         merged = config.parameters() + head
         share = 100 * trainable / total
         yield PlannedAdapter(spec.name, spec.rank, spec.seed, trainable, total, share, merged, numbers[spec])
-
-
-def trained_parameters(spec: AdapterSpec, config: Config, classes: int) -> int:
-    """Numbers that an adapter trains: its factors and its score head."""
-    shapes = tensor_shapes(spec, config.module_shapes(), config.d_model, classes)
-    return sum(map(math.prod, shapes.values()))
-
-
-def expected_memory(
-    bank: Sequence[AdapterSpec], config: Config, batch: int, length: float, number_bytes: int = 2
-) -> int:
-    """Bytes of the whole process at the peak of training on a CPU.
-
-    From the model's shape, and held against measured runs (`bench/memory.py`). A GPU needs less, as it
-    keeps weights in one layout and neither Python nor torch.
-
-    Args:
-        bank: the adapters that train together.
-        config: the base model's shape.
-        batch: texts of one adapter in a step.
-        length: their mean tokens in the longest batch.
-        number_bytes: bytes of a number in matrix products; 2 for bfloat16.
-    """
-    texts, widest = batch * len(bank), max(bank, key=lambda spec: len(spec.modules))
-    linear = sum(n_in * n_out for n_in, n_out in config.module_shapes().values())
-    depth = config.layers - layer_of(widest.modules[0]) if widest.modules else 0
-    # Embeddings stay float32. Linear weights have a layout of their own for the backward pass.
-    weights = 4 * (config.parameters() - linear) + number_bytes * linear * (1 + depth / config.layers)
-    # Of the last layer's tokens only each text's last one goes on to the MLP.
-    kept = texts * length * max(0.0, depth - 0.5) * _kept(widest, config, length, number_bytes)
-    step = kept + _working(config, texts, length, number_bytes)
-    trained = sum(trained_parameters(spec, config, classes=2) for spec in bank)
-    return round(PROCESS_BYTES + weights + HOLES * step + 5 * 4 * trained)
-
-
-def _kept(spec: AdapterSpec, config: Config, length: float, number_bytes: int) -> float:
-    """Bytes that a layer keeps of a token for the backward pass."""
-    llama = isinstance(config, LlamaConfig)
-    layer = [module for module in spec.modules if layer_of(module) == config.layers - 1]
-    shapes, d = config.module_shapes(), config.d_model
-    inputs = {_INPUT.get(module.split(".")[-1], module): shapes[module][0] for module in layer}
-    masks = (0 if llama else 2 * d) + (sum(shapes[module][0] for module in layer) if spec.dropout else 0)
-    # Two float32 residuals, the bytes of dropout masks, and in the backbone's precision: what adapters read,
-    # the heads with what fills up their length buckets, what the activation needs, and attention's weights.
-    numbers = sum(inputs.values()) + BUCKET_SHARE * _heads(config) + (2 if llama else 1) * config.d_ff
-    scores = config.heads * (length + BUCKET_STEP) * (number_bytes + (0 if llama else 1))
-    return 2 * 4 * d + masks + number_bytes * numbers + scores
-
-
-def _working(config: Config, texts: int, length: float, number_bytes: int) -> float:
-    """Bytes of what one layer computes with, beside what it keeps."""
-    wide = (2 if isinstance(config, LlamaConfig) else 1) * config.d_ff
-    token = 4 * 4 * config.d_model + 3 * number_bytes * max(wide, _heads(config))
-    pairs = min(texts * (length + BUCKET_STEP) ** 2, MAX_BUCKET_SCORES)
-    return texts * length * token + (3 * 4 + 2 * number_bytes) * config.heads * pairs
-
-
-def _heads(config: Config) -> int:
-    """Numbers of a token's queries, keys and values."""
-    if isinstance(config, LlamaConfig):
-        return (config.heads + 2 * config.kv_heads) * config.head_dim
-    return 3 * config.d_model
 
 
 def _split(

@@ -143,11 +143,21 @@ class PairSummary(BaseModel):
     rank: int
     other: int
     difference: float  # accuracy of `rank` minus that of `other`
-    low: float  # 95 % interval
+    low: float  # simultaneous 95 % interval: all pairs' intervals hold the truth together
     high: float
-    p: float  # two-sided; of no difference
-    p_holm: float  # adjusted for the number of pairs
+    p: float  # two-sided, of no difference; adjusted for the number of pairs, as the interval is
     mcnemar: list[float]  # exact p within each seed
+
+
+class BaselineSummary(BaseModel):
+    """The recommended rank, or the leader, and a baseline on the same validation texts; fractions."""
+
+    rank: int
+    baseline: str
+    difference: float  # accuracy of the rank minus that of the baseline
+    low: float  # simultaneous 95 % interval
+    high: float
+    p: float  # two-sided, of no difference; adjusted as the interval is
 
 
 class Comparison(BaseModel):
@@ -157,8 +167,10 @@ class Comparison(BaseModel):
     seeds: list[int]
     ranks: list[RankSummary]
     pairs: list[PairSummary]
-    best: int  # rank of the highest mean accuracy, the smallest among equals
-    enough: int | None  # smallest rank shown not to lose more than the margin; null if none below the best
+    baselines: list[BaselineSummary]
+    best: int  # rank of the highest mean accuracy, the smallest among equals; by itself no claim
+    enough: int | None  # smallest rank shown to be enough, or the best; null where the data do not decide
+    headline: str
     verdict: str
 
 

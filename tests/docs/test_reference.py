@@ -20,7 +20,7 @@ import rankwise
 from rankwise import plan
 from rankwise.cli import app as cli
 from rankwise.cli.doctor import Finding
-from rankwise.commands.sweep import STAGES
+from rankwise.commands.results import STAGES
 from rankwise.errors import RankwiseError
 from rankwise.models.base import KNOWN
 from rankwise.recipe import PRESETS, Recipe

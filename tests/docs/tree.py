@@ -1,7 +1,7 @@
 """The file tree of src/rankwise in CONTRIBUTING.md.
 
-`python -m tests.docs.tree` updates it: lines of files that no longer exist are removed, a new module gets the
-first line of its docstring, and every other line is kept.
+`python -m tests.docs.tree` brings it up to date: it removes files that are gone, gives a new module the
+first sentence of its docstring, and leaves every other line as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LINE = re.compile(r"^( *)(\S+) +(\S.*)$")
 
 
 def files() -> list[str]:
-    """Every module and package, relative to src/rankwise, in the order of the tree. Packages end in a slash."""
+    """Every module and folder relative to src/rankwise, as the tree orders them; folders end in a slash."""
     modules = [path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
     folders = [path.parent.relative_to(SOURCE) for path in SOURCE.rglob("__init__.py")]
     names = [str(path) for path in modules] + [f"{path}/" for path in folders if path.parts]

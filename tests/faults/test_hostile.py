@@ -430,7 +430,7 @@ def test_settings_of_an_adapter(folder: Path, values: dict[str, Any]) -> None:
 
 
 def test_patterns_and_modules_that_an_adapter_names_are_not_used(folder: Path) -> None:
-    """A regular expression that takes for ever, and modules to import: target modules are those of the tensors."""
+    """An endless regular expression, and modules to import: target modules are those of the tensors."""
     change(
         folder / "adapter_config.json",
         target_modules="(a+)+(a+)+(a+)+$",

@@ -147,9 +147,13 @@ def _tensors(paths: list[Path]) -> Iterator[bytes]:
 
 
 def _predictions(run: Path) -> Iterator[bytes]:
-    """The cells of predictions.csv, in order."""
+    """The cells of predictions.csv, in order, without the baselines' columns."""
     with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        yield json.dumps(list(csv.reader(file))).encode()
+        header, *lines = csv.reader(file)
+    adapters = {path.name for path in _asked_for(run.glob("adapters/*"))}
+    names = {"split", "text", "label", *adapters, *(f"{name} probability" for name in adapters)}
+    columns = [i for i, name in enumerate(header) if name in names]
+    yield json.dumps([[line[i] for i in columns] for line in (header, *lines)]).encode()
 
 
 def _losses(run: Path) -> Iterator[bytes]:

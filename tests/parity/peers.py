@@ -20,18 +20,9 @@ from rankwise.nn.batch import Ids
 
 CLASSES = 6
 SMALL: dict[str, dict[str, Any]] = {
-    "gpt2": {"vocab_size": 500, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4},
-    "llama": {
-        "vocab_size": 500,
-        "hidden_size": 48,
-        "intermediate_size": 100,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-    },
+    name: {"vocab_size": 500, **family.peer.small} for name, family in families.FAMILIES.items()
 }
-SMALL["qwen2"] = SMALL["llama"]
+"""A small shape of each family, and of its variants."""
 SMALL["llama3"] = SMALL["llama"] | {
     "rope_parameters": {
         "rope_type": "llama3",
@@ -42,13 +33,18 @@ SMALL["llama3"] = SMALL["llama"] | {
         "original_max_position_embeddings": 16,
     }
 }
+SMALL["gpt_neox-serial"] = SMALL["gpt_neox"] | {"use_parallel_residual": False, "attention_bias": False}
+# With weights as small as fresh ones attention is nearly even, and the gradients of query and key,
+# differences of nearly equal numbers, are as far from float64's in transformers (2e-4) as they are here.
+SMALL["opt"] |= {"init_std": 0.1}
+SMALL["opt-unbiased"] = SMALL["opt"] | {"enable_bias": False}
 CONFIGS: dict[str, Any] = {
-    "gpt2": transformers.GPT2Config,
-    "llama": transformers.LlamaConfig,
-    "llama3": transformers.LlamaConfig,
-    "qwen2": transformers.Qwen2Config,
+    name: getattr(transformers, families.FAMILIES[model_type].peer.config)
+    for name in SMALL
+    for model_type in [name.replace("llama3", "llama").partition("-")[0]]
 }
-_NAME = re.compile(r"base_model\.model\.(?:transformer|model)\.(.*)\.(lora_[AB])\.default\.weight")
+_PREFIXES = "|".join({family.prefix for family in families.FAMILIES.values()})
+_NAME = re.compile(rf"base_model\.model\.(?:{_PREFIXES})\.(.*)\.(lora_[AB])\.default\.weight")
 
 
 @dataclass
@@ -79,11 +75,8 @@ class Pair:
 class StateDict:
     """Our `Source` over a transformers model's weights."""
 
-    def __init__(self, model: Any) -> None:
-        self.tensors = {
-            name.removeprefix("transformer.").removeprefix("model."): tensor
-            for name, tensor in model.state_dict().items()
-        }
+    def __init__(self, model: Any, prefix: str) -> None:
+        self.tensors = {name.removeprefix(f"{prefix}."): t for name, t in model.state_dict().items()}
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor: Tensor = self.tensors[name]
@@ -118,7 +111,8 @@ def make_pair(
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "ln_" in name or "norm" in name:
             torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)
-    backbone = families.build(json, StateDict(model), torch.float32)
+    prefix = families.family_of(json).prefix
+    backbone = families.build(json, StateDict(model, prefix), torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
         lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=rank, lora_alpha=8, target_modules=targets)

@@ -25,6 +25,7 @@ from rankwise import Classifier, ModelError, sweep
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import load_backbone
+from rankwise.models.registry import FAMILIES
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.bank import Bank
 from rankwise.nn.inference import bank_logits
@@ -41,6 +42,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "llama-default": {"alpha": 0.8},
     "llama-ratio": {"alpha": 2.0, "alpha_mode": "ratio", "targets": ("all-linear",)},
     "llama-rslora": {"alpha": 3.0, "alpha_mode": "rslora", "targets": ("o_proj", "down_proj")},
+    "qwen2-default": {"alpha": 0.8},
+    "gpt_neox-default": {"alpha": 0.8},
+    "gpt_neox-last": {"alpha": 4.0, "last_layers": 1, "targets": ("all-linear",)},
+    "opt-default": {"alpha": 0.8},
+    "opt-last": {"alpha": 4.0, "last_layers": 1, "targets": ("all-linear",)},
     "llama-last": {"alpha": 16.0, "last_layers": 1, "targets": ("q_proj",)},
 }
 
@@ -102,7 +108,7 @@ def test_names_stand_in_the_folder(run: Any, name: str) -> None:
     assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_merged_is_unmerged(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     base: Path = request.getfixturevalue(f"{family}_base")
     save_with_peft(base, tmp_path, target_modules="all-linear")
@@ -115,7 +121,7 @@ def test_merged_is_unmerged(family: str, request: pytest.FixtureRequest, tmp_pat
 
 
 def test_the_wrong_axis_would_show(gpt2_base: Path, tmp_path: Path) -> None:
-    """What the comparison with PEFT rests on: a square target module merged on the wrong axis answers otherwise."""
+    """What the comparison with PEFT rests on: a square weight merged on the wrong axis gives other logits."""
     theirs = from_peft(gpt2_base, tmp_path / "a", target_modules=["attn.c_proj"])
     np.testing.assert_allclose(our_logits(tmp_path / "a"), theirs, atol=TOLERANCE, rtol=0)
     saved = adapters.load(tmp_path / "a")
@@ -162,7 +168,7 @@ def save_with_peft(base: Path, folder: Path, *, pad: bool = False, **settings: A
     return wrapped
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -182,7 +188,7 @@ def test_pefts_adapters_here(
     assert found.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_added_pad_token(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """With a pad token added, as GPT-2 needs it there, PEFT saves the whole table of embeddings."""
     theirs = from_peft(request.getfixturevalue(f"{family}_base"), tmp_path, pad=True)
@@ -221,5 +227,5 @@ def test_other_variants_are_refused(
     settings: dict[str, Any], name: str, gpt2_base: Path, tmp_path: Path
 ) -> None:
     save_with_peft(gpt2_base, tmp_path, **settings)
-    with pytest.raises(ModelError, match=f"{name} is not supported"):
+    with pytest.raises(ModelError, match=f"{name} must be null, false or empty"):
         Classifier.load(tmp_path)

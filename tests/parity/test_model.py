@@ -25,6 +25,14 @@ CASES = [
     ("llama3", None),
     ("qwen2", None),
     ("qwen2", "all-linear"),
+    ("gpt_neox", None),
+    ("gpt_neox", ["dense", "dense_h_to_4h"]),
+    ("gpt_neox", "all-linear"),
+    ("gpt_neox-serial", "all-linear"),
+    ("opt", None),
+    ("opt", ["k_proj", "out_proj", "fc2"]),
+    ("opt", "all-linear"),
+    ("opt-unbiased", "all-linear"),
 ]
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch.utils.data import SequentialSampler
 
+from rankwise.models.registry import FAMILIES
 from rankwise.recipe import Recipe
 from rankwise.training.trainer import order
 from tests.parity.peers import CLASSES, make_pair, random_texts
@@ -26,14 +27,18 @@ class InOrder(transformers.Trainer):
         return SequentialSampler(train_dataset)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    ("family", "schedule"),
+    [*((name, "linear") for name in (*FAMILIES, "gpt_neox-serial")), ("gpt2", "cosine"), ("llama", "cosine")],
+)
 def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
     pair = make_pair(family)
     pair.peft.config.use_cache = False
     for module in pair.peft.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):  # OPT's layers keep a rate, no module
+            module.dropout = 0.0
     random = np.random.default_rng(3)
     texts = random_texts(random.integers(1, 30, STEPS * BATCH).tolist(), 500)
     targets = random.integers(0, CLASSES, len(texts))

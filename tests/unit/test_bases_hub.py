@@ -152,7 +152,7 @@ def test_an_unsupported_model_is_refused_before_its_weights_come(hub: Hub, tmp_p
     hub.repos["me/bert"] = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"large"}
     answer = look_up("find('me/bert')", tmp_path, HF_ENDPOINT=hub.url)
     assert answer["error"] == "ModelError"
-    assert "me/bert: model_type 'bert' is not supported" in answer["message"]
+    assert "me/bert: config.json: model_type 'bert' is not supported" in answer["message"]
     assert not any(path.endswith("safetensors") for path in hub.asked)
 
 

@@ -123,7 +123,10 @@ def test_what_is_at_hand(gpt2_base: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_reading_a_report_needs_no_torch() -> None:
-    code = "import sys, rankwise.data.audit, rankwise.report.data_tables; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, rankwise.data.audit, rankwise.report.data_tables\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -220,7 +220,7 @@ def test_a_lone_adapter_adds_up_its_gradients(
     full(monkeypatch, MemoryError(), adapters=1, texts=2)
     ears = Stop()
     sweep(recipe, folders[1].path, ears)
-    assert ears.notes[-1].startswith("out of memory: batches of 7 are computed in 4 parts")
+    assert ears.notes[-1].startswith("out of memory: batches of 7 are computed in 4 micro-batches")
     one, other = (adapters.load(each.adapters / "r4-s110").state for each in folders)
     assert_alike(one, other, 1e-4)
     losses = [each.read_results().adapters[0].train_loss for each in folders]
@@ -244,6 +244,6 @@ def test_no_room_elsewhere(
     def load_backbone(*arguments: Any) -> None:
         raise ERRORS[2]
 
-    monkeypatch.setattr(importlib.import_module("rankwise.commands.sweep"), "load_backbone", load_backbone)
+    monkeypatch.setattr(importlib.import_module("rankwise.models.base"), "load_backbone", load_backbone)
     with pytest.raises(ResourceError, match="out of memory"):
         sweep(tiny.recipe(gpt2_base, data_folder), tmp_path / "run")

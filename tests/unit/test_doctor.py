@@ -19,6 +19,7 @@ from rankwise import hardware
 from rankwise.cli import doctor, selftest
 from rankwise.cli.app import app
 from rankwise.cli.doctor import Finding
+from rankwise.models.registry import FAMILIES
 
 CPU = torch.device("cpu")
 
@@ -50,12 +51,8 @@ def test_every_check_says_something() -> None:
 
 def test_the_numbers_are_right() -> None:
     found = selftest.run(CPU, (torch.float32, torch.bfloat16))
-    assert [(each.family, each.precision) for each in found] == [
-        ("gpt2", "float32"),
-        ("gpt2", "bfloat16"),
-        ("llama", "float32"),
-        ("llama", "bfloat16"),
-    ]
+    expected = [(family, precision) for family in FAMILIES for precision in ("float32", "bfloat16")]
+    assert [(each.family, each.precision) for each in found] == expected
     assert all(each.passed for each in found)
     assert all(0 < each.logits < 1e-5 for each in found if each.precision == "float32")
     assert all(each.gradients > 1e-4 for each in found if each.precision == "bfloat16")
@@ -71,8 +68,8 @@ def test_the_self_test_leaves_the_random_state_alone() -> None:
 def test_wrong_numbers_are_seen(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     right = selftest._backbone
 
-    def wrong(peer: Any, device: torch.device) -> Any:
-        backbone = right(peer, device)
+    def wrong(peer: Any, family: Any, device: torch.device) -> Any:
+        backbone = right(peer, family, device)
         next(iter(backbone.linears())).weight.mul_(factor)
         return backbone
 

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score, log_loss
 
 from rankwise import Classifier, DataError, evaluate
-from rankwise.metrics import metrics
+from rankwise.stats.metrics import metrics
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
 

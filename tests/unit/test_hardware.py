@@ -87,3 +87,13 @@ def test_threads() -> None:
     finally:
         torch.set_num_threads(before)
     assert 1 <= hardware.threads() <= (os.cpu_count() or 1)
+
+
+def test_bytes_of_a_number_in_planning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, size in ((["amx_bf16"], 2), ([], 4)):
+        able = dict.fromkeys(native, True)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert hardware.number_bytes("auto", "cpu") == size
+        assert (hardware.number_bytes("bfloat16", "cpu"), hardware.number_bytes("float32", "cpu")) == (2, 4)
+    absent = f"cuda:{torch.cuda.device_count()}"
+    assert (hardware.number_bytes("auto", absent), hardware.number_bytes("float32", absent)) == (2, 4)

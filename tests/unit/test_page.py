@@ -13,7 +13,7 @@ import pytest
 
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.report import build, html
-from rankwise.report.ranks import compare, in_short
+from rankwise.report.ranks import compare
 from rankwise.report.run import load, read_data_report
 from rankwise.report.scores import rank_rows
 from rankwise.report.tables import one_line
@@ -65,8 +65,11 @@ def page(run: RunFolder) -> Page:
 
 def test_the_verdict_comes_first(made: RunFolder) -> None:
     shown, found = page(made), compare(load(made))
-    assert shown.headings[0] == (1, f"{in_short(found)}.")
-    assert shown.text.index(found.verdict) < shown.text.index("Accuracy against rank")
+    assert shown.headings[0] == (1, f"{found.headline}.")
+    evidence = found.verdict.removeprefix(f"{found.headline}. ")
+    assert evidence != found.verdict
+    assert shown.text.index(evidence) < shown.text.index("Accuracy against rank")
+    assert shown.text.count(found.headline) == 1
 
 
 def test_it_is_whole_in_itself(made: RunFolder) -> None:

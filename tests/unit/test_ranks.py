@@ -65,48 +65,52 @@ def verdict(run: RunFolder, folder: Path, accuracies: dict[int, float], **option
 def test_a_small_rank_that_is_as_good_is_enough(run: RunFolder, tmp_path: Path) -> None:
     found = verdict(run, tmp_path / "run", {1: 0.80, 2: 0.929, 8: 0.93}, shared=0.99)
     assert (found.best, found.enough) == (8, 2)
-    assert found.verdict.startswith("Rank 2 is enough: its validation accuracy is -0.10 points from rank 8")
-    assert "seed" not in found.verdict
+    assert found.headline == "Rank 2 is enough" and found.verdict.startswith(f"{found.headline}. ")
+    assert "-0.10 points from rank 8" in found.verdict
 
 
 def test_a_worse_rank_is_not_enough(run: RunFolder, tmp_path: Path) -> None:
     found = verdict(run, tmp_path / "run", {1: 0.80, 2: 0.86, 8: 0.93})
-    assert found.enough is None
-    assert found.verdict == (
-        "Rank 8 is the best, and every smaller rank is worse. "
-        "No larger one was tried, and one may be better still."
-    )
-    assert all(pair.p_holm < 0.05 for pair in found.pairs)
+    assert (found.best, found.enough) == (8, 8)
+    assert found.headline == "Rank 8 is the best of those tried"
+    assert "A larger rank may be better still" in found.verdict
+    assert all(pair.p < 0.05 for pair in found.pairs)
 
 
-def test_noise_is_called_noise_and_more_seeds_are_asked_for(run: RunFolder, tmp_path: Path) -> None:
-    found = verdict(run, tmp_path / "run", {4: 0.929, 8: 0.93}, shared=0.5)
+def test_noise_is_called_noise_and_more_is_asked_for(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {4: 0.93, 8: 0.93}, shared=0.5, texts=60)
     assert found.enough is None
-    assert "cannot tell whether rank 4 is as good as rank 8" in found.verdict
-    assert "more seeds would" in found.verdict
+    assert found.headline == "The ranks cannot be told apart"
+    assert "One text of 60 counts 1.667 points" in found.verdict
 
 
 def test_one_seed_asks_for_more_texts_and_says_that_it_is_one(run: RunFolder, tmp_path: Path) -> None:
     found = verdict(run, tmp_path / "run", {4: 0.92, 8: 0.93}, seeds=1, texts=300, shared=0.8)
     assert "validation texts instead of 300 would" in found.verdict
-    assert "One seed says nothing of how seeds differ" in found.verdict
+    assert "One seed was trained" in found.verdict
     assert [each.accuracy_spread for each in found.ranks] == [None, None]
-    assert found.pairs[0].p == found.pairs[0].mcnemar[0]
+    assert found.pairs[0].p >= found.pairs[0].mcnemar[0]
 
 
 def test_the_smallest_rank_can_be_the_best(run: RunFolder, tmp_path: Path) -> None:
     found = verdict(run, tmp_path / "run", {1: 0.93, 8: 0.90})
-    assert (found.best, found.enough) == (1, None)
-    assert found.verdict == "Rank 1 is the best, and no smaller rank was tried."
+    assert (found.best, found.enough) == (1, 1)
+    assert found.headline == "Rank 1 is the best of those tried"
+
+
+def test_the_verdict_names_the_learning_rate_that_all_ranks_share(run: RunFolder, tmp_path: Path) -> None:
+    found = verdict(run, tmp_path / "run", {1: 0.93, 8: 0.90})
+    assert "at the learning rate 0.02, which is not tuned for each rank" in found.verdict
+    assert "learning rate" not in verdict(run, tmp_path / "one", {8: 0.9}).verdict
 
 
 def test_a_single_rank_has_nothing_to_be_compared_with(run: RunFolder, tmp_path: Path) -> None:
-    assert "nothing to compare" in verdict(run, tmp_path / "run", {8: 0.9}).verdict
+    assert "no other rank to compare it with" in verdict(run, tmp_path / "run", {8: 0.9}).verdict
 
 
 def test_a_wider_margin_lets_more_ranks_pass(run: RunFolder, tmp_path: Path) -> None:
     made = invented(run, tmp_path / "run", {1: 0.90, 8: 0.93}, 3, 2000, 0.95)
-    assert compare(load(made)).enough is None
+    assert compare(load(made)).enough == 8
     assert compare(load(made), margin=0.05).enough == 1
 
 

@@ -200,11 +200,11 @@ def test_other_data_or_another_base_is_refused(gpt2_base: Path, tmp_path: Path) 
     stopped(recipe, folder, Stop(3))
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    with pytest.raises(UsageError, match="the base model's weights are not what this run was begun with"):
+    with pytest.raises(UsageError, match="the base model is not what this run was started with"):
         sweep(recipe, folder, resume=True)
     (base / "model.safetensors").write_bytes(weights)
     tiny.write_csv(data / "test.csv", tiny.rows(12, 99))
-    with pytest.raises(UsageError, match="the test split is not what this run was begun with"):
+    with pytest.raises(UsageError, match="the test split is not what this run was started with"):
         sweep(recipe, folder, resume=True)
     tiny.data_folder(data)
     sweep(recipe, folder, resume=True)

@@ -197,7 +197,7 @@ def test_an_adapter_does_not_depend_on_the_other_ranks(
     alone = RunFolder(tmp_path / "alone")
     sweep(tiny.recipe(gpt2_base, data_folder, ranks=(8, 4), seeds=(7, 110)), alone.path)
     assert sorted(path.name for path in alone.adapters.iterdir()) == [
-        "r4-s110", "r4-s7", "r8-s110", "r8-s7",
+        "linear-probe", "r4-s110", "r4-s7", "r8-s110", "r8-s7",
     ]  # fmt: skip
     assert_alike(state(run, "r4-s110"), state(alone, "r4-s110"), 1e-4)
     with pytest.raises(AssertionError):
@@ -259,7 +259,9 @@ def test_a_missing_validation_split_is_cut_and_said(gpt2_base: Path, tmp_path: P
     assert results.adapters[0].test is None
     assert "test accuracy" not in folder.table.read_text("utf-8")
     assert folder.samples.read_text("utf-8").startswith("validation texts")
-    assert ears.stages == ["data", "base", "tokens", "load", "train", "validation", "baselines", "rank 0"]
+    assert ears.stages == [
+        "data", "base", "tokens", "load", "train", "validation", "linear probe", "validation", "baselines",
+    ]  # fmt: skip
     assert ears.open == len(ears.stages), "the last stage was never ended"
 
 

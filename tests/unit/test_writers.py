@@ -109,7 +109,8 @@ def test_formulas_get_an_apostrophe(tmp_path: Path, sign: str) -> None:
     [
         "=1+1", "+cmd", "-cmd", "@SUM(A1)", "-1", "+0.5", " =1", "\u3000=1", "\xa0@x", "\ufeff=1",
         "\u200b=1",
-        "\t=1", "\tx", "\rx", "\nx", "\x00=1", "\uff1d1", " \uff0b1", "\uff0d1", "\uff201", "\ufe661", "\ufe6b1",
+        "\t=1", "\tx", "\rx", "\nx", "\x00=1", "\uff1d1", " \uff0b1", "\uff0d1",
+        "\uff201", "\ufe661", "\ufe6b1",
     ],
 )  # fmt: skip
 def test_the_one_rule_for_formulas(text: str) -> None:

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rankwise.models import registry as families
+from rankwise.models.family import Family
+from rankwise.models.registry import FAMILIES
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_modules
 from rankwise.nn.batch import Ids
@@ -31,15 +32,7 @@ CLASSES, RANK, ALPHA, VOCABULARY = 3, 2, 4.0, 100
 LENGTHS = (1, 9, 4, 30, 2)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest relative error that passes: rounding of float32 is a thousandth of it, bfloat16 has 8 bits."""
-_SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
-    "llama": {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 32,
-    },
-}  # fmt: skip
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-_FACTOR = re.compile(r"base_model\.model\.(?:transformer|model)\.(.*)\.(lora_[AB])\.default\.weight")
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class Agreement:
 
 
 def run(device: torch.device, precisions: Sequence[torch.dtype]) -> list[Agreement]:
-    """Compare GPT-2 and Llama in each precision.
+    """Compare a small model of each family in each precision.
 
     Args:
         device: where ours computes.
@@ -67,15 +60,15 @@ def run(device: torch.device, precisions: Sequence[torch.dtype]) -> list[Agreeme
     """
     texts = _texts()
     found = []
-    for family in _SHAPES:
+    for name, family in FAMILIES.items():
         with _quiet():
             peer = _peer(family)
-            theirs = _peer_results(peer, texts)
+            theirs = _peer_results(peer, family, texts)
         for dtype in precisions:
-            ours = _our_results(peer, texts, dtype, device)
+            ours = _our_results(peer, family, texts, dtype, device)
             in_logits, in_gradients = map(_error, ours, theirs)
-            name = str(dtype).removeprefix("torch.")
-            found.append(Agreement(family, name, in_logits, in_gradients, TOLERANCE[dtype]))
+            precision = str(dtype).removeprefix("torch.")
+            found.append(Agreement(name, precision, in_logits, in_gradients, TOLERANCE[dtype]))
     return found
 
 
@@ -88,17 +81,20 @@ def _targets() -> Tensor:
     return torch.arange(len(LENGTHS)) % CLASSES
 
 
-def _peer(family: str) -> Any:
+def _peer(family: Family) -> Any:
     """A classifier of transformers with LoRA by PEFT, every number random, B included."""
     import peft
     import transformers
 
-    shape = _SHAPES[family] | {"vocab_size": VOCABULARY, "num_labels": CLASSES} | _SPECIAL
+    values = {**family.peer.small, "vocab_size": VOCABULARY, "num_labels": CLASSES, **_SPECIAL}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = transformers.AutoConfig.for_model(family, **shape, initializer_range=0.2)
+        config = getattr(transformers, family.peer.config)(**values)
         classifier: Any = transformers.AutoModelForSequenceClassification
         model = classifier.from_config(config, attn_implementation="eager")
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # larger than fresh ones, so that each matters
+                torch.nn.init.normal_(parameter, std=0.2)
         lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=RANK, lora_alpha=int(ALPHA))
         wrapped: Any = peft.get_peft_model(model, lora)
         for name, parameter in wrapped.named_parameters():
@@ -107,57 +103,58 @@ def _peer(family: str) -> Any:
     return wrapped.eval()
 
 
-def _peer_results(peer: Any, texts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+def _peer_results(peer: Any, family: Family, texts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
     """(logits, all gradients in a row)."""
     ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = torch.from_numpy(text)
     out: Tensor = peer(input_ids=ids, attention_mask=(ids != 0).long()).logits
     torch.autograd.backward(F.cross_entropy(out, _targets()))
-    trained = _trained(peer)
+    trained = _trained(peer, family)
     return out.detach(), torch.cat([_gradient(trained[name]) for name in sorted(trained)])
 
 
 def _our_results(
-    peer: Any, texts: Sequence[Ids], dtype: torch.dtype, device: torch.device
+    peer: Any, family: Family, texts: Sequence[Ids], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    backbone = _backbone(peer, device)
+    backbone = _backbone(peer, family, device)
     backbone.cast(dtype)
     modules = backbone.modules()
     spec = AdapterSpec(
         RANK, ALPHA, ALPHA / RANK, 0, 0.0, match_modules(list(modules), backbone.default_targets)
     )
     bank = Bank([spec], modules, backbone.d_model, CLASSES, device=device)
-    bank.load(0, {name: parameter.detach() for name, parameter in _trained(peer).items()})
+    bank.load(0, {name: parameter.detach() for name, parameter in _trained(peer, family).items()})
     (out,) = logits(backbone, bank, pack([texts], device))
     torch.autograd.backward(losses([out], [_targets().to(device)]).sum())
     tensors = bank.tensors[0]
     return out.detach(), torch.cat([_gradient(tensors[name]) for name in sorted(tensors)])
 
 
-def _backbone(peer: Any, device: torch.device) -> Backbone:
+def _backbone(peer: Any, family: Family, device: torch.device) -> Backbone:
     """Our backbone, with the weights of the peer's frozen model."""
     model = peer.get_base_model()
     named = {name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items()}
-    json = model.config.to_dict()
-    return families.build(json, _Source(named), torch.float32, device)
+    config = family.config.from_json(model.config.to_dict())
+    return family.backbone(config, _Source(named, family.prefix), torch.float32, device)
 
 
 class _Source:
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self._tensors = {name.split(".", 1)[1]: tensor for name, tensor in tensors.items()}
+    def __init__(self, tensors: dict[str, Tensor], prefix: str) -> None:
+        self._tensors = {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self._tensors[name].detach()
 
 
-def _trained(peer: Any) -> dict[str, Tensor]:
+def _trained(peer: Any, family: Family) -> dict[str, Tensor]:
     """What PEFT trains, under our names."""
+    factor = re.compile(rf"base_model\.model\.{family.prefix}\.(.*)\.(lora_[AB])\.default\.weight")
     named = {}
     for name, parameter in peer.named_parameters():
         if parameter.requires_grad:
-            factor = _FACTOR.fullmatch(name)
-            named[f"{factor[1]}.{factor[2]}" if factor else HEAD] = parameter
+            found = factor.fullmatch(name)
+            named[f"{found[1]}.{found[2]}" if found else HEAD] = parameter
     return named
 
 

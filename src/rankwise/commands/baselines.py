@@ -18,14 +18,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rankwise.commands.material import Material
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.inference import bank_logits
 from rankwise.training.data import EncodedSplit
+from rankwise.training.outcome import Outcome
 
 Logits = dict[str, NDArray[np.float32]]
 """Evaluated split -> (texts, classes)."""
 Splits = Mapping[str, EncodedSplit]
+SVM = "TF-IDF + linear SVM"
+"""Name of the baseline that gives scores instead of probabilities."""
 
 
 def majority(train: EncodedSplit, evaluated: Splits, classes: int) -> Logits:
@@ -64,3 +68,20 @@ def untrained_head(backbone: Backbone, spec: AdapterSpec, evaluated: Splits, cla
         [head], backbone.modules(), backbone.d_model, classes, backbone.head_std, backbone.tokens.device
     )
     return {name: bank_logits(backbone, bank, split.ids)[0] for name, split in evaluated.items()}
+
+
+def all_baselines(material: Material, finished: Mapping[str, Outcome]) -> dict[str, Logits]:
+    """Baseline -> its logits on each evaluated split."""
+    if not material.recipe.train.baselines:
+        return {}
+    train, splits, labels = material.splits["train"], material.evaluated, material.corpus.labels
+    first = next(iter(material.specs.values()))
+    rows = {
+        "majority class": majority(train, splits, len(labels)),
+        SVM: linear_svm(train, splits, len(labels)),
+        "untrained head": untrained_head(material.backbone, first, splits, len(labels)),
+    }
+    probe = material.plan.probe
+    if probe and probe.name in finished:
+        rows["rank 0"] = finished[probe.name].logits
+    return rows

@@ -9,8 +9,8 @@ import numpy as np
 
 from rankwise.commands.predict import Classifier
 from rankwise.data import load as data
-from rankwise.metrics import metrics
 from rankwise.schema import Metrics
+from rankwise.stats.metrics import metrics
 
 
 def evaluate(

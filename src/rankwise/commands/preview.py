@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankwise import plan
+from rankwise import hardware, plan
 from rankwise.data import load as data
 from rankwise.data.audit import report
 from rankwise.models import base as bases
@@ -43,12 +43,12 @@ def preview(
         classes=classes,
         texts=train_texts or texts,
         tokens_per_text=tokens_per_text or tokens,
-        number_bytes=4 if recipe.machine.precision == "float32" else 2,
+        number_bytes=hardware.number_bytes(recipe.machine.precision, recipe.machine.device),
     )
 
 
 def _facts(recipe: Recipe) -> tuple[int | None, int, float | None]:
-    """Training texts, classes and mean tokens of a recipe's data, as far as they are known without a network."""
+    """Training texts, classes and mean tokens of a recipe's data, as far as they can be known here."""
     if data.is_hub_id(recipe.data.source):
         texts, classes, tokens = KNOWN_DATA.get(recipe.data.source, (None, DEFAULT_CLASSES, None))
         return texts, len(recipe.data.labels or ()) or classes, tokens

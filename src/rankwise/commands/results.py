@@ -4,33 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from rankwise import hardware
+from rankwise.commands import baselines as baseline_models
+from rankwise.commands.material import Material, precision_name, versions
 from rankwise.data.writers import csv_line
-from rankwise.metrics import metrics
 from rankwise.models.peft_format import WEIGHTS
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import PlannedAdapter
-from rankwise.schema import AdapterResult, Baseline, Metrics
+from rankwise.schema import AdapterResult, Baseline, Metrics, Results, Timing
+from rankwise.stats.metrics import metrics
 from rankwise.training.data import EncodedSplit
+from rankwise.training.journal import Journal
 from rankwise.training.outcome import Outcome
 
 Splits = Mapping[str, EncodedSplit]
 """The evaluated splits: validation, and test where there is one."""
+Logits = Mapping[str, NDArray[np.float32]]
+"""Evaluated split -> (texts, classes)."""
 
 
-def predictions_csv(splits: Splits, labels: Sequence[str], outcomes: Sequence[Outcome]) -> str:
-    """Every evaluated text, every adapter: predicted label and its probability."""
+def predictions_csv(
+    splits: Splits, labels: Sequence[str], outcomes: Sequence[Outcome], baselines: Mapping[str, Logits]
+) -> str:
+    """Every evaluated text: each adapter's label and its probability, then each baseline's label."""
     columns = [column for outcome in outcomes for column in (outcome.name, f"{outcome.name} probability")]
-    lines = [csv_line(["split", "text", "label", *columns])]
+    lines = [csv_line(["split", "text", "label", *columns, *baselines])]
     for name, split in splits.items():
         probabilities = [softmax(outcome.logits[name].astype(np.float64), axis=1) for outcome in outcomes]
         for i, (text, label) in enumerate(zip(split.source.texts, split.source.labels, strict=True)):
             cells = [cell for rows in probabilities for cell in _best(rows[i], labels)]
+            cells += [labels[int(logits[name][i].argmax())] for logits in baselines.values()]
             lines.append(csv_line([name, text, labels[label], *cells]))
     return "".join(lines)
 
@@ -73,7 +84,7 @@ def adapter_result(
 
 def baseline(
     name: str,
-    logits: Mapping[str, NDArray[np.float32]],
+    logits: Logits,
     splits: Splits,
     labels: Sequence[str],
     *,
@@ -85,7 +96,7 @@ def baseline(
 
 
 def measure(
-    logits: Mapping[str, NDArray[np.float32]],
+    logits: Logits,
     splits: Splits,
     labels: Sequence[str],
     *,
@@ -96,3 +107,60 @@ def measure(
         name: metrics(name, split.targets, logits[name], labels, probabilistic=probabilistic)
         for name, split in splits.items()
     }
+
+
+STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "baselines", "write", "total")
+
+
+def sweep_results(
+    material: Material, journal: Journal, trained: Sequence[Outcome], baselines: Mapping[str, Logits]
+) -> Results:
+    """What results.json holds."""
+    planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
+    probe = material.plan.probe
+    return Results(
+        rankwise=version("rankwise"),
+        base=material.base.name,
+        labels=list(material.corpus.labels),
+        texts={name: len(split) for name, split in material.splits.items()},
+        notes=list(material.corpus.notes),
+        device=str(material.device),
+        precision=precision_name(material.precision),
+        threads=hardware.threads(),
+        versions=versions(),
+        fingerprint=material.fingerprint,
+        adapters=[
+            adapter_result(
+                planned[outcome.name],
+                material.specs[outcome.name],
+                outcome,
+                measure(outcome.logits, material.evaluated, material.corpus.labels),
+                bank=journal.bank_of(outcome.name),
+                folder=material.run.adapters / outcome.name,
+            )
+            for outcome in trained
+        ],
+        baselines=[
+            baseline(
+                name,
+                logits,
+                material.evaluated,
+                material.corpus.labels,
+                probabilistic=name != baseline_models.SVM,
+            )
+            for name, logits in baselines.items()
+        ],
+        diverged=[each for each in journal.diverged if not probe or each.name != probe.name],
+    )
+
+
+def sweep_timing(journal: Journal, results: Results) -> Timing:
+    """What timing.json holds."""
+    seconds, training = journal.clock.reading(), journal.clock.seconds.get("train", 0.0)
+    by_adapter = journal.state.train_seconds
+    return Timing(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},
+        train_seconds={row.name: round(by_adapter.get(row.name, 0.0), 3) for row in results.adapters},
+        tokens_per_second=journal.state.trained_tokens / training if training else 0.0,
+    )

@@ -5,49 +5,35 @@ Read it from the top: data, base, plan, training bank by bank, baselines, result
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from rankwise import hardware
-from rankwise.commands import baselines as baseline_models
-from rankwise.commands.results import adapter_result, baseline, measure, predictions_csv
-from rankwise.data import load as data
+from rankwise.commands.baselines import all_baselines
+from rankwise.commands.material import Material, read_material, stage
+from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.data.audit import write as write_data_report
 from rankwise.errors import ResourceError, TrainingError
-from rankwise.models import base as models
 from rankwise.models import peft_format
-from rankwise.models.tokenizer import Tokenizer
-from rankwise.nn.backbone import Backbone
-from rankwise.nn.bank import AdapterSpec
-from rankwise.plan import Plan
-from rankwise.plan import make as make_plan
 from rankwise.recipe import Recipe
 from rankwise.report import build
-from rankwise.schema import Baseline, Diverged, Results, Timing
+from rankwise.schema import Diverged, Results
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command, slug
 from rankwise.training import outcome as outcomes
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
-from rankwise.training.data import EncodedSplit, balanced_weights
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
-from rankwise.training.trainer import Failure, Trainer, TrainingData
+from rankwise.training.trainer import Failure, Trainer
 
-STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "baselines", "write", "total")
-MEMORY_SHARE = 0.6
-"""Part of the free memory that a bank may take where the recipe names no limit."""
 CHECKPOINT_MINUTES = 10.0
 """Minutes between two checkpoints; there is one after every epoch as well."""
 
@@ -85,10 +71,8 @@ def sweep(
         TrainingError: no adapter is left whose loss is a number, or the recipe wants to stop at the first.
         ResourceError: memory or disk is full.
     """
-    run, every = (
-        RunFolder(folder or default_folder(recipe)),
-        SaveEvery(60 * checkpoint_minutes, checkpoint_steps),
-    )
+    run = RunFolder(folder or default_folder(recipe))
+    every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
     callback = callback or Callback()
     with _explained(run, callback), files.locked(run.path):
         if resume:
@@ -139,52 +123,12 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
     return _sweep(recipe, run, callback, every, saved)
 
 
-@dataclass(frozen=True)
-class Material:
-    """Everything that a sweep reads before it trains."""
-
-    recipe: Recipe
-    run: RunFolder
-    corpus: data.Dataset
-    splits: dict[str, EncodedSplit]
-    base: models.Base
-    config: dict[str, Any]  # the base's config.json
-    tokenizer: Tokenizer
-    backbone: Backbone
-    plan: Plan
-    device: torch.device
-    precision: torch.dtype
-    fingerprint: dict[str, str]
-
-    @property
-    def evaluated(self) -> dict[str, EncodedSplit]:
-        """The splits that finished adapters are evaluated on."""
-        return {name: self.splits[name] for name in ("validation", "test") if name in self.splits}
-
-    @property
-    def specs(self) -> dict[str, AdapterSpec]:
-        """Name -> adapter, the linear probe included."""
-        return {spec.name: spec for bank in self.plan.banks for spec in bank}
-
-    @property
-    def training_data(self) -> TrainingData:
-        """What a trainer needs of the splits."""
-        train, validation, labels = self.splits["train"], self.splits["validation"], self.corpus.labels
-        balanced = self.recipe.train.class_weights == "balanced"
-        weights = balanced_weights(train.targets, len(labels)) if balanced else None
-        return TrainingData(train.ids, train.targets, labels, weights, validation.ids, validation.targets)
-
-    def environment(self) -> dict[str, str]:
-        """What may change the last digits of a result though the recipe is the same."""
-        return resuming.environment(_versions(), str(self.device), _name(self.precision), hardware.threads())
-
-
 def _sweep(
     recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery, saved: Checkpoint | None
 ) -> Results:
     """Every stage in turn."""
     clock = Clock()
-    material = _read(recipe, run, callback, clock, saved)
+    material = read_material(recipe, run, callback, clock, saved)
     journal = _open_journal(material, callback, clock, every, saved)
     finished = _finished(material)
     if saved is None:
@@ -202,67 +146,18 @@ def _sweep(
     if not any(name in finished for name in material.plan.names):
         raise _nothing_left([each for each in journal.diverged if each.name in material.plan.names])
 
-    with _stage("baselines", callback, clock):
-        rows = _baselines(material, finished)
+    with stage("baselines", callback, clock):
+        baselines = all_baselines(material, finished)
+    trained = [finished[name] for name in material.plan.names if name in finished]
     with clock.timed("write"):
-        trained = [finished[name] for name in material.plan.names if name in finished]
-        files.write_text(
-            run.predictions, predictions_csv(material.evaluated, material.corpus.labels, trained)
-        )
-    results = _results(material, journal, trained, rows)
-    files.write_text(run.timing, _timing(journal, results).model_dump_json(indent=1) + "\n")
+        labels, evaluated = material.corpus.labels, material.evaluated
+        files.write_text(run.predictions, predictions_csv(evaluated, labels, trained, baselines))
+    results = sweep_results(material, journal, trained, baselines)
+    files.write_text(run.timing, sweep_timing(journal, results).model_dump_json(indent=1) + "\n")
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
     build.rebuild(run)
     files.remove(run.checkpoint)  # without a checkpoint beside its results a run is complete
     return results
-
-
-@contextmanager
-def _stage(name: str, callback: Callback, clock: Clock) -> Iterator[None]:
-    """A timed stage of no known length."""
-    callback.begin(name, None)
-    with clock.timed(name):
-        yield
-    callback.end()
-
-
-def _read(
-    recipe: Recipe, run: RunFolder, callback: Callback, clock: Clock, saved: Checkpoint | None
-) -> Material:
-    """Data and base, checked; texts as token ids; the plan; the frozen backbone that all banks share."""
-    with _stage("data", callback, clock):
-        corpus = data.load(recipe)
-    for note in corpus.notes:
-        callback.note(note)
-    with _stage("base", callback, clock):
-        base = models.find(recipe.base)
-        config = files.read_object(base.folder / "config.json")
-        tokenizer = Tokenizer.load(base.folder)
-    with _stage("tokens", callback, clock):
-        max_length = recipe.train.max_length
-        splits = {split.name: EncodedSplit.encode(split, tokenizer, max_length) for split in corpus.splits}
-    device = hardware.device(recipe.machine.device)
-    precision = hardware.dtype(recipe.machine.precision, device)
-    limit = recipe.machine.memory_gb
-    plan = make_plan(
-        recipe,
-        config,
-        has_pad_token=tokenizer.has_pad_token,
-        classes=len(corpus.labels),
-        texts=len(splits["train"]),
-        tokens_per_text=float(np.mean([len(ids) for ids in splits["train"].ids])),
-        memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device)),
-        number_bytes=precision.itemsize,
-        decided=[bank.adapters for bank in saved.state.banks] if saved else [],
-    )
-    with _stage("load", callback, clock):
-        backbone = models.load_backbone(base, precision, device)
-    for split in splits.values():
-        models.check_ids(split.ids, backbone)
-    fingerprint = resuming.fingerprint(splits, corpus.labels, base.folder)
-    return Material(
-        recipe, run, corpus, splits, base, config, tokenizer, backbone, plan, device, precision, fingerprint
-    )
 
 
 def _open_journal(
@@ -327,7 +222,7 @@ def _train_bank(
             micro_batches=bank.micro_batches,
             record=lambda event: journal.record(number, event),
         )
-        _train(trainer, material, journal, callback, f"train {number}/{len(journal.banks)}")
+        _train(trainer, material, journal, callback, _title(number, material, journal))
         trained = _evaluate(trainer, material, journal.clock, callback)
     except (RuntimeError, MemoryError) as error:
         if not hardware.is_out_of_memory(error):
@@ -342,9 +237,17 @@ def _train_bank(
     return True
 
 
+def _title(number: int, material: Material, journal: Journal) -> str:
+    """What a bank's training is called on the screen: `train`, `train 1/2` or `linear probe`."""
+    probe = material.plan.probe
+    if probe and probe.name in journal.banks[number - 1].adapters:
+        return "linear probe"
+    banks = sum(not probe or probe.name not in bank.adapters for bank in journal.banks)
+    return "train" if banks == 1 else f"train {number}/{banks}"
+
+
 def _train(trainer: Trainer, material: Material, journal: Journal, callback: Callback, title: str) -> None:
     """Train a bank to its end; an interruption saves it."""
-    title = "train" if len(journal.banks) == 1 else title
     callback.begin(title, trainer.steps)
     callback.advance(trainer.step_number)
     try:
@@ -356,8 +259,9 @@ def _train(trainer: Trainer, material: Material, journal: Journal, callback: Cal
                 callback.end()
                 callback.validation(validation)
                 journal.save(trainer)
-                callback.begin(title, trainer.steps)
-                callback.advance(trainer.step_number)
+                if not trainer.done:
+                    callback.begin(title, trainer.steps)
+                    callback.advance(trainer.step_number)
                 continue
             start = time.perf_counter()
             with journal.clock.timed("train"):
@@ -447,74 +351,3 @@ def _nothing_left(diverged: Sequence[Diverged]) -> TrainingError:
         f"no adapter is left: {gone}; the first had {diverged[0].reason}",
         hint="a lower --learning-rate or --precision float32 usually helps",
     )
-
-
-def _baselines(material: Material, finished: Mapping[str, Outcome]) -> list[Baseline]:
-    """The rows that ranks are compared with."""
-    if not material.recipe.train.baselines:
-        return []
-    train, splits, labels = material.splits["train"], material.evaluated, material.corpus.labels
-    majority = baseline_models.majority(train, splits, len(labels))
-    svm = baseline_models.linear_svm(train, splits, len(labels))
-    first = next(iter(material.specs.values()))
-    untrained = baseline_models.untrained_head(material.backbone, first, splits, len(labels))
-    rows = [
-        baseline("majority class", majority, splits, labels),
-        baseline("TF-IDF + linear SVM", svm, splits, labels, probabilistic=False),
-        baseline("untrained head", untrained, splits, labels),
-    ]
-    probe = material.plan.probe
-    if probe and probe.name in finished:
-        rows.append(baseline("rank 0", finished[probe.name].logits, splits, labels))
-    return rows
-
-
-def _results(
-    material: Material, journal: Journal, trained: Sequence[Outcome], baselines: list[Baseline]
-) -> Results:
-    planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
-    probe = material.plan.probe
-    return Results(
-        rankwise=version("rankwise"),
-        base=material.base.name,
-        labels=list(material.corpus.labels),
-        texts={name: len(split) for name, split in material.splits.items()},
-        notes=list(material.corpus.notes),
-        device=str(material.device),
-        precision=_name(material.precision),
-        threads=hardware.threads(),
-        versions=_versions(),
-        fingerprint=material.fingerprint,
-        adapters=[
-            adapter_result(
-                planned[outcome.name],
-                material.specs[outcome.name],
-                outcome,
-                measure(outcome.logits, material.evaluated, material.corpus.labels),
-                bank=journal.bank_of(outcome.name),
-                folder=material.run.adapters / outcome.name,
-            )
-            for outcome in trained
-        ],
-        baselines=baselines,
-        diverged=[each for each in journal.diverged if not probe or each.name != probe.name],
-    )
-
-
-def _timing(journal: Journal, results: Results) -> Timing:
-    seconds, training = journal.clock.reading(), journal.clock.seconds.get("train", 0.0)
-    by_adapter = journal.state.train_seconds
-    return Timing(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},
-        train_seconds={row.name: round(by_adapter.get(row.name, 0.0), 3) for row in results.adapters},
-        tokens_per_second=journal.state.trained_tokens / training if training else 0.0,
-    )
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__}
-
-
-def _name(precision: torch.dtype) -> str:
-    return str(precision).removeprefix("torch.")

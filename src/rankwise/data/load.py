@@ -7,44 +7,39 @@ outputs.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
-from socket import gaierror
-from typing import Any
-from unicodedata import category
 
+from rankwise.data.columns import (
+    SPLIT_NAMES,
+    LabeledRows,
+    collect,
+    find_text_column,
+    is_path,
+    text_and_label,
+    text_of,
+)
+from rankwise.data.hub import from_hub
 from rankwise.data.readers import (
     BATCH_ROWS,
     INCOMPLETE,
     SUFFIXES,
-    NumberedRows,
     Origin,
     Row,
     Table,
-    first_line,
     listed,
     open_table,
     short,
 )
-from rankwise.errors import DataError, RankwiseError, Unreachable
 from rankwise.recipe import Recipe
 
 STARTER_LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
-TEXT_COLUMNS = (
-    "text", "sentence", "content", "body", "document", "tweet", "message", "review", "comment",
-    "post", "utterance", "query", "question", "input", "title",
-)  # fmt: skip
-LABEL_COLUMNS = (
-    "label", "labels", "emotion", "class", "category", "target", "sentiment", "intent", "topic",
-)  # fmt: skip
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -126,62 +121,44 @@ def read_rows(path: Path, *, text_column: str | None = None) -> tuple[str, Itera
         DataError: the file cannot be used; from the iterator: a row or its text cannot be used.
     """
     with open_table(path, labeled=False) as table:
-        column = _text_column(table.origin, table.columns, text_column)
+        column = find_text_column(table.origin, table.columns, text_column)
     return column, _batches(path, column)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One file or Hub split, read: labels are strings still, and lines are kept for messages."""
-
-    origin: Origin
-    texts: list[str]
-    labels: list[str]
-    lines: list[int]
-    classes: Sequence[str]
-
-
-# --- where the texts come from --------------------------------------------------------------
-
-
-def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[_Part]]:
+def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
     """The parts of every split that the recipe's data has; train is always there."""
     on_hub = is_hub_id(recipe.data.source)
     if recipe.data.source == "starter":
         parts = _starter()
     elif on_hub:
-        parts = _from_hub(recipe, notes)
+        parts = from_hub(recipe, notes)
     else:
         path = Path(recipe.data.source).expanduser()
         paths = _folder(path) if os.path.isdir(path) else {"train": [path]}
         columns = (recipe.data.text_column, recipe.data.label_column)
         parts = {name: [_read(file, *columns) for file in paths[name]] for name in paths}
     for name, given in (("validation", recipe.data.validation), ("test", recipe.data.test)):
-        if given and (_is_path(given) or not on_hub):
+        if given and (is_path(given) or not on_hub):
             file = Path(given).expanduser()
             parts[name] = [_read(file, recipe.data.text_column, recipe.data.label_column)]
     return parts
 
 
-def _is_path(value: str) -> bool:
-    return value.startswith(("/", ".", "~")) or Path(value).suffix.lower() in SUFFIXES
-
-
 def is_hub_id(value: str) -> bool:
     """Whether a value that is no existing path has the shape of a Hub id: name, or org/name."""
-    if value == "starter" or _is_path(value) or os.path.exists(value):
+    if value == "starter" or is_path(value) or os.path.exists(value):
         return False
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
 
 
-def _starter() -> dict[str, list[_Part]]:
+def _starter() -> dict[str, list[LabeledRows]]:
     with as_file(files("rankwise") / "assets" / "starter.csv") as path, open_table(path) as table:
         rows = list(table.rows)
     parts = {}
     for name in SPLIT_NAMES:
         chosen = iter([(number, row) for number, row in rows if row["split"] == name])
         part = Table(table.origin, table.columns, chosen, {"label": STARTER_LABELS})
-        parts[name] = [_collect(part, "text", "label")]
+        parts[name] = [collect(part, "text", "label")]
     return parts
 
 
@@ -216,178 +193,10 @@ def _candidates(split: str, names: list[str]) -> tuple[list[str], list[str]]:
     return whole, shards
 
 
-def _from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[_Part]]:
-    """The splits of a Hub dataset: train, and validation and test where it has them."""
-    splits = _download(recipe.data.source, recipe.data.data_config)
-    given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
-    parts = {}
-    for name, wanted in given.items():
-        found = None if wanted and _is_path(wanted) else _find_split(recipe.data.source, splits, name, wanted)
-        if found is None:
-            continue
-        part = _read_hub_split(recipe, found, splits[found], optional=name == "test" and not wanted)
-        if part is None:
-            notes.append(
-                f"the split {found} of {recipe.data.source} has no labels (all are -1) and was left out"
-            )
-        else:
-            parts[name] = [part]
-    return parts
-
-
-def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | None) -> str | None:
-    """What the Hub dataset calls this split; None where it has none and need not have one."""
-    choices = (wanted,) if wanted else SPLIT_NAMES[name]
-    found = next((choice for choice in choices if choice in splits), None)
-    if found is None and (wanted or name == "train"):
-        hint = "another configuration of it may have one (--data-config NAME)"
-        raise Origin(data).error(f"no split {choices[0]!r}; it has {listed(list(splits))}", hint=hint)
-    return found
-
-
-def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> _Part | None:
-    """One split, or None where it is optional and was published without its labels."""
-    origin = Origin(f"{recipe.data.source}[{name}]", in_rows=True)
-    text, label = _text_and_label(
-        origin, split.column_names, recipe.data.text_column, recipe.data.label_column
-    )
-    split = split.select_columns([text, label])
-    if optional and split.unique(label) == [-1]:
-        return None
-    names = getattr(split.features[label], "names", None) or []
-    return _collect(Table(origin, [text, label], _hub_rows(split), {label: names}), text, label)
-
-
-def _hub_rows(split: Any) -> NumberedRows:
-    number = 0
-    for batch in split.iter(BATCH_ROWS):
-        for values in zip(*batch.values(), strict=True):
-            number += 1
-            yield number, dict(zip(batch, values, strict=True))
-
-
-def _download(name: str, config: str | None) -> Mapping[str, Any]:
-    """All splits of a Hub dataset, from the cache or the Hub. The library runs no dataset's own code."""
-    import datasets
-
-    logger = logging.getLogger("huggingface_hub")  # it warns of each of six attempts; we say it once
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        splits: Mapping[str, Any] = datasets.load_dataset(name, config)
-    except Exception as error:  # the library's own, the Hub client's, the HTTP client's, ValueErrors
-        raise _hub_error(name, error) from None
-    finally:
-        logger.setLevel(level)
-    return splits
-
-
-def _hub_error(name: str, error: BaseException) -> RankwiseError:
-    from datasets import config
-    from datasets.exceptions import DatasetNotFoundError
-
-    if _is_outage(error):
-        why = "HF_HUB_OFFLINE is set, and it is not in the cache" if config.HF_HUB_OFFLINE else "no answer"
-        hint = "try again with a connection, or give a file or folder as the data (--data PATH)"
-        return Unreachable(f"{name}: no such path here, and the Hub cannot be reached: {why}", hint=hint)
-    if isinstance(error, DatasetNotFoundError):
-        hint = "check the name; for a private or gated dataset log in first (hf auth login)"
-        return DataError("no such file or folder, and no such dataset on the Hub", path=name, hint=hint)
-    hint = "name a configuration it has (--data-config NAME), or give a file or folder as the data"
-    return DataError(f"the dataset cannot be loaded: {first_line(error)}", path=name, hint=hint)
-
-
-def _is_outage(error: BaseException | None) -> bool:
-    """Whether an error, or what led to it, is the network's or the server's fault."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
-
-    outages = (ConnectionError, TimeoutError, gaierror, LocalEntryNotFoundError, ClientError)
-    while error is not None:
-        if isinstance(error, HfHubHTTPError):  # a ClientError too, but the server did answer
-            if error.response.status_code in (429, 500, 502, 503, 504):
-                return True
-        elif isinstance(error, outages):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-# --- rows to texts and labels ---------------------------------------------------------------
-
-
-def _read(path: Path, text_column: str | None, label_column: str | None) -> _Part:
+def _read(path: Path, text_column: str | None, label_column: str | None) -> LabeledRows:
     with open_table(path) as table:
-        text, label = _text_and_label(table.origin, table.columns, text_column, label_column)
-        return _collect(table, text, label)
-
-
-def _text_and_label(
-    origin: Origin, columns: list[str], text: str | None, label: str | None
-) -> tuple[str, str]:
-    """(text column, label column): as given, by their usual names, or the other one of two."""
-    text = _given(origin, columns, text) or _usual(TEXT_COLUMNS, columns, besides=label)
-    label = _given(origin, columns, label) or _usual(LABEL_COLUMNS, columns, besides=text)
-    text = text or _other(columns, label)
-    label = label or _other(columns, text)
-    if text is None or label is None:
-        raise _unnamed(origin, columns, "text" if text is None else "label")
-    if text == label:
-        raise origin.error(f"the column {short(text)} cannot be both text and label")
-    return text, label
-
-
-def _text_column(origin: Origin, columns: list[str], text: str | None) -> str:
-    text = _given(origin, columns, text) or _usual(TEXT_COLUMNS, columns, besides=None)
-    text = text or _other(columns, _usual(LABEL_COLUMNS, columns, besides=None))
-    if text is None and len(columns) == 1:
-        text = columns[0]
-    if text is None:
-        raise _unnamed(origin, columns, "text")
-    return text
-
-
-def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
-    message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
-    hint = f"name it: --{what}-column NAME; the file's first line must hold the names"
-    if len(columns) == 1 and (sign := next((sign for sign in ";\t|" if sign in columns[0]), None)):
-        hint = f"the separator seems to be {sign!r}: .csv has commas, .tsv has tabs, .txt is text;label"
-    return origin.error(message, hint=hint)
-
-
-def _given(origin: Origin, columns: list[str], name: str | None) -> str | None:
-    if name is not None and name not in columns:
-        raise origin.error(f"no column {short(name)}; the columns are {listed(columns)}")
-    return name
-
-
-def _usual(names: tuple[str, ...], columns: list[str], *, besides: str | None) -> str | None:
-    by_name = {column.lower(): column for column in reversed(columns) if column != besides}
-    return next((by_name[name] for name in names if name in by_name), None)
-
-
-def _other(columns: list[str], column: str | None) -> str | None:
-    """The second of two columns, where the first is known."""
-    if len(columns) != 2 or column is None:
-        return None
-    return columns[1] if columns[0] == column else columns[0]
-
-
-def _collect(table: Table, text_column: str, label_column: str) -> _Part:
-    """All rows of a table, each text and label checked."""
-    origin, names = table.origin, table.classes.get(label_column, ())
-    texts: list[str] = []
-    labels: list[str] = []
-    lines: list[int] = []
-    once: dict[str, str] = {}  # of a million equal labels one string is kept
-    for number, row in table.rows:
-        texts.append(_text_of(origin, number, row, text_column))
-        label = _label_of(origin, number, row, label_column, names)
-        labels.append(once.setdefault(label, label))
-        lines.append(number)
-    if not texts:
-        raise origin.error("there are no texts in it", hint=INCOMPLETE)
-    return _Part(origin, texts, labels, lines, names)
+        text, label = text_and_label(table.origin, table.columns, text_column, label_column)
+        return collect(table, text, label)
 
 
 def _batches(path: Path, column: str) -> Iterator[list[Row]]:
@@ -395,7 +204,7 @@ def _batches(path: Path, column: str) -> Iterator[list[Row]]:
         batch: list[Row] = []
         number = 0
         for number, row in table.rows:
-            _text_of(table.origin, number, row, column)
+            text_of(table.origin, number, row, column)
             batch.append(row)
             if len(batch) == BATCH_ROWS:
                 yield batch
@@ -406,68 +215,12 @@ def _batches(path: Path, column: str) -> Iterator[list[Row]]:
             raise table.origin.error("there are no texts in it", hint=INCOMPLETE)
 
 
-def _text_of(origin: Origin, number: int, row: Row, column: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        what = "missing" if value is None else f"of type {type(value).__name__}, not a string"
-        hint = "give it a text, or take the row out; the column of the texts is named by --text-column NAME"
-        raise origin.error(f"the text is {what}", number, column=column, hint=hint)
-    if not value.strip():
-        hint = "give it a text, or take the line out"
-        raise origin.error("the text is empty", number, column=column, hint=hint)
-    return _encodable(origin, number, value, column)
-
-
-def _label_of(origin: Origin, number: int, row: Row, column: str, names: Sequence[str]) -> str:
-    """A label as a string: 1 and 1.0 -> '1', True -> 'true', the index of a ClassLabel -> its name."""
-    value = row.get(column)
-    if isinstance(value, str):
-        label = value.strip()
-    elif isinstance(value, bool):
-        label = str(value).lower()
-    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        if names and not 0 <= value < len(names):
-            what = f"the label {short(value)} is outside 0 to {len(names) - 1}"
-            hint = "the data names its classes, and this is none of them; -1 stands for a row without label"
-            raise origin.error(what, number, column=column, hint=hint)
-        label = names[int(value)] if names else str(int(value))
-    else:
-        what = "missing" if value is None else f"{short(value)}, neither a string nor a whole number"
-        hint = "give it a label, or take the row out; labels are strings, whole numbers, true or false"
-        raise origin.error(f"the label is {what}", number, column=column, hint=hint)
-    if not label:
-        hint = "give it a label, or take the line out"
-        raise origin.error("the label is empty", number, column=column, hint=hint)
-    if not label.isprintable() and any(category(sign) == "Cc" for sign in label):
-        hint = "is a quotation mark left open, or is this the column of the texts?"
-        what = f"the label {short(label)} holds a control character"
-        raise origin.error(what, number, column=column, hint=hint)
-    return _encodable(origin, number, label, column)
-
-
-def _encodable(origin: Origin, number: int, value: str, column: str) -> str:
-    """The value, unless it holds a NUL or a lone surrogate: JSON allows both, other formats do not."""
-    if "\0" in value:
-        raise origin.error("a NUL, which no text holds", number, column=column, hint="take it out")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            what = f"\\u{ord(value[error.start]):04x}, half of a surrogate pair, is no character"
-            hint = "the text was cut inside a character: write that character whole, or leave it out"
-            raise origin.error(what, number, column=column, hint=hint) from None
-    return value
-
-
-# --- parts to splits ------------------------------------------------------------------------
-
-
-def _label_order(train: list[_Part]) -> tuple[str, ...]:
+def _label_order(train: list[LabeledRows]) -> tuple[str, ...]:
     declared = next((part.classes for part in train if part.classes), ())
     return tuple(declared or dict.fromkeys(chain.from_iterable(part.labels for part in train)))
 
 
-def _join(name: str, parts: list[_Part], labels: tuple[str, ...], why: str) -> Split:
+def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str) -> Split:
     """Parts joined, labels turned into indices; `why` a label that is not in `labels` is refused."""
     index = {label: position for position, label in enumerate(labels)}
     for part in parts:

@@ -1,112 +1,267 @@
-"""Checked reading of a model's config.json, which is untrusted input."""
+"""A model's config.json, which is untrusted input, as a strict model of the settings that are known.
+
+Each family declares its settings in a subclass of `ModelConfig`, in its own file. What is not declared is
+neither read nor passed on, so nothing in a config.json can run code in another library (`auto_map`, the name
+of a kernel for attention). A config is read as transformers reads it, or refused by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from reprlib import repr as brief
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from rankwise.errors import ModelError
+from rankwise.nn.activation import ACTIVATIONS
+from rankwise.nn.rotary import Llama3Scaling
 
-LARGEST = 1 << 24
-"""No size in a config may exceed this; a larger one is an error or an attack."""
-MOST = dict.fromkeys(("n_layer", "num_hidden_layers"), 1 << 10)
-MOST |= dict.fromkeys(("n_head", "num_attention_heads", "num_key_value_heads"), 1 << 12)
-MOST |= dict.fromkeys(("n_embd", "hidden_size", "head_dim"), 1 << 17)
-MOST |= dict.fromkeys(("n_inner", "intermediate_size"), 1 << 20)
-"""Tighter bounds, each several times that of the largest model there is."""
+STRICT = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+T = TypeVar("T")
 
-_SIZE, _REAL, _FLAG, _WORD = (int,), (int, float), (bool,), (str,)
-KEYS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(
-        ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "n_ctx", "vocab_size", "num_hidden_layers",
-         "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size",
-         "max_position_embeddings", "sliding_window", "max_window_layers", "pretraining_tp"),
-        _SIZE,
-    ),
-    **dict.fromkeys(
-        ("layer_norm_epsilon", "rms_norm_eps", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop",
-         "rope_theta", "attention_dropout", "summary_first_dropout"),
-        _REAL,
-    ),
-    **dict.fromkeys(
-        ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_cache", "scale_attn_weights",
-         "use_sliding_window", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
-         "add_cross_attention", "summary_proj_to_labels", "summary_use_proj"),
-        _FLAG,
-    ),
-    **dict.fromkeys(
-        ("model_type", "activation_function", "hidden_act", "dtype", "torch_dtype", "transformers_version",
-         "tokenizer_class", "summary_type"),
-        _WORD,
-    ),
-    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), (int, list)),
-    **dict.fromkeys(("rope_parameters", "rope_scaling"), (dict,)),
-    **dict.fromkeys(("architectures", "layer_types"), (list,)),
-}  # fmt: skip
-"""The keys of a config.json that are read or passed on, and the types of their values. No other is."""
+# Sizes. Each bound is several times that of the largest model there is: more is an error or an attack.
+Size = Annotated[int, Field(ge=1, le=1 << 24, description=f"a whole number from 1 to {1 << 24}")]
+Layers = Annotated[int, Field(ge=1, le=1 << 10, description=f"a whole number from 1 to {1 << 10}")]
+Heads = Annotated[int, Field(ge=1, le=1 << 12, description=f"a whole number from 1 to {1 << 12}")]
+Width = Annotated[int, Field(ge=1, le=1 << 17, description=f"a whole number from 1 to {1 << 17}")]
+Inner = Annotated[int, Field(ge=1, le=1 << 20, description=f"a whole number from 1 to {1 << 20}")]
+Whole = Annotated[int, Field(description="a whole number")]
+Positive = Annotated[float, Field(gt=0, lt=1e12, description="a positive number")]
+Rate = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+Share = Annotated[float, Field(gt=0, le=1, description="a number above 0 and up to 1")]
+Flag = Annotated[bool, Field(description="true or false")]
+Word = Annotated[str, Field(description="a string")]
+Items = Annotated[list[Any], Field(description="a list")]
+TokenId = Annotated[int | list[int], Field(description="a whole number or a list of such")]
 
 
-def known(json: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a config.json may be passed on: the keys of `KEYS`, each of its type or null.
+def _only(wanted: Any) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if value != wanted:
+            raise ValueError
+        return value
 
-    What runs code in other libraries (`auto_map`, a kernel's name for attention) is not among them.
+    return AfterValidator(check)
+
+
+def _activation(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError
+    return name
+
+
+ActivationName = Annotated[
+    str,
+    AfterValidator(_activation),
+    Field(description=f"one of {', '.join(ACTIVATIONS)} (no other is supported)"),
+]
+Yes = Annotated[bool, _only(True), Field(description="true (nothing else is supported)")]
+No = Annotated[bool, _only(False), Field(description="false (nothing else is supported)")]
+Zero = Annotated[float, _only(0), Field(description="0 (nothing else is supported)")]
+
+
+class RotarySettings(BaseModel):
+    """The object `rope_parameters`, or `rope_scaling` as transformers called it before version 5."""
+
+    model_config = STRICT
+
+    rope_type: Word | None = None
+    type: Word | None = None
+    rope_theta: Positive | None = None
+    partial_rotary_factor: Share | None = None
+    factor: Positive | None = None
+    low_freq_factor: Positive | None = None
+    high_freq_factor: Positive | None = None
+    original_max_position_embeddings: Size | None = None
+
+
+Table = Annotated[RotarySettings, Field(description="an object")]
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """What a layer keeps of each token for the backward pass, beside what adapters read."""
+
+    heads: int
+    """Numbers of queries, keys and values, in the precision of matrix products."""
+    activation: int
+    """Numbers that the MLP's activation needs for its gradient, in that precision."""
+    widest: int
+    """Numbers of the MLP's widest intermediate result."""
+    residuals: int = 2
+    """Inputs of norms, each d_model float32 numbers."""
+    masks: int = 0
+    """Bytes of the residual branches' dropout masks."""
+    attention_masks: int = 0
+    """Bytes of dropout masks for each attention weight."""
+    same_input: Mapping[str, str] = field(default_factory=dict)
+    """Target module -> another one of the layer that reads the same input, which is kept once."""
+
+
+class ModelConfig(BaseModel):
+    """What the families' configs have in common. Fields have our names, their aliases are transformers'."""
+
+    model_config = STRICT
+
+    layer_name: ClassVar[str]
+    """What transformers calls layer {} inside the backbone."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """A setting's other name in config.json -> its own; transformers' `attribute_map`."""
+
+    vocab_size: Size
+    max_positions: int
+    d_model: int
+    layers: int
+    heads: int
+    head_std: float
+
+    model_type: Word | None = None
+    architectures: Items | None = None
+    dtype: Word | None = None
+    torch_dtype: Word | None = None
+    transformers_version: Word | None = None
+    tokenizer_class: Word | None = None
+    use_cache: Flag | None = None
+    tie_word_embeddings: Flag | None = None
+    bos_token_id: TokenId | None = None
+    eos_token_id: TokenId | None = None
+    pad_token_id: TokenId | None = None
+
+    @classmethod
+    def from_json(cls, json: Mapping[str, Any]) -> Self:
+        """The checked settings of a model folder's config.json; null counts as missing.
+
+        Raises:
+            ModelError: a value is missing, out of range, contradicts another one, or asks for what the
+                family's backbone does not do.
+        """
+        values = {key: json[key] for key in cls.accepted() if json.get(key) is not None}
+        for other, key in cls.renamed.items():
+            if other in values:
+                values[key] = one_of({key: values.get(key), other: values.pop(other)}, None)
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            raise refusal(cls, error, "config.json") from None
+        config.check()
+        return config
+
+    @classmethod
+    def accepted(cls) -> list[str]:
+        """The keys of a config.json that are read or passed on."""
+        return [*(field.alias or name for name, field in cls.model_fields.items()), *cls.renamed]
+
+    @classmethod
+    def known(cls, json: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a config.json may be passed on: the known keys, with their values as they are."""
+        return {key: json[key] for key in cls.accepted() if key in json}
+
+    def check(self) -> None:
+        """Check what no single value shows.
+
+        Raises:
+            ModelError: values do not fit each other.
+        """
+
+    @abstractmethod
+    def layer_shapes(self) -> dict[str, tuple[int, int]]:
+        """Target module within a layer -> (in, out), in the order of the forward pass."""
+
+    @abstractmethod
+    def parameters(self) -> int:
+        """Parameters of the backbone, embeddings included and without any head."""
+
+    @abstractmethod
+    def layer_memory(self) -> LayerMemory:
+        """What a layer keeps of each token for the backward pass."""
+
+    def module_shapes(self) -> dict[str, tuple[int, int]]:
+        """Target module -> (in, out), in the order of the forward pass."""
+        shapes = self.layer_shapes().items()
+        return {
+            f"{self.layer_name.format(i)}.{name}": shape for i in range(self.layers) for name, shape in shapes
+        }
+
+    def layer_of(self, module: str) -> int:
+        """The layer of a target module, from 0."""
+        return int(module.removeprefix(self.layer_name.format("")).partition(".")[0])
+
+    def _check_heads(self, width: str, heads: str) -> None:
+        if self.d_model % self.heads:
+            raise ModelError(f"config.json: {width} {self.d_model} is not a multiple of {heads} {self.heads}")
+
+
+def one_of(values: Mapping[str, T | None], default: T) -> T:
+    """What one or several keys say of the same setting; `default` where none says anything.
 
     Raises:
-        ModelError: a value is of another type.
+        ModelError: they contradict each other.
     """
-    found = {key: json[key] for key in KEYS if key in json}
-    for key, value in found.items():
-        if value is not None and type(value) not in KEYS[key]:
-            raise ModelError(f"config.json: {key} is {brief(value)}, and that is not {_named(KEYS[key])}")
-    return found
+    given = {key: value for key, value in values.items() if value is not None}
+    if any(value != next(iter(given.values())) for value in given.values()):
+        both = " and ".join(f"{key} = {brief(value)}" for key, value in given.items())
+        raise ModelError(f"config.json: {both} contradict each other", hint="leave one of them out")
+    return next(iter(given.values()), default)
 
 
-def _named(kinds: tuple[type, ...]) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-    return " or ".join(names.get(kind, "an object" if kind is dict else "a list") for kind in kinds)
+def table_of(rope_parameters: RotarySettings | None, rope_scaling: RotarySettings | None) -> RotarySettings:
+    """The rotary settings, which stand in one of two places; an empty object counts as none."""
+    places = {"rope_parameters": rope_parameters, "rope_scaling": rope_scaling}
+    filled = {key: table if table and table.model_fields_set else None for key, table in places.items()}
+    return one_of(filled, RotarySettings())
 
 
-def count(json: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A positive whole number; `default` where the key is missing or null."""
-    value = json.get(key)
-    value = default if value is None else value
-    most = MOST.get(key, LARGEST)
-    if type(value) is not int or not 1 <= value <= most:
-        raise ModelError(f"config.json: {key} must be a whole number from 1 to {most}, not {brief(value)}")
-    return value
+def scaling_of(table: RotarySettings, max_positions: int, original: int | None) -> Llama3Scaling | None:
+    """How rotary wavelengths are stretched.
+
+    Args:
+        table: the rotary settings.
+        max_positions: positions of the model, which it was first trained on where nothing else is said.
+        original: positions it was first trained on, where config.json says so beside the table.
+
+    Raises:
+        ModelError: the rotary type is not supported, or one of its settings is missing.
+    """
+    kind = one_of({"rope_type": table.rope_type, "type": table.type}, "default")
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise ModelError(f"config.json: rotary type {brief(kind)} is not supported; default and llama3 are")
+    for key in ("factor", "low_freq_factor", "high_freq_factor"):
+        if getattr(table, key) is None:
+            raise ModelError(f"config.json: rotary type llama3 needs {key}, a positive number")
+    factor, low, high = table.factor or 0.0, table.low_freq_factor or 0.0, table.high_freq_factor or 0.0
+    if low >= high:
+        raise ModelError(f"config.json: high_freq_factor must be above low_freq_factor {low}, not {high}")
+    key = "original_max_position_embeddings"
+    places = {f"rope_parameters.{key}": table.original_max_position_embeddings, key: original}
+    return Llama3Scaling(factor, low, high, one_of(places, max_positions))
 
 
-def positive(json: Mapping[str, Any], key: str, default: float) -> float:
-    """A positive finite number."""
-    value = json.get(key)
-    value = default if value is None else value
-    if type(value) not in (int, float) or not 0 < value < 1e12:
-        raise ModelError(f"config.json: {key} must be a positive number, not {brief(value)}")
-    return float(value)
+def refusal(model: type[BaseModel], error: ValidationError, where: str) -> ModelError:
+    """The first of pydantic's complaints in a sentence: where, which key, what is allowed, what is there."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    names: list[str] = []
+    allowed, inner = "", [model]
+    for part in first["loc"]:
+        fields = {each.alias or name: each for kind in inner for name, each in kind.model_fields.items()}
+        if part not in fields:  # a branch of a union
+            break
+        parts = [fields[str(part)], *_parts_of(fields[str(part)].annotation)]
+        names.append(str(part))
+        allowed = next(each.description for each in parts if isinstance(each, FieldInfo) and each.description)
+        inner = [each for each in parts if isinstance(each, type) and issubclass(each, BaseModel)]
+    key = ".".join(names)
+    found = "and is missing" if first["type"] == "missing" else f"not {brief(first['input'])}"
+    return ModelError(f"{where}: {key} must be {allowed}, {found}")
 
 
-def fraction(json: Mapping[str, Any], key: str, default: float) -> float:
-    """A number from 0 to below 1."""
-    value = json.get(key)
-    value = default if value is None else value
-    if type(value) not in (int, float) or not 0 <= value < 1:
-        raise ModelError(f"config.json: {key} must lie between 0 and 1, not {brief(value)}")
-    return float(value)
-
-
-def choice(json: Mapping[str, Any], key: str, default: str, known: Container[str]) -> str:
-    """One of the known words."""
-    value = json.get(key, default)
-    if not isinstance(value, str) or value not in known:
-        raise ModelError(f"config.json: {key} = {brief(value)} is not supported")
-    return value
-
-
-def flag(json: Mapping[str, Any], key: str, default: bool) -> bool:
-    """True or false."""
-    value = json.get(key)
-    value = default if value is None else value
-    if type(value) is not bool:
-        raise ModelError(f"config.json: {key} must be true or false, not {brief(value)}")
-    return value
+def _parts_of(annotation: Any) -> Iterator[Any]:
+    """Everything that a type annotation is made of, the descriptions in it included."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts_of(part)

@@ -1,108 +1,122 @@
-"""The GPT-2 family as a frozen backbone (Radford et al. 2019).
+"""The GPT-2 family (Radford et al. 2019).
 
-Layer norm before attention and before the MLP, learned positions, biases everywhere. The
-checkpoints store linear weights as (in, out); the backbone holds them as (out, in).
+Layer norm before attention and before the MLP, learned positions, biases everywhere. The checkpoints store
+linear weights as (in, out); the backbone holds them as (out, in)::
+
+    x = wte[ids] + wpe[positions]
+    x = x + attn.c_proj(attention(attn.c_attn(ln_1(x))))     c_attn: query, key and value side by side
+    x = x + mlp.c_proj(gelu(mlp.c_fc(ln_2(x))))
+    ln_f(x)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from rankwise.errors import ModelError
-from rankwise.models.config import choice, count, fraction, positive
+from rankwise.models.config import (
+    ActivationName,
+    Flag,
+    Heads,
+    Inner,
+    LayerMemory,
+    Layers,
+    ModelConfig,
+    No,
+    Positive,
+    Rate,
+    Size,
+    Width,
+    Word,
+    Yes,
+)
+from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend
 from rankwise.nn.backbone import Backbone, Hook, Source
 from rankwise.nn.batch import PackedBatch
 from rankwise.nn.linear import Linear
+from rankwise.nn.norms import NormWeights, layer_norm
 
-MODULES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+TARGETS = ("c_attn",)
 
 
-@dataclass(frozen=True)
-class GPT2Config:
-    """Shape of a GPT-2 model; the fields of transformers' GPT2Config that matter here."""
+class GPT2Config(ModelConfig):
+    """Shape of a GPT-2 model."""
 
-    vocab_size: int
-    max_positions: int
-    d_model: int
-    layers: int
-    heads: int
-    d_ff: int
-    activation: str
-    norm_eps: float
-    embd_dropout: float
-    attn_dropout: float
-    resid_dropout: float
-    head_std: float
+    layer_name: ClassVar[str] = "h.{}"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
 
-    @classmethod
-    def from_json(cls, json: Mapping[str, Any]) -> Self:
-        """The config from a model folder's config.json.
+    vocab_size: Size = 50257
+    max_positions: Size = Field(1024, alias="n_positions")
+    d_model: Width = Field(768, alias="n_embd")
+    layers: Layers = Field(12, alias="n_layer")
+    heads: Heads = Field(12, alias="n_head")
+    n_inner: Inner | None = None
+    activation: ActivationName = Field("gelu_new", alias="activation_function")
+    norm_eps: Positive = Field(1e-5, alias="layer_norm_epsilon")
+    embd_dropout: Rate = Field(0.1, alias="embd_pdrop")
+    attn_dropout: Rate = Field(0.1, alias="attn_pdrop")
+    resid_dropout: Rate = Field(0.1, alias="resid_pdrop")
+    head_std: Positive = Field(0.02, alias="initializer_range")
+    scale_attn_weights: Yes = True
+    scale_attn_by_inverse_layer_idx: No = False
+    reorder_and_upcast_attn: No = False
+    add_cross_attention: No = False
+    # Not read, only passed on.
+    n_ctx: Size | None = None
+    summary_type: Word | None = None
+    summary_use_proj: Flag | None = None
+    summary_proj_to_labels: Flag | None = None
+    summary_first_dropout: Rate | None = None
 
-        Raises:
-            ModelError: a value is missing, out of range, or asks for what this backbone does not do.
-        """
-        for unsupported in (
-            "scale_attn_by_inverse_layer_idx",
-            "reorder_and_upcast_attn",
-            "add_cross_attention",
-        ):
-            if json.get(unsupported):
-                raise ModelError(f"config.json: {unsupported} is not supported")
-        if json.get("scale_attn_weights") is False:
-            raise ModelError("config.json: scale_attn_weights = false is not supported")
-        d_model, heads = count(json, "n_embd", 768), count(json, "n_head", 12)
-        if d_model % heads:
-            raise ModelError(f"config.json: n_embd {d_model} is not a multiple of n_head {heads}")
-        return cls(
-            vocab_size=count(json, "vocab_size", 50257),
-            max_positions=count(json, "n_positions", 1024),
-            d_model=d_model,
-            layers=count(json, "n_layer", 12),
-            heads=heads,
-            d_ff=count(json, "n_inner", 4 * d_model),
-            activation=choice(json, "activation_function", "gelu_new", ACTIVATIONS),
-            norm_eps=positive(json, "layer_norm_epsilon", 1e-5),
-            embd_dropout=fraction(json, "embd_pdrop", 0.1),
-            attn_dropout=fraction(json, "attn_pdrop", 0.1),
-            resid_dropout=fraction(json, "resid_pdrop", 0.1),
-            head_std=positive(json, "initializer_range", 0.02),
-        )
+    @property
+    def d_ff(self) -> int:
+        """Width of the MLP."""
+        return self.n_inner or 4 * self.d_model
 
-    def module_shapes(self) -> dict[str, tuple[int, int]]:
-        """Site name -> (in, out), in the order of the forward pass."""
+    def check(self) -> None:
+        """See `ModelConfig.check`."""
+        self._check_heads("n_embd", "n_head")
+
+    def layer_shapes(self) -> dict[str, tuple[int, int]]:
+        """Target module within a layer -> (in, out), in the order of the forward pass."""
         d, ff = self.d_model, self.d_ff
-        shapes = {
-            "attn.c_attn": (d, 3 * d),
-            "attn.c_proj": (d, d),
-            "mlp.c_fc": (d, ff),
-            "mlp.c_proj": (ff, d),
-        }
-        return {f"h.{i}.{module}": shapes[module] for i in range(self.layers) for module in MODULES}
+        return {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, ff), "mlp.c_proj": (ff, d)}
 
     def parameters(self) -> int:
         """Parameters of the backbone, embeddings included and without any head."""
         d, linears = self.d_model, self.module_shapes().values()
-        return (
-            (self.vocab_size + self.max_positions) * d
-            + sum(n_in * n_out + n_out for n_in, n_out in linears)
-            + (2 * self.layers + 1) * 2 * d
+        embeddings, norms = (self.vocab_size + self.max_positions) * d, (2 * self.layers + 1) * 2 * d
+        return embeddings + sum(n_in * n_out + n_out for n_in, n_out in linears) + norms
+
+    def layer_memory(self) -> LayerMemory:
+        """What a layer keeps of each token; of the activation its slope."""
+        return LayerMemory(
+            heads=3 * self.d_model,
+            activation=self.d_ff,
+            widest=self.d_ff,
+            masks=2 * self.d_model if self.resid_dropout else 0,
+            attention_masks=1 if self.attn_dropout else 0,
         )
 
 
 @dataclass(slots=True)
 class _Layer:
-    norm_1: tuple[Tensor, Tensor]  # weight, bias: (d_model,) float32
+    norm_1: NormWeights
     attn: Linear  # (3 * d_model, d_model)
     attn_out: Linear  # (d_model, d_model)
-    norm_2: tuple[Tensor, Tensor]
+    norm_2: NormWeights
     fc: Linear  # (d_ff, d_model)
     fc_out: Linear  # (d_model, d_ff)
 
@@ -117,26 +131,20 @@ class GPT2(Backbone):
         device: where it shall live.
     """
 
-    default_targets = ("c_attn",)
-    head_prefix = "transformer"
+    default_targets = TARGETS
 
     def __init__(
         self, config: GPT2Config, weights: Source, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
-        self.d_model, self.max_positions, self.head_std = (
-            config.d_model,
-            config.max_positions,
-            config.head_std,
-        )
+        self.d_model, self.max_positions = config.d_model, config.max_positions
+        self.depth, self.head_std = config.layers, config.head_std
         self._activation = ACTIVATIONS[config.activation]
-        self._weights = weights
-        self.tokens = self._take("wte.weight", config.vocab_size, config.d_model)
-        self.positions = self._take("wpe.weight", config.max_positions, config.d_model)
-        self.layers = [self._layer(i) for i in range(config.layers)]
-        self.depth = len(self.layers)
-        self.norm = self._norm("ln_f")
-        del self._weights
+        loader = Loader(weights, dtype, self.device)
+        self.tokens = loader.tensor("wte.weight", config.vocab_size, config.d_model)
+        self.positions = loader.tensor("wpe.weight", config.max_positions, config.d_model)
+        self.layers = [_layer(loader, config, f"h.{i}") for i in range(config.layers)]
+        self.norm = loader.norm("ln_f", config.d_model)
 
     def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(tokens, d_model) float32: what goes into the first layer."""
@@ -150,7 +158,7 @@ class GPT2(Backbone):
         qkv = qkv.view(len(qkv), 3 * config.heads, -1)  # (tokens, 3 * heads, head_dim)
         mask = hook.mask(f"h.{i}.attn", config.heads, config.attn_dropout, pooled)
         attended = attend(packed, qkv, config.heads, mask, config.attn_dropout, pooled)  # (rows, d_model)
-        x = x.index_select(0, packed.last) if pooled else x
+        x = x.index_select(0, packed.last) if pooled else x  # (rows, d_model)
         branch = hook.linear(layer.attn_out, attended, pooled)
         x = hook.add(f"h.{i}.attn.resid", x, branch, config.resid_dropout, pooled)
         hidden = hook.activated(layer.fc, self._normed(x, layer.norm_2), self._activation, pooled)
@@ -159,30 +167,68 @@ class GPT2(Backbone):
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm of x (texts, d_model) float32."""
-        return F.layer_norm(x, (self.d_model,), *self.norm, self.config.norm_eps)
+        return layer_norm(x, self.norm, self.config.norm_eps, torch.float32)
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in the order of the forward pass."""
         for layer in self.layers:
             yield from (layer.attn, layer.attn_out, layer.fc, layer.fc_out)
 
-    def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
-        return F.layer_norm(x, (self.d_model,), *norm, self.config.norm_eps).to(self.dtype)
+    def _normed(self, x: Tensor, norm: NormWeights) -> Tensor:
+        return layer_norm(x, norm, self.config.norm_eps, self.dtype)
 
-    def _take(self, name: str, *shape: int) -> Tensor:
-        return self._weights.take(name, shape).to(self.device, torch.float32)
 
-    def _norm(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._take(f"{name}.weight", self.d_model), self._take(f"{name}.bias", self.d_model)
+def _layer(loader: Loader, config: GPT2Config, name: str) -> _Layer:
+    shapes = {f"{name}.{module}": shape for module, shape in config.layer_shapes().items()}
+    attn, attn_out, fc, fc_out = (loader.linear({key: shapes[key]}, transposed=True) for key in shapes)
+    norm_1, norm_2 = (loader.norm(f"{name}.{norm}", config.d_model) for norm in ("ln_1", "ln_2"))
+    return _Layer(norm_1, attn, attn_out, norm_2, fc, fc_out)
 
-    def _linear(self, name: str, n_in: int, n_out: int) -> Linear:
-        weight = self._take(f"{name}.weight", n_in, n_out).T.to(self.dtype).contiguous()
-        bias = self._take(f"{name}.bias", n_out).to(self.dtype)
-        return Linear(weight, bias, {name: slice(0, n_out)})
 
-    def _layer(self, i: int) -> _Layer:
-        shapes = self.config.module_shapes()
-        attn, attn_out, fc, fc_out = (
-            self._linear(f"h.{i}.{module}", *shapes[f"h.{i}.{module}"]) for module in MODULES
-        )
-        return _Layer(self._norm(f"h.{i}.ln_1"), attn, attn_out, self._norm(f"h.{i}.ln_2"), fc, fc_out)
+def _published(d_model: int, layers: int, heads: int) -> dict[str, Any]:
+    """config.json of a GPT-2 by OpenAI, or of one distilled from it."""
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": d_model,
+        "n_layer": layers,
+        "n_head": heads,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "resid_pdrop": 0.1,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+    }
+
+
+_SIZES = {
+    "gpt2": _published(768, 12, 12),
+    "gpt2-medium": _published(1024, 24, 16),
+    "gpt2-large": _published(1280, 36, 20),
+    "gpt2-xl": _published(1600, 48, 25),
+}
+_DISTILLED = _published(768, 6, 12)
+
+FAMILY = Family(
+    title="GPT-2",
+    model_type="gpt2",
+    config=GPT2Config,
+    backbone=GPT2,
+    prefix="transformer",
+    architecture="GPT2ForSequenceClassification",
+    embedding="wte",
+    default_targets=TARGETS,
+    fan_in_fan_out=True,
+    known={
+        **_SIZES,
+        "distilgpt2": _DISTILLED,
+        **{f"openai-community/{name}": size for name, size in _SIZES.items()},
+        "distilbert/distilgpt2": _DISTILLED,
+    },
+    peer=Peer("GPT2Config", {"n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4}),
+)

@@ -1,121 +1,142 @@
-"""The Llama family as a frozen backbone (Touvron et al. 2023, arXiv 2302.13971), Qwen2 included.
+"""The Llama family (Touvron et al. 2023, arXiv 2302.13971).
 
-RMS norm, rotary positions (Su et al. 2021, arXiv 2104.09864), grouped-query attention, SwiGLU.
+RMS norm, rotary positions, grouped-query attention, SwiGLU::
+
+    x = embed_tokens[ids]
+    x = x + o_proj(attention(rotate(q_proj, k_proj, v_proj of input_layernorm(x))))
+    x = x + down_proj(silu(gate_proj(h)) * up_proj(h))       h = post_attention_layernorm(x)
+    norm(x)
+
 Query, key and value read the same input and are held as one matrix, as are gate and up.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from rankwise.errors import ModelError
-from rankwise.models.config import choice, count, flag, positive
+from rankwise.models.config import (
+    Flag,
+    Heads,
+    Inner,
+    LayerMemory,
+    Layers,
+    ModelConfig,
+    Positive,
+    Rate,
+    Share,
+    Size,
+    Table,
+    Whole,
+    Width,
+    one_of,
+    scaling_of,
+    table_of,
+)
+from rankwise.models.family import Family, Loader, Peer
+from rankwise.nn.activation import swiglu
 from rankwise.nn.attention import attend
 from rankwise.nn.backbone import Backbone, Hook, Source
 from rankwise.nn.batch import PackedBatch
 from rankwise.nn.linear import Linear
+from rankwise.nn.norms import rms_norm
+from rankwise.nn.rotary import Rotary, frequencies, rotate, rotation
 
+TARGETS = ("q_proj", "v_proj")
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj")
-MODULES = (*ATTENTION, "self_attn.o_proj", *MLP, "mlp.down_proj")
+_Activation = Annotated[Literal["silu"], Field(description="silu (no other is supported)")]
 
 
-@dataclass(frozen=True)
-class Llama3Rope:
-    """Llama 3.1's stretching of rotary wavelengths."""
+class LlamaConfig(ModelConfig):
+    """Shape of a Llama model."""
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_positions: int
+    layer_name: ClassVar[str] = "layers.{}"
 
+    vocab_size: Size
+    max_positions: Size = Field(2048, alias="max_position_embeddings")
+    d_model: Width = Field(alias="hidden_size")
+    layers: Layers = Field(alias="num_hidden_layers")
+    heads: Heads = Field(alias="num_attention_heads")
+    num_key_value_heads: Heads | None = None
+    head_size: Width | None = Field(None, alias="head_dim")
+    d_ff: Inner = Field(alias="intermediate_size")
+    activation: _Activation = Field("silu", alias="hidden_act")
+    norm_eps: Positive = Field(1e-6, alias="rms_norm_eps")
+    attn_dropout: Rate = Field(0.0, alias="attention_dropout")
+    head_std: Positive = Field(0.02, alias="initializer_range")
+    attention_bias: Flag = False
+    mlp_bias: Flag = False
+    # transformers 5 keeps the rotary settings in one table, older versions in two keys.
+    rope_parameters: Table | None = None
+    rope_scaling: Table | None = None
+    rope_theta: Positive | None = None
+    partial_rotary_factor: Share | None = None
+    original_max_position_embeddings: Size | None = None
+    # Not read, only passed on.
+    pretraining_tp: Whole | None = None
 
-@dataclass(frozen=True)
-class LlamaConfig:
-    """Shape of a Llama or Qwen2 model; the fields of transformers' config that matter here."""
+    @property
+    def kv_heads(self) -> int:
+        """Heads of the keys, and of the values."""
+        return self.num_key_value_heads or self.heads
 
-    vocab_size: int
-    max_positions: int
-    d_model: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    d_ff: int
-    norm_eps: float
-    rope_theta: float
-    rope: Llama3Rope | None
-    qkv_bias: bool
-    out_bias: bool
-    mlp_bias: bool
-    head_std: float
+    @property
+    def head_dim(self) -> int:
+        """Numbers of a head."""
+        return self.head_size or max(1, self.d_model // self.heads)
 
-    @classmethod
-    def from_json(cls, json: Mapping[str, Any]) -> Self:
-        """The config from a model folder's config.json.
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether query, key and value have biases."""
+        return self.attention_bias
 
-        Raises:
-            ModelError: a value is missing, out of range, or asks for what this backbone does not do.
-        """
-        choice(json, "hidden_act", "silu", ("silu",))
-        qwen2 = json.get("model_type") == "qwen2"
-        if qwen2 and json.get("use_sliding_window"):
-            raise ModelError("config.json: use_sliding_window is not supported")
-        d_model, heads = count(json, "hidden_size"), count(json, "num_attention_heads")
-        kv_heads = count(json, "num_key_value_heads", heads)
-        head_dim = count(json, "head_dim", max(1, d_model // heads))
-        if heads % kv_heads or head_dim % 2:
-            raise ModelError(
-                f"config.json: {heads} heads, {kv_heads} key-value heads of size {head_dim} do not fit"
-            )
-        # transformers 5 keeps the rotary settings in one table, older ones in two fields.
-        rope = json.get("rope_parameters") or json.get("rope_scaling") or {}
-        if not isinstance(rope, dict):
-            raise ModelError("config.json: the rotary settings must be an object")
-        return cls(
-            vocab_size=count(json, "vocab_size"),
-            max_positions=count(json, "max_position_embeddings", 2048),
-            d_model=d_model,
-            layers=count(json, "num_hidden_layers"),
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            d_ff=count(json, "intermediate_size"),
-            norm_eps=positive(json, "rms_norm_eps", 1e-6),
-            rope_theta=positive(rope if "rope_theta" in rope else json, "rope_theta", 10000.0),
-            rope=_llama3_rope(rope),
-            qkv_bias=qwen2 or flag(json, "attention_bias", False),
-            out_bias=not qwen2 and flag(json, "attention_bias", False),
-            mlp_bias=not qwen2 and flag(json, "mlp_bias", False),
-            head_std=positive(json, "initializer_range", 0.02),
+    @property
+    def out_bias(self) -> bool:
+        """Whether attention's output has a bias."""
+        return self.attention_bias
+
+    @property
+    def rotary(self) -> Rotary:
+        """The rotary settings."""
+        table = table_of(self.rope_parameters, self.rope_scaling)
+        theta = one_of(
+            {"rope_theta": self.rope_theta, "rope_parameters.rope_theta": table.rope_theta}, 10000.0
+        )
+        share = table.partial_rotary_factor or self.partial_rotary_factor or 1.0
+        if share != 1.0:
+            raise ModelError(f"config.json: partial_rotary_factor must be 1 in this family, not {share}")
+        return Rotary(
+            theta, 1.0, scaling_of(table, self.max_positions, self.original_max_position_embeddings)
         )
 
-    def module_shapes(self) -> dict[str, tuple[int, int]]:
-        """Site name -> (in, out), in the order of the forward pass."""
+    def check(self) -> None:
+        """See `ModelConfig.check`."""
+        if self.heads % self.kv_heads or self.head_dim % 2:
+            what = f"{self.heads} heads, {self.kv_heads} key-value heads of size {self.head_dim}"
+            raise ModelError(f"config.json: {what} do not fit")
+        self._check_heads("hidden_size", "num_attention_heads")
+        _ = self.rotary
+
+    def layer_shapes(self) -> dict[str, tuple[int, int]]:
+        """Target module within a layer -> (in, out), in the order of the forward pass."""
         d, q, kv = self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        outs = dict.fromkeys(MLP, self.d_ff) | dict(zip(ATTENTION, (q, kv, kv), strict=True))
-        shapes = {module: (d, out) for module, out in outs.items()}
-        shapes |= {"self_attn.o_proj": (q, d), "mlp.down_proj": (self.d_ff, d)}
-        return {f"layers.{i}.{module}": shapes[module] for i in range(self.layers) for module in MODULES}
+        shapes = dict(zip(ATTENTION, ((d, q), (d, kv), (d, kv)), strict=True)) | {"self_attn.o_proj": (q, d)}
+        return shapes | dict.fromkeys(MLP, (d, self.d_ff)) | {"mlp.down_proj": (self.d_ff, d)}
 
     def parameters(self) -> int:
         """Parameters of the backbone, embeddings included and without any head."""
         linears = self.module_shapes().items()
         biases = sum(n_out for module, (_, n_out) in linears if self.has_bias(module))
         norms = (2 * self.layers + 1) * self.d_model
-        return (
-            self.vocab_size * self.d_model
-            + sum(n_in * n_out for _, (n_in, n_out) in linears)
-            + biases
-            + norms
-        )
+        matrices = sum(n_in * n_out for _, (n_in, n_out) in linears)
+        return self.vocab_size * self.d_model + matrices + biases + norms
 
     def has_bias(self, module: str) -> bool:
         """Whether the target module's linear layer has a bias."""
@@ -123,19 +144,15 @@ class LlamaConfig:
             return self.qkv_bias
         return self.out_bias if module.endswith("o_proj") else self.mlp_bias
 
-
-def _llama3_rope(rope: Mapping[str, Any]) -> Llama3Rope | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ModelError(f"config.json: rotary type {kind!r} is not supported")
-    return Llama3Rope(
-        factor=positive(rope, "factor", 8.0),
-        low_freq_factor=positive(rope, "low_freq_factor", 1.0),
-        high_freq_factor=positive(rope, "high_freq_factor", 4.0),
-        original_positions=count(rope, "original_max_position_embeddings", 8192),
-    )
+    def layer_memory(self) -> LayerMemory:
+        """What a layer keeps of each token; of the activation gate and up."""
+        return LayerMemory(
+            heads=(self.heads + 2 * self.kv_heads) * self.head_dim,
+            activation=2 * self.d_ff,
+            widest=2 * self.d_ff,
+            attention_masks=1 if self.attn_dropout else 0,
+            same_input=dict.fromkeys(ATTENTION[1:], ATTENTION[0]) | {MLP[1]: MLP[0]},
+        )
 
 
 @dataclass(slots=True)
@@ -149,7 +166,7 @@ class _Layer:
 
 
 class Llama(Backbone):
-    """A frozen Llama or Qwen2.
+    """A frozen Llama, or a model built like it.
 
     Args:
         config: its shape.
@@ -158,25 +175,20 @@ class Llama(Backbone):
         device: where it shall live.
     """
 
-    default_targets = ("q_proj", "v_proj")
-    head_prefix = "model"
+    default_targets = TARGETS
 
     def __init__(
         self, config: LlamaConfig, weights: Source, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
-        self.d_model, self.max_positions, self.head_std = (
-            config.d_model,
-            config.max_positions,
-            config.head_std,
-        )
-        self._weights = weights
-        self.tokens = self._take("embed_tokens.weight", config.vocab_size, config.d_model)
-        self.frequencies = _frequencies(config).to(self.device)
-        self.layers = [self._layer(f"layers.{i}") for i in range(config.layers)]
-        self.depth = len(self.layers)
-        self.norm = self._take("norm.weight", config.d_model)
-        del self._weights
+        self.d_model, self.max_positions = config.d_model, config.max_positions
+        self.depth, self.head_std = config.layers, config.head_std
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        loader = Loader(weights, dtype, self.device)
+        self.tokens = loader.tensor("embed_tokens.weight", config.vocab_size, config.d_model)
+        self.frequencies = frequencies(config.rotary, config.head_dim).to(self.device)
+        self.layers = [_layer(loader, config, f"layers.{i}") for i in range(config.layers)]
+        self.norm = loader.tensor("norm.weight", config.d_model)
 
     def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(tokens, d_model) float32: what goes into the first layer."""
@@ -184,145 +196,91 @@ class Llama(Backbone):
 
     def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
         """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
-        config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
-        qkv = hook.linear(layer.qkv, _rms_norm(x, layer.norm_1, config.norm_eps, self.dtype))
-        qkv = qkv.view(len(qkv), -1, config.head_dim)  # (tokens, heads + 2 * kv_heads, head_dim)
-        qkv = _rotate(qkv, config.heads + config.kv_heads, *self._rotation(packed.positions))
-        attended = attend(packed, qkv, config.heads, None, 0.0, pooled)  # (rows, heads * head_dim)
-        x = x.index_select(0, packed.last) if pooled else x
-        x = x + hook.linear(layer.out, attended, pooled)
-        hidden = _rms_norm(x, layer.norm_2, config.norm_eps, self.dtype)
-        return x + hook.linear(layer.down, _swiglu(hook.linear(layer.gate_up, hidden, pooled)), pooled)
+        layer, pooled, name, rate = (
+            self.layers[i],
+            i == self.depth - 1,
+            f"layers.{i}",
+            self.config.attn_dropout,
+        )
+        qkv = hook.linear(layer.qkv, self._normed(x, layer.norm_1))
+        qkv = qkv.view(len(qkv), -1, self.head_dim)  # (tokens, heads + 2 * kv_heads, head_dim)
+        turned = self.heads + self.kv_heads
+        qkv = rotate(qkv, turned, *rotation(packed.positions, self.frequencies, self.dtype))
+        mask = hook.mask(f"{name}.self_attn", self.heads, rate, pooled)
+        attended = attend(packed, qkv, self.heads, mask, rate, pooled)  # (rows, heads * head_dim)
+        x = x.index_select(0, packed.last) if pooled else x  # (rows, d_model)
+        x = hook.add(f"{name}.self_attn.resid", x, hook.linear(layer.out, attended, pooled), 0.0, pooled)
+        hidden = hook.activated(layer.gate_up, self._normed(x, layer.norm_2), swiglu, pooled)  # (rows, d_ff)
+        return hook.add(f"{name}.mlp.resid", x, hook.linear(layer.down, hidden, pooled), 0.0, pooled)
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm of x (texts, d_model) float32."""
-        return _rms_norm(x, self.norm, self.config.norm_eps, torch.float32)
+        return rms_norm(x, self.norm, self.config.norm_eps, torch.float32)
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in the order of the forward pass."""
         for layer in self.layers:
             yield from (layer.qkv, layer.out, layer.gate_up, layer.down)
 
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        angles = positions[:, None].float() * self.frequencies  # (tokens, head_dim / 2)
-        return angles.cos()[:, None].to(self.dtype), angles.sin()[:, None].to(self.dtype)
-
-    def _take(self, name: str, *shape: int) -> Tensor:
-        return self._weights.take(name, shape).to(self.device, torch.float32)
-
-    def _linear(self, *modules: str) -> Linear:
-        """One linear layer of several target modules that read the same input."""
-        shapes = self.config.module_shapes()
-        columns, weights, biases, start = {}, [], [], 0
-        for module in modules:
-            n_in, n_out = shapes[module]
-            columns[module] = slice(start, start + n_out)
-            weights.append(self._take(f"{module}.weight", n_out, n_in).to(self.dtype))
-            if self.config.has_bias(module):
-                biases.append(self._take(f"{module}.bias", n_out).to(self.dtype))
-            start += n_out
-        return Linear(torch.cat(weights), torch.cat(biases) if biases else None, columns)
-
-    def _layer(self, name: str) -> _Layer:
-        return _Layer(
-            norm_1=self._take(f"{name}.input_layernorm.weight", self.d_model),
-            qkv=self._linear(*(f"{name}.{module}" for module in ATTENTION)),
-            out=self._linear(f"{name}.self_attn.o_proj"),
-            norm_2=self._take(f"{name}.post_attention_layernorm.weight", self.d_model),
-            gate_up=self._linear(*(f"{name}.{module}" for module in MLP)),
-            down=self._linear(f"{name}.mlp.down_proj"),
-        )
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm(x, weight, self.config.norm_eps, self.dtype)
 
 
-def _frequencies(config: LlamaConfig) -> Tensor:
-    """(head_dim / 2,) float32, radians a position."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
-    if config.rope is None:
-        return frequencies
-    rope, wavelengths = config.rope, 2 * math.pi / frequencies
-    turns = rope.original_positions / wavelengths  # over the length the model was first trained on
-    smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    smooth = smooth.clamp(0, 1)  # 0: stretched by the factor, 1: left alone
-    return (1 - smooth) * frequencies / rope.factor + smooth * frequencies
+def _layer(loader: Loader, config: LlamaConfig, name: str) -> _Layer:
+    shapes = config.layer_shapes()
+
+    def linear(*modules: str) -> Linear:
+        named = {f"{name}.{module}": shapes[module] for module in modules}
+        return loader.linear(named, bias=config.has_bias(modules[0]))
+
+    return _Layer(
+        norm_1=loader.tensor(f"{name}.input_layernorm.weight", config.d_model),
+        qkv=linear(*ATTENTION),
+        out=linear("self_attn.o_proj"),
+        norm_2=loader.tensor(f"{name}.post_attention_layernorm.weight", config.d_model),
+        gate_up=linear(*MLP),
+        down=linear("mlp.down_proj"),
+    )
 
 
-def _rotate(x: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
-    out: Tensor = _Rotate.apply(x, turned, cos, sin)  # type: ignore[no-untyped-call]
-    return out
+SMOLLM2 = "smollm2-135m"
+_SMOLLM2: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100000.0,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "dtype": "float32",
+}
 
+SMALL = {
+    "hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    out: Tensor = _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
-    return out
-
-
-def _swiglu(gate_up: Tensor) -> Tensor:
-    out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
-    return out
-
-
-def _turn(x: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    out[:, turned:] = x[:, turned:]
-    a, b = x[:, :turned].chunk(2, -1)
-    left, right = out[:, :turned].chunk(2, -1)
-    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=right).addcmul_(a, sin)
-    return out
-
-
-class _Rotate(torch.autograd.Function):
-    """Rotary positions on the first `turned` heads of x (tokens, heads, head_dim).
-
-    cos and sin are (tokens, 1, head_dim / 2). The other heads, the values, are copied.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        ctx.turned = turned
-        return _turn(x, turned, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _turn(grads[0], ctx.turned, cos, -sin), None, None, None
-
-
-class _RMSNorm(torch.autograd.Function):
-    """RMS norm of float32 rows with a frozen weight, into `dtype`; keeps its input and one number a row."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
-        ctx.save_for_backward(x, weight, scale)
-        y: Tensor = (x * scale).mul_(weight).to(dtype)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        x, weight, scale = ctx.saved_tensors
-        weighted = grads[0] * weight  # (rows, d_model) float32
-        dot = torch.linalg.vecdot(weighted, x)[:, None]
-        return (weighted * scale).addcmul_(x, dot * scale**3, value=-1 / x.shape[-1]), None, None, None
-
-
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up of (rows, 2 * d_ff) -> (rows, d_ff)."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor]:
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, -1)
-        d_gate_up = torch.empty_like(gate_up)
-        d_gate, d_up = d_gate_up.chunk(2, -1)
-        torch.mul(grads[0], F.silu(gate), out=d_up)
-        d_gate.copy_(torch.ops.aten.silu_backward(grads[0] * up, gate))
-        return (d_gate_up,)
+FAMILY = Family(
+    title="Llama",
+    model_type="llama",
+    config=LlamaConfig,
+    backbone=Llama,
+    prefix="model",
+    architecture="LlamaForSequenceClassification",
+    embedding="embed_tokens",
+    default_targets=TARGETS,
+    known={SMOLLM2: _SMOLLM2},
+    peer=Peer("LlamaConfig", SMALL),
+)

@@ -15,35 +15,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any
+from typing import Annotated, Any
 from unicodedata import category
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from torch import Tensor
 
 from rankwise.errors import ModelError
-from rankwise.models import peft_format as adapters
-from rankwise.models.config import known
-from rankwise.models.registry import backbone_class, parse_config
+from rankwise.models.config import STRICT, Flag, Word, refusal
+from rankwise.models.registry import FAMILIES, family_of, parse_config
 from rankwise.models.weights import DTYPES
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, match_modules
 from rankwise.store import files
 
-_FACTOR = re.compile(
-    r"base_model\.model\.(?:transformer|model)\.(?P<site>[\w.]+)\.(?P<half>lora_[AB])\.weight"
-)
 WEIGHTS = "adapter_model.safetensors"
+_PREFIXES = "|".join(sorted({family.prefix for family in FAMILIES.values()}))
+_TABLES = "|".join(sorted({re.escape(f"{family.prefix}.{family.embedding}") for family in FAMILIES.values()}))
+_FACTOR = re.compile(rf"base_model\.model\.(?:{_PREFIXES})\.(?P<module>[\w.]+)\.(?P<half>lora_[AB])\.weight")
 _HEAD = re.compile(r"base_model\.model\.score\.(?:modules_to_save\.)?weight")
-_EMBEDDING = re.compile(r"base_model\.model\.(?:transformer\.wte|model\.embed_tokens)\.weight")
+_EMBEDDING = re.compile(rf"base_model\.model\.(?:{_TABLES})\.weight")
 _TOKENS = "tokens"
-_UNSUPPORTED = (
-    "use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "use_qalora",
-    "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
-    "target_parameters", "trainable_token_indices",
-)  # fmt: skip
 _LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved along may have two gigabytes
 _LARGEST_CONFIG = 1 << 24  # bytes; thousands of label names fit
 _LARGEST_RANK = 4096  # as in a recipe
@@ -51,6 +46,68 @@ _LARGEST_HEAD = 1 << 16  # classes
 _LARGEST_ALPHA = 1e6
 _NEUTRAL_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Ways to draw A and B that leave the base model's weights alone; PEFT has others, such as pissa."""
+
+
+def _check(value: Any, good: bool) -> Any:
+    if not good:
+        raise ValueError
+    return value
+
+
+_Unused = Annotated[
+    Any,
+    AfterValidator(lambda value: _check(value, not value)),
+    Field(description="null, false or empty (nothing else is supported)"),
+]
+
+
+class _AdapterConfig(BaseModel):
+    """adapter_config.json, as far as it is read: plain LoRA and nothing else."""
+
+    model_config = STRICT
+
+    peft_type: Annotated[
+        str,
+        AfterValidator(lambda value: _check(value, value == "LORA")),
+        Field(description="LORA (nothing else is supported)"),
+    ]
+    use_dora: _Unused = None
+    rank_pattern: _Unused = None
+    alpha_pattern: _Unused = None
+    layer_replication: _Unused = None
+    lora_bias: _Unused = None
+    use_qalora: _Unused = None
+    use_bdlora: _Unused = None
+    alora_invocation_tokens: _Unused = None
+    arrow_config: _Unused = None
+    kasa_config: _Unused = None
+    monteclora_config: _Unused = None
+    target_parameters: _Unused = None
+    trainable_token_indices: _Unused = None
+    init_lora_weights: Annotated[
+        Any,
+        AfterValidator(lambda value: _check(value, value in _NEUTRAL_INITS)),
+        Field(description="a way that leaves the base as it is"),
+    ] = True
+    r: Annotated[int, Field(ge=1, le=_LARGEST_RANK, description=f"a whole number from 1 to {_LARGEST_RANK}")]
+    lora_alpha: Annotated[
+        float,
+        Field(
+            ge=-_LARGEST_ALPHA,
+            le=_LARGEST_ALPHA,
+            description=f"a number from {-_LARGEST_ALPHA:g} to {_LARGEST_ALPHA:g}",
+        ),
+    ]
+    lora_dropout: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 0.0
+    use_rslora: Flag = False
+    base_model_name_or_path: Word = ""
+
+
+_HINTS = {
+    "init_lora_weights": "convert it with PEFT: "
+    "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+}
+"""What to do about a setting that is refused, beside choosing another adapter."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +140,7 @@ def save(
     """
     with files.new_folder(folder) as new:
         files.write_json(new / "adapter_config.json", _peft_config(adapter, base_config))
-        prefix = backbone_class(parse_config(base_config)).head_prefix
-        tensors = _peft_tensors(adapter, base_config, prefix)
+        tensors = _peft_tensors(adapter, base_config)
         files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
         files.write_json(new / "config.json", _model_config(adapter, base_config))
         for path in tokenizer_files:
@@ -102,25 +158,23 @@ def load(folder: Path) -> SavedAdapter:
     """
     config = _read_config(folder)
     files.verify(folder)
-    state = _read_tensors(folder, config["r"])
+    state = _read_tensors(folder, config.r)
     embedding = state.pop(_TOKENS, None)
     path = folder / "config.json"
     model = files.read_object(path, limit=_LARGEST_CONFIG) if path.exists() else {}
     settings = model.get("rankwise")
     own = settings if isinstance(settings, dict) else {}
     modules = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
-    rank, alpha = config["r"], float(config["lora_alpha"])
+    rank, alpha = config.r, config.lora_alpha
     if own.get("rank") == 0:  # PEFT has no rank 0: the stored factors are a placeholder of zeros
         rank, modules, state = 0, (), {HEAD: state[HEAD]}
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) if rank else 0.0
-    spec = AdapterSpec(
-        rank, alpha, scale, _whole(own, "seed", 0), float(config.get("lora_dropout") or 0), modules
-    )
+    scale = alpha / (math.sqrt(rank) if config.use_rslora else rank) if rank else 0.0
+    spec = AdapterSpec(rank, alpha, scale, _whole(own, "seed", 0), config.lora_dropout, modules)
     return SavedAdapter(
         spec,
         state,
         _labels(folder, model, classes=len(state[HEAD])),
-        str(config.get("base_model_name_or_path") or ""),
+        config.base_model_name_or_path,
         max(1, _whole(own, "max_length", 1 << 20)),
         embedding,
     )
@@ -140,7 +194,7 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
         use_rslora=rslora,
         target_modules=_short_targets(modules, list(config.module_shapes())),
         modules_to_save=[HEAD],
-        fan_in_fan_out=base_config["model_type"] == "gpt2",  # Conv1D keeps weights as (in, out)
+        fan_in_fan_out=family_of(base_config).fan_in_fan_out,
         base_model_name_or_path=adapter.base,
         inference_mode=True,
     )
@@ -150,8 +204,8 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
 
 
 def _placeholder_modules(base_config: Mapping[str, Any]) -> tuple[str, ...]:
-    config = parse_config(base_config)
-    return match_modules(list(config.module_shapes()), backbone_class(config).default_targets[:1])
+    modules = list(parse_config(base_config).module_shapes())
+    return match_modules(modules, family_of(base_config).default_targets[:1])
 
 
 def _short_targets(modules: Sequence[str], every: Sequence[str]) -> list[str]:
@@ -160,8 +214,8 @@ def _short_targets(modules: Sequence[str], every: Sequence[str]) -> list[str]:
     return short if match_modules(every, short) == tuple(modules) else list(modules)
 
 
-def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    state = dict(adapter.state)
+def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[str, Tensor]:
+    state, prefix = dict(adapter.state), family_of(base_config).prefix
     if not adapter.spec.rank:
         shapes = parse_config(base_config).module_shapes()
         for module in _placeholder_modules(base_config):
@@ -174,9 +228,9 @@ def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any], prefix:
 
 
 def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[str, Any]:
-    architecture = {"gpt2": "GPT2", "llama": "Llama", "qwen2": "Qwen2"}[base_config["model_type"]]
-    return known(base_config) | {
-        "architectures": [f"{architecture}ForSequenceClassification"],
+    family = family_of(base_config)
+    return family.config.known(base_config) | {
+        "architectures": [family.architecture],
         "num_labels": len(adapter.labels),
         "id2label": {str(i): label for i, label in enumerate(adapter.labels)},
         "label2id": {label: i for i, label in enumerate(adapter.labels)},
@@ -184,37 +238,21 @@ def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
     }
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, if it asks for plain LoRA."""
+def _read_config(folder: Path) -> _AdapterConfig:
+    """adapter_config.json, if it asks for plain LoRA; null counts as missing."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise ModelError(
             f"{folder}: no adapter_config.json: this is no adapter folder",
             hint="give runs/NAME/adapters/rR-sS",
         )
-    config = files.read_object(path)
-    if config.get("peft_type") != "LORA":
-        raise ModelError(f"{folder}: peft_type is {brief(config.get('peft_type'))}; only LORA is supported")
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise ModelError(f"{path}: {key} is not supported")
-    if config.get("init_lora_weights", True) not in _NEUTRAL_INITS:
-        raise ModelError(
-            f"{path}: init_lora_weights {brief(config['init_lora_weights'])} changes the base: not supported",
-            hint="convert it with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
-        )
-    if type(config.get("r")) is not int or not 1 <= config["r"] <= _LARGEST_RANK:
-        what = f"a whole number from 1 to {_LARGEST_RANK}, not {brief(config.get('r'))}"
-        raise ModelError(f"{path}: r must be {what}")
-    for key, least, most in (("lora_alpha", -_LARGEST_ALPHA, _LARGEST_ALPHA), ("lora_dropout", 0, 1)):
-        value = config.get(key, 0 if key == "lora_dropout" else None)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise ModelError(f"{path}: {key} must be a number from {least:g} to {most:g}, not {brief(value)}")
-    if type(config.get("use_rslora", False)) not in (bool, type(None)):
-        raise ModelError(f"{path}: use_rslora must be true or false, not {brief(config['use_rslora'])}")
-    if not isinstance(config.get("base_model_name_or_path") or "", str):
-        raise ModelError(f"{path}: base_model_name_or_path must be a string")
-    return config
+    given = {key: value for key, value in files.read_object(path).items() if value is not None}
+    try:
+        return _AdapterConfig.model_validate(given)
+    except ValidationError as error:
+        refused = refusal(_AdapterConfig, error, str(path))
+        hint = _HINTS.get(str(error.errors(include_url=False)[0]["loc"][0]), "")
+        raise ModelError(refused.message, hint=hint) from None
 
 
 def _whole(json: Mapping[str, Any], key: str, default: int) -> int:
@@ -243,7 +281,7 @@ def _is_name(value: Any) -> bool:
 def _our_name(name: str) -> str | None:
     """PEFT's name of a tensor -> the bank's, or `_TOKENS`; None for what is neither."""
     if factor := _FACTOR.fullmatch(name):
-        return f"{factor['site']}.{factor['half']}"
+        return f"{factor['module']}.{factor['half']}"
     if _HEAD.fullmatch(name):
         return HEAD
     return _TOKENS if _EMBEDDING.fullmatch(name) else None
@@ -302,7 +340,7 @@ def _check_shape(path: Path, name: str, shape: Sequence[int], rank: int) -> None
         raise ModelError(f"{path}: the tensors do not fit r = {rank}: {name} has rank {found}")
 
 
-def merge(backbone: Backbone, saved: adapters.SavedAdapter) -> None:
+def merge(backbone: Backbone, saved: SavedAdapter) -> None:
     """Add an adapter's low-rank products to the backbone's weights, which should be float32."""
     for linear in backbone.linears():
         for module in linear.modules:

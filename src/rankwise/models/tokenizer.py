@@ -1,13 +1,17 @@
 """Texts -> token ids, by the base model's own tokenizer.
 
-Ids are those of transformers' default call (special tokens added, the end of a long text cut off)
-with one difference: a special token spelled out in a text is read as plain text, so that nobody
-can put the model's control tokens into it.
+Ids are those of transformers' default call (special tokens added, the end of a long text cut off) with one
+difference: a special token spelled out in a text is read as plain text, so that nobody can put the model's
+control tokens into it.
+
+A tokenizer.json is read by the `tokenizers` library itself. Only where a folder has the older vocab.json and
+merges.txt instead, transformers puts a tokenizer together from them and from the family's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ FILE_NAMES = (
     "merges.txt",
     "tokenizer.model",
 )
+WHOLE, CONFIG, SPECIAL = FILE_NAMES[:3]
 LARGEST_FILE = 1 << 27  # bytes; the tokenizer.json of a vocabulary of 256,000 has 35 MB
 LARGEST_SETTINGS = 1 << 24  # bytes; some list thousands of added tokens
 SETTINGS = (
@@ -36,50 +41,57 @@ SETTINGS = (
     "split_special_tokens", "padding_side", "truncation_side", "trim_offsets", "errors", "legacy",
     "model_input_names",
 )  # fmt: skip
-"""The keys of tokenizer_config.json that are passed on: none names a file, or code to run."""
+"""The keys of tokenizer_config.json that are read: none names a file, or code to run."""
 CHUNK_TEXTS = 512
 CHUNK_CHARACTERS = 1_000_000
+NEEDS = f"it needs {WHOLE}, or vocab.json and merges.txt beside the model's config.json"
 
 
 class Tokenizer:
-    """The tokenizer in a base model's or adapter's folder."""
+    """The tokenizer in a base model's or adapter's folder. Threads may share it: no call changes it.
+
+    Args:
+        folder: where it was read from.
+        backend: a `tokenizers.Tokenizer`, which from now on belongs to this object alone.
+        has_pad_token: whether the model has a pad token.
+        keeps_end: whether a text that is too long loses its beginning instead of its end.
+    """
 
     folder: Path
     has_pad_token: bool
 
-    def __init__(self, folder: Path, backend: Any, *, has_pad_token: bool) -> None:
-        """`backend` is a `tokenizers.Tokenizer`; it is changed, so it must belong to this object alone."""
-        self.folder = folder
-        self.has_pad_token = has_pad_token
-        self._backend = backend
-        self._backend.encode_special_tokens = True
-        self._backend.no_padding()
+    def __init__(
+        self, folder: Path, backend: Any, *, has_pad_token: bool = False, keeps_end: bool = False
+    ) -> None:
+        self.folder, self.has_pad_token = folder, has_pad_token
+        self._backend, self._direction = backend, "left" if keeps_end else "right"
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+        self._added: int = backend.num_special_tokens_to_add(is_pair=False)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """The tokenizer in a folder; nothing is downloaded, and no code of the folder's is run.
 
         Raises:
-            ModelError: the folder has no tokenizer, a damaged one, or one without a fast form.
+            ModelError: the folder has no tokenizer, a damaged one, or one that contradicts itself.
         """
         if not cls.is_in(folder):
-            raise ModelError(f"{folder}: no tokenizer in this folder", hint=f"it needs {FILE_NAMES[0]}")
-        from transformers import AutoTokenizer
-
-        # transformers sees a copy with the settings that are known, and links to the vocabulary: what
-        # else the folder's JSON asks for (code, other files) it never reads.
-        with files.scratch_folder(*_checked(folder)) as copy:
-            try:
-                found = AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
-            except BaseException as error:
-                raise _unusable(folder, error, str(copy)) from None
-        if not found.is_fast:
-            raise ModelError(f"{folder}: no fast tokenizer", hint="save it as tokenizer.json")
-        backend = found.backend_tokenizer
+            raise ModelError(f"{folder}: no tokenizer in this folder", hint=f"it needs {WHOLE}")
+        paths, objects = _checked(folder)
+        settings = {**objects.get(SPECIAL, {}), **objects.get(CONFIG, {})}
+        backend = _read(folder, settings) if WHOLE in paths else _put_together(folder, paths, objects)
         # A family's class makes do with an empty vocabulary where the file that holds it is missing.
         if backend.get_vocab_size(with_added_tokens=False) < 2:
-            raise ModelError(f"{folder}: the tokenizer has no vocabulary", hint=f"it needs {FILE_NAMES[0]}")
-        return cls(folder, backend, has_pad_token=found.pad_token is not None)
+            raise ModelError(f"{folder}: the tokenizer has no vocabulary", hint=NEEDS)
+        pad = settings.get("pad_token") or (backend.padding or {}).get("pad_token")
+        side = settings.get("truncation_side") or (backend.truncation or {}).get("direction") or "right"
+        if side not in ("left", "right"):
+            raise ModelError(
+                f"{folder / CONFIG}: truncation_side must be left or right, not {str(side)[:40]!r}"
+            )
+        return cls(folder, backend, has_pad_token=bool(pad), keeps_end=side == "left")
 
     @classmethod
     def is_in(cls, folder: Path) -> bool:
@@ -93,13 +105,15 @@ class Tokenizer:
             DataError: a text is no string, cannot be encoded, or has no tokens in this vocabulary.
             UsageError: max_length has no room for the special tokens that are always added.
         """
-        self._truncate(max_length)
+        if max_length <= self._added:
+            what = f"max_length {max_length} has no room for text beside {self._added} special tokens"
+            raise UsageError(what)
         ids: list[NDArray[np.int64]] = []
         for chunk in _chunks(texts):
             for encoding in self._encode(chunk):
-                if not encoding.ids:
-                    raise DataError(f"no token stands for this text: {texts[len(ids)][:60]!r}")
-                ids.append(np.array(encoding.ids, dtype=np.int64))
+                ids.append(self._cut(encoding, max_length))
+                if not len(ids[-1]):
+                    raise DataError(f"no token stands for this text: {texts[len(ids) - 1][:60]!r}")
         return ids
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -108,21 +122,25 @@ class Tokenizer:
         Raises:
             DataError: as for a call.
         """
-        self._backend.no_truncation()
-        return np.array(
-            [len(encoding.ids) for chunk in _chunks(texts) for encoding in self._encode(chunk)],
-            dtype=np.int64,
-        )
+        found = [len(encoding) for chunk in _chunks(texts) for encoding in self._encode(chunk)]
+        return np.array(found, dtype=np.int64) + self._added
 
     def _encode(self, chunk: list[str]) -> list[Any]:
+        """Encodings without the special tokens that are always added."""
         try:
-            encodings: list[Any] = self._backend.encode_batch_fast(chunk)
+            encodings: list[Any] = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
         except TypeError:  # what the library says of a string with a lone surrogate
             text = next(text for text in chunk if not _is_encodable(text))
             raise DataError(f"half of a surrogate pair, no character, stands in {text[:60]!r}") from None
         except BaseException as error:  # a tokenizer.json may be read well and fail at a text
             raise _unusable(self.folder, error) from None
         return encodings
+
+    def _cut(self, encoding: Any, max_length: int) -> NDArray[np.int64]:
+        """Ids of at most so many tokens, the special ones among them."""
+        encoding.truncate(max_length - self._added, direction=self._direction)
+        whole = self._backend.post_process(encoding) if self._added else encoding
+        return np.array(whole.ids, dtype=np.int64)
 
     def files(self) -> list[Path]:
         """The tokenizer's files in its folder, to be copied beside an adapter."""
@@ -132,20 +150,69 @@ class Tokenizer:
     def _files(folder: Path) -> list[Path]:
         return [folder / name for name in FILE_NAMES if (folder / name).is_file()]
 
-    def _truncate(self, max_length: int) -> None:
-        added = self._backend.num_special_tokens_to_add(is_pair=False)
-        if max_length <= added:
-            raise UsageError(f"max_length {max_length} has no room for text beside {added} special tokens")
-        self._backend.enable_truncation(max_length, direction="right")
+
+def _read(folder: Path, settings: Mapping[str, Any]) -> Any:
+    """tokenizer.json, which alone says what is put before and after a text, as for transformers."""
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_file(str(folder / WHOLE))
+    except BaseException as error:
+        raise _unusable(folder, error) from None
+    _refuse_differences(folder, backend, settings)
+    return backend
 
 
-def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
-    """(files to link to, JSON objects to write) of a tokenizer that may be handed to transformers."""
+def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse settings of tokenizer_config.json that contradict tokenizer.json and would change ids."""
+    spaces = json.dumps(settings.get("add_prefix_space"))
+    before = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    for part in before.get("pretokenizers", [before]):
+        if part.get("type") == "ByteLevel" and spaces not in (
+            "null",
+            json.dumps(part.get("add_prefix_space")),
+        ):
+            raise ModelError(f"{folder / CONFIG}: add_prefix_space is {spaces}, and {WHOLE} has it otherwise")
+    added = settings.get("added_tokens_decoder")
+    for token in added.values() if isinstance(added, dict) else ():
+        plain = isinstance(token, dict) and not token.get("special")
+        if plain and backend.token_to_id(_content(token)) is None:
+            raise ModelError(f"{folder / CONFIG}: {WHOLE} lacks the added token {_content(token)[:40]!r}")
+
+
+def _content(token: Any) -> str:
+    """A special token, which is written as a string or as an object."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else ""
+
+
+def _put_together(folder: Path, paths: Mapping[str, Path], objects: Mapping[str, Any]) -> Any:
+    """A tokenizer of vocab.json and merges.txt, by transformers' class for the family.
+
+    transformers sees a copy with the settings that are known, and links to the vocabulary: what else the
+    folder's JSON asks for (code, other files) it never reads.
+    """
+    if not {"vocab.json", "merges.txt"} <= paths.keys():
+        raise ModelError(f"{folder}: the tokenizer has no vocabulary", hint=NEEDS)
+    from transformers import AutoTokenizer
+
+    with files.scratch_folder(paths, objects) as copy:
+        try:
+            found = AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+        except BaseException as error:
+            raise _unusable(folder, error, str(copy)) from None
+    if not found.is_fast:
+        raise ModelError(f"{folder}: no fast tokenizer", hint=f"save it as {WHOLE}")
+    return found.backend_tokenizer
+
+
+def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
+    """(files of the vocabulary, JSON objects of settings) of a tokenizer that may be read."""
     paths: dict[str, Path] = {}
-    objects: dict[str, Any] = {}
+    objects: dict[str, dict[str, Any]] = {}
     for path in Tokenizer._files(folder):
         _refuse_outside(folder, path)
-        if path.name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if path.name in (CONFIG, SPECIAL):
             found = read_object(path, limit=LARGEST_SETTINGS)
             if found.get("auto_map"):
                 raise ModelError(f"{path}: asks for code of its own (auto_map), and none is run")
@@ -179,8 +246,7 @@ def _unusable(folder: Path, error: BaseException, copy: str = "") -> ModelError:
         raise error
     what = (str(error).strip() or type(error).__name__).splitlines()[0]
     what = what.replace(copy, str(folder)) if copy else what
-    hint = "it needs tokenizer.json, or vocab.json and merges.txt beside the model's config.json"
-    return ModelError(f"{folder}: the tokenizer cannot be used: {what}", hint=hint)
+    return ModelError(f"{folder}: the tokenizer cannot be used: {what}", hint=NEEDS)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:

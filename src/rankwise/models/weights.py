@@ -23,24 +23,24 @@ INDEX_LIMIT = 1 << 24  # bytes; the index of a model of 400 billion parameters h
 SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 DTYPES = ("BF16", "F16", "F32", "F64")
-PREFIXES = ("transformer.", "model.")
 HINT = "rankwise reads safetensors only; convert with transformers: from_pretrained(...).save_pretrained(...)"
 
 
 class Weights(Mapping[str, Tensor]):
     """The tensors in a model folder, by their names in transformers' base model.
 
-    What transformers puts before them, `transformer.` in GPT-2 and `model.` in Llama, is left out;
-    heads such as `lm_head.weight` have no such prefix and keep their names.
+    What transformers puts before them is left out, as far as the file has it. Heads such as `lm_head.weight`
+    have no such prefix and keep their names.
 
     Args:
         folder: holds model.safetensors, or shards and model.safetensors.index.json.
+        prefix: what transformers calls the backbone inside its classifier.
 
     Raises:
         ModelError: there are no safetensors, or a file is missing or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder = folder
         self._where: dict[str, tuple[Any, str]] = {}  # name -> open file, name in the file
         for shard, names in _shards(folder).items():
@@ -49,8 +49,9 @@ class Weights(Mapping[str, Tensor]):
             for full in stored if names is None else names:
                 if full not in stored:
                     raise ModelError(f"{folder / shard}: lacks the tensor {full}, which {INDEX} says it has")
-                if self._where.setdefault(_short(full), (file, full)) != (file, full):
-                    raise ModelError(f"{folder}: holds the tensor {_short(full)} twice")
+                short = full.removeprefix(f"{prefix}.")
+                if self._where.setdefault(short, (file, full)) != (file, full):
+                    raise ModelError(f"{folder}: holds the tensor {short} twice")
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor as it is stored, on the CPU.
@@ -133,10 +134,3 @@ def _open(path: Path) -> Any:
             f"{path}: truncated or damaged: {error}",
             hint="download it again; a file of a few hundred bytes is a git-lfs pointer, not weights",
         ) from None
-
-
-def _short(name: str) -> str:
-    for prefix in PREFIXES:
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name

@@ -78,7 +78,6 @@ class Backbone(ABC):
     dtype: torch.dtype  # of matrix products
     default_targets: tuple[str, ...]
     head_std: float  # standard deviation of a freshly drawn score head
-    head_prefix: str  # what transformers calls the backbone inside its classifier
 
     def __call__(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(texts, d_model) float32: the final hidden state of each text's last token."""

@@ -85,7 +85,7 @@ def layer_of(module: str) -> int:
     >>> layer_of("layers.29.self_attn.q_proj")
     29
     """
-    return int(module.split(".")[1])
+    return next(int(part) for part in module.split(".") if part.isdecimal())
 
 
 def _names(target: str, module: str) -> bool:

@@ -98,14 +98,8 @@ def layout_of(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> L
 
 
 def _lay_out(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> Layout:
-    keys = [bucket.rows for bucket in packed.buckets]  # each (texts, width)
-    real_keys = [bucket.real for bucket in packed.buckets]
-    if pooled:
-        queries = [rows[:, -1:] for rows in keys]  # each (texts, 1)
-        results = [bucket.texts[:, None] for bucket in packed.buckets]
-        real_queries = [torch.ones_like(rows, dtype=torch.bool) for rows in queries]
-    else:
-        queries, results, real_queries = keys, keys, real_keys
+    queries, results, real_queries = _queries(packed, pooled)
+    keys, real_keys = [bucket.rows for bucket in packed.buckets], [bucket.real for bucket in packed.buckets]
     per_token = heads + 2 * kv_heads
     parts = [
         *_head_rows(queries, per_token, 0, heads),
@@ -123,6 +117,21 @@ def _lay_out(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> La
         heads=heads,
         slices=tuple(_slices(packed.buckets, [len(part) for part in parts], kv_heads, pooled)),
     )
+
+
+def _queries(packed: PackedBatch, pooled: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """What each length bucket asks for.
+
+    Returns:
+        For each bucket, each (texts, n): the rows of qkv that have its queries, the rows of the result
+        that they belong to, and False for copies that only fill the bucket up.
+    """
+    rows = [bucket.rows for bucket in packed.buckets]
+    if not pooled:
+        return rows, rows, [bucket.real for bucket in packed.buckets]
+    last = [of_bucket[:, -1:] for of_bucket in rows]
+    texts = [bucket.texts[:, None] for bucket in packed.buckets]
+    return last, texts, [torch.ones_like(of_bucket, dtype=torch.bool) for of_bucket in last]
 
 
 def _head_rows(buckets: Sequence[Tensor], per_token: int, first: int, count: int) -> list[Tensor]:

@@ -206,8 +206,9 @@ def _font_signs() -> frozenset[int]:
 
 @cache
 def _font() -> Any:
-    """DejaVu Sans, which comes with matplotlib."""
+    """matplotlib's DejaVu Sans, from memory, since a file kept open may be closed after a fork."""
     import matplotlib
-    from matplotlib.font_manager import get_font
+    from matplotlib.ft2font import FT2Font
 
-    return get_font(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return FT2Font(io.BytesIO(file.read_bytes()))

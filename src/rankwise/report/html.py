@@ -13,7 +13,7 @@ from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.ranks import in_short, summary_table
+from rankwise.report.ranks import summary_table
 from rankwise.report.run import Run
 from rankwise.report.scores import ScoreRow, by_rank
 from rankwise.report.tables import (
@@ -54,7 +54,8 @@ def run_page(story: Story) -> str:
         title=one_line(run.name),
         results=results,
         comparison=story.comparison,
-        headline=in_short(story.comparison),
+        headline=story.comparison.headline,
+        evidence=story.comparison.verdict.removeprefix(f"{story.comparison.headline}. "),
         facts=_facts(story),
         choice=choice,
         seeds=run.seeds,

@@ -24,7 +24,7 @@ from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves
 from rankwise.schema import AdapterResult, DataReport, Results, Timing
-from rankwise.stats import Answers
+from rankwise.stats.intervals import Answers
 from rankwise.store.run_folder import RunFolder
 
 D = TypeVar("D", bound=np.generic)
@@ -41,6 +41,7 @@ class SplitPredictions:
     targets: NDArray[np.int64]  # (texts,) label of each text
     predicted: NDArray[np.int64]  # (adapters, texts) label with the highest probability
     probability: NDArray[np.float64]  # (adapters, texts) of the predicted label, a fraction
+    baselines: Mapping[str, NDArray[np.int64]]  # baseline -> (texts,) predicted label
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -151,6 +152,11 @@ def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Re
         targets=_fixed(np.array([label[cell] for cell in column("label")], dtype=np.int64)),
         predicted=_fixed(np.array(predicted, dtype=np.int64).reshape(len(names), len(lines))),
         probability=_fixed(np.array(probability, dtype=np.float64).reshape(len(names), len(lines))),
+        baselines={
+            row.name: _fixed(np.array([label[cell] for cell in column(row.name)], dtype=np.int64))
+            for row in results.baselines
+            if row.name in place
+        },
     )
 
 

@@ -14,7 +14,7 @@ from rankwise.recipe import Recipe
 from rankwise.report.drawing import Drawing
 from rankwise.report.figures import runs_by_rank
 from rankwise.report.html import render
-from rankwise.report.ranks import compare, in_short
+from rankwise.report.ranks import compare
 from rankwise.report.run import Run, load
 from rankwise.report.scores import ScoreRow, rank_rows
 from rankwise.report.tables import Table, interval, one_line, percent
@@ -60,7 +60,7 @@ def summary(folder: RunFolder) -> RunSummary:
         created=run.timing.created if run.timing else None,
         **_settings(run.recipe),
         accuracy=best.accuracy,
-        verdict=in_short(comparison),
+        verdict=comparison.headline,
         problem=None,
     )
 
@@ -166,7 +166,7 @@ def _side(compared: Compared) -> tuple[str, ...]:
         f"{results.texts['train']:,}",
         ", ".join(row.name for row in compared.rows),
         str(len(comparison.seeds)),
-        in_short(comparison),
+        comparison.headline,
         percent(validation.accuracy),
         interval(validation),
         percent(validation.macro_f1),

@@ -9,7 +9,7 @@ import numpy as np
 
 from rankwise.report.run import Run
 from rankwise.schema import AdapterResult, Baseline, Metrics, Results
-from rankwise.stats import Answers, mean_accuracy_interval
+from rankwise.stats.intervals import Answers, mean_accuracy_interval
 
 LINEAR_PROBE = "linear probe (rank 0)"
 """What tables and figures call the baseline "rank 0" of results.json."""

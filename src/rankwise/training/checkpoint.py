@@ -12,8 +12,8 @@ What is saved, in a folder `RUN/checkpoint/NUMBER`::
         NAME/kept logits     (validation texts, classes) float32
     manifest.json        size and SHA-256 of the two files above, written last
 
-Nothing else is needed. Data order and dropout masks are keyed by seed, epoch, step and name, so an adapter's number
-of steps is its random state and its place in the data.
+Nothing else is needed. Data order and dropout masks are keyed by seed, epoch, step and name, so an
+adapter's number of steps is its random state and its place in the data.
 
 The folder is filled under another name, flushed to the disk, and renamed, so it is there whole or not at all.
 The last two are kept.

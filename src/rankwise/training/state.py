@@ -24,9 +24,9 @@ class Kept:
 class AdapterState:
     """Everything that it takes to go on training one adapter.
 
-    In a trainer the tensors are views of its bank and optimizer, so the state is always that of the last step;
-    a copy lies on the CPU and belongs to itself. Data order and dropout masks are keyed by seed, epoch and
-    step, so there is no random state: the number of losses says where the adapter is.
+    In a trainer the tensors are views of its bank and optimizer, so the state is always that of the last
+    step; a copy lies on the CPU and shares nothing. Data order and dropout masks are keyed by seed, epoch
+    and step, so there is no random state: the number of losses says where the adapter is.
     """
 
     parameters: Tensor  # (parameters,) float32, as are the next two

@@ -7,8 +7,8 @@
         else:
             trainer.step()
 
-A trainer touches no files. What it does is a function of the specs, the data and the recipe; signals can end it
-between two steps or within a forward pass, never within an update.
+A trainer touches no files. What it does is a function of the specs, the data and the settings. Signals can
+end it between two steps or within a forward pass, never within an update.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rankwise.metrics import metrics
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
@@ -34,6 +33,7 @@ from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import TrainSettings
+from rankwise.stats.metrics import metrics
 from rankwise.training import signals
 from rankwise.training.callbacks import Validation
 from rankwise.training.optimizer import AdamW

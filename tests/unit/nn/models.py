@@ -36,6 +36,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "max_position_embeddings": 64,
     },
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "rotary_pct": 0.5,
+        "max_position_embeddings": 64,
+    },
+    "opt": {
+        "model_type": "opt",
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "word_embed_proj_dim": 24,
+        "ffn_dim": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "max_position_embeddings": 64,
+    },
 }
 FAMILIES = list(CONFIGS)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rankwise.models import llama
-from rankwise.nn.activation import gelu_tanh
+from rankwise.nn.activation import gelu_tanh, swiglu
+from rankwise.nn.norms import rms_norm
+from rankwise.nn.rotary import rotate
 from tests.unit.nn.gradients import compare, leaves
 from tests.unit.nn.models import close
 
@@ -17,13 +18,13 @@ def test_rms_norm() -> None:
     weight = weight.detach()
     for eps in (1e-6, 0.5):
         theirs = weight * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
-        compare(llama._rms_norm(x, weight, eps, torch.float32), theirs, (x,))
+        compare(rms_norm(x, weight, eps, torch.float32), theirs, (x,))
 
 
 def test_rms_norm_into_bfloat16() -> None:
     x, weight = leaves((7, 10), (10,))
     weight = weight.detach()
-    ours = llama._rms_norm(x, weight, 1e-6, torch.bfloat16)
+    ours = rms_norm(x, weight, 1e-6, torch.bfloat16)
     assert ours.dtype == torch.bfloat16
     theirs = weight * x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     assert close(ours, theirs, 0.01)
@@ -39,7 +40,16 @@ def test_rotate(turned: int) -> None:
     cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
     a, b = x[:, :turned, :4], x[:, :turned, 4:]
     rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-    compare(llama._rotate(x, turned, cos, sin), torch.cat([rotated, x[:, turned:]], 1), (x,))
+    compare(rotate(x, turned, cos, sin), torch.cat([rotated, x[:, turned:]], 1), (x,))
+
+
+def test_rotate_a_part_of_each_head() -> None:
+    """Of six numbers the first four; the last two have no position."""
+    x, angles = leaves((7, 5, 6), (7, 2))
+    cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
+    a, b, rest = x[:, :3, :2], x[:, :3, 2:4], x[:, :3, 4:]
+    rotated = torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
+    compare(rotate(x, 3, cos, sin), torch.cat([rotated, x[:, 3:]], 1), (x,))
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (7, 12), (300, 1000)])
@@ -71,4 +81,4 @@ def test_gelu_in_bfloat16() -> None:
 def test_swiglu() -> None:
     (x,) = leaves((7, 12))
     gate, up = x[:, :6], x[:, 6:]
-    compare(llama._swiglu(x), gate * torch.sigmoid(gate) * up, (x,))
+    compare(swiglu(x), gate * torch.sigmoid(gate) * up, (x,))

@@ -10,7 +10,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 from rankwise.schema import Bin, ClassMetrics, Metrics
-from rankwise.stats import accuracy_interval
+from rankwise.stats.intervals import accuracy_interval
 
 
 def metrics(

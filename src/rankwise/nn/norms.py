@@ -1,0 +1,45 @@
+"""Layer norm and RMS norm of float32 rows with frozen weights, into the dtype of matrix products."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class NormWeights(NamedTuple):
+    """A layer norm's parameters, both (d_model,) float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def layer_norm(x: Tensor, norm: NormWeights, eps: float, dtype: torch.dtype) -> Tensor:
+    """Layer norm (Ba et al. 2016, arXiv 1607.06450) of x (rows, d_model) float32, in `dtype`."""
+    return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, eps).to(dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) of x (rows, d_model) float32, in `dtype`."""
+    out: Tensor = _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps its input and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        y: Tensor = (x * scale).mul_(weight).to(dtype)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        x, weight, scale = ctx.saved_tensors
+        weighted = grads[0] * weight  # (rows, d_model) float32
+        dot = torch.linalg.vecdot(weighted, x)[:, None]
+        return (weighted * scale).addcmul_(x, dot * scale**3, value=-1 / x.shape[-1]), None, None, None

@@ -1,0 +1,93 @@
+"""Rotary positions (Su et al. 2021, arXiv 2104.09864), on all or on the first part of each head.
+
+A head's first `r` numbers are turned in pairs: number j with number j + r / 2, by `position * frequency_j`.
+With r = 4 and one head at position p::
+
+    before   a0 a1 | b0 b1 | c ...                      the rest, c, has no position
+    after    a0 cos(p f0) - b0 sin(p f0)                and a1, b1 by p f1
+             b0 cos(p f0) + a0 sin(p f0)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """How Llama 3.1 stretches long wavelengths to serve longer texts than it was first trained on."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_positions: int
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """What a model's config says of its rotary positions."""
+
+    theta: float
+    share: float = 1.0  # of a head's numbers that are turned, the first ones
+    scaling: Llama3Scaling | None = None
+
+
+def frequencies(rotary: Rotary, head_dim: int) -> Tensor:
+    """(int(head_dim * share) / 2,) float32, radians a position."""
+    turned = int(head_dim * rotary.share)
+    exponents = torch.arange(0, turned, 2, dtype=torch.int64).float() / turned
+    plain = 1.0 / (rotary.theta**exponents)
+    return plain if rotary.scaling is None else _stretched(plain, rotary.scaling)
+
+
+def rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (tokens, 1, r / 2) in `dtype`, of positions (tokens,) int64."""
+    angles = positions[:, None].float() * frequencies  # (tokens, r / 2)
+    return angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype)
+
+
+def rotate(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first `heads` heads of x (tokens, all heads, head_dim); the others, the values, are copied."""
+    out: Tensor = _Rotate.apply(x, heads, cos, sin)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _stretched(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
+    wavelengths = 2 * math.pi / plain
+    turns = scaling.original_positions / wavelengths  # over the length the model was first trained on
+    smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    smooth = smooth.clamp(0, 1)  # 0: stretched by the factor, 1: left alone
+    return (1 - smooth) * plain / scaling.factor + smooth * plain
+
+
+def _turn(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    width = 2 * cos.shape[-1]
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out[:, heads:] = x[:, heads:]
+    if width < x.shape[-1]:
+        out[:, :heads, width:] = x[:, :heads, width:]
+    a, b = x[:, :heads, :width].chunk(2, -1)
+    left, right = out[:, :heads, :width].chunk(2, -1)
+    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=right).addcmul_(a, sin)
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    """Keeps the angles only: the gradient is turned the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.heads = heads
+        return _turn(x, heads, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], ctx.heads, cos, -sin), None, None, None

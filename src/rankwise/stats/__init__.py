@@ -1,0 +1,1 @@
+"""Intervals, paired tests and the verdict on ranks: pure functions of arrays."""

@@ -1,0 +1,113 @@
+"""The design: every seed of every rank answers the same texts.
+
+Diagnostic radiology calls it a multi-reader multi-case study: readers are our seeds, cases are our
+texts, modalities are our ranks. Both readers and cases are samples, so the mean of a (seeds, texts)
+table varies with both (Dorfman, Berbaum and Metz 1992; Obuchowski and Rockette 1995; unified by
+Hillis 2007, Statistics in Medicine 26):
+
+    variance of the mean  =  MS_seeds / (seeds texts)                        varies with the seed
+                          +  max(0, MS_texts - MS_left) / (seeds texts)      varies with the text alone
+
+The first term has seeds - 1 degrees of freedom, which is 1 or 2 in most sweeps. Hillis (2007) combines
+both terms into one t distribution by Satterthwaite's formula. That is nearly exact from five seeds on, but
+a one-sided 5 % test errs in up to 8 % with two seeds, and far more at the small levels that many
+comparisons ask for. So claims rest on Banerjee's bound (1960, Biometrika 47), which never errs too often:
+
+    half width ^ 2  =  t(seeds - 1) ^ 2 * first term  +  t(texts - 1) ^ 2 * second term
+
+`bench/coverage.py` measures both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+Floats = NDArray[np.float64]
+
+STEP = 0.125
+"""Variance over seeds, in texts squared, that a count hides which seeds happen to share."""
+
+
+@dataclass(frozen=True)
+class MeanSquares:
+    """Analysis of variance of (seeds, texts) tables; arrays have one entry a table."""
+
+    seeds: int
+    texts: int
+    of_seeds: Floats
+    of_texts: Floats
+    left: Floats  # interaction of seeds and texts, and chance
+
+    def variance(self) -> Variance:
+        """The variance of the tables' means, by source."""
+        cells = self.seeds * self.texts
+        if self.seeds == 1:
+            none = np.zeros_like(self.of_texts)
+            return Variance(none, self.of_texts / cells, none, 0, max(1, self.texts - 1))
+        shared = np.maximum(0.0, self.of_texts - self.left) / cells
+        return Variance(
+            self.of_seeds / cells, shared, self.left / cells, self.seeds - 1, max(1, self.texts - 1)
+        )
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Variance of the means of tables, by source; arrays have one entry a table.
+
+    With one seed, `by_seed` is 0: the mean then stands for this adapter, and only texts are a sample.
+    """
+
+    by_seed: Floats
+    by_text: Floats
+    chance: Floats  # the part of `by_seed` that more texts would shrink too
+    seed_freedom: int  # seeds - 1
+    text_freedom: int  # texts - 1
+
+    @property
+    def total(self) -> Floats:
+        """Variance of the mean."""
+        return self.by_seed + self.by_text
+
+    def half_width(self, tail: Floats | float) -> Floats:
+        """Banerjee's bound: a mean strays further to one side with at most this probability.
+
+        Args:
+            tail: probability of one side, below 0.5; broadcast against the tables.
+        """
+        by_text = stdtrit(self.text_freedom, tail) ** 2 * self.by_text
+        if not self.seed_freedom:
+            return np.asarray(np.sqrt(by_text))
+        by_seed = stdtrit(self.seed_freedom, tail) ** 2 * self.by_seed
+        return np.asarray(np.sqrt(by_seed + by_text))
+
+    def tail(self, distance: Floats) -> Floats:
+        """The tail whose half width is this distance: the one-sided p of a distance, at most 0.5."""
+        low, high = np.full(np.shape(distance), -700.0), np.full(np.shape(distance), np.log(0.5))
+        for _ in range(60):
+            middle = (low + high) / 2
+            wide = self.half_width(np.exp(middle)) > distance
+            low, high = np.where(wide, middle, low), np.where(wide, high, middle)
+        return np.where(distance > 0, np.exp(high), 0.5)
+
+
+def is_binary(scores: Floats) -> bool:
+    """Whether scores are those of right and wrong answers."""
+    return bool(((scores == 0) | (scores == 1)).all())
+
+
+def mean_squares(table: Floats) -> MeanSquares:
+    """The mean squares of one (seeds, texts) table, as arrays of one entry."""
+    seeds, texts = table.shape
+    by_seed, by_text, mean = table.mean(axis=1), table.mean(axis=0), table.mean()
+    rest = table - by_seed[:, None] - by_text + mean
+    return MeanSquares(
+        seeds=seeds,
+        texts=texts,
+        of_seeds=np.array([texts * ((by_seed - mean) ** 2).sum() / max(1, seeds - 1)]),
+        of_texts=np.array([seeds * ((by_text - mean) ** 2).sum() / max(1, texts - 1)]),
+        left=np.array([(rest**2).sum() / max(1, (seeds - 1) * (texts - 1))]),
+    )

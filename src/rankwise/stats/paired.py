@@ -1,0 +1,238 @@
+"""Paired differences of ranks on the same seeds and texts, and tests of them.
+
+Any real-valued score of a text will do: correct or not, minus its log loss, a jackknife pseudo-value of
+macro-F1. Each pair of ranks has a variance of its own, over texts and over seeds: a rank that is unstable
+over seeds is not averaged with stable ones. `crossed` has the design and its literature.
+
+Right or wrong answers of few texts are far from normal, and identical answers would have no variance at
+all. For them the variance is the one that the tested difference itself implies, as in Tango's score test
+(1998, Statistics in Medicine 17): adapters that differ by d disagree on a share d of the texts at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, f
+
+from rankwise.stats.crossed import STEP, Floats, MeanSquares, Variance, is_binary
+
+CONTINUITY = 0.5
+"""Texts by which a difference of answers is reduced before it is tested: half a step of a count."""
+PSEUDO_TEXTS = 0.5
+"""Texts added to the counted variance, so that no disagreement seen is not taken for none to come."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences (first minus second) of pairs of ranks; arrays have one entry a pair."""
+
+    seeds: int
+    texts: int
+    mean: Floats
+    variance: Variance
+    disagreement: Floats | None  # share of (seed, text) cells that differ; None unless scores are 0 or 1
+
+    def reversed(self) -> Paired:
+        """Second minus first."""
+        return replace(self, mean=-self.mean)
+
+    def pick(self, which: NDArray[np.intp] | Sequence[int]) -> Paired:
+        """Some of the pairs."""
+        variance = Variance(
+            self.variance.by_seed[which],
+            self.variance.by_text[which],
+            self.variance.chance[which],
+            self.variance.seed_freedom,
+            self.variance.text_freedom,
+        )
+        share = None if self.disagreement is None else self.disagreement[which]
+        return Paired(self.seeds, self.texts, self.mean[which], variance, share)
+
+    def exceeds(self, value: Floats | float, tail: float) -> NDArray[np.bool_]:
+        """Whether a difference is shown to be above a value, by a one-sided test at this level."""
+        return self._distance(value) > self.variance_at(value).half_width(tail)
+
+    def p(self) -> Floats:
+        """Two-sided p that there is no difference; with one seed, at least McNemar's exact one."""
+        p = np.minimum(1.0, 2 * self.variance_at(0.0).tail(self._distance(0.0, np.abs(self.mean))))
+        if self.seeds == 1 and self.disagreement is not None:
+            counts = np.rint(self.texts * np.array([self.disagreement, self.mean])).astype(int)
+            exact = [_sign_test((total + surplus) // 2, total) for total, surplus in counts.T]
+            p = np.maximum(p, exact)
+        return p
+
+    def lower(self, tail: float) -> Floats:
+        """The largest value that a one-sided test at this level shows the difference to exceed."""
+        if self.disagreement is None:
+            return self.mean - self.variance.half_width(tail)
+        low, high = np.full_like(self.mean, -1.0), self.mean.copy()
+        for _ in range(40):
+            middle = (low + high) / 2
+            shown = self.exceeds(middle, tail)
+            low, high = np.where(shown, middle, low), np.where(shown, high, middle)
+        return low
+
+    def interval(self, confidence: float) -> tuple[Floats, Floats]:
+        """Two-sided interval, which holds 0 just where `p` is not below 1 - confidence."""
+        tail = (1 - confidence) / 2
+        low, high = self.lower(tail), -self.reversed().lower(tail)
+        none = self.p() >= 1 - confidence
+        return np.where(none, np.minimum(low, 0.0), low), np.where(none, np.maximum(high, 0.0), high)
+
+    def variance_at(self, value: Floats | float) -> Variance:
+        """The variance if the true difference were this value."""
+        if self.disagreement is None:
+            return self.variance
+        texts = self.texts
+        factor = texts * self._spread_at(value)
+        factor = factor / (texts * (self.disagreement - self.mean**2) + PSEUDO_TEXTS)
+        factor = np.maximum(1.0, factor)
+        by_text = factor * (self.variance.by_text + PSEUDO_TEXTS / texts**2)
+        # Seeds whose counts happen to agree differ by some fraction of a text all the same.
+        step = STEP / (self.seeds * texts**2) if self.seeds > 1 else 0.0
+        by_seed = factor * (self.variance.by_seed + step)
+        return replace(self.variance, by_seed=by_seed, by_text=by_text)
+
+    def _distance(self, value: Floats | float, mean: Floats | None = None) -> Floats:
+        reduced = 0.0 if self.disagreement is None else CONTINUITY / self.texts
+        return np.asarray((self.mean if mean is None else mean) - value - reduced)
+
+    def _spread_at(self, value: Floats | float) -> Floats:
+        """Variance of one answer's difference, by maximum likelihood under the value (Tango 1998)."""
+        assert self.disagreement is not None
+        share, mean = self.disagreement, self.mean
+        worse = (share - mean) / 2  # share of cells that only the second has right
+        linear = -share + (2 - mean) * value
+        only_second = (np.sqrt(np.maximum(0.0, linear**2 + 8 * worse * value * (1 - value))) - linear) / 4
+        return np.asarray(np.maximum(0.0, 2 * only_second + value - value**2))
+
+
+def pair_up(scores: Sequence[Floats], pairs: Sequence[tuple[int, int]] | None = None) -> Paired:
+    """Paired differences of tables, from their cross products: quick for many pairs.
+
+    Args:
+        scores: one (seeds, texts) table a rank, of the same seeds and texts.
+        pairs: positions in `scores`; every two by default.
+    """
+    table = np.stack([np.asarray(each, dtype=np.float64) for each in scores])
+    _, seeds, texts = table.shape
+    binary = is_binary(table)
+    one, other = np.array(list(combinations(range(len(table)), 2)) if pairs is None else pairs).T
+    table = table - table.mean()
+    means = table.mean(axis=(1, 2))
+    cells = _squared(table.reshape(len(table), -1), one, other)
+    by_seed = texts * _squared(table.mean(axis=2), one, other)
+    by_text = seeds * _squared(table.mean(axis=1), one, other)
+    mean = means[one] - means[other]
+    grand = seeds * texts * mean**2
+    squares = MeanSquares(
+        seeds=seeds,
+        texts=texts,
+        of_seeds=np.maximum(0.0, by_seed - grand) / max(1, seeds - 1),
+        of_texts=np.maximum(0.0, by_text - grand) / max(1, texts - 1),
+        left=np.maximum(0.0, cells - by_seed - by_text + grand) / max(1, (seeds - 1) * (texts - 1)),
+    )
+    return Paired(seeds, texts, mean, squares.variance(), cells / (seeds * texts) if binary else None)
+
+
+def _squared(rows: Floats, one: NDArray[np.intp], other: NDArray[np.intp]) -> Floats:
+    """Sum of squares of the difference of rows, for each pair of rows."""
+    products = rows @ rows.T
+    own = np.diag(products)
+    return np.asarray(np.maximum(0.0, own[one] + own[other] - 2 * products[one, other]))
+
+
+@dataclass(frozen=True)
+class FTest:
+    """A test that all ranks are equally good."""
+
+    f: float
+    freedom: float  # of the numerator: ranks - 1
+    error_freedom: float  # of the denominator, by Hillis (2007)
+    p: float
+
+
+def f_test(scores: Mapping[int, Floats]) -> FTest:
+    """The multi-reader multi-case F test of (seeds, texts) scores of ranks (Hillis 2007).
+
+    No claim rests on it: with two or three seeds it errs too often. It is how the field reports such data.
+    """
+    table = np.stack([np.asarray(each, dtype=np.float64) for each in scores.values()])
+    _, seeds, texts = table.shape
+    # Mean squares of ranks x texts, and of ranks x seeds x texts: their difference is that of the covariances
+    # of two seeds, within a rank and between ranks.
+    of_texts = seeds * _interaction(table.mean(axis=1))
+    left = _interaction(table)
+    return obuchowski_rockette(table.mean(axis=2), (of_texts - left) / (seeds * texts))
+
+
+def obuchowski_rockette(means: Floats, covariance: float) -> FTest:
+    """The F test from each rank's mean at each seed, with Hillis' degrees of freedom.
+
+    Args:
+        means: (ranks, seeds).
+        covariance: Cov2 - Cov3 of Obuchowski and Rockette (1995): how much more two seeds of one rank vary
+            together over texts than two seeds of different ranks.
+    """
+    ranks, seeds = means.shape
+    between = seeds * float(means.mean(axis=1).var(ddof=1))
+    interaction = _interaction(means)
+    error = interaction + seeds * max(0.0, covariance)
+    freedom = error**2 / (interaction**2 / ((ranks - 1) * (seeds - 1)))
+    return FTest(between / error, ranks - 1, freedom, float(f.sf(between / error, ranks - 1, freedom)))
+
+
+def _interaction(table: Floats) -> float:
+    """Mean square of the interaction of all ways of a table."""
+    rest = table
+    for axis in range(table.ndim):
+        rest = rest - rest.mean(axis=axis, keepdims=True)
+    return float((rest**2).sum() / np.prod([max(1, size - 1) for size in table.shape]))
+
+
+def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Exact two-sided p that two classifiers err equally often (McNemar 1947), from (texts,) answers.
+
+    >>> mcnemar(np.array([True] * 9 + [False]), np.array([False] * 9 + [True]))
+    0.021484375
+    """
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    return _sign_test(only_one, only_one + only_other)
+
+
+def _sign_test(wins: int, total: int) -> float:
+    return float(binomtest(int(wins), int(total)).pvalue) if total else 1.0
+
+
+def macro_f1_pseudo_values(
+    predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int
+) -> Floats:
+    """Jackknife pseudo-values of macro-F1, one a text: their mean estimates macro-F1 (Quenouille 1956).
+
+    Dorfman, Berbaum and Metz (1992) analyze such values like scores of the single case.
+
+    Args:
+        predicted: (seeds, texts) class numbers.
+        truth: (texts,) class numbers.
+        classes: number of classes; one that nobody has or predicts counts as F1 0.
+
+    Returns:
+        (seeds, texts), as fractions.
+    """
+    return np.stack([_pseudo_values(each, truth, classes) for each in predicted])
+
+
+def _pseudo_values(predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> Floats:
+    texts, names = len(truth), np.arange(classes)
+    hit, said, real = predicted == truth, predicted[:, None] == names, truth[:, None] == names
+    true = (said & real).sum(axis=0)
+    size = said.sum(axis=0) + real.sum(axis=0)  # F1 of a class is 2 true / size
+    fewer_true = true - (hit[:, None] & real)  # (texts, classes), each text left out
+    fewer = size - said - real
+    without = (2 * fewer_true / np.maximum(1, fewer)).mean(axis=1)
+    return np.asarray(texts * (2 * true / np.maximum(1, size)).mean() - (texts - 1) * without)

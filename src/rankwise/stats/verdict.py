@@ -1,0 +1,278 @@
+"""Which rank is enough: what the scores of a sweep show, and what they do not.
+
+Every claim is a test that was passed, and each kind of claim is false in at most 5 % of sweeps:
+
+- A rank is the **best** if it is shown better than every other rank tried, at 2.5 % each (two-sided 5 %).
+  All tests must pass, so none needs a correction (intersection-union: Berger 1982, Technometrics 24).
+- A rank is **enough** if it is shown to lose less than the margin to every other rank tried, at 4.5 % each.
+  Ranks are tested in a fixed order, from the largest down, and the first that fails ends the walk, so the
+  number of ranks tried adds no error (Maurer, Hothorn and Lehmacher 1995). A rank that is shown to lose
+  *more* than the margin is passed over: it could not have been called enough.
+- Two ranks are **told apart** if their p, times the number of pairs, is below 5 % (Bonferroni); the
+  intervals beside these p are simultaneous in the same way, and hold 0 just where p is 5 % or more.
+- A rank **beats a baseline** by the same rule, over all ranks and baselines, as the rank was chosen from
+  the data.
+
+The linear probe (rank 0) is a baseline, not a candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwise.stats.advice import Advice, advise
+from rankwise.stats.crossed import Floats, is_binary
+from rankwise.stats.intervals import mean_accuracy_interval, mean_interval
+from rankwise.stats.paired import Paired, pair_up
+
+LEVEL = 0.05
+"""Share of sweeps that may make a false claim of one kind."""
+CLOSE = 0.045
+"""Level of a test of non-inferiority. What is left of 5 % is for two things that add to its errors a little:
+ranks that are passed over, and spreads over seeds that are skewed, as they are where accuracy is near 1."""
+PASSED_OVER = 0.01
+"""Level at which a rank is shown to lose more than the margin, over all the ranks it is compared with."""
+PROBE = "the linear probe (rank 0)"
+
+Scores = Mapping[int, NDArray[np.bool_] | Floats]
+"""Rank -> (seeds, texts) scores of the same seeds and texts; higher is better."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the scores measure, and how to print it."""
+
+    name: str = "validation accuracy"
+    unit: str = "points"
+    scale: float = 100.0  # from a score to the unit
+    digits: int = 2
+    percent: bool = True  # whether a level, unlike a difference, is in percent
+    negated: bool = False  # whether scores are the metric times -1, as for a loss
+
+    def amount(self, value: float) -> str:
+        """A size, such as `0.5 points`."""
+        number = f"{self.scale * value:.4g}"
+        return f"{number} {self.unit.removesuffix('s') if number == '1' else self.unit}"
+
+    def level(self, score: float) -> str:
+        """A mean score as the metric itself, such as `93.00 %`."""
+        value = self.scale * (-score if self.negated else score)
+        return f"{value:.{self.digits}f} {'%' if self.percent else self.unit}"
+
+
+LOG_LOSS = Metric("validation log loss", "nats", 1.0, 4, percent=False, negated=True)
+MACRO_F1 = Metric("validation macro-F1")
+
+
+@dataclass(frozen=True)
+class RankScore:
+    """A rank's mean score, with its 95 % interval over texts and, where there are several, seeds."""
+
+    rank: int
+    mean: float
+    low: float
+    high: float
+    spread: float | None  # standard deviation over seeds; None for one seed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Score of `rank` minus that of `other`; the interval and p are adjusted alike."""
+
+    rank: int
+    other: int | str  # a rank, or the name of a baseline
+    difference: float
+    low: float  # simultaneous 95 % interval
+    high: float
+    p: float  # two-sided; of no difference
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two are told apart."""
+        return self.p < LEVEL
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What the tests show of the candidate ranks."""
+
+    best: int | None
+    enough: int | None
+    passed_over: tuple[int, ...]  # ranks shown to lose more than the margin before the walk ended
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a sweep says of its ranks, with the evidence."""
+
+    metric: Metric
+    margin: float
+    seeds: int
+    texts: int
+    binary: bool  # whether every score is 0 or 1
+    ranks: tuple[RankScore, ...]
+    pairs: tuple[Comparison, ...]
+    leader: int  # candidate of the highest mean, the smallest among equals; not by itself a claim
+    claims: Claims
+    baselines: tuple[Comparison, ...]  # of `chosen` to each
+    advice: Advice | None  # where the verdict is open
+
+    @property
+    def recommended(self) -> int | None:
+        """The smallest rank that is enough or the best; None where the data do not decide."""
+        return min(
+            (rank for rank in (self.claims.enough, self.claims.best) if rank is not None), default=None
+        )
+
+    @property
+    def chosen(self) -> int:
+        """The recommended rank, or else the leader."""
+        return self.leader if self.recommended is None else self.recommended
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The ranks that may be recommended."""
+        return _candidates([each.rank for each in self.ranks])
+
+    def apart(self, rank: int, other: int) -> bool:
+        """Whether two ranks are told apart."""
+        return any(pair.apart and {pair.rank, pair.other} == {rank, other} for pair in self.pairs)
+
+
+def judge(
+    scores: Scores,
+    margin: float,
+    metric: Metric | None = None,
+    baselines: Mapping[str, NDArray[np.bool_] | Floats] | None = None,
+) -> Verdict:
+    """What the scores of a sweep show of its ranks.
+
+    Args:
+        scores: rank -> (seeds, texts), the same seeds and texts for all.
+        margin: loss that is accepted, in units of the scores, above 0.
+        metric: what is measured; validation accuracy by default.
+        baselines: name -> (texts,) scores on the same texts, or (seeds, texts).
+
+    Raises:
+        ValueError: the tables do not have one shape, or hold values that are not finite; no positive margin.
+    """
+    tables = _checked(scores, margin)
+    candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
+    seeds, texts = next(iter(tables.values())).shape
+    found = Verdict(
+        metric=metric or Metric(),
+        margin=margin,
+        seeds=seeds,
+        texts=texts,
+        binary=all(is_binary(table) for table in tables.values()),
+        ranks=tuple(_score(rank, table) for rank, table in tables.items()),
+        pairs=_compare_all(tables),
+        leader=max(candidates, key=lambda rank: (round(float(candidates[rank].mean()), 12), -rank)),
+        claims=decide(candidates, margin),
+        baselines=(),
+        advice=None,
+    )
+    probe = {PROBE: tables[0]} if 0 in tables and len(tables) > 1 else {}
+    against = _compare_baselines(
+        found.chosen, tables[found.chosen], {**probe, **(baselines or {})}, len(candidates)
+    )
+    open_tables = [tables[rank] for rank in _open(found)]
+    advice = advise(open_tables, margin) if len(open_tables) > 1 else None
+    return replace(found, baselines=against, advice=advice)
+
+
+def decide(scores: Mapping[int, Floats], margin: float) -> Claims:
+    """Which rank is shown to be the best, and which enough."""
+    ranks = sorted(scores)
+    if len(ranks) == 1:
+        return Claims(None, None, ())
+    places = list(permutations(range(len(ranks)), 2))
+    pairs = pair_up([scores[rank] for rank in ranks], places)
+    better = _all(pairs.exceeds(0.0, LEVEL / 2), places, len(ranks))
+    close = _all(pairs.exceeds(-margin, CLOSE), places, len(ranks))
+    level = PASSED_OVER / (len(ranks) - 1)
+    bad = ~_all(~pairs.reversed().exceeds(margin, level), places, len(ranks))
+    enough, passed_over = None, []
+    for place in reversed(range(len(ranks))):
+        if close[place]:
+            enough = ranks[place]
+        elif bad[place]:
+            passed_over.append(ranks[place])
+        else:
+            break
+    best = [rank for rank, shown in zip(ranks, better, strict=True) if shown]
+    return Claims(best[0] if best else None, enough, tuple(passed_over))
+
+
+def verdict_curve(scores: Scores, margins: Sequence[float]) -> list[tuple[float, int | None]]:
+    """(margin, the rank that is enough at it) for each margin; a wider margin asks for less."""
+    tables = _checked(scores, min(margins))
+    candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
+    return [(margin, decide(candidates, margin).enough) for margin in margins]
+
+
+def _checked(scores: Scores, margin: float) -> dict[int, Floats]:
+    tables = {rank: np.asarray(scores[rank], dtype=np.float64) for rank in sorted(scores)}
+    if len({table.shape for table in tables.values()}) != 1:
+        raise ValueError("ranks need scores of the same seeds and texts")
+    if not all(table.ndim == 2 and table.size and np.isfinite(table).all() for table in tables.values()):
+        raise ValueError("scores are finite (seeds, texts) tables")
+    if not margin > 0:
+        raise ValueError(f"a margin is above 0, not {margin}")
+    return tables
+
+
+def _candidates(ranks: list[int]) -> tuple[int, ...]:
+    return tuple(rank for rank in ranks if rank) or tuple(ranks)
+
+
+def _all(shown: NDArray[np.bool_], places: list[tuple[int, int]], ranks: int) -> NDArray[np.bool_]:
+    """(ranks,): whether a test of the ordered pairs passed against every other rank."""
+    table = np.ones((ranks, ranks), dtype=bool)
+    table[tuple(np.array(places).T)] = shown
+    return np.asarray(table.all(axis=1))
+
+
+def _score(rank: int, table: Floats) -> RankScore:
+    low, high = mean_accuracy_interval(table.astype(bool)) if is_binary(table) else mean_interval(table)
+    spread = float(table.mean(axis=1).std(ddof=1)) if len(table) > 1 else None
+    return RankScore(rank, float(table.mean()), low, high, spread)
+
+
+def _compare_all(tables: Mapping[int, Floats]) -> tuple[Comparison, ...]:
+    if len(tables) == 1:
+        return ()
+    return _comparisons(list(combinations(tables, 2)), pair_up(list(tables.values())), 1)
+
+
+def _compare_baselines(
+    rank: int, table: Floats, baselines: Mapping[str, NDArray[np.bool_] | Floats], choices: int
+) -> tuple[Comparison, ...]:
+    if not baselines:
+        return ()
+    others = [np.broadcast_to(np.asarray(each, dtype=np.float64), table.shape) for each in baselines.values()]
+    pairs = pair_up([table, *others], [(0, place) for place in range(1, len(others) + 1)])
+    return _comparisons([(rank, name) for name in baselines], pairs, choices)
+
+
+def _comparisons(
+    names: Sequence[tuple[int, int | str]], pairs: Paired, choices: int
+) -> tuple[Comparison, ...]:
+    """Each pair, adjusted for the number of pairs times the number of choices made from the data."""
+    tests = len(names) * choices
+    low, high = pairs.interval(1 - LEVEL / tests)
+    p = np.minimum(1.0, tests * pairs.p())
+    columns = zip(names, pairs.mean.tolist(), low.tolist(), high.tolist(), p.tolist(), strict=True)
+    return tuple(Comparison(*name, *values) for name, *values in columns)
+
+
+def _open(found: Verdict) -> list[int]:
+    """Candidates whose order is open: those not told apart from the leader; none where all is decided."""
+    ranks = [rank for rank in found.candidates if rank == found.leader or not found.apart(rank, found.leader)]
+    smallest = found.recommended
+    return [] if smallest is not None and smallest <= min(ranks) else ranks

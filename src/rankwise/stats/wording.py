@@ -1,0 +1,198 @@
+"""A verdict in words: a headline, and a paragraph that gives the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rankwise.stats.verdict import Comparison, Verdict
+
+
+def headline(found: Verdict) -> str:
+    """The verdict in one line, without a period."""
+    main, against = _main(found), _against_baselines(found)
+    if not against:
+        return main
+    if found.recommended is None:
+        return f"{main}; {_the(found, found.leader, capital=False)} {against}"
+    return f"{main} {'and' if against.startswith('beats') else 'but'} {against}"
+
+
+def explain(found: Verdict) -> str:
+    """The verdict with its evidence, what is left open, and what would settle it."""
+    sentences = [
+        headline(found),
+        *_evidence(found),
+        *_baseline_evidence(found),
+        *_passed_over(found),
+        *_left_open(found),
+        *_few_texts(found),
+        *_advice(found),
+        _covers(found),
+    ]
+    return ". ".join(sentence for sentence in sentences if sentence) + "."
+
+
+def _main(found: Verdict) -> str:
+    if len(found.candidates) == 1:
+        return f"Only rank {found.leader} was tried"
+    if found.recommended is not None:
+        best = found.recommended == found.claims.best
+        return f"{_the(found, found.recommended)} is {'the best of those tried' if best else 'enough'}"
+    if not _told_apart(found):
+        return f"The {_noun(found)}s cannot be told apart"
+    return f"Undecided: {_the(found, found.leader, capital=False)} has the best mean"
+
+
+def _against_baselines(found: Verdict) -> str:
+    """Such as `beats A and B, but is not shown to beat C and is worse than D`."""
+    beaten = [each for each in found.baselines if each.apart and each.difference > 0]
+    better = [each for each in found.baselines if each.apart and each.difference < 0]
+    equal = [each for each in found.baselines if not each.apart]
+    failed = [
+        f"is not shown to beat {_names(equal, 'or')}" if equal else "",
+        f"is worse than {_names(better)}" if better else "",
+    ]
+    parts = [f"beats {_names(beaten)}" if beaten else "", " and ".join(part for part in failed if part)]
+    return ", but ".join(part for part in parts if part)
+
+
+def _evidence(found: Verdict) -> list[str]:
+    if len(found.candidates) == 1:
+        return ["There is no other rank to compare it with"]
+    if found.recommended is None:
+        return [_undecided(found)]
+    if found.recommended == found.claims.best:
+        more = " A larger rank may be better still" if found.recommended == max(found.candidates) else ""
+        return [
+            f"{_score(found, found.recommended)}, and it is shown to be better than each of the others",
+            more[1:],
+        ]
+    margin = found.metric.amount(found.margin)
+    return [
+        f"With 95 % confidence it loses less than {margin} to each of the others",
+        f"{_score(found, found.recommended)}, {_gap(found, found.recommended)}",
+    ]
+
+
+def _undecided(found: Verdict) -> str:
+    means = {each.rank: each.mean for each in found.ranks if each.rank in found.candidates}
+    if len({round(mean, 12) for mean in means.values()}) == 1:
+        return f"All have the same {found.metric.name}, {found.metric.level(means[found.leader])}"
+    margin = found.metric.amount(found.margin)
+    best = "" if _told_apart(found) else f"Rank {found.leader} has the best mean {found.metric.name}, "
+    start = best + found.metric.level(means[found.leader]) if best else _score(found, found.leader)
+    return f"{start}, but no rank is shown to lose less than {margin} to each of the others"
+
+
+def _baseline_evidence(found: Verdict) -> list[str]:
+    named = [
+        f"{each.other}: {_signed(found, each.difference)} "
+        f"({_signed(found, each.low, bare=True)} to {_signed(found, each.high, bare=True)})"
+        for each in found.baselines
+    ]
+    if not named:
+        return []
+    return [f"Rank {found.chosen} minus each baseline, with adjusted 95 % interval: {'; '.join(named)}"]
+
+
+def _passed_over(found: Verdict) -> list[str]:
+    ranks = found.claims.passed_over
+    if not ranks:
+        return []
+    verb = "loses" if len(ranks) == 1 else "lose"
+    return [f"{_ranks(sorted(ranks), 'and', capital=True)} {verb} more than the margin"]
+
+
+def _left_open(found: Verdict) -> list[str]:
+    if found.recommended is None:
+        return []
+    smaller = [
+        rank
+        for rank in found.candidates
+        if rank < found.recommended and not found.apart(rank, found.recommended)
+    ]
+    return [f"Whether {_ranks(smaller, 'or')} is enough too is undecided"] if smaller else []
+
+
+def _few_texts(found: Verdict) -> list[str]:
+    if found.advice is None or not found.binary or 1 / found.texts <= found.margin:
+        return []
+    one, margin = found.metric.amount(1 / found.texts), found.metric.amount(found.margin)
+    return [f"One text of {found.texts} counts {one}, more than the margin of {margin}"]
+
+
+def _advice(found: Verdict) -> list[str]:
+    advice = found.advice
+    if advice is None:
+        return []
+    if advice.seeds is None or advice.texts is None:
+        margin = found.metric.amount(found.margin)
+        return [f"No realistic number of texts and seeds would settle it at a margin of {margin}"]
+    wanted = []
+    if advice.seeds > found.seeds:
+        more = advice.seeds - found.seeds
+        wanted.append(f"{more} more seed{'s' * (more > 1)}")
+    if advice.texts > found.texts:
+        wanted.append(f"{_round(advice.texts):,} validation texts instead of {found.texts:,}")
+    return [f"If the {_noun(found)}s are equally good, about {' and '.join(wanted)} would settle it"]
+
+
+def _covers(found: Verdict) -> str:
+    if found.seeds > 1:
+        return "This holds for other texts and other seeds; other training sets were not tried"
+    if len(found.candidates) == 1:
+        return "One seed was trained, so this speaks of this adapter and not of its rank"
+    return (
+        "One seed was trained, so this speaks of these adapters and not of their ranks; "
+        "train several seeds to compare ranks"
+    )
+
+
+def _told_apart(found: Verdict) -> bool:
+    return any(pair.apart and {pair.rank, pair.other} <= set(found.candidates) for pair in found.pairs)
+
+
+def _noun(found: Verdict) -> str:
+    return "rank" if found.seeds > 1 else "adapter"
+
+
+def _the(found: Verdict, rank: int, capital: bool = True) -> str:
+    name = f"rank {rank}" if found.seeds > 1 else f"the rank {rank} adapter"
+    return name[0].upper() + name[1:] if capital else name
+
+
+def _score(found: Verdict, rank: int) -> str:
+    mean = next(each.mean for each in found.ranks if each.rank == rank)
+    return f"Its {found.metric.name} is {found.metric.level(mean)}"
+
+
+def _gap(found: Verdict, rank: int) -> str:
+    means = {each.rank: each.mean for each in found.ranks}
+    if rank == found.leader:
+        return "the best mean"
+    gap = _signed(found, means[rank] - means[found.leader])
+    return f"{gap} from rank {found.leader}, which has the best mean"
+
+
+def _signed(found: Verdict, value: float, bare: bool = False) -> str:
+    number = f"{found.metric.scale * value:+.{found.metric.digits}f}"
+    return number if bare else f"{number} {found.metric.unit}"
+
+
+def _ranks(ranks: Sequence[int], word: str, capital: bool = False) -> str:
+    several = "s" * (len(ranks) > 1 and word == "and")
+    return f"{'R' if capital else 'r'}ank{several} {_list([str(rank) for rank in ranks], word)}"
+
+
+def _names(baselines: Sequence[Comparison], word: str = "and") -> str:
+    return _list([str(each.other) for each in baselines], word)
+
+
+def _list(names: Sequence[str], word: str) -> str:
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _round(texts: int) -> int:
+    """Two leading digits, rounded up."""
+    step: int = 10 ** max(0, len(str(texts)) - 2)
+    return -(-texts // step) * step
