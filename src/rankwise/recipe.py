@@ -45,12 +45,12 @@ class _Settings(BaseModel):
 class DataSettings(_Settings):
     """The texts, and how to find their columns and labels.
 
-    ==================================  =========================================================
-    the starter texts of the package    `data="starter"`
-    a file                              `data="reviews.csv"`
-    a folder of train, validation, ...  `data="emotion/"`
-    a dataset on the Hub                `data="dair-ai/emotion", data_config="split"`
-    ==================================  =========================================================
+    Examples of `Recipe(...)`::
+
+        data="starter"                                  the starter texts of the package
+        data="reviews.csv"                              a file
+        data="emotion/"                                 a folder of train, validation and test files
+        data="dair-ai/emotion", data_config="split"     a dataset on the Hub
     """
 
     source: str = "starter"
