@@ -45,7 +45,7 @@ class _Settings(BaseModel):
 class DataSettings(_Settings):
     """The texts, and how to find their columns and labels.
 
-    Examples of `Recipe(...)`::
+    Examples of `Recipe(...)`:
 
         data="starter"                                  the starter texts of the package
         data="reviews.csv"                              a file
