@@ -68,9 +68,7 @@ class Drawing:
     description: str  # the plotted values in words
     plot: Callable[[Figure], None]
     size: tuple[float, float]  # inches
-    plot_png: Callable[[Figure], None] | None = (
-        None  # for the PNG, if its font cannot render the text of `plot`
-    )
+    plot_png: Callable[[Figure], None] | None = None  # for the PNG, if its font lacks characters
 
     @cached_property
     def files(self) -> dict[str, bytes]:

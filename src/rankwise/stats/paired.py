@@ -165,7 +165,7 @@ def f_test(scores: Mapping[int, Floats]) -> FTest:
     """
     table = np.stack([np.asarray(each, dtype=np.float64) for each in scores.values()])
     _, seeds, texts = table.shape
-    # Mean squares of ranks x texts and of ranks x seeds x texts. Their difference gives the difference between
+    # The difference of the mean squares of ranks x texts and ranks x seeds x texts gives the difference of
     # the covariances of two seeds within a rank and between ranks.
     of_texts = seeds * _interaction(table.mean(axis=1))
     left = _interaction(table)
@@ -197,7 +197,7 @@ def _interaction(table: Floats) -> float:
 
 
 def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """McNemar's exact two-sided p-value (1947) that two classifiers are equally accurate, from (texts,) answers.
+    """Two-sided p-value of McNemar's exact test (1947) for two classifiers, from (texts,) answers.
 
     >>> mcnemar(np.array([True] * 9 + [False]), np.array([False] * 9 + [True]))
     0.021484375
