@@ -1,1 +1,1 @@
-"""Measurements, each a command: `python bench/NAME.py`."""
+"""Benchmarks, each run as `python -m bench.NAME`."""

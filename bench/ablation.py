@@ -1,8 +1,8 @@
-"""What each change for speed is worth in a training step: one change undone at a time.
+"""Ablation of the training step's optimizations, reverting one at a time.
 
 GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on, the published recipe. A variant
-is a process in which one change is replaced by the code before it; that older code is in this file. The
-variants take turns, round after round.
+is a process in which one optimization is replaced by the previous code, which is kept in this file. The
+variants are run alternately, in several rounds.
 
     taskset -c 1 env OMP_NUM_THREADS=1 python -m bench.ablation [--steps N] [--rounds N] [--dtype NAME]
         [--only WORD] [--record FILE]
@@ -46,7 +46,7 @@ VARIANTS |= {"all five undone": (WEIGHTS, GELU, HEADS, MASKS, SUM)}
 
 
 def main() -> None:
-    """Run the variants in turn and print a table."""
+    """Run the variants alternately and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each variant")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def contend(name: str, dtype: str, steps: int) -> None:
-    """Be one variant."""
+    """Run one variant."""
     texts, labels = common.draw((steps + 1) * BATCH)
     with ExitStack() as stack:
         for change in VARIANTS[name]:
@@ -76,7 +76,7 @@ def contend(name: str, dtype: str, steps: int) -> None:
 
 
 def undo(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:
-    """Where a change is, and the code before it: object, attribute, older form."""
+    """An optimization and the code it replaced: object, attribute, previous value."""
     if change == WEIGHTS:
         yield linear, "can_pack", lambda x, weight: False
     elif change == GELU:
@@ -95,7 +95,7 @@ def undo(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:
 
 
 def draw(step: int, name: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
-    """(count,) bool, the same bits as `masks.draw`, compared by torch."""
+    """(count,) bool, equal to `masks.draw`, with the comparison in torch."""
     key = np.random.SeedSequence([seed, step, zlib.crc32(name.encode())])
     words = np.random.SFC64(key).random_raw(-(-count // 4))
     return torch.from_numpy(words.view(np.int16)[:count]) >= round(rate * (1 << 16)) - (1 << 15)
@@ -111,7 +111,7 @@ def add(
 def attend(
     packed: PackedBatch, qkv: Tensor, heads: int, mask: list[Tensor], rate: float, pooled: bool
 ) -> Tensor:
-    """`attention.attend` where each query head has a key head of its own, and dropout is on."""
+    """`attention.attend` with one key head per query head, and with dropout."""
     q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)  # (tokens, heads, head_dim)
     q = q[packed.last] if pooled else q
     out: Tensor = _Attention.apply(q, k, v, packed, mask, rate, pooled)  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ def attend(
 
 
 class _Attention(torch.autograd.Function):
-    """Rows gathered into length buckets, and then copied by head; scales are products of their own."""
+    """Gathers rows into length buckets, then copies them by head; scaling is a separate product."""
 
     @staticmethod
     def forward(
@@ -180,18 +180,18 @@ class _Attention(torch.autograd.Function):
 
 
 class _Places(NamedTuple):
-    """Which row of the packed batch is where among the gathered rows, and the way back."""
+    """The gather indices of a packed batch, and their inverse."""
 
     keys: Tensor  # (gathered,) int64
-    key_answers: Tensor  # (tokens,) int64, the way back
-    queries: Tensor  # as `keys`; one a text if pooled
+    key_answers: Tensor  # (tokens,) int64, the inverse
+    queries: Tensor  # like `keys`; one per text if pooled
     answers: Tensor
     key_rows: list[slice]  # of each length bucket
     query_rows: list[slice]
 
 
 def _places(packed: PackedBatch, pooled: bool) -> _Places:
-    """The places of a packed batch, computed once."""
+    """The indices of a packed batch, computed once."""
     if ("rows", pooled) not in packed.layouts:
         keys = torch.cat([bucket.rows.flatten() for bucket in packed.buckets])
         real = torch.cat([bucket.real.flatten() for bucket in packed.buckets])
@@ -242,7 +242,7 @@ def _drop(weights: Tensor, mask: list[Tensor], bucket: int, rate: float) -> Tens
 
 
 def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:
-    """Print and write the record."""
+    """Print the record and write it to a file."""
     least = {name: 1000 * common.least(run.cpu, options.steps) for name, run in done.items()}
     now = least[AS_IT_IS]
     rows = [

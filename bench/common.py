@@ -1,4 +1,4 @@
-"""What the benchmarks share: texts, machine, matrix rates, contenders in processes of their own, records."""
+"""Shared code of the benchmarks: texts, machine info, matrix rates, contender processes, records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOLD = "contender: "
 
 @lru_cache(None)
 def labelled_texts() -> tuple[str, list[str], list[int]]:
-    """Name, texts, labels: emotion's training texts where `RANKWISE_TEST_DATA` has them, or the starter's."""
+    """Name, texts, labels: emotion's training texts if `RANKWISE_TEST_DATA` has them, or the starter's."""
     emotion = SHARED / "data" / "emotion" / "train.txt"
     if not emotion.is_file():
         train = data.load(Recipe()).train
@@ -50,7 +50,7 @@ def labelled_texts() -> tuple[str, list[str], list[int]]:
 
 
 def token_ids(texts: Sequence[str]) -> list[Ids]:
-    """Token ids by SmolLM2's vocabulary, which is smaller than GPT-2's and cuts English alike."""
+    """Token ids from SmolLM2's tokenizer, which has a smaller vocabulary than GPT-2 but similar lengths."""
     from rankwise.models import base as bases
     from rankwise.models.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ def token_ids(texts: Sequence[str]) -> list[Ids]:
 
 
 def draw(number: int, seed: int = 0) -> tuple[list[Ids], list[int]]:
-    """So many texts, drawn without replacement where there are enough: ids and labels."""
+    """Sample texts, without replacement if there are enough; returns ids and labels."""
     _, texts, labels = labelled_texts()
     random = np.random.default_rng(seed)
     chosen = random.choice(len(texts), number, replace=number > len(texts))
@@ -69,21 +69,21 @@ class RandomWeights:
     """A backbone's `Source` of random tensors."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A random tensor of the shape."""
+        """Return a random tensor of the shape."""
         return torch.randn(shape) * 0.02 + (1.0 if "ln_" in name and name.endswith("weight") else 0.0)
 
 
 def gpt2(shape: dict[str, Any], dtype: torch.dtype) -> GPT2:
-    """A GPT-2 of random weights; `shape` overrides the 124M one."""
+    """A GPT-2 with random weights; `shape` overrides the 124M configuration."""
     return GPT2(GPT2Config.from_json(shape), RandomWeights(), dtype)
 
 
 def train_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
-    """Floating-point operations of the frozen matrix products that training on such texts needs.
+    """Floating-point operations of the frozen matrix products needed to train on these texts.
 
-    A forward pass, and a backward pass to activations only; the first layer's input needs none, and
-    the last layer works on last tokens but for its queries, keys and values. Attention and the
-    adapters' own products, a few per cent, are left out.
+    Counts the forward pass and the backward pass to the activations. The first layer's input needs no
+    gradient, and the last layer only works on last tokens, except for its queries, keys and values.
+    Attention and the adapters' products, a few percent, are not counted.
     """
     tokens, texts, d = sum(lengths), len(lengths), config.d_model
     attn, rest = 3 * d * d, d * d + 2 * d * config.d_ff
@@ -92,15 +92,15 @@ def train_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
 
 
 def predict_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
-    """The same for a forward pass alone."""
+    """The same for the forward pass only."""
     tokens, d = sum(lengths), config.d_model
     attn, rest = 3 * d * d, d * d + 2 * d * config.d_ff
     return 2 * (tokens * (config.layers * attn + (config.layers - 1) * rest) + len(lengths) * rest)
 
 
 def matrix_rate(dtype: torch.dtype, rows: int) -> float:
-    """GFLOP/s of the (rows, 768) x (768, 3072) product: the better of torch's own and of one with a weight
-    that is laid out beforehand, each the median of thirty, taken by turns."""
+    """GFLOP/s of the (rows, 768) x (768, 3072) product: the faster of torch's product and of one with a
+    prepacked weight, each the median of thirty alternating runs."""
     x, weight = torch.randn(rows, 768).to(dtype), torch.randn(3072, 768).to(dtype)
     ways: list[tuple[Callable[[Tensor], Tensor], list[float]]] = [
         (partial(F.linear, weight=weight), []),
@@ -115,7 +115,7 @@ def matrix_rate(dtype: torch.dtype, rows: int) -> float:
 
 
 def resident(peak: bool = False) -> int:
-    """Bytes of memory that this process has, or had at most since `forget_peak`; Linux only, else 0."""
+    """Current memory of this process in bytes, or its peak since `forget_peak`; 0 except on Linux."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -125,13 +125,13 @@ def resident(peak: bool = False) -> int:
 
 
 def forget_peak() -> None:
-    """Count the peak anew from here."""
+    """Reset the peak."""
     if os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 class Clock:
-    """A contender's side: it tells its model's memory apart and times its steps."""
+    """Used in a contender's process to measure its model's memory and to time its steps."""
 
     def __init__(self) -> None:
         self.held, self.started, self.worked = 0, 0.0, 0.0
@@ -139,21 +139,21 @@ class Clock:
         self.cpu: list[float] = []
 
     def loaded(self) -> None:
-        """The model is there; memory is counted from here."""
+        """Call when the model is loaded; sets the memory baseline."""
         forget_peak()
         self.held = resident()
 
     def begin(self) -> None:
-        """A step begins."""
+        """Call at the start of a step."""
         self.started, self.worked = time.perf_counter(), time.process_time()
 
     def end(self) -> None:
-        """It is over."""
+        """Call at the end of a step."""
         self.seconds.append(time.perf_counter() - self.started)
         self.cpu.append(time.process_time() - self.worked)
 
     def tell(self) -> None:
-        """Every step is done."""
+        """Call after all steps."""
         peak = resident(peak=True)
         told = {"seconds": self.seconds, "cpu": self.cpu, "peak": peak, "beyond": peak - self.held}
         print(TOLD + json.dumps(told), flush=True)
@@ -161,22 +161,22 @@ class Clock:
 
 @dataclass
 class Contender:
-    """What a contender told, all its turns together."""
+    """The measurements of a contender, over all rounds."""
 
     seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)  # seconds of all its threads
-    peak: int = 0  # bytes of the process at its peak
-    beyond: int = 0  # beyond the loaded model
+    cpu: list[float] = field(default_factory=list)  # CPU seconds over all threads
+    peak: int = 0  # peak memory of the process in bytes
+    beyond: int = 0  # excluding the loaded model
 
 
 def take_turns(commands: dict[str, list[str]], rounds: int) -> dict[str, Contender]:
-    """Run the contenders in turn, round after round, so that a change in the machine's speed meets them all.
+    """Run the contenders alternately, so that changes in the machine's speed affect all of them.
 
-    Each turn is a process of its own, alone on the machine: none holds memory that another could use.
+    Each run is a separate process with the machine to itself, so none holds memory that another needs.
 
     Args:
-        commands: name -> arguments for Python; the process is to use `Clock`.
-        rounds: turns of each.
+        commands: name -> arguments for Python; the process must use `Clock`.
+        rounds: runs per contender.
     """
     contenders = {name: Contender() for name in commands}
     for _ in range(rounds):
@@ -190,12 +190,12 @@ def take_turns(commands: dict[str, list[str]], rounds: int) -> dict[str, Contend
             contender.peak, contender.beyond = (
                 max(getattr(contender, what), told[what]) for what in ("peak", "beyond")
             )
-            print(f"{name}: {median(told['seconds']):.2f} s a step", file=sys.stderr)
+            print(f"{name}: {median(told['seconds']):.2f} s per step", file=sys.stderr)
     return contenders
 
 
 def least(figures: Sequence[float], steps: int) -> float:
-    """The mean over a turn's steps of each step's least of all turns: what disturbs a turn only adds."""
+    """The mean over steps of each step's minimum over rounds, because disturbances only add time."""
     return float(np.reshape(figures, (-1, steps)).min(0).mean())
 
 
@@ -206,13 +206,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def undisturbed(done: Iterable[Contender]) -> str:
-    """How much of the steps' time the contenders' threads had: less than all of it where others ran too."""
+    """The share of wall time that the contenders' threads ran; below 100 % if other processes ran."""
     shares = [sum(each.cpu) / sum(each.seconds) / torch.get_num_threads() for each in done]
     return f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of the steps' time, threads together"
 
 
 def write_record(title: str, command: str, notes: dict[str, str], body: str, target: Path | None) -> None:
-    """Print a record in Markdown, and write it to `target` too."""
+    """Print a record as Markdown, and write it to `target`."""
     packages = ("torch", "transformers", "peft", "rankwise")
     facts = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -230,24 +230,24 @@ def write_record(title: str, command: str, notes: dict[str, str], body: str, tar
 
 
 def _pinned() -> str:
-    """What stood before the command, where the process is pinned to one core."""
+    """The command prefix, if the process is pinned to one core."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     return f"taskset -c {min(cores)} env OMP_NUM_THREADS=1 " if len(cores) == 1 else ""
 
 
 def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if known."""
     name = torch.cpu.get_capabilities().get("cpu_name")
     return str(name or platform.processor() or platform.machine())
 
 
 def rates(rows: Sequence[int] = (640, 3200)) -> dict[torch.dtype, dict[int, float]]:
-    """Matrix rates of this run, GFLOP/s."""
+    """Matrix product rates of this run, in GFLOP/s."""
     return {d: {n: matrix_rate(d, n) for n in rows} for d in (torch.float32, torch.bfloat16)}
 
 
 def rates_note(found: dict[torch.dtype, dict[int, float]]) -> str:
-    """The same for a record."""
+    """The rates as text for a record."""
     each = (
         f"{str(d).removeprefix('torch.')} " + " / ".join(f"{rate:.0f}" for rate in by_rows.values())
         for d, by_rows in found.items()
@@ -256,5 +256,5 @@ def rates_note(found: dict[torch.dtype, dict[int, float]]) -> str:
 
 
 def batches(ids: Sequence[Ids], size: int) -> Iterator[Sequence[Ids]]:
-    """So many texts at a time."""
+    """Yield the texts in batches."""
     yield from (ids[i : i + size] for i in range(0, len(ids), size))

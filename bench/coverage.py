@@ -1,20 +1,20 @@
-"""How often the verdict of `rankwise.stats` is right, by simulated sweeps whose truth is known.
+"""Error rates and coverage of the verdict of `rankwise.stats`, from simulated sweeps with known truth.
 
     python -m bench.coverage --quick
     python -m bench.coverage --record docs/records/DATE-coverage.md
 
-A simulated sweep is a table of right and wrong answers of every rank and seed on the same texts, by a
-probit model: a text has a difficulty, which all ranks and seeds share; a rank finds some texts harder
-than another rank does; a seed has luck, a part of which all ranks of the seed share; what is left is half
-shared by the ranks of a seed, as they meet the same draws. Each rank's accuracy over all texts and all
-seeds is known, and so is whether a claim is true. With one seed the truth is that of the adapters.
+A simulated sweep is a table of right and wrong answers of every rank and seed on the same texts, from a
+probit model with these effects: the difficulty of a text, shared by all ranks and seeds; an interaction of
+rank and text; a seed effect, partly shared by all ranks of the seed; and a residual, half of which is shared
+by the ranks of a seed, because they see the same random draws. The accuracy of each rank over all texts and
+seeds is known, and so is whether a claim is true. With one seed, the truth refers to the adapters.
 
-The grid is too large to visit, so settings are drawn from it; some that are hard are always in. A setting in
-which a claim is false in more than 5 % of sweeps is put to ten times as many new ones, and these decide: the
-worst of many settings is above 5 % by chance alone.
+The grid is too large to enumerate, so settings are sampled from it; some hard ones are always included. A
+setting in which a claim is false in more than 5 % of sweeps is simulated again with ten times as many
+sweeps, and only these count, because the worst of many settings exceeds 5 % by chance.
 
-The spread over seeds is at most a third of the error rate. Where it is half, accuracies near 1 are so skewed
-over seeds that no test of few of them is exact; the last table has some of that.
+The spread over seeds is at most a third of the error rate. If it is half, the distribution over seeds of
+accuracies near 1 is so skewed that no test with few seeds is exact; the last table shows such settings.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Answers = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 ITEMS = {"independent": (0.0, 0.0), "correlated": (2.0, 0.5), "nested": (30.0, 0.0)}
-"""Standard deviations, that of what is left being 1: of a text's difficulty; of a rank's own part in it.
+"""Standard deviations relative to the residual: of text difficulty, and of its interaction with the rank.
 
-Nested: an adapter labels correctly all texts up to some difficulty, so two adapters disagree one way only.
+Nested: an adapter labels all texts up to some difficulty correctly, so adapters only disagree one way.
 """
 TRUTHS: dict[str, Callable[[int], list[float]]] = {
     "equal": lambda ranks: [0.0] * ranks,
@@ -54,7 +54,7 @@ TRUTHS: dict[str, Callable[[int], list[float]]] = {
     "smallest worse by two margins": lambda ranks: [-2.0] + [0.0] * (ranks - 1),
     "largest better by two margins": lambda ranks: [-2.0] * (ranks - 1) + [0.0],
 }
-"""Ranks, smallest first: their accuracy relative to the best, in margins."""
+"""Accuracy of each rank, smallest first, relative to the best, in units of the margin."""
 SPREADS: dict[str, Callable[[int, float], list[float]]] = {
     "equal": lambda ranks, spread: [spread] * ranks,
     "smallest unstable": lambda ranks, spread: [spread] + [0.0] * (ranks - 1),
@@ -64,7 +64,7 @@ SPREADS: dict[str, Callable[[int, float], list[float]]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What a simulated sweep looks like."""
+    """The parameters of a simulated sweep."""
 
     ranks: int = 5
     seeds: int = 3
@@ -75,7 +75,7 @@ class Setting:
     items: str = "correlated"  # a key of ITEMS
     truth: str = "equal"  # a key of TRUTHS
     margin: float = 0.01
-    shared_luck: float = 0.5  # part of the luck of a seed that all its ranks share
+    shared_luck: float = 0.5  # fraction of the seed effect shared by all ranks
 
     @property
     def accuracies(self) -> list[float]:
@@ -86,7 +86,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A simulated sweep and its truth."""
+    """A simulated sweep and the truth."""
 
     answers: list[Answers]
     baseline: Answers  # (texts,), as accurate as the best rank
@@ -95,7 +95,7 @@ class Sweep:
 
 
 def simulate(rng: np.random.Generator, at: Setting) -> Sweep:
-    """A sweep of the setting."""
+    """Simulate a sweep of the setting."""
     difficulty, taste = ITEMS[at.items]
     variance = 1 + difficulty**2 + taste**2
     hard = _normal(rng, at.texts)
@@ -119,7 +119,7 @@ def _normal(rng: np.random.Generator, shape: int | tuple[int, int]) -> NDArray[n
 
 
 def _probit(accuracy: float, spread: float, variance: float) -> tuple[float, float]:
-    """Level and standard deviation over seeds, in probits, that have this accuracy and spread."""
+    """Mean and standard deviation over seeds, in probits, for a given accuracy and spread."""
     quantile = float(ndtri(accuracy))
     density = np.exp(-(quantile**2) / 2) / np.sqrt(2 * np.pi)
     scale = spread / density * np.sqrt(variance)
@@ -131,7 +131,7 @@ INTERVALS = ("mean", "one difference", "all differences")
 
 
 def false_claims(sweep: Sweep, margin: float) -> list[bool]:
-    """For each kind of claim, whether the verdict gets one wrong."""
+    """For each kind of claim, whether the verdict makes a false one."""
     truth, tables = sweep.truth, dict(enumerate((table.astype(float) for table in sweep.answers), 1))
     claims = decide(tables, margin)
     chosen = _chosen(claims, tables)
@@ -172,7 +172,7 @@ def _beats(sweep: Sweep, rank: int) -> bool:
 
 
 def held(sweep: Sweep) -> list[bool]:
-    """For each kind of interval, whether it holds the truth: of a mean; of differences, one and all."""
+    """For each kind of interval, whether it covers the truth: of a mean; of one and of all differences."""
     low, high = mean_accuracy_interval(sweep.answers[0])
     pairs, gap = _pairs(sweep)
     tails = LEVEL / 2, LEVEL / 2 / len(gap)
@@ -181,7 +181,7 @@ def held(sweep: Sweep) -> list[bool]:
 
 
 def measure(at: Setting, sweeps: int, seed: int = 1) -> dict[str, float]:
-    """Percent of sweeps with a false claim, for each kind, and with intervals that hold the truth."""
+    """Percent of sweeps with a false claim of each kind, and with intervals that cover the truth."""
     rng = np.random.default_rng([seed, at.seeds, at.texts, at.ranks, round(1000 * at.accuracy)])
     counts = np.zeros(len(KINDS) + len(INTERVALS))
     for _ in range(sweeps):
@@ -196,13 +196,13 @@ def worst(found: Mapping[str, float]) -> float:
 
 
 def confirmed(at: Setting, sweeps: int, seed: int = 1) -> dict[str, float]:
-    """The same, a setting with more than 5 % being put to ten times as many sweeps of its own."""
+    """The same, repeating settings with more than 5 % with ten times as many new sweeps."""
     found = measure(at, sweeps, seed)
     return found if worst(found) <= 100 * LEVEL else measure(at, 10 * sweeps, seed + 1000)
 
 
 def power(at: Setting, sweeps: int, seed: int = 3) -> dict[str, float]:
-    """Percent of sweeps that make a claim, by what it is."""
+    """Percent of sweeps with a claim, by kind."""
     rng = np.random.default_rng([seed, at.seeds, at.texts, at.ranks])
     counts = {"smallest that is enough": 0, "any enough": 0, "best": 0}
     for _ in range(sweeps):
@@ -218,7 +218,7 @@ def power(at: Setting, sweeps: int, seed: int = 3) -> dict[str, float]:
 
 
 def advice(at: Setting, sweeps: int, seed: int = 4) -> tuple[float, float, float, float, float]:
-    """Percent open; of these with advice; of advice that settles it; median seeds and texts advised."""
+    """Percent undecided; of these, with advice; of these, settled by it; median seeds and texts advised."""
     rng = np.random.default_rng([seed, at.seeds, at.texts, at.ranks])
     given: list[Advice] = []
     still = 0
@@ -245,12 +245,12 @@ def _settles(rng: np.random.Generator, at: Setting, advised: Advice) -> bool:
 
 
 def drawn(rng: np.random.Generator, number: int) -> Iterator[Setting]:
-    """Settings drawn from the grid."""
+    """Settings sampled from the grid."""
     for _ in range(number):
         seeds, texts = rng.choice([1, 2, 3, 5, 10]), rng.choice([30, 150, 500, 2000, 10_000])
         accuracy = rng.choice([0.6, 0.9, 0.97, 0.99])
         spread = rng.choice([0.0, 0.003, 0.01, 0.02])
-        # About where a rank at the margin's edge is in danger of being called enough.
+        # Near the point where a rank at the margin risks being called enough.
         margin = rng.choice([1.0, 2.0, 4.0]) * np.sqrt(0.3 * accuracy * (1 - accuracy) / texts)
         yield Setting(
             ranks=int(rng.choice([2, 3, 5, 8])),
@@ -266,7 +266,7 @@ def drawn(rng: np.random.Generator, number: int) -> Iterator[Setting]:
 
 
 def hard() -> Iterator[Setting]:
-    """Settings in which a verdict is in danger of error."""
+    """Settings with a high risk of false claims."""
     for ranks, seeds in ((2, 2), (2, 3), (3, 2), (8, 5)):
         unstable = Setting(ranks, seeds, 10_000, 0.9, 0.02, "smallest unstable")
         yield replace(unstable, truth="smallest at the edge")
@@ -283,13 +283,13 @@ def hard() -> Iterator[Setting]:
 
 
 def same_rank() -> Iterator[Setting]:
-    """One rank entered as five, with seeds of their own."""
+    """One rank entered as five ranks with separate seeds."""
     for seeds, texts in ((1, 500), (2, 500), (3, 500), (3, 2000), (5, 2000), (10, 2000)):
         yield Setting(5, seeds, texts, 0.9, 0.01 * (seeds > 1), shared_luck=0.0)
 
 
 def powers() -> Iterator[Setting]:
-    """Settings in which there is something to claim."""
+    """Settings in which a claim is true."""
     for truth in ("equal", "smallest worse by two margins", "largest better by two margins"):
         for ranks, seeds, texts, spread, margin in (
             (2, 3, 2000, 0.003, 0.01),
@@ -305,7 +305,7 @@ def powers() -> Iterator[Setting]:
 
 
 def advised() -> Iterator[Setting]:
-    """Settings that mostly end undecided, though the truth allows a claim."""
+    """Settings that mostly end undecided although a claim is true."""
     for ranks, seeds, texts, spread, margin in (
         (2, 1, 500, 0.0, 0.02),
         (5, 1, 1000, 0.0, 0.02),
@@ -322,18 +322,18 @@ def advised() -> Iterator[Setting]:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is simulated."""
+    """The amount of simulation."""
 
     settings: int
     sweeps: int
-    advice: int  # sweeps whose advice is followed
+    advice: int  # sweeps in which the advice is followed
 
 
 QUICK, FULL = Effort(20, 100, 40), Effort(120, 500, 150)
 
 
 def tables(effort: Effort) -> Iterator[str]:
-    """The lines of the record, as they are found."""
+    """Yield the lines of the record as they are computed."""
     grid = [*hard(), *drawn(np.random.default_rng(0), effort.settings)]
     found = [(at, confirmed(at, effort.sweeps)) for at in grid]
     yield from _false_table(found)
@@ -362,7 +362,7 @@ def tables(effort: Effort) -> Iterator[str]:
 
 
 def skewed() -> Iterator[Setting]:
-    """Spreads over seeds of half the error rate."""
+    """Settings with a spread over seeds of half the error rate."""
     for seeds, unequal in ((3, "smallest unstable"), (5, "smallest unstable"), (10, "equal")):
         at = Setting(2, seeds, 10_000, 0.97, 0.015, unequal, shared_luck=0.0)
         yield replace(at, truth="equal" if unequal == "equal" else "smallest at the edge")
@@ -378,7 +378,7 @@ def _sizes(at: Setting) -> tuple[str, ...]:
 
 
 def _false_table(found: list[tuple[Setting, dict[str, float]]]) -> Iterator[str]:
-    """The worst settings of each kind of claim, and for each truth the worst rates."""
+    """The worst settings of each kind of claim, and the worst rates for each truth."""
     over = [(at, rates) for at, rates in found if worst(rates) > 100 * LEVEL]
     yield f"\n## False claims\n\n{len(found)} settings, of which {len(over)} are above 5 % (below). "
     yield "Percent of sweeps, the worst and the mean of the settings of each truth.\n\n"
@@ -429,9 +429,9 @@ def _machine() -> str:
 
 
 def main() -> None:
-    """Print the tables, and write them where a record is wanted."""
+    """Print the tables, and write a record if requested."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="few settings and sweeps: a minute")
+    parser.add_argument("--quick", action="store_true", help="few settings and sweeps; takes a minute")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL

@@ -1,11 +1,11 @@
-"""Training on a CUDA device: five ranks in one pass and one alone, as graphs and kernel by kernel.
+"""Training on a CUDA device: five ranks in one pass and a single rank, with graphs and eagerly.
 
 GPT-2's 124M shape with random weights, LoRA on c_attn, dropout on, batch 32, bfloat16, through the real
-training loop. The ways take turns; the steps in which shapes are new and recorded are counted apart.
+training loop. The variants run alternately; steps that record a new shape are reported separately.
 
     python -m bench.gpu [--steps N] [--rounds N] [--full] [--record FILE]
 
-`--full` adds the whole sweep once: 5 ranks x 5 epochs x 16,000 texts, recordings and all.
+`--full` adds one full sweep: 5 ranks x 5 epochs x 16,000 texts, including recording.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ WAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 
 def main() -> None:
-    """Time the ways in turn and print a table."""
+    """Time the variants alternately and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each way")
@@ -87,7 +87,7 @@ def epochs(
     batch: int,
     epochs: int,
 ) -> tuple[list[float], int]:
-    """Seconds of each step, and bytes at the peak."""
+    """Seconds of each step, and peak memory in bytes."""
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
     specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in ranks]
     settings = Recipe(epochs=epochs, batch_size=batch, learning_rate=5e-4).train
@@ -107,7 +107,7 @@ def epochs(
 
 
 def sweep_seconds(backbone: GPT2, batch: int) -> float:
-    """Seconds of training of the whole seed sweep, recordings included."""
+    """Training time of the full sweep in seconds, including recording."""
     texts, labels = common.draw(EPOCH)
     return sum(epochs(backbone, RANKS, step_of, texts, labels, batch, epochs=5)[0])
 
@@ -132,7 +132,7 @@ def report(
     peaks: dict[str, int],
     whole: float | None,
 ) -> None:
-    """Print and write the record."""
+    """Print the record and write it to a file."""
     device = torch.device(options.device)
     texts, _ = common.draw(options.steps * options.batch)
     lengths = [len(ids) for ids in texts]

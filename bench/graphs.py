@@ -1,8 +1,8 @@
-"""What a CUDA graph of the training step would replay, counted without a device.
+"""Simulates CUDA graph replay of the training step, without a device.
 
-Batches of real texts, five ranks of one seed. First: how many shapes of static batches occur, how many
-steps would be replayed, and what padding costs. Then the operators of one step that compute something,
-ragged and static, for one rank and for five. On a device each operator is at least one kernel to start.
+Uses batches of real texts and five ranks of one seed. Counts the shapes of static-shape batches, the steps
+that would be replayed, and the padding; then the operators of one step that do computation, ragged and
+static, for one rank and for five. On a device, each operator launches at least one kernel.
 
     python -m bench.graphs [--steps N] [--batch N] [--record FILE]
 """
@@ -28,7 +28,7 @@ from rankwise.nn.static.step import StaticStep
 
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators that compute something."""
+    """Counts operators that do computation."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -41,7 +41,7 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def main() -> None:
-    """Count and print."""
+    """Count and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32, help="texts of one adapter in a step")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def shapes(steps: int, batch: int) -> str:
-    """A table of the shapes in so many steps of shuffled epochs."""
+    """A table of the shapes in `steps` steps of shuffled epochs."""
     ids, _ = common.draw(EPOCH)
     seen: Counter[object] = Counter()
     replayed = real = filled = places = 0
@@ -83,9 +83,9 @@ def shapes(steps: int, batch: int) -> str:
 
 
 def operators(batch: int) -> str:
-    """A table of the operators of one step, of GPT-2's depth at a small width.
+    """A table of the operators of one step, with GPT-2's depth and a small width.
 
-    ReLU stands in for GELU, which is one operator on a device too, and on the CPU many.
+    ReLU replaces GELU, which is one operator on a device but many on the CPU.
     """
     backbone = common.gpt2({"n_embd": 96, "activation_function": "relu"}, torch.bfloat16)
     ids, labels = common.draw(batch)
@@ -100,7 +100,7 @@ def operators(batch: int) -> str:
 
 
 def count(kind: Any, backbone: Any, ranks: Sequence[int], ids: Sequence[Any], labels: Sequence[int]) -> int:
-    """Operators of the second step."""
+    """Number of operators of the second step."""
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
     bank = Bank(
         [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in ranks],

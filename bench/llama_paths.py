@@ -1,8 +1,8 @@
-"""Prediction with a Llama, with the residual added in place and without, in one process.
+"""Llama prediction with in-place and out-of-place residual addition, in one process.
 
-SmolLM2-135M's shape, random weights. The two ways take turns over the same texts, so that a change in the
-machine's speed meets both, and the figure is the ratio of their medians. Their logits are bit-identical,
-which is checked.
+SmolLM2-135M's shape, random weights. The two variants alternate over the same texts, so that changes in the
+machine's speed affect both; the result is the ratio of their medians. The benchmark checks that their logits
+are bit-identical.
 
     python -m bench.llama_paths [--texts N] [--rounds N] [--fused]
 """
@@ -30,7 +30,7 @@ from rankwise.nn.inference import bank_logits
 
 
 class Apart(classifier._FrozenHook):
-    """The way it was: each residual sum is a new tensor."""
+    """The previous implementation: each residual sum is a new tensor."""
 
     def add(self, module: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """x + branch."""
@@ -38,7 +38,7 @@ class Apart(classifier._FrozenHook):
 
 
 def main() -> None:
-    """Print texts a second of both ways, in both precisions."""
+    """Print texts per second of both variants, in both precisions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
@@ -60,17 +60,19 @@ def main() -> None:
                 classifier._FrozenHook = hook  # type: ignore[misc]
                 start = time.process_time()
                 logits[name] = bank_logits(backbone, bank, ids)
-                if turn:  # the first turn compiles products
+                if turn:  # the first run compiles the products
                     seconds[name].append(time.process_time() - start)
         assert np.array_equal(logits["apart"], logits["in place"])
         rates = {name: len(ids) / median(each) for name, each in seconds.items()}
         ratio = rates["in place"] / rates["apart"]
         shown = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
-        print(f"{str(dtype).removeprefix('torch.')}: texts a second of CPU time: {shown}; ratio {ratio:.3f}")
+        print(
+            f"{str(dtype).removeprefix('torch.')}: texts per second of CPU time: {shown}; ratio {ratio:.3f}"
+        )
 
 
 def fused(rounds: int) -> None:
-    """Gate and up as one product and SwiGLU, beside two products of which the gate's applies SiLU."""
+    """Compare one product for gate and up plus SwiGLU with two products, with SiLU fused into the gate's."""
     for dtype in (torch.bfloat16, torch.float32):
         x, weight = torch.randn(1024, 576).to(dtype), (torch.randn(3072, 576) * 0.05).to(dtype)
         both, gate, up = (linear._pack(each) for each in (weight, weight[:1536], weight[1536:]))

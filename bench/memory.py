@@ -1,8 +1,8 @@
-"""Memory of a training process beside what the plan expects, over shapes, precisions and lengths.
+"""Memory of a training process compared with the plan's estimate, over shapes, precisions and lengths.
 
-Random weights in the shapes of known models, trained by rankwise's own loop. Each case is a process of its
-own. Where texts are emotion's, the first step has the batch with the most tokens of an
-epoch, and others follow it; other texts are all of one length, as texts cut at `max_length` are.
+Random weights in the shapes of known models, trained by rankwise's own loop. Each case is a separate
+process. With emotion's texts, the first step has the batch with the most tokens of an epoch; other texts all
+have the same length, as if truncated to `max_length`.
 
     python -m bench.memory [--steps N] [--only WORD] [--record FILE]
 """
@@ -34,7 +34,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained."""
+    """A training configuration."""
 
     base: str
     precision: str
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """A row's name."""
+        """Name of the table row."""
         texts = "emotion" if self.length is None else f"{self.length} tokens"
         where = f", {', '.join(self.targets)}" if self.targets else ""
         depth = f", last {self.last_layers} layers" if self.last_layers else ""
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def recipe(self) -> Recipe:
-        """The same as a recipe."""
+        """The case as a recipe."""
         return Recipe(
             base=self.base,
             ranks=self.ranks,
@@ -86,7 +86,7 @@ FITTED = (
     Case(SMOLLM2, "float32", (8,), 8, 128),
     Case(SMOLLM2, "bfloat16", (8,), 8, 512),
 )
-"""The cases that the two fitted figures of `rankwise.memory` come from."""
+"""The cases used to fit the two constants of `rankwise.memory`."""
 CHECKED = (
     Case(PYTHIA, "bfloat16", (4,), 32),
     Case(PYTHIA, "float32", FIVE, 8, 64, targets=("all-linear",)),
@@ -97,12 +97,12 @@ CHECKED = (
     Case("distilgpt2", "float32", (16,), 32, 48, dropout=0.0),
     Case(SMOLLM2, "bfloat16", (2, 4, 8), 8, 96, targets=("all-linear",)),
 )
-"""Cases that nothing was fitted to: other families, sizes and lengths."""
+"""Held-out cases: other families, sizes and lengths."""
 CASES = FITTED + CHECKED
 
 
 def main() -> None:
-    """Run the cases one after another and print a table."""
+    """Run the cases in order and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--steps",
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def contend(case: Case, steps: int) -> None:
-    """Be one case."""
+    """Run one case."""
     texts, labels = drawn(case, steps)
     backbone = build(bases.KNOWN[case.base], common.RandomWeights(), getattr(torch, case.precision))
     (specs,) = planned(case, mean_length()).banks
@@ -143,7 +143,7 @@ def contend(case: Case, steps: int) -> None:
 
 
 def drawn(case: Case, steps: int) -> tuple[list[Ids], NDArray[np.int64]]:
-    """Texts and labels of so many steps; of emotion's first the batch with the most tokens of an epoch."""
+    """Texts and labels for the steps; for emotion, the epoch's batch with the most tokens comes first."""
     if case.length is not None:
         random = np.random.default_rng(0)
         ids = random.integers(0, 49_000, (min(steps, 4) * case.batch, case.length))
@@ -158,7 +158,7 @@ def drawn(case: Case, steps: int) -> tuple[list[Ids], NDArray[np.int64]]:
 
 
 def planned(case: Case, emotion: float) -> plan.Plan:
-    """The plan of a case, which knows the mean length of its texts, of emotion's as given."""
+    """The plan of a case, with the mean length of its texts; that of emotion's is given."""
     return plan.make(
         case.recipe,
         bases.KNOWN[case.base],
@@ -172,12 +172,12 @@ def planned(case: Case, emotion: float) -> plan.Plan:
 
 @lru_cache(None)
 def mean_length() -> float:
-    """Tokens of one of emotion's texts in the mean."""
+    """Mean number of tokens per text of emotion."""
     return float(np.mean([len(ids) for ids in common.draw(EPOCH)[0]]))
 
 
 def report(done: dict[str, common.Contender], cases: dict[str, Case], options: argparse.Namespace) -> None:
-    """Print and write the record."""
+    """Print the record and write it to a file."""
     rows = []
     for name, run in done.items():
         expected = planned(cases[name], mean_length()).memory_bytes

@@ -1,10 +1,9 @@
-"""A million rows: read, tokenized and predicted, in CSV and in Parquet. Prints rows/s and peak memory.
+"""Reads, tokenizes and classifies a million rows of CSV and Parquet. Prints rows/s and peak memory.
 
     python -m bench.million_rows [--rows 1000000] [--only JOB]
 
-Everything is made on the fly in a temporary folder: the files, and a GPT-2 and adapter so small that
-reading and writing, not arithmetic, take the time. Each measurement runs in a process of its own, so that
-its peak memory is its own; one that does nothing but the imports stands beside them.
+The files, and a GPT-2 and an adapter so small that I/O dominates, are generated in a temporary folder. Each
+job runs in a separate process to measure its peak memory; one job only does the imports, for comparison.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ LIMIT_GB = 2.0
 
 
 def main() -> None:
-    """Make the files, measure each job, print the table."""
+    """Generate the files, run each job, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +63,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run_job("make", folder, given.rows)  # elsewhere: a child's peak memory begins at its parent's size
+        run_job(
+            "make", folder, given.rows
+        )  # in a child process, because a child's peak memory starts at its parent's size
         print(f"rows: {given.rows:,}; {versions()}\n", flush=True)
         print("| job | rows/s | seconds | peak memory, GB |\n| --- | --- | --- | --- |", flush=True)
         peaks = [run(folder, job, given.rows) for job in ([given.only] if given.only else JOBS)]
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def run(folder: Path, job: str, rows: int) -> float:
-    """Measure a job in its own process and print its row; its peak memory in GB."""
+    """Run a job in its own process and print its row; return its peak memory in GB."""
     found = json.loads(run_job(job, folder, rows))
     seconds, peak = float(found["seconds"]), float(found["peak_gb"])
     rate = f"{rows / seconds:,.0f}" if found["rows"] else ""
@@ -81,13 +82,13 @@ def run(folder: Path, job: str, rows: int) -> float:
 
 
 def run_job(job: str, folder: Path, rows: int) -> bytes:
-    """What a job prints, done in a process of its own."""
+    """The output of a job, run in a separate process."""
     command = [sys.executable, __file__, "--job", job, "--folder", str(folder), "--rows", str(rows)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
 
 
 def measure(job: str, folder: Path, rows: int) -> None:
-    """Do a job here; print what it took as JSON."""
+    """Run a job in this process; print its measurements as JSON."""
     import rankwise.commands.predict  # noqa: F401  # imports are not what is measured
 
     began = time.perf_counter()
@@ -99,27 +100,27 @@ def measure(job: str, folder: Path, rows: int) -> None:
 
 
 def imports(folder: Path) -> int:
-    """Nothing, for comparison."""
+    """Do nothing, for comparison."""
     return 0
 
 
 def load_csv(folder: Path) -> int:
-    """The texts and labels of a CSV file, checked, in memory as for training; then their tokens."""
+    """Load and check a CSV file as for training, then tokenize it."""
     return _load(folder / "rows.csv", folder)
 
 
 def load_parquet(folder: Path) -> int:
-    """The same of a Parquet file."""
+    """The same for a Parquet file."""
     return _load(folder / "rows.parquet", folder)
 
 
 def predict_csv(folder: Path) -> int:
-    """A CSV file labeled into another."""
+    """Classify a CSV file."""
     return _predict(folder, "csv")
 
 
 def predict_parquet(folder: Path) -> int:
-    """A Parquet file labeled into another."""
+    """Classify a Parquet file."""
     return _predict(folder, "parquet")
 
 
@@ -146,7 +147,7 @@ def _predict(folder: Path, suffix: str) -> int:
 
 
 def make(folder: Path, rows: int) -> None:
-    """Both files with the same rows, and a base and adapter."""
+    """Generate both files with the same rows, and a base and an adapter."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -166,7 +167,7 @@ def make(folder: Path, rows: int) -> None:
 
 
 def chunks(rows: int) -> Iterator[list[tuple[int, str, str]]]:
-    """Rows of 5 to 35 words; the same at every call."""
+    """Rows of 5 to 35 words; deterministic."""
     draw = random.Random(0)
     for first in range(0, rows, CHUNK):
         yield [
@@ -176,7 +177,7 @@ def chunks(rows: int) -> Iterator[list[tuple[int, str, str]]]:
 
 
 def make_adapter(folder: Path) -> None:
-    """A GPT-2 of random weights with one layer of width 8, and an untrained adapter of rank 0 on it."""
+    """A GPT-2 with random weights and one layer of width 8, and an untrained adapter of rank 0."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -206,7 +207,7 @@ def make_adapter(folder: Path) -> None:
 
 
 def versions() -> str:
-    """Python and what does the work."""
+    """Versions of Python and of the packages used."""
     names = ("torch", "tokenizers", "pyarrow", "rankwise")
     return f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in names)
 

@@ -1,6 +1,6 @@
-"""Labeling texts: rankwise's Classifier beside a transformers model in padded batches, in one run.
+"""Prediction: rankwise's Classifier compared with a transformers model in padded batches, in one run.
 
-GPT-2's 124M shape with random weights and an adapter already merged, in bfloat16. Tokenizing counts.
+GPT-2's 124M shape with random weights and a merged adapter, in bfloat16. Tokenization is included.
 
     python -m bench.predict [--texts N] [--rounds N] [--full] [--record FILE]
 """
@@ -26,13 +26,13 @@ from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.bank import AdapterSpec, Bank
 
 SINGLY = 40
-"""Texts that are labeled one by one."""
+"""Number of texts that are classified one by one."""
 
 Label = Callable[[Sequence[str]], Any]
 
 
 def main() -> None:
-    """Label the same texts by turns, then some of them one at a time."""
+    """Classify the same texts alternately, then some of them one at a time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def by_turns(ways: dict[str, Label], texts: Sequence[str], rounds: int) -> dict[str, float]:
-    """Median seconds of each way."""
+    """Median seconds of each variant."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for label in ways.values():
         label(texts[:64])
@@ -91,7 +91,7 @@ def by_turns(ways: dict[str, Label], texts: Sequence[str], rounds: int) -> dict[
 
 
 def one_by_one(ways: dict[str, Label], texts: Sequence[str], rounds: int) -> dict[str, float]:
-    """Median seconds of a single text, each way's texts by turns."""
+    """Median seconds per single text, alternating between the variants."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for way, label in [*ways.items()] * rounds:
         for text in texts:
@@ -102,7 +102,7 @@ def one_by_one(ways: dict[str, Label], texts: Sequence[str], rounds: int) -> dic
 
 
 def floor_note(config: GPT2Config, lengths: Sequence[int], gflops: float) -> str:
-    """What a single text of median length cannot do without: its products, and every weight read once."""
+    """Lower bounds for a single text of median length: its matrix products, and reading every weight once."""
     length = int(median(lengths))
     flop = common.predict_flop(config, [length])
     size = 2 * sum(n_in * n_out for n_in, n_out in config.module_shapes().values())
@@ -114,7 +114,7 @@ def floor_note(config: GPT2Config, lengths: Sequence[int], gflops: float) -> str
 
 
 def read_rate() -> float:
-    """Bytes a second at which all threads together read a tensor that no cache holds, median of ten."""
+    """Memory bandwidth in bytes per second, from reading a tensor larger than any cache; median of ten."""
     x = torch.ones(1 << 26)
     seconds = []
     for _ in range(10):
@@ -125,7 +125,7 @@ def read_rate() -> float:
 
 
 def ours(shape: dict[str, Any]) -> Label:
-    """A Classifier on a backbone in which the adapter is merged."""
+    """A Classifier with the adapter merged into the backbone."""
     backbone = common.gpt2(shape, torch.bfloat16)
     head = Bank([AdapterSpec(0, 1.0, 1.0, 0, 0.0, ())], backbone.modules(), backbone.d_model, common.CLASSES)
     labels = [str(i) for i in range(common.CLASSES)]
@@ -133,7 +133,7 @@ def ours(shape: dict[str, Any]) -> Label:
 
 
 def peer_model(shape: dict[str, Any]) -> Any:
-    """transformers' classifier, evaluating, in bfloat16."""
+    """transformers' classifier in evaluation mode, in bfloat16."""
     import transformers
 
     config = transformers.GPT2Config(
@@ -153,7 +153,7 @@ def peer_tokenizer() -> Any:
 
 
 def peer(model: Any, tokenizer: Any, ordered: bool) -> Label:
-    """Padded batches through transformers; labels in the order of the texts."""
+    """Classify padded batches with transformers; labels are in the order of the texts."""
 
     def label(texts: Sequence[str]) -> Any:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i])) if ordered else range(len(texts))

@@ -1,6 +1,6 @@
-"""How long a user waits: for the help, for the import, for the first optimizer step of a run on the CPU.
+"""Startup times: of --help, of the import, and up to the first optimizer step of a run on the CPU.
 
-The base model is put into the cache before anything is timed. Each time is a median.
+The base model is cached before anything is timed. Each time is a median.
 
     python -m bench.startup [--rounds N] [--full] [--record FILE]
 """
@@ -22,7 +22,7 @@ SWEEP = ("sweep", "--preset", "quickstart", "--ranks", "4", "--device", "cpu", "
 
 
 def main() -> None:
-    """Time the three."""
+    """Measure the three times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="ten rounds")
@@ -46,14 +46,14 @@ def main() -> None:
 
 
 def finish(*arguments: str) -> float:
-    """Seconds of a Python process from start to end."""
+    """Wall time of a Python process in seconds."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
 
 
 def first_step() -> float:
-    """Seconds from the command to the first line of its history; the run is ended then."""
+    """Seconds from the command to the first line of its history; the run is then stopped."""
     with tempfile.TemporaryDirectory() as folder:
         history = Path(folder) / "run" / "history.jsonl"
         start = time.perf_counter()
@@ -65,7 +65,7 @@ def first_step() -> float:
         process.terminate()
         process.wait()
     if early is not None:
-        raise SystemExit(f"{' '.join(command)}: ended with status {early} before its first step")
+        raise SystemExit(f"{' '.join(command)}: exited with status {early} before its first step")
     return seconds
 
 

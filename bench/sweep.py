@@ -1,7 +1,7 @@
-"""Five ranks in one pass beside five runs one after another, through the real training loop.
+"""Five ranks in one pass compared with five sequential runs, through the real training loop.
 
 GPT-2's 124M shape with random weights, LoRA on c_attn, dropout on, the published recipe. The six runs
-take turns, round after round; a step of the pass is compared with one step of each single run together.
+alternate over several rounds; a step of the pass is compared with the sum of one step of each single run.
 
     python -m bench.sweep [--steps N] [--rounds N] [--batch N] [--dtype NAME] [--full] [--record FILE]
 """
@@ -21,7 +21,7 @@ PASS = "five ranks in one pass"
 
 
 def main() -> None:
-    """Run the pass and the single runs by turns."""
+    """Run the pass and the single runs alternately."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each run")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def report(done: dict[str, common.Contender], options: argparse.Namespace) -> None:
-    """Print and write the record."""
+    """Print the record and write it to a file."""
     seconds = {name: common.least(run.seconds, options.steps) for name, run in done.items()}
     together, in_turn = seconds[PASS], sum(taken for name, taken in seconds.items() if name != PASS)
     beyond = max(run.beyond for name, run in done.items() if name != PASS)

@@ -1,9 +1,9 @@
-"""The training step of rankwise beside transformers' Trainer + PEFT, on the same texts in one run.
+"""The training step of rankwise compared with transformers' Trainer + PEFT, on the same texts.
 
 GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on, the published recipe. Each
-contender is a process of its own, which also tells its memory. They take turns, round after round, so
-that a change in the machine's speed meets them all. In a turn each does the same texts once, after a
-step that is not counted.
+contender is a separate process, which also reports its memory. They alternate over several rounds, so that
+changes in the machine's speed affect all of them. In each round, every contender trains on the same texts
+once, after a warmup step.
 
     python -m bench.train_step [--steps N] [--rounds N] [--batch N] [--only REGEX] [--full] [--record FILE]
 """
@@ -37,7 +37,7 @@ class Way:
 
     dtype: str
     ranks: tuple[int, ...] = (RANK,)
-    padded: int | None = None  # tokens; None: to the longest of the batch, or not at all
+    padded: int | None = None  # tokens; None: to the longest text of the batch, or no padding
     grouped: bool = False
 
 
@@ -55,7 +55,7 @@ WAYS = {
 
 
 def main() -> None:
-    """Run the contenders by turns and print a table."""
+    """Run the contenders alternately and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each contender")
@@ -89,14 +89,14 @@ def main() -> None:
 
 
 def contend(name: str, shape: dict[str, Any], steps: int, batch: int) -> None:
-    """Be one contender."""
+    """Run one contender."""
     texts, labels = common.draw((steps + 1) * batch)
     run = peer if name.startswith("PEFT") else ours
     run(WAYS[name], shape, texts, labels, batch)
 
 
 def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], batch: int) -> None:
-    """rankwise's own loop; the last batch of texts is for the uncounted step."""
+    """rankwise's training loop; the last batch of texts is for the warmup step."""
     backbone = common.gpt2(shape, getattr(torch, way.dtype))
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
     specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in way.ranks]
@@ -173,7 +173,7 @@ def trainer(model: Any, rows: list[dict[str, Any]], way: Way, batch: int, callba
 
 
 def clock_callback(clock: common.Clock) -> Any:
-    """A Trainer's callback that times each step."""
+    """A Trainer callback that times each step."""
     import transformers
 
     class Callback(transformers.TrainerCallback):
@@ -192,7 +192,7 @@ def report(
     options: argparse.Namespace,
     before: dict[torch.dtype, dict[int, float]],
 ) -> None:
-    """Print and write the record."""
+    """Print the record and write it to a file."""
     from rankwise.models.gpt2 import GPT2Config
 
     texts, _ = common.draw((options.steps + 1) * options.batch)

@@ -1,10 +1,10 @@
-"""What alpha's three modes do to a sweep: the same ranks and seed, three ways to scale.
+"""Compares the three alpha modes: the same ranks and seed with three scaling rules.
 
     python examples/compare_alpha_modes.py [--base NAME] [--data DATA] [--out FOLDER]
 
-The alphas are chosen so that all modes have scale 2 at rank 8. There they train the same adapter,
-up to rounding. At rank 1 they part: 16 under `fixed`, 2 under `ratio`, 5.7 under `rslora`. A
-difference between the ranks of one mode is therefore made of two: of the rank, and of the scale.
+The alphas are chosen so that all modes have scale 2 at rank 8, where they train the same adapter up
+to rounding. At rank 1 the scales differ: 16 with `fixed`, 2 with `ratio`, 5.7 with `rslora`. With
+`fixed` and `rslora`, a difference between ranks is therefore an effect of both rank and scale.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from rankwise import RankwiseError, Recipe, Results, sweep
 
 RANKS = (1, 8)
-SCALE = 2.0  # of every mode at rank 8
+SCALE = 2.0  # of all modes at rank 8
 ALPHAS = {"fixed": 8 * SCALE, "ratio": SCALE, "rslora": math.sqrt(8) * SCALE}
 
 
 def main() -> None:
-    """One sweep for each mode, one table for all."""
+    """Run one sweep per mode, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--base", default="smollm2-135m", help="base model")
     parser.add_argument("--data", default="starter", help="data to train on")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def show(mode: str, results: Results) -> None:
-    """A line for each rank."""
+    """Print a line for each rank."""
     for row in results.adapters:
         accuracy, low, high = (
             100 * share

@@ -2,8 +2,8 @@
 
     python examples/own_csv.py [--base NAME] [--csv FILE] [--out FOLDER]
 
-Without --csv it writes a small file of its own first, so that it can be tried as it is. 30 texts
-are far too few to learn much from; with your own file expect better answers.
+Without --csv, the script writes a small example file first. 30 texts are far too few to learn much
+from; expect better predictions with your own file.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ NEW_TEXTS = ["There is a fee on my statement that I do not know.", "Nobody broug
 
 
 def main() -> None:
-    """The story, from start to end."""
+    """Sweep, pick an adapter, and classify new texts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--base", default="smollm2-135m", help="base model")
     parser.add_argument(
@@ -69,7 +69,7 @@ def main() -> None:
     data = options.csv or write_csv(options.out.with_suffix(".csv"))
 
     # Both ranks train in one pass. A validation split is cut from the file: a third of each class
-    # here, since there are so few texts. With thousands of texts the default of a tenth is enough.
+    # here, because there are so few texts. With thousands of texts, the default of a tenth is enough.
     recipe = Recipe(
         **{
             "base": options.base,
@@ -77,7 +77,7 @@ def main() -> None:
             "validation_fraction": 1 / 3,
             "max_length": 64,  # in tokens; enough for texts as short as these
             "ranks": [1, 8],
-            # The scale is the same at both ranks, so that they differ by the rank alone.
+            # The scale is the same for both ranks, so that only the rank differs.
             "alpha": 2.0,
             "alpha_mode": "ratio",
             "epochs": 4,
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def write_csv(path: Path) -> Path:
-    """The messages as a CSV file. The csv module puts texts with commas or quotes in quotes."""
+    """Write the messages to a CSV file. The csv module quotes texts with commas or quotes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -108,7 +108,7 @@ def write_csv(path: Path) -> Path:
 
 
 def pick(results: Results, run: Path) -> str:
-    """The adapter of the smallest rank that cannot be told from the best one."""
+    """The adapter with the smallest rank that is not significantly different from the best one."""
     with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "validation"]
     best = max(results.adapters, key=lambda row: row.validation.accuracy).name
@@ -117,7 +117,7 @@ def pick(results: Results, run: Path) -> str:
 
 
 def chance(rows: list[dict[str, str]], one: str, other: str) -> float:
-    """How likely chance alone makes two adapters differ at least this much (McNemar's exact test)."""
+    """The p-value of the difference between two adapters (McNemar's exact test)."""
     only_one = sum(row[one] == row["label"] != row[other] for row in rows)
     only_other = sum(row[other] == row["label"] != row[one] for row in rows)
     return float(binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0

@@ -1,4 +1,4 @@
-"""Train with rankwise, use with PEFT: the same adapter folder, the same answers.
+"""Train with rankwise, use with PEFT: the same adapter folder, the same predictions.
 
 python examples/use_with_peft.py [--base NAME] [--data DATA] [--out FOLDER]
 """
@@ -23,7 +23,7 @@ TEXTS = ["The window seat was mine all the way home.", "Not again.", "Who left t
 
 
 def main() -> None:
-    """Train one adapter, load it twice, compare."""
+    """Train one adapter, load it with both libraries, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--base", default="smollm2-135m", help="base model")
     parser.add_argument("--data", default="starter", help="data to train on")
@@ -32,15 +32,15 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    # An adapter records the name of its base, and PEFT looks for the base under that name. Some
-    # names, such as smollm2-135m, mean something to rankwise alone. A folder means the same to both.
+    # An adapter stores the name of its base, and PEFT looks up the base by that name. Some names, such
+    # as smollm2-135m, are only known to rankwise. A folder works with both.
     base = find(options.base).folder
     settings = {"ranks": [4], "max_length": 64, "learning_rate": 1e-3}
     recipe = Recipe(**settings | {"base": str(base), "data": options.data})
     sweep(recipe, options.out)
     folder = options.out / "adapters" / "r4-s110"
 
-    # rankwise merges the adapter into the base; PEFT adds it at every layer. Both in float32 here.
+    # rankwise merges the adapter into the base; PEFT applies it in every layer. Both use float32 here.
     ours = Classifier.load(folder, precision="float32")
     peft, tokenizer = load_with_peft(folder)
     theirs = np.concatenate([peft_logits(peft, tokenizer, text, ours.max_length) for text in TEXTS])
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def load_with_peft(folder: Path) -> tuple[Any, Any]:
-    """A PEFT model and its tokenizer; the number of classes and their names are the folder's own."""
+    """A PEFT model and its tokenizer, with the classes stored in the adapter folder."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     labels = {int(number): label for number, label in config["id2label"].items()}
     model = AutoPeftModelForSequenceClassification.from_pretrained(

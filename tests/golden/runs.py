@@ -1,8 +1,8 @@
-"""Small sweeps whose every number is pinned: `python -m tests.golden.runs` prints their digests.
+"""Small sweeps with pinned results: `python -m tests.golden.runs` prints their digests.
 
-A digest covers what a sweep computes: the tensors of each adapter and of its logits, predictions.csv, the
-loss of every step, and the figures of results.json. File names and JSON fields are not in it, so that
-moving code changes no digest, and changing a number changes one.
+A digest covers the results of a sweep: the tensors of each adapter, its logits, predictions.csv, the loss of
+every step, and the metrics in results.json. File names and JSON field names are not included, so that
+refactoring changes no digest, and any change of a number does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARAMETERS = ("rank", "seed", "alpha", "scale", "trainable_params", "total_param
 
 @dataclass(frozen=True)
 class Case:
-    """A sweep, and the step after which it is stopped and resumed."""
+    """A sweep, and the step after which it is interrupted and resumed."""
 
     base: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -63,13 +63,13 @@ class _Stop(Callback):
         self.after = after
 
     def step(self, adapters: Any, number: int, steps: int, losses: Any) -> None:
-        """A step is done."""
+        """Raise KeyboardInterrupt after the given step."""
         if number == self.after:
             raise KeyboardInterrupt
 
 
 def platform() -> str:
-    """What the last digits depend on: torch's version and the instructions that its products use."""
+    """What the last digits depend on: torch's version and the CPU's instruction set."""
     able = torch.cpu.get_capabilities()
     found = [
         name for name in ("avx2", "avx512_bw", "avx512_vnni", "avx512_bf16", "amx_bf16") if able.get(name)
@@ -78,7 +78,7 @@ def platform() -> str:
 
 
 def digests(name: str, folder: Path) -> dict[str, str]:
-    """What a case computes -> its SHA-256. The sweep runs in `folder`, on one thread."""
+    """Run a case in `folder` on one thread; returns result -> SHA-256."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -111,7 +111,7 @@ def _digests(case: Case, folder: Path) -> dict[str, str]:
 
 
 def qwen2(folder: Path) -> Path:
-    """A Qwen2: as the tiny Llama, with biases on query, key and value."""
+    """A Qwen2: the tiny Llama with biases on query, key and value."""
     tiny.llama(folder)
     torch.manual_seed(3)
     shape = json.loads((folder / "config.json").read_text("utf-8"))
@@ -135,7 +135,7 @@ def _digest(parts: Iterator[bytes]) -> str:
 
 
 def _asked_for(paths: Iterable[Path]) -> list[Path]:
-    """Without the linear probe, a baseline, whose figures are digested with those of the other baselines."""
+    """Without the linear probe, whose metrics are included with those of the other baselines."""
     return sorted(path for path in paths if "linear-probe" not in str(path))
 
 
@@ -157,7 +157,7 @@ def _predictions(run: Path) -> Iterator[bytes]:
 
 
 def _losses(run: Path) -> Iterator[bytes]:
-    """Each adapter's losses, gradient norms and validation figures, in order."""
+    """Each adapter's losses, gradient norms and validation metrics, in order."""
     found: dict[str, list[Any]] = {path.name: [] for path in _asked_for(run.glob("adapters/*"))}
     for line in map(json.loads, (run / "history.jsonl").read_text("utf-8").splitlines()):
         keys = [key for key in ("losses", "grad_norms", "accuracy", "macro_f1", "log_loss") if key in line]
@@ -168,7 +168,7 @@ def _losses(run: Path) -> Iterator[bytes]:
 
 
 def _figures(run: Path) -> Iterator[bytes]:
-    """What results.json says of each adapter and of each baseline."""
+    """The metrics of each adapter and baseline in results.json."""
     results = json.loads((run / "results.json").read_text("utf-8"))
     for row in results["adapters"]:
         yield json.dumps(

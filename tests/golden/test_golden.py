@@ -1,4 +1,4 @@
-"""What small sweeps compute is what it was when the table was written, to the last bit."""
+"""The results of small sweeps are bit-identical to the recorded ones."""
 
 from __future__ import annotations
 

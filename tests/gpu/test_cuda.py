@@ -1,4 +1,4 @@
-"""On a CUDA device a recorded step is the step, and a sweep comes out as it does on the CPU."""
+"""On a CUDA device, a recorded step equals the eager step, and a sweep works as on the CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ each_family = pytest.mark.parametrize("family", models.FAMILIES)
 
 @pytest.fixture(autouse=True)
 def _exact_products() -> Iterator[None]:
-    """float32 products in float32."""
+    """Disable TF32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     yield
@@ -56,7 +56,7 @@ def test_a_step_is_the_cpus(family: str) -> None:
 
 @each_family
 def test_masks_are_the_cpus(family: str) -> None:
-    """The hash has no generator behind it, so even dropout is the same on every device."""
+    """Masks are hashes, so even dropout is the same on every device."""
     losses = []
     for device in ("cuda", "cpu"):
         backbone, bank = bank_on(device, family, dropout=0.4)
@@ -67,7 +67,7 @@ def test_masks_are_the_cpus(family: str) -> None:
 @each_family
 @pytest.mark.filterwarnings("error")
 def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
-    """Losses and gradients of ten steps, eight of them replayed; a warning would say that none was."""
+    """Losses and gradients of ten steps, eight of them replayed; if none were, there would be a warning."""
     backbone, bank = bank_on("cuda", family, dropout=0.4)
     recorder = CudaRecorder(bank.flat.device)
     replayed, plain = StaticStep(backbone, bank, None, True, recorder), StaticStep(backbone, bank, None, True)
@@ -83,7 +83,7 @@ def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
 @each_family
 @pytest.mark.filterwarnings("error")
 def test_recorded_micro_batches_have_the_gradients_of_the_batch(family: str) -> None:
-    """With all dropout on, computed, recorded and replayed."""
+    """With all dropout on: eager, recorded and replayed."""
     backbone, bank = bank_on("cuda", family, dropout=0.4)
     whole = StaticStep(backbone, bank, None, True)
     parts = StaticStep(backbone, bank, None, True, CudaRecorder(bank.flat.device), micro_batches=2)
@@ -95,7 +95,7 @@ def test_recorded_micro_batches_have_the_gradients_of_the_batch(family: str) -> 
 
 
 def test_a_sweep(tmp_path: Path) -> None:
-    """From command to results, with predictions by the adapters that it leaves."""
+    """From the command to the results, and predictions with the trained adapters."""
     recipe = tiny.recipe(
         tiny.gpt2(tmp_path / "base"), tiny.data_folder(tmp_path / "data"), device="cuda", epochs=8
     )

@@ -1,4 +1,4 @@
-"""The package's source as the rules see it: modules and their syntax trees."""
+"""The package's modules as syntax trees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = Path(rankwise.__file__).parent
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """Name without `rankwise.` -> syntax tree; a package's own file has the package's name."""
+    """Name without `rankwise.` -> syntax tree; a package's `__init__` has the package's name."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -24,13 +24,13 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imported(tree: ast.AST, package: str = "") -> Iterator[str]:
-    """Full names of the modules that a tree imports anywhere, within functions too.
+    """Full names of the modules that a tree imports, including imports within functions.
 
-    `from a import b` may name a module or something in one, so it gives `a` and `a.b`.
+    In `from a import b`, b may be a module or a member of one, so it yields `a` and `a.b`.
 
     Args:
-        tree: a module's.
-        package: in which the module stands, which relative imports start from.
+        tree: syntax tree of a module.
+        package: the module's package, for relative imports.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -43,7 +43,7 @@ def imported(tree: ast.AST, package: str = "") -> Iterator[str]:
 
 
 def dotted(node: ast.expr) -> str:
-    """`a.b.c` of an expression that is a name with attributes; what comes before is left out."""
+    """`a.b.c` for an expression of attributes; any non-name prefix is omitted."""
     parts = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -52,7 +52,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Every call with the dotted name of what is called."""
+    """Every call, with the dotted name of the callee."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield dotted(node.func), node

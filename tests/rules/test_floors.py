@@ -1,4 +1,4 @@
-"""A module imports only from floors below its own; within a sub-package, and on top, without cycles."""
+"""Modules only import from lower layers; within a sub-package and at the top, without cycles."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("cli", "__init__", "__main__"),
 )
-"""A package's name stands for all its modules that are not named themselves."""
+"""A package's name covers all of its modules that are not listed themselves."""
 
 
 def place(module: str) -> tuple[int, str] | None:
-    """Floor of a module, and the entry that puts it there."""
+    """The layer of a module, and the entry that assigns it."""
     found = [
         (number, entry)
         for number, floor in enumerate(FLOORS)
@@ -48,7 +48,7 @@ def packages() -> set[str]:
 
 
 def mates(a: str, b: str) -> bool:
-    """Whether a may import b on its own floor: in a sub-package, on the top floor, and errors anywhere."""
+    """Whether a may import b from its own layer: in a sub-package, in the top layer, and errors anywhere."""
     top = len(FLOORS) - 1
     here, there = place(a), place(b)
     on_top = here is not None and there is not None and here[0] == there[0] == top
@@ -77,7 +77,7 @@ def test_imports_go_down() -> None:
 
 
 def test_a_sub_package_itself_imports_nothing() -> None:
-    """So that importing one of its modules brings along no other."""
+    """Otherwise importing one module of a package would import others."""
     assert {package: needs(package) for package in packages()} == {package: set() for package in packages()}
 
 
@@ -90,7 +90,7 @@ def test_imports_make_no_circle() -> None:
 
 
 def test_the_graph_is_read_rightly() -> None:
-    """Known edges are there: at the top of a module, within a function, of a module by its name."""
+    """Known imports are found: at the top of a module, within a function, of a module by name."""
     assert {"errors", "recipe", "cli.terminal", "commands.preview"} <= needs("cli.app")
     assert {"commands.material", "report.build", "training.trainer"} <= needs("commands.sweep")
 
@@ -120,7 +120,7 @@ GLOBAL_RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "normal", 
 
 
 def test_mathematics_touches_nothing_else() -> None:
-    """No file, clock, environment or terminal; and no random state that others share."""
+    """Pure modules use no files, clock, environment, terminal or global random state."""
     shared = {f"{library}.{name}" for library in ("torch", "F", "np.random") for name in GLOBAL_RANDOM}
     offenders = set()
     for module, tree in modules().items():

@@ -1,4 +1,4 @@
-"""What has to be quick imports nothing heavy; what reads a run needs no torch."""
+"""Lightweight entry points import nothing heavy; reading a run does not import torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ except SystemExit as end:
 
 
 def loaded(code: str) -> set[str]:
-    """The top-level packages that a fresh interpreter has after running some code."""
+    """The top-level packages that are loaded in a new interpreter after running some code."""
     ending = "\nimport sys; print('LOADED', *{name.split('.')[0] for name in sys.modules})"
     found = subprocess.run(
         [sys.executable, "-c", code + ending], capture_output=True, text=True, check=True, timeout=120

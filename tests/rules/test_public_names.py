@@ -1,4 +1,4 @@
-"""The public names: these and no others, each importable, each what it says."""
+"""The public names: exactly these, all importable, all of the right kind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_error_is_public_and_a_rankwise_error() -> None:
 
 
 def test_a_function_is_not_hidden_by_its_module() -> None:
-    """Importing the module that a function lives in must not change what users get under its name."""
+    """Importing a function's module must not shadow the public function of the same name."""
     code = """
 import rankwise.commands.sweep
 from rankwise.commands.evaluate import Metrics

@@ -1,4 +1,4 @@
-"""Only `store/files.py` opens files to write, and nothing anywhere reads or writes a pickle."""
+"""Only `store/files.py` opens files for writing, and no code reads or writes pickles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
 def writes(tree: ast.AST) -> list[str]:
-    """What in a tree would write a file, each as `line: call`."""
+    """The calls in a tree that would write a file, as `line: call`."""
     return [f"{call.lineno}: {name}" for name, call in calls(tree) if _writes(name, call)]
 
 
@@ -38,7 +38,7 @@ def _writes(name: str, call: ast.Call) -> bool:
 
 
 def _reads(call: ast.Call, position: int) -> bool:
-    """Whether an open() is given a mode that only reads, or none."""
+    """Whether an open() call has a read-only mode, or none."""
     given = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
     mode = given[0] if given else call.args[position] if len(call.args) > position else ast.Constant("r")
     return (

@@ -244,7 +244,7 @@ def test_damaged_checkpoints(
         _damage(path / "state.safetensors")
     sweep(recipe, folder, ears, resume=True)
     assert sum("is damaged and not used: state.safetensors" in note for note in ears.notes) == damaged
-    assert ("no whole checkpoint is left" in ears.notes[-1]) == (damaged == 2)
+    assert ("no intact checkpoint is left" in ears.notes[-1]) == (damaged == 2)
     assert ears.steps == (2 * STEPS if damaged == 1 else 3 * STEPS)
     assert content(folder) == content(run.path)
 

@@ -98,7 +98,7 @@ def test_the_verb_report(runs: Path) -> None:
 
 def test_what_cannot_be_reported(runs: Path) -> None:
     done, unfinished = RunFolder(runs / "a-done"), RunFolder(runs / "b-open")
-    with pytest.raises(UsageError, match="page of their own"):
+    with pytest.raises(UsageError, match="needs an output file"):
         build.report([done, done])
     with pytest.raises(UsageError, match="no finished run"):
         build.report([unfinished])

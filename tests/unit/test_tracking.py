@@ -119,7 +119,7 @@ def test_a_tracker_that_fails_is_given_up_and_the_sweep_goes_on(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(Spy, "fails_at", where)
     said = tracked(gpt2_base, data_folder, tmp_path / "run", ["wandb", "tensorboard"])
-    assert said == ["tracking by wandb has stopped, the sweep goes on: no route to host"]
+    assert said == ["wandb tracking has stopped, the sweep continues: no route to host"]
     assert RunFolder(tmp_path / "run").read_results().adapters
     assert list((tmp_path / "run" / "tracking").rglob("events*"))
 

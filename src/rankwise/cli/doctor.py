@@ -1,6 +1,6 @@
-"""What `rankwise doctor` looks at: the environment, the machine, and whether the numbers come out right.
+"""The `doctor` command: checks the environment, the machine, and the numerical results.
 
-Each check gives findings: what was found, and where something is wrong, what to do about it.
+Each check yields findings, with a hint on what to do if something is wrong.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from rankwise.models import base as bases
 
 State = Literal["ok", "note", "problem"]
 SHOWN = ("torch", "transformers", "peft", "tokenizers", "safetensors", "huggingface_hub", "datasets")
-LEAST_DISK = 2e9  # bytes: the base smollm2-135m takes 0.54 GB, a run a few hundred MB
-LEAST_MEMORY = 3e9  # bytes: what Python, torch and a small base take before a bank is counted
+LEAST_DISK = 2e9  # bytes; the base smollm2-135m takes 0.54 GB, a run a few hundred MB
+LEAST_MEMORY = 3e9  # bytes; for Python, torch and a small base, without a bank
 HUB_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
-    """What was looked at, such as `threads`."""
+    """What was checked, such as `threads`."""
     found: str
     state: State = "ok"
-    """ok; note, which need not be wrong; or problem."""
+    """`ok`; `note`, which is not necessarily a problem; or `problem`."""
     hint: str = ""
-    """What to do, unless all is well."""
+    """What to do, unless the state is ok."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The finding as a dict of plain values."""
         return asdict(self)
 
 
 def examine() -> Iterator[Finding]:
-    """Every check, one after the other; none raises. All in all it takes some seconds."""
+    """Run every check; none raises. This takes a few seconds."""
     for check in CHECKS:
         try:
             yield from check()
         except Exception as error:  # a check that fails is a finding too
             what = str(error).strip().splitlines()[0] if str(error).strip() else ""
             name = check.__name__.strip("_")
-            yield Finding(name, f"{type(error).__name__}: {what}", "problem", "this check could not be made")
+            yield Finding(name, f"{type(error).__name__}: {what}", "problem", "this check could not be run")
 
 
 def _packages() -> Iterator[Finding]:
-    """Versions, against the bounds that the package's own metadata gives."""
+    """Package versions, checked against the requirements in rankwise's metadata."""
     yield Finding("rankwise", version("rankwise"))
     yield Finding("python", platform.python_version())
     for name in SHOWN:
         yield Finding(name, version(name))
-    wrong = [each for line in requires("rankwise") or [] if (each := _unmet(line))]
-    hint = "install it again: pip install --constraint constraints.txt ."
+    wrong = [problem for line in requires("rankwise") or [] if (problem := _unmet(line))]
+    hint = "reinstall it: pip install --constraint constraints.txt ."
     yield (
         Finding("requirements", "; ".join(wrong), "problem", hint)
         if wrong
@@ -69,7 +69,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _unmet(line: str) -> str:
-    """What is wrong with one requirement; empty where it is met, or is of an extra."""
+    """The problem with one requirement; empty if it is met or belongs to an extra."""
     from packaging.requirements import Requirement
 
     needed = Requirement(line)
@@ -80,7 +80,7 @@ def _unmet(line: str) -> str:
     except PackageNotFoundError:
         return f"{needed.name} is not installed"
     met = needed.specifier.contains(found, prereleases=True)
-    return "" if met else f"{needed.name} is {found}, needed is {needed.specifier}"
+    return "" if met else f"{needed.name} is {found}, required is {needed.specifier}"
 
 
 def _machine() -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def _machine() -> Iterator[Finding]:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     mps = ["MPS"] if torch.backends.mps.is_available() else []
     device = hardware.device("auto")
-    yield Finding("device", f"{device}; to choose from: {', '.join(['cpu', *names, *mps])}")
+    yield Finding("device", f"{device}; available: {', '.join(['cpu', *names, *mps])}")
     by = hardware.bfloat16_by(device)
     why = f"{by} multiplies bfloat16" if by else f"{device} does not multiply bfloat16 natively"
     yield Finding("precision", f"auto takes {'bfloat16' if by else 'float32'}: {why}")
@@ -110,14 +110,12 @@ def _threads() -> Iterator[Finding]:
     given, threads = os.environ.get("OMP_NUM_THREADS"), hardware.threads()
     cores, quota = hardware.cores(), hardware.cpu_quota()
     found = f"{threads}; this process may run on {cores:g} cores"
-    found += f", for the time of {quota:g}" if quota < cores else ""
+    found += f", limited to the time of {quota:g}" if quota < cores else ""
     found += f"; OMP_NUM_THREADS is {given}" if given is not None else ""
     if given is not None and not (given.isdecimal() and int(given)):
         yield Finding("threads", found, "problem", "OMP_NUM_THREADS must be a whole number from 1")
     elif threads > max(1, min(cores, quota)):
-        hint = (
-            f"more threads than cores wait for each other: OMP_NUM_THREADS={max(1, int(min(cores, quota)))}"
-        )
+        hint = f"more threads than cores are slow: set OMP_NUM_THREADS={max(1, int(min(cores, quota)))}"
         yield Finding("threads", found, "problem", hint)
     else:
         yield Finding("threads", found)
@@ -137,7 +135,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _caches() -> Iterator[Finding]:
-    """The folders that rankwise and the Hub's client fill, and the room that is left there."""
+    """The cache folders of rankwise and of the Hub's client, and the free disk space there."""
     from huggingface_hub import constants
 
     folders = {
@@ -153,20 +151,20 @@ def _caches() -> Iterator[Finding]:
         found += f", {free / 1e9:.1f} GB free on its disk"
         elsewhere = f"set {variable} to another folder" if variable else "work in another folder"
         if not os.access(there, os.W_OK):
-            yield Finding(name, found + ", not to be written", "problem", elsewhere)
+            yield Finding(name, found + ", not writable", "problem", elsewhere)
         elif free < LEAST_DISK:
-            yield Finding(name, found, "problem", f"free some room, or {elsewhere}")
+            yield Finding(name, found, "problem", f"free some disk space, or {elsewhere}")
         else:
             yield Finding(name, found)
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that there is."""
+    """The folder, or its nearest existing parent."""
     return next((each for each in (folder, *folder.absolute().parents) if each.is_dir()), Path("/"))
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below; links count nothing."""
+    """Total size of all files in a folder in bytes, ignoring links."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -186,23 +184,25 @@ def _packaged_base() -> Iterator[Finding]:
 
 
 def _hub() -> Iterator[Finding]:
-    """Whether the Hub answers. Work with local files needs none, so silence is no problem by itself."""
+    """Whether the Hub answers. Local files work without it, so no answer is only a note."""
     from huggingface_hub import HfApi, constants
 
     if constants.HF_HUB_OFFLINE:
-        yield Finding("hub", "not asked: HF_HUB_OFFLINE is set", "note", "unset it to fetch from the Hub")
+        yield Finding("hub", "not asked: HF_HUB_OFFLINE is set", "note", "unset it to download from the Hub")
         return
     try:
         HfApi().model_info("openai-community/gpt2", timeout=HUB_SECONDS)
         yield Finding("hub", f"{constants.ENDPOINT} answers")
-    except Exception as error:  # the client lets through whatever its HTTP library raises
+    except Exception as error:  # the client does not wrap the exceptions of its HTTP library
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-        hint = "bases and datasets that are not in the cache cannot be fetched; HTTPS_PROXY, HF_ENDPOINT"
+        hint = (
+            "bases and datasets that are not cached cannot be downloaded; check HTTPS_PROXY and HF_ENDPOINT"
+        )
         yield Finding("hub", f"{constants.ENDPOINT} does not answer: {why}", "note", hint)
 
 
 def _numbers() -> Iterator[Finding]:
-    """Tiny models against transformers + PEFT, in float32 and in what `auto` takes."""
+    """Compare tiny models with transformers + PEFT, in float32 and bfloat16."""
     import torch
 
     from rankwise.cli import selftest
@@ -210,11 +210,9 @@ def _numbers() -> Iterator[Finding]:
     device = hardware.device("auto")
     for each in selftest.run(device, (torch.float32, torch.bfloat16)):
         found = (
-            f"off by {each.logits:.1e} in logits, {each.gradients:.1e} in gradients, of {each.tolerance:g}"
+            f"errors {each.logits:.1e} (logits), {each.gradients:.1e} (gradients), limit {each.tolerance:g}"
         )
-        hint = (
-            "results cannot be trusted here: take the versions of constraints.txt, and report it if it stays"
-        )
+        hint = "results cannot be trusted here: install the versions of constraints.txt, or report it"
         state: State = "ok" if each.passed else "problem"
         yield Finding(f"{each.family} {each.precision}", found, state, "" if each.passed else hint)
 

@@ -12,18 +12,18 @@ from rich.table import Table as RichTable
 from rankwise.training.callbacks import Validation
 
 RECENT = 20
-"""The loss shown is the mean of this many steps."""
+"""The displayed loss is the mean over this many steps."""
 NAME_WIDTH = 24
-"""Columns of the terminal that an adapter's name and loss take."""
+"""Terminal columns for an adapter's name and loss."""
 EPOCH_WIDTH = 10
-"""Columns of the terminal that an epoch takes."""
+"""Terminal columns per epoch."""
 MARGIN = 5
-"""Lines of the terminal that the header and the prompt above take."""
+"""Terminal lines for the header and the prompt above."""
 
 
 @dataclass
 class _Progress:
-    """Of one adapter."""
+    """Progress of one adapter."""
 
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     accuracy: dict[int, float] = field(default_factory=dict)  # epoch -> fraction
@@ -33,7 +33,7 @@ class _Progress:
 
 
 class Board:
-    """Losses and accuracies so far; `table` shows as much of them as fits."""
+    """Losses and accuracies so far; `table` shows as many as fit."""
 
     def __init__(self) -> None:
         self._rows: defaultdict[str, _Progress] = defaultdict(_Progress)
@@ -49,10 +49,10 @@ class Board:
             self._rows[name].accuracy[found.epoch] = accuracy
 
     def table(self, columns: int, lines: int) -> RichTable | None:
-        """The board for a terminal of this size; None while there is nothing to show.
+        """The board for a terminal of this size; None while it is empty.
 
         If the adapters do not fit, each rank has one line with the mean over its seeds. If the ranks do
-        not fit either, the last of them are left out, and their number is given.
+        not fit either, the last ones are replaced by their number.
         """
         room = max(1, lines - MARGIN)
         names = {name: [name] for name in self._rows}
@@ -77,7 +77,7 @@ class Board:
 
 
 def line(found: Validation) -> str:
-    """The accuracies after an epoch, in one line.
+    """The accuracies after an epoch, on one line.
 
     >>> line(Validation(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
     'epoch 1/3, validation accuracy: r1-s110 91.50'
@@ -95,6 +95,6 @@ def _by_rank(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _number(values: Iterable[float | None], scale: float, digits: int) -> str:
-    """The mean of those that are known."""
+    """Format the mean of the values that are not None."""
     known = [value for value in values if value is not None]
     return f"{scale * sum(known) / len(known):.{digits}f}" if known else ""

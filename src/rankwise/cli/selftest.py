@@ -1,8 +1,8 @@
-"""A self-test of the numbers: tiny random models through the packed backbone, against transformers + PEFT.
+"""A numerical self-test: compares rankwise with transformers + PEFT on tiny random models.
 
-The peer computes in float32 on the CPU, one padded batch; ours computes on the device and in the precision
-that are asked for. Logits and gradients are compared by their relative error, the norm of the difference
-over the norm of the peer's.
+The reference runs in float32 on the CPU, with one padded batch; rankwise runs on the given device in the
+given precision. Logits and gradients are compared by relative error: the norm of the difference divided by
+the norm of the reference.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from rankwise.nn.ragged.batch import pack
 CLASSES, RANK, ALPHA, VOCABULARY = 3, 2, 4.0, 100
 LENGTHS = (1, 9, 4, 30, 2)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""Largest relative error that passes: rounding of float32 is a thousandth of it, bfloat16 has 8 bits."""
+"""Maximum relative error: about 1000 times float32's rounding error; bfloat16 has only 8 bits."""
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a family's numbers are from the peer's, as relative errors."""
+    """Relative errors of a family with respect to the reference."""
 
     family: str
     precision: str
@@ -47,7 +47,7 @@ class Agreement:
 
     @property
     def passed(self) -> bool:
-        """Whether both are within the tolerance; no number is not."""
+        """Whether both errors are within the tolerance; NaN is not."""
         return self.logits <= self.tolerance and self.gradients <= self.tolerance
 
 
@@ -55,8 +55,8 @@ def run(device: torch.device, precisions: Sequence[torch.dtype]) -> list[Agreeme
     """Compare a small model of each family in each precision.
 
     Args:
-        device: where ours computes.
-        precisions: torch.float32 or torch.bfloat16, of our matrix products.
+        device: device for rankwise.
+        precisions: torch.float32 or torch.bfloat16, for the matrix products of rankwise.
     """
     texts = _texts()
     found = []
@@ -82,7 +82,7 @@ def _targets() -> Tensor:
 
 
 def _peer(family: Family) -> Any:
-    """A classifier of transformers with LoRA by PEFT, every number random, B included."""
+    """A transformers classifier with PEFT's LoRA and random weights, including B."""
     import peft
     import transformers
 
@@ -93,7 +93,7 @@ def _peer(family: Family) -> Any:
         classifier: Any = transformers.AutoModelForSequenceClassification
         model = classifier.from_config(config, attn_implementation="eager")
         for parameter in model.parameters():
-            if parameter.dim() > 1:  # larger than fresh ones, so that each matters
+            if parameter.dim() > 1:  # larger than the usual initialization, so that every weight matters
                 torch.nn.init.normal_(parameter, std=0.2)
         lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=RANK, lora_alpha=int(ALPHA))
         wrapped: Any = peft.get_peft_model(model, lora)
@@ -104,7 +104,7 @@ def _peer(family: Family) -> Any:
 
 
 def _peer_results(peer: Any, family: Family, texts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """(logits, all gradients in a row)."""
+    """(logits, concatenated gradients)."""
     ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = torch.from_numpy(text)
@@ -132,7 +132,7 @@ def _our_results(
 
 
 def _backbone(peer: Any, family: Family, device: torch.device) -> Backbone:
-    """Our backbone, with the weights of the peer's frozen model."""
+    """rankwise's backbone with the weights of the reference model."""
     model = peer.get_base_model()
     named = {name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items()}
     config = family.config.from_json(model.config.to_dict())
@@ -148,7 +148,7 @@ class _Source:
 
 
 def _trained(peer: Any, family: Family) -> dict[str, Tensor]:
-    """What PEFT trains, under our names."""
+    """PEFT's trained tensors, by rankwise's names."""
     factor = re.compile(rf"base_model\.model\.{family.prefix}\.(.*)\.(lora_[AB])\.default\.weight")
     named = {}
     for name, parameter in peer.named_parameters():
@@ -169,7 +169,7 @@ def _error(ours: Tensor, theirs: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what transformers and PEFT remark about a model so small."""
+    """Silence the warnings of transformers and PEFT about such a small model."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

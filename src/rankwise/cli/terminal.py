@@ -1,4 +1,4 @@
-"""What people see on the terminal: tables, progress, errors. Data goes to stdout, messages to stderr."""
+"""Terminal output: tables, progress bars, errors. Data goes to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     from rankwise.plan import Plan
     from rankwise.schema import Metrics
 
-# Without markup and emoji: paths, labels and texts may hold [brackets] and :colons:.
+# Markup and emoji are disabled: paths, labels and texts may contain [brackets] and :colons:.
 stdout = Console(highlight=False, markup=False, emoji=False)
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 GAP = 2
 """Spaces between two columns."""
 LONGEST_WORD = 20
-"""A column is never so narrow that a word of up to this many letters, or a number, must be broken."""
+"""Columns are wide enough not to break words of up to this many characters."""
 
 
 def show_table(table: Table) -> None:
-    """A table for people. Cells wrap; columns that do not fit go below, with the keys repeated."""
+    """Print a table. Cells wrap; columns that do not fit are printed below, with the key columns repeated."""
     cells = [[one_line(cell) for cell in row] for row in (table.columns, *table.rows)]
     columns = list(zip(*cells, strict=True))
     if table.title:
@@ -63,7 +63,7 @@ def show_table(table: Table) -> None:
 
 
 def _groups(columns: list[tuple[str, ...]], keys: int, room: int) -> list[list[tuple[str, ...]]]:
-    """Columns (header first) that fit beside each other into `room`, each group led by the keys."""
+    """Group columns (header first) to fit into `room`, with the key columns first in each group."""
     groups = [columns[:keys]]
     for column in columns[keys:]:
         filled = sum(_narrowest(each) + GAP for each in groups[-1])
@@ -86,7 +86,7 @@ def _rich_table(columns: list[tuple[str, ...]], room: int) -> RichTable:
 
 
 def _widths(columns: list[tuple[str, ...]], room: int) -> list[int]:
-    """Each column's width. Spare room goes to the columns that want little first, then to the rest."""
+    """The width of each column. Spare room is given to the columns that need the least first."""
     widths = [_narrowest(column) for column in columns]
     wishes = [max(map(cell_len, column)) - width for column, width in zip(columns, widths, strict=True)]
     spare = max(0, room - sum(widths) - GAP * (len(columns) - 1))
@@ -103,14 +103,14 @@ def _narrowest(column: tuple[str, ...]) -> int:
 
 
 def show_error(error: RankwiseError) -> None:
-    """`error: ...`, then `hint: ...`."""
+    """Print `error: ...`, then `hint: ...`."""
     stderr.print(Text.assemble(("error:", "bold red"), " ", printable(error.message)), soft_wrap=True)
     if error.hint:
         stderr.print(Text.assemble(("hint:", "bold"), " ", printable(error.hint)), soft_wrap=True)
 
 
 def show_plan(plan: Plan) -> None:
-    """The parameter table of a plan, and what the sweep will cost."""
+    """Print the parameter table of a plan, and the cost of the sweep."""
     rows = [
         (
             f"{row.rank}",
@@ -144,7 +144,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_data(found: DataReport, notes: Sequence[str]) -> None:
-    """Splits, classes, and leaks and contradictions if there are any."""
+    """Print splits, classes, and any leaks and contradictions."""
     for number, table in enumerate(data_tables(found)):
         if number:
             stdout.print()
@@ -158,7 +158,7 @@ def show_data(found: DataReport, notes: Sequence[str]) -> None:
 
 
 def show_metrics(metrics: Metrics) -> None:
-    """Accuracy and macro-F1, then one row per class, then the confusion matrix."""
+    """Print accuracy and macro-F1, then one row per class, then the confusion matrix."""
     interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
     stdout.print(
         f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % "
@@ -198,7 +198,7 @@ def _calibration(metrics: Metrics) -> str:
 
 
 def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
-    """One row per text: label, its probability, the runner-up."""
+    """Print one row per text: label, its probability, and the runner-up."""
     rows = []
     for text, found in zip(texts, predictions, strict=True):
         second = sorted(found.probabilities.items(), key=lambda item: -item[1])[1]
@@ -207,7 +207,7 @@ def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) ->
 
 
 def show_comparison(found: Comparison, *, table: bool) -> None:
-    """The verdict on the ranks, after their table if it is wanted."""
+    """Print the verdict on the ranks, optionally after their table."""
     stdout.print()
     if table:
         show_table(summary_table(found))
@@ -216,7 +216,7 @@ def show_comparison(found: Comparison, *, table: bool) -> None:
 
 
 def show_reproduction(base: str, reproductions: Sequence[Reproduction]) -> None:
-    """The published accuracies next to our own, and whether all of them were reproduced."""
+    """Print the published and the reproduced accuracies, and whether all of them agree."""
     columns = ("rank", "published accuracy", "accuracy", "difference", f"within {TOLERANCE} points")
     rows = [
         (
@@ -233,7 +233,7 @@ def show_reproduction(base: str, reproductions: Sequence[Reproduction]) -> None:
 
 
 def show_written(run: Run) -> None:
-    """Where a sweep's results are, and how long it took."""
+    """Print where the results of a sweep are, and how long it took."""
     folder, best = RunFolder(run.path), best_adapter(run.results.adapters)
     if run.timing:
         total, training = run.timing.seconds["total"], run.timing.seconds["train"]
@@ -247,13 +247,13 @@ def show_written(run: Run) -> None:
 
 
 def show_report(page: Path) -> None:
-    """Where a page was written."""
+    """Print where a page was written."""
     stdout.print(f"to read: {page}", soft_wrap=True)
 
 
 def show_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """Show what the doctor found, then what to do about it; return the findings."""
-    with stderr.status("looking", spinner="line") if stderr.is_terminal else nullcontext():
+    """Print the doctor's findings, then the hints; return the findings."""
+    with stderr.status("checking", spinner="line") if stderr.is_terminal else nullcontext():
         found = list(findings)
     rows = [(each.check, each.found, "" if each.state == "ok" else each.state) for each in found]
     show_table(Table("", ("check", "found", ""), rows))
@@ -269,7 +269,7 @@ def show_findings(findings: Iterable[Finding]) -> list[Finding]:
 
 
 class ProgressBars(Callback):
-    """On a terminal one bar per stage, under the board of a sweep; elsewhere one line per stage."""
+    """On a terminal, one bar per stage below the board of a sweep; otherwise, one line per stage."""
 
     def __init__(self) -> None:
         self._board = Board()
@@ -290,11 +290,11 @@ class ProgressBars(Callback):
             self._bars.stop()
 
     def note(self, text: str) -> None:
-        """A line of text for the user."""
+        """Print a message."""
         stderr.print(printable(text), soft_wrap=True)
 
     def begin(self, stage: str, total: int | None) -> None:
-        """A stage begins; `total` is its number of units, None if that is not known."""
+        """Start a stage; `total` is its number of units, None if unknown."""
         self.end()
         self._stage, self._lengths[stage] = stage, total
         if stage not in self._tasks:
@@ -305,31 +305,31 @@ class ProgressBars(Callback):
             self._bars.reset(self._tasks[stage], total=total)
 
     def advance(self, units: int) -> None:
-        """This many more units of the stage are done."""
+        """Advance the bar of the stage."""
         if self._stage and self._stage not in self._stepped:
             self._bars.update(self._tasks[self._stage], advance=units)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
-        """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
+        """Update the board and the bar after step `number` of `steps`, from 1."""
         self._board.step(adapters, losses)
         self._stepped.add(self._stage)
         self._bars.update(self._tasks[self._stage], completed=number, total=steps)
 
     def validation(self, found: Validation) -> None:
-        """These adapters of a bank have been validated after an epoch."""
+        """Show the accuracies after an epoch."""
         self._board.validation(found)
         if not stderr.is_terminal:
             stderr.print(line(found), soft_wrap=True)
 
     def end(self) -> None:
-        """The stage is over. One of unknown length leaves no bar behind."""
+        """End the stage. The bar of a stage of unknown length is removed."""
         if self._stage and self._lengths[self._stage] is None:
             self._bars.remove_task(self._tasks.pop(self._stage))
         self._stage = ""
 
 
 class _Bars(Progress):
-    """Progress bars under a sweep's board."""
+    """Progress bars below a sweep's board."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -342,6 +342,6 @@ class _Bars(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The board, if there is something on it, and the bars."""
+        """The board, unless it is empty, and the bars."""
         board = self._board.table(stderr.width, stderr.height - len(self.tasks))
         return [*([board] if board else []), self.make_tasks_table(self.tasks)]

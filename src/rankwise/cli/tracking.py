@@ -1,8 +1,8 @@
-"""Tracking: losses and validation figures to TensorBoard, Weights & Biases, MLflow or Trackio.
+"""Logs losses and validation metrics to TensorBoard, Weights & Biases, MLflow or Trackio.
 
-The trackers are accelerate's (https://huggingface.co/docs/accelerate/usage_guides/tracking), so what
-their packages read from the environment holds here too: `WANDB_MODE`, `MLFLOW_TRACKING_URI` and so on.
-A tracker that fails while a sweep runs is given up with one line; the sweep goes on.
+The trackers are accelerate's (https://huggingface.co/docs/accelerate/usage_guides/tracking), and are
+configured by the usual environment variables, such as `WANDB_MODE` and `MLFLOW_TRACKING_URI`. If a tracker
+fails during a sweep, it is disabled with a message, and the sweep continues.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback, Validation
 
 EVERY = 10
-"""Steps whose mean loss is one point of the curve."""
+"""Number of steps averaged for one point of the loss curve."""
 PROJECT = "rankwise"
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A tracker that accelerate knows."""
+    """A tracker supported by accelerate."""
 
-    module: str  # that must be there
-    install: str  # what pip is asked for
-    orders: bool  # whether it numbers its lines itself and refuses to go back to an earlier step
+    module: str  # required module
+    install: str  # package to install with pip
+    orders: bool  # whether its step numbers must not decrease
 
 
 KINDS = {
@@ -41,21 +41,21 @@ KINDS = {
 
 
 class Trackers(Callback):
-    """Hands a sweep's losses and validation figures to trackers, under each adapter's name."""
+    """Logs a sweep's losses and validation metrics to trackers, under the name of each adapter."""
 
     def __init__(
         self, names: Sequence[str], recipe: Recipe, run: RunFolder, say: Callable[[str], None]
     ) -> None:
-        """Nothing is opened before the first step.
+        """Trackers are started at the first step.
 
         Args:
-            names: of `KINDS`.
+            names: keys of `KINDS`.
             recipe: stored with the run.
-            run: its folder gives the run's name; TensorBoard's files go into its `tracking`.
-            say: told once of each tracker that fails.
+            run: folder of the run, which names it. TensorBoard's files are written to its `tracking`.
+            say: called with a message if a tracker fails.
 
         Raises:
-            UsageError: there is no such tracker, or its package is not installed.
+            UsageError: a tracker does not exist, or its package is not installed.
         """
         check(names)
         self._names, self._recipe, self._run, self._say = tuple(names), recipe, run, say
@@ -71,7 +71,7 @@ class Trackers(Callback):
             self._try(name, tracker.finish)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
-        """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
+        """Log the mean losses every `EVERY` steps."""
         self._losses.append(losses)
         if number % EVERY == 0 or number == steps:
             means = [sum(each) / len(self._losses) for each in zip(*self._losses, strict=True)]
@@ -81,7 +81,7 @@ class Trackers(Callback):
             )
 
     def validation(self, found: Validation) -> None:
-        """These adapters of a bank have been validated after an epoch."""
+        """Log the metrics of a validation."""
         figures = {"accuracy": found.accuracy, "macro_f1": found.macro_f1, "log_loss": found.log_loss}
         self._log(
             found.step,
@@ -98,7 +98,7 @@ class Trackers(Callback):
             for name in self._names:
                 self._try(name, partial(self._start, name))
         for name, tracker in list(self._trackers.items()):
-            if KINDS[name].orders:  # a second bank begins at step 1 again
+            if KINDS[name].orders:  # every bank starts at step 1
                 self._try(name, partial(tracker.log, values | {"train/step": step}))
             else:
                 self._try(name, partial(tracker.log, values, step=step))
@@ -106,7 +106,7 @@ class Trackers(Callback):
     def _start(self, name: str) -> None:
         from accelerate import PartialState, tracking
 
-        PartialState()  # without it accelerate's trackers cannot even write to their own log
+        PartialState()  # required by the logger of accelerate's trackers
         run = self._run.path.absolute()
         makers: dict[str, Callable[[], Any]] = {
             "tensorboard": partial(tracking.TensorBoardTracker, PROJECT, run / "tracking"),
@@ -121,20 +121,20 @@ class Trackers(Callback):
         tracker.store_init_configuration(settings)
 
     def _try(self, name: str, action: Callable[[], object]) -> None:
-        """Do something with a tracker, and give it up if that fails."""
+        """Call `action`, and disable the tracker if it fails."""
         try:
             action()
-        except Exception as error:  # whatever the packages, their servers and the network come up with
+        except Exception as error:  # packages, servers and the network may raise anything
             self._trackers.pop(name, None)
             what = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._say(f"tracking by {name} has stopped, the sweep goes on: {what}")
+            self._say(f"{name} tracking has stopped, the sweep continues: {what}")
 
 
 def check(names: Sequence[str]) -> None:
     """Check that trackers exist and are installed.
 
     Raises:
-        UsageError: one does not, or is not.
+        UsageError: a tracker does not exist, or is not installed.
     """
     for name in names:
         if name not in KINDS:

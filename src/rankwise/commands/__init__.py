@@ -1,1 +1,1 @@
-"""One module for each command: what `rankwise NAME` does, as a function."""
+"""The commands as functions, one module per command."""

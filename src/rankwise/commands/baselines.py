@@ -1,12 +1,13 @@
-"""Baselines: what the same data reach without the ranks that are compared.
+"""Baselines: reference classifiers evaluated on the same data as the ranks.
 
-- majority class: always the commonest label of train; its probabilities are the labels' shares;
-- TF-IDF + linear SVM: words and pairs of words, no language model (Joachims 1998); it gives scores,
-  not probabilities, so it has no log loss and no calibration;
-- untrained head: the frozen base under a fresh head.
+- majority class: always predicts the most frequent training label, with the label frequencies as
+  probabilities;
+- TF-IDF + linear SVM: unigrams and bigrams, no language model (Joachims 1998); its scores are not
+  probabilities, so it has no log loss and no calibration;
+- untrained head: the frozen base with a randomly initialized head.
 
-The linear probe, a head trained on the frozen base, is a baseline too where rank 0 is not among the recipe's
-ranks. It is trained like any adapter, in a bank of its own (`plan.probe`).
+The linear probe, a head trained on the frozen base, is also a baseline if rank 0 is not among the recipe's
+ranks. It is trained like any adapter, in its own bank (`plan.probe`).
 """
 
 from __future__ import annotations
@@ -29,40 +30,39 @@ Logits = dict[str, NDArray[np.float32]]
 """Evaluated split -> (texts, classes)."""
 Splits = Mapping[str, EncodedSplit]
 SVM = "TF-IDF + linear SVM"
-"""Name of the baseline that gives scores instead of probabilities."""
+"""Name of the baseline that has scores instead of probabilities."""
 
 
 def majority(train: EncodedSplit, evaluated: Splits, classes: int) -> Logits:
-    """The logarithm of the labels' shares in train, whatever the text."""
+    """The log frequencies of the training labels, for every text."""
     counts = np.bincount(train.targets, minlength=classes)
     shares = np.log(np.maximum(counts, 0.5) / counts.sum()).astype(np.float32)
     return {name: np.tile(shares, (len(split), 1)) for name, split in evaluated.items()}
 
 
 def linear_svm(train: EncodedSplit, evaluated: Splits, classes: int) -> Logits:
-    """1 for the label that a linear SVM on TF-IDF of words and pairs of words gives, 0 for the others.
+    """One-hot predictions of a linear SVM on TF-IDF features of unigrams and bigrams.
 
-    Words are runs of letters, digits and underscores, and runs of other signs; term frequencies are
-    logarithmic. scikit-learn's `LinearSVC`, C = 1, one class against the rest.
+    Tokens are runs of word characters and runs of punctuation; term frequencies are sublinear. The model is
+    scikit-learn's `LinearSVC` with C = 1, one-vs-rest.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]+")
-    machine = LinearSVC(random_state=0)
+    svm = LinearSVC(random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # near enough, for a baseline
-        machine.fit(words.fit_transform(train.source.texts), train.targets)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough for a baseline
+        svm.fit(words.fit_transform(train.source.texts), train.targets)
     one_hot = np.eye(classes, dtype=np.float32)
     return {
-        name: one_hot[machine.predict(words.transform(split.source.texts))]
-        for name, split in evaluated.items()
+        name: one_hot[svm.predict(words.transform(split.source.texts))] for name, split in evaluated.items()
     }
 
 
 def untrained_head(backbone: Backbone, spec: AdapterSpec, evaluated: Splits, classes: int) -> Logits:
-    """Logits of a fresh head on the frozen base; `spec` gives its seed."""
+    """Logits of an untrained head on the frozen base, initialized with the seed of `spec`."""
     head = replace(spec, rank=0, scale=0.0, dropout=0.0, modules=())
     bank = Bank(
         [head], backbone.modules(), backbone.d_model, classes, backbone.head_std, backbone.tokens.device

@@ -1,4 +1,4 @@
-"""Stage 4: predictions -> metrics."""
+"""The `evaluate` command: from predictions to metrics."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rankwise.stats.metrics import metrics
 def evaluate(
     adapter: Path | str, path: Path | str, *, columns: dict[str, Any] | None = None, **load: Any
 ) -> Metrics:
-    """The metrics of an adapter on a file of labeled texts.
+    """Compute an adapter's metrics on a file of labeled texts.
 
     Args:
-        adapter: its folder.
+        adapter: folder of the adapter.
         path: the file.
-        columns: `text_column` and `label_column`, where they are not found by themselves.
+        columns: `text_column` and `label_column`, if they cannot be detected.
         load: passed on to `Classifier.load`.
 
     Raises:
-        DataError: the file cannot be used, or holds a label that the adapter does not know.
+        DataError: the file cannot be used, or contains a label that the adapter does not know.
         ModelError: the adapter cannot be used.
     """
     classifier = Classifier.load(adapter, **load)

@@ -1,4 +1,4 @@
-"""Everything that a sweep reads before it trains: data, base, plan, the frozen backbone."""
+"""The inputs that a sweep reads before training: data, base, plan, and the frozen backbone."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from rankwise.training.journal import Clock
 from rankwise.training.trainer import TrainingData
 
 MEMORY_SHARE = 0.6
-"""Part of the free memory that a bank may take where the recipe names no limit."""
+"""Fraction of the free memory available to a bank if the recipe sets no limit."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that a sweep reads before it trains."""
+    """The inputs that a sweep reads before training."""
 
     recipe: Recipe
     run: RunFolder
@@ -57,19 +57,19 @@ class Material:
 
     @property
     def specs(self) -> dict[str, AdapterSpec]:
-        """Name -> adapter, the linear probe included."""
+        """Name -> adapter, including the linear probe."""
         return {spec.name: spec for bank in self.plan.banks for spec in bank}
 
     @property
     def training_data(self) -> TrainingData:
-        """What a trainer needs of the splits."""
+        """Training and validation data for a trainer."""
         train, validation, labels = self.splits["train"], self.splits["validation"], self.corpus.labels
         balanced = self.recipe.train.class_weights == "balanced"
         weights = balanced_weights(train.targets, len(labels)) if balanced else None
         return TrainingData(train.ids, train.targets, labels, weights, validation.ids, validation.targets)
 
     def environment(self) -> dict[str, str]:
-        """What may change the last digits of a result though the recipe is the same."""
+        """What may change the last digits of a result even with the same recipe."""
         return resuming.environment(
             versions(), str(self.device), precision_name(self.precision), hardware.threads()
         )
@@ -77,7 +77,7 @@ class Material:
 
 @contextmanager
 def stage(name: str, callback: Callback, clock: Clock) -> Iterator[None]:
-    """A timed stage of no known length."""
+    """Time a stage of unknown length and report it to the callback."""
     callback.begin(name, None)
     with clock.timed(name):
         yield
@@ -87,7 +87,7 @@ def stage(name: str, callback: Callback, clock: Clock) -> Iterator[None]:
 def read_material(
     recipe: Recipe, run: RunFolder, callback: Callback, clock: Clock, saved: Checkpoint | None
 ) -> Material:
-    """Data and base, checked; texts as token ids; the plan; the frozen backbone that all banks share."""
+    """Read and check data and base, tokenize the texts, make the plan, and load the backbone."""
     with stage("data", callback, clock):
         corpus = data.load(recipe)
     for note in corpus.notes:

@@ -1,4 +1,4 @@
-"""Stage 5: an adapter, merged into its base; texts in, labels out."""
+"""The `predict` command: classify texts with an adapter merged into its base."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rankwise.nn.inference import bank_logits
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of a text."""
+    """A classifier's prediction for one text."""
 
     label: str
     probabilities: dict[str, float]  # label -> probability, in the model's label order
@@ -50,23 +50,23 @@ class Classifier:
         self, backbone: Backbone, head: Bank, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
     ) -> None:
         self.labels, self.max_length = tuple(labels), max_length
-        self._trunk, self._head, self._tokenizer = backbone, head, tokenizer
+        self._backbone, self._head, self._tokenizer = backbone, head, tokenizer
 
     @classmethod
     def load(
         cls, folder: Path | str, *, base: str | None = None, device: str = "auto", precision: str = "auto"
     ) -> Self:
-        """The classifier of an adapter folder.
+        """Load a classifier from an adapter folder.
 
         Args:
-            folder: of rankwise or PEFT.
-            base: the base model, where it is not found under the name that the adapter records.
+            folder: an adapter folder written by rankwise or PEFT.
+            base: the base model, if it cannot be found under the name stored with the adapter.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16 or float32.
 
         Raises:
             ModelError: the adapter or its base cannot be used.
-            Unreachable: the base has to be fetched from the Hub, and the Hub does not answer.
+            Unreachable: the base must be downloaded, and the Hub does not answer.
         """
         saved = adapters.load(Path(folder))
         on = hardware.device(device)
@@ -86,7 +86,7 @@ class Classifier:
         return cls(backbone, head, tokenizer, saved.labels, min(saved.max_length, backbone.max_positions))
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
-        """A prediction for each text, in order.
+        """Predict a label for each text, in order.
 
         Raises:
             DataError: a text is empty.
@@ -104,7 +104,7 @@ class Classifier:
         """(texts, classes) logits.
 
         Raises:
-            DataError: a text is empty, or no string.
+            DataError: a text is empty or not a string.
             ModelError: the tokenizer does not fit the model.
             UsageError: the texts are one string instead of a list.
         """
@@ -112,13 +112,13 @@ class Classifier:
             raise UsageError("give a list of texts, not one string", hint="classifier([text])")
         for i, text in enumerate(texts, 1):
             if isinstance(text, str) and not text.strip():
-                raise DataError(f"text {i} is empty", hint="there is nothing in it to classify")
+                raise DataError(f"text {i} is empty", hint="remove it, or give it some text")
         if not texts:
             return np.empty((0, len(self.labels)), dtype=np.float32)
         ids = self._tokenizer(texts, self.max_length)
-        check_ids(ids, self._trunk)
-        found: NDArray[np.float32] = bank_logits(self._trunk, self._head, ids)[0]
-        return found
+        check_ids(ids, self._backbone)
+        of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, ids)[0]
+        return of_head
 
 
 def predict_file(
@@ -130,25 +130,24 @@ def predict_file(
     safe_csv: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> int:
-    """Label every row of a file, of any length, into another file.
+    """Classify every row of a file of any length, and write the results to another file.
 
-    The rows keep their columns and order, and gain `predicted_label` and a `probability_LABEL` for
-    each label.
+    Rows keep their columns and order; `predicted_label` and a `probability_LABEL` for each label are added.
 
     Args:
-        classifier: what to label with.
-        source: CSV, TSV, JSON Lines, Parquet, or plain text with a text a line.
-        target: .csv, .tsv, .jsonl or .parquet; put in place when it is complete.
-        text_column: of the source, where it is not found by itself.
-        safe_csv: put an apostrophe before cells that a spreadsheet would run as formulas.
-        on_rows: called with the number of rows done in each batch.
+        classifier: the classifier.
+        source: CSV, TSV, JSON Lines, Parquet, or plain text with one text per line.
+        target: .csv, .tsv, .jsonl or .parquet; only put in place once complete.
+        text_column: text column of the source, if it cannot be detected.
+        safe_csv: prefix cells that a spreadsheet would run as formulas with an apostrophe.
+        on_rows: called with the number of rows after each batch.
 
     Returns:
         The number of rows.
 
     Raises:
-        DataError: the source cannot be used; nothing is written then.
-        UsageError: the target's suffix is not known.
+        DataError: the source cannot be used; nothing is written.
+        UsageError: the target's suffix is not supported.
     """
     column, batches = data.read_rows(source, text_column=text_column)
     added = {"predicted_label": "", **{f"probability_{label}": 0.0 for label in classifier.labels}}

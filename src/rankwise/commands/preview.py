@@ -1,4 +1,4 @@
-"""What can be said before a base is fetched: what `rankwise plan` and `rankwise data` show."""
+"""The `plan` and `data` commands, which work without downloading the base."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rankwise.recipe import Recipe
 from rankwise.schema import DataReport
 
 CHARACTERS_PER_TOKEN = 4.4
-"""English text in GPT-2's tokens, about; used only where no tokenizer has been fetched yet."""
+"""Approximate value for English text and GPT-2's tokenizer; used if no tokenizer is available locally."""
 DEFAULT_CLASSES = 2
 
 
 KNOWN_DATA = {"dair-ai/emotion": (16_000, 6, 20.2)}
-"""Hub id -> training texts, classes, mean tokens in a text (of GPT-2's and of SmolLM2's tokenizer)."""
+"""Hub id -> training texts, classes, mean tokens per text (with GPT-2's and SmolLM2's tokenizers)."""
 
 
 def preview(
     recipe: Recipe, *, train_texts: int | None = None, tokens_per_text: float | None = None
 ) -> plan.Plan:
-    """The plan of a recipe, from local files where there are any.
+    """The plan of a recipe, from local files if available.
 
     Args:
         recipe: what to train.
-        train_texts: number of training texts, where the data cannot be read yet.
-        tokens_per_text: mean tokens in a text, where the data cannot be read yet.
+        train_texts: number of training texts, if the data cannot be read yet.
+        tokens_per_text: mean tokens per text, if the data cannot be read yet.
 
     Raises:
         UsageError: the recipe does not fit the model.
@@ -48,26 +48,26 @@ def preview(
 
 
 def _facts(recipe: Recipe) -> tuple[int | None, int, float | None]:
-    """Training texts, classes and mean tokens of a recipe's data, as far as they can be known here."""
+    """Training texts, classes and mean tokens per text of a recipe's data, as far as they are known."""
     if data.is_hub_id(recipe.data.source):
         texts, classes, tokens = KNOWN_DATA.get(recipe.data.source, (None, DEFAULT_CLASSES, None))
         return texts, len(recipe.data.labels or ()) or classes, tokens
-    found = data.load(recipe)
-    characters = sum(map(len, found.train.texts)) / len(found.train)
-    return len(found.train), len(found.labels), characters / CHARACTERS_PER_TOKEN
+    dataset = data.load(recipe)
+    characters = sum(map(len, dataset.train.texts)) / len(dataset.train)
+    return len(dataset.train), len(dataset.labels), characters / CHARACTERS_PER_TOKEN
 
 
 def data_report(recipe: Recipe) -> tuple[DataReport, tuple[str, ...]]:
-    """What a recipe's data holds, and notes on how they were read.
+    """A report on a recipe's data, and notes on how it was read.
 
-    Lengths are in tokens where the base's tokenizer is on this machine, else in words.
+    Lengths are in tokens if the base's tokenizer is available locally, else in words.
 
     Raises:
         DataError: the data cannot be used.
         ModelError: the base's tokenizer is damaged.
         Unreachable: the data is on the Hub, and the Hub does not answer.
     """
-    found = data.load(recipe)
+    dataset = data.load(recipe)
     folder = bases.at_hand(recipe.base)
     lengths = Tokenizer.load(folder).lengths if folder else None
-    return report(found, recipe.train.max_length, lengths), found.notes
+    return report(dataset, recipe.train.max_length, lengths), dataset.notes

@@ -1,4 +1,4 @@
-"""The published table, and a run of the same recipe next to it."""
+"""The `reproduce` command: compares a run with the published table."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from rankwise.schema import Results
 
 PUBLISHED = {1: 91.45, 2: 91.30, 4: 91.70, 8: 91.50, 16: 91.40}
-"""Rank -> validation accuracy in percent, of one run of GPT-2 on dair-ai/emotion."""
+"""Rank -> validation accuracy in percent, from one run of GPT-2 on dair-ai/emotion."""
 TOLERANCE = 1.2
 """Points: the half-width of one run's 95 % interval over 2,000 texts."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A rank of the published table, as a run reproduced it; accuracies in percent."""
+    """The published and the reproduced accuracy of a rank, in percent."""
 
     rank: int
     published: float
@@ -29,12 +29,12 @@ class Reproduction:
     @property
     def passes(self) -> bool:
         """Whether the difference is within the tolerance, in either direction."""
-        # Both are multiples of 0.05; the slack keeps a difference of exactly 1.2 from failing by rounding.
+        # Both are multiples of 0.05; the slack lets a difference of exactly 1.2 pass despite rounding errors.
         return abs(self.difference) <= TOLERANCE + 1e-9
 
 
 def compare(results: Results) -> list[Reproduction]:
-    """Every published rank that the run has."""
+    """Compare the run's accuracy with the published one, for each published rank that it has."""
     return [
         Reproduction(row.rank, PUBLISHED[row.rank], 100 * row.validation.accuracy)
         for row in results.adapters
@@ -44,5 +44,5 @@ def compare(results: Results) -> list[Reproduction]:
 
 def passed(reproductions: Sequence[Reproduction]) -> bool:
     """Whether every published rank was run and passes."""
-    found = {each.rank: each.passes for each in reproductions}
-    return all(found.get(rank, False) for rank in PUBLISHED)
+    passes = {reproduction.rank: reproduction.passes for reproduction in reproductions}
+    return all(passes.get(rank, False) for rank in PUBLISHED)

@@ -1,4 +1,4 @@
-"""What a sweep writes at its end: results.json, timing.json and predictions.csv."""
+"""The final outputs of a sweep: results.json, timing.json and predictions.csv."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rankwise.training.journal import Journal
 from rankwise.training.outcome import Outcome
 
 Splits = Mapping[str, EncodedSplit]
-"""The evaluated splits: validation, and test where there is one."""
+"""The evaluated splits: validation, and test if there is one."""
 Logits = Mapping[str, NDArray[np.float32]]
 """Evaluated split -> (texts, classes)."""
 
@@ -34,7 +34,7 @@ Logits = Mapping[str, NDArray[np.float32]]
 def predictions_csv(
     splits: Splits, labels: Sequence[str], outcomes: Sequence[Outcome], baselines: Mapping[str, Logits]
 ) -> str:
-    """Every evaluated text: each adapter's label and its probability, then each baseline's label."""
+    """For every evaluated text, each adapter's label and its probability, then each baseline's label."""
     columns = [column for outcome in outcomes for column in (outcome.name, f"{outcome.name} probability")]
     lines = [csv_line(["split", "text", "label", *columns, *baselines])]
     for name, split in splits.items():
@@ -65,10 +65,10 @@ def adapter_result(
     Args:
         planned: its row of the plan.
         spec: the adapter.
-        outcome: what became of it.
+        outcome: its training outcome.
         measured: split -> metrics.
-        bank: that trained it, from 1.
-        folder: where the adapter is stored.
+        bank: number of the bank that trained it, from 1.
+        folder: folder of the adapter.
     """
     return AdapterResult(
         alpha=spec.alpha,
@@ -115,7 +115,7 @@ STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "baselines", "w
 def sweep_results(
     material: Material, journal: Journal, trained: Sequence[Outcome], baselines: Mapping[str, Logits]
 ) -> Results:
-    """What results.json holds."""
+    """The contents of results.json."""
     planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
     probe = material.plan.probe
     return Results(
@@ -150,12 +150,12 @@ def sweep_results(
             )
             for name, logits in baselines.items()
         ],
-        diverged=[each for each in journal.diverged if not probe or each.name != probe.name],
+        diverged=[dropped for dropped in journal.diverged if not probe or dropped.name != probe.name],
     )
 
 
 def sweep_timing(journal: Journal, results: Results) -> Timing:
-    """What timing.json holds."""
+    """The contents of timing.json."""
     seconds, training = journal.clock.reading(), journal.clock.seconds.get("train", 0.0)
     by_adapter = journal.state.train_seconds
     return Timing(

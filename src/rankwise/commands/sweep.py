@@ -1,6 +1,6 @@
-"""`rankwise sweep`: a recipe in, a run folder out.
+"""The `sweep` command: from a recipe to a run folder.
 
-Read it from the top: data, base, plan, training bank by bank, baselines, results, report.
+The stages, in order: data, base, plan, training bank by bank, baselines, results, report.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rankwise.training.outcome import Outcome
 from rankwise.training.trainer import Failure, Trainer
 
 CHECKPOINT_MINUTES = 10.0
-"""Minutes between two checkpoints; there is one after every epoch as well."""
+"""Minutes between checkpoints; one is also saved after every epoch."""
 
 
 def sweep(
@@ -51,25 +51,25 @@ def sweep(
 
     Args:
         recipe: what to train.
-        folder: where to write; by default `runs/DATA-BASE-TIME`.
-        callback: told of progress.
-        resume: go on with the run in `folder`, which `recipe` may extend by ranks and seeds. What is
-            finished is not trained again; what was interrupted ends bit-identical to a run that never
-            stopped (on the CPU, with the same number of threads).
-        checkpoint_minutes: minutes between two checkpoints; there is one after every epoch as well.
-        checkpoint_steps: steps between two checkpoints, to save by number of steps too.
+        folder: output folder; by default `runs/DATA-BASE-TIME`.
+        callback: notified of progress.
+        resume: resume the run in `folder`, to which `recipe` may add ranks and seeds. Finished adapters
+            are not trained again. On the CPU, with the same number of threads, interrupted ones end
+            bit-identical to those of an uninterrupted run.
+        checkpoint_minutes: minutes between checkpoints; one is also saved after every epoch.
+        checkpoint_steps: if given, also save a checkpoint every so many steps.
 
     Returns:
-        What results.json holds.
+        The contents of results.json.
 
     Raises:
-        UsageError: the folder is in use, the recipe does not fit the model, or there is no run, or
-            another one, to resume.
+        UsageError: the folder is in use, the recipe does not fit the model, or there is no matching run
+            to resume.
         DataError: the data cannot be used.
         ModelError: the base model cannot be used.
-        Unreachable: data or base must be fetched and the Hub does not answer.
-        TrainingError: no adapter is left whose loss is a number, or the recipe wants to stop at the first.
-        ResourceError: memory or disk is full.
+        Unreachable: data or base must be downloaded, and the Hub does not answer.
+        TrainingError: every adapter has diverged, or one has and the recipe sets `on_nan = "stop"`.
+        ResourceError: out of memory or disk space.
     """
     run = RunFolder(folder or default_folder(recipe))
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
@@ -90,7 +90,7 @@ def default_folder(recipe: Recipe) -> Path:
 
 @contextmanager
 def _explained(run: RunFolder, callback: Callback) -> Iterator[None]:
-    """Say what an interrupted sweep has saved, and what running out of memory means."""
+    """Report what an interrupted sweep has saved, and turn out-of-memory errors into ResourceError."""
     try:
         yield
     except KeyboardInterrupt:
@@ -106,7 +106,7 @@ def _explained(run: RunFolder, callback: Callback) -> Iterator[None]:
 
 
 def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery) -> Results:
-    """Go on with a run; one that is complete, and is not extended, only gives its results."""
+    """Resume a run. If it is complete and not extended, only return its results."""
     saved, complaints = resuming.load(run)
     for complaint in complaints:
         callback.note(complaint)
@@ -119,14 +119,14 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
             return results
         saved = Checkpoint(resuming.from_results(run, before, results))
     elif complaints and saved is None:
-        callback.note("no whole checkpoint is left: adapters that are not finished start again")
+        callback.note("no intact checkpoint is left: unfinished adapters start over")
     return _sweep(recipe, run, callback, every, saved)
 
 
 def _sweep(
     recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery, saved: Checkpoint | None
 ) -> Results:
-    """Every stage in turn."""
+    """Run every stage in order."""
     clock = Clock()
     material = read_material(recipe, run, callback, clock, saved)
     journal = _open_journal(material, callback, clock, every, saved)
@@ -144,7 +144,7 @@ def _sweep(
         else:
             _relieve(number, material, journal, callback)
     if not any(name in finished for name in material.plan.names):
-        raise _nothing_left([each for each in journal.diverged if each.name in material.plan.names])
+        raise _nothing_left([adapter for adapter in journal.diverged if adapter.name in material.plan.names])
 
     with stage("baselines", callback, clock):
         baselines = all_baselines(material, finished)
@@ -156,14 +156,14 @@ def _sweep(
     files.write_text(run.timing, sweep_timing(journal, results).model_dump_json(indent=1) + "\n")
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
     build.rebuild(run)
-    files.remove(run.checkpoint)  # without a checkpoint beside its results a run is complete
+    files.remove(run.checkpoint)  # a run with results and no checkpoint is complete
     return results
 
 
 def _open_journal(
     material: Material, callback: Callback, clock: Clock, every: SaveEvery, saved: Checkpoint | None
 ) -> Journal:
-    """The journal of a new run, or of one that goes on, with the banks that the plan adds."""
+    """The journal of a new or resumed run, including the banks that the plan adds."""
     run, environment = material.run, material.environment()
     planned = [BankPlan(adapters=[spec.name for spec in bank]) for bank in material.plan.banks]
     files.remove_litter(run.path)
@@ -178,9 +178,9 @@ def _open_journal(
     if saved is None:
         return Journal(run, state, {}, clock, every)
     if changed := resuming.changes(saved.state.environment, environment):
-        callback.note(f"not as when this run was started: {changed}; the last digits may differ")
+        callback.note(f"the environment of this run has changed: {changed}; the last digits may differ")
     if files.size(run.history) < saved.state.history_bytes:
-        callback.note(f"{run.history}: lines that were written are missing")
+        callback.note(f"{run.history}: some recorded lines are missing")
     files.truncate(run.history, saved.state.history_bytes)
     state = saved.state.model_copy(
         update={
@@ -194,7 +194,7 @@ def _open_journal(
 
 
 def _finished(material: Material) -> dict[str, Outcome]:
-    """The adapters that the run folder holds already, finished and undamaged."""
+    """The finished, intact adapters that are already in the run folder."""
     sizes = {name: len(split) for name, split in material.evaluated.items()}
     classes = len(material.corpus.labels)
     found = {
@@ -207,7 +207,7 @@ def _finished(material: Material) -> dict[str, Outcome]:
 def _train_bank(
     number: int, material: Material, journal: Journal, finished: dict[str, Outcome], callback: Callback
 ) -> bool:
-    """Train a bank that is not finished yet; False where it does not fit the memory."""
+    """Train a bank unless it is finished; return False if it does not fit into memory."""
     bank = journal.banks[number - 1]
     specs = [material.specs[name] for name in journal.names(bank)]
     if all(spec.name in finished for spec in specs):
@@ -238,7 +238,7 @@ def _train_bank(
 
 
 def _title(number: int, material: Material, journal: Journal) -> str:
-    """What a bank's training is called on the screen: `train`, `train 1/2` or `linear probe`."""
+    """The displayed name of a bank's training stage: `train`, `train 1/2` or `linear probe`."""
     probe = material.plan.probe
     if probe and probe.name in journal.banks[number - 1].adapters:
         return "linear probe"
@@ -247,7 +247,7 @@ def _title(number: int, material: Material, journal: Journal) -> str:
 
 
 def _train(trainer: Trainer, material: Material, journal: Journal, callback: Callback, title: str) -> None:
-    """Train a bank to its end; an interruption saves it."""
+    """Train a bank to completion; save a checkpoint if interrupted."""
     callback.begin(title, trainer.steps)
     callback.advance(trainer.step_number)
     try:
@@ -280,12 +280,15 @@ def _train(trainer: Trainer, material: Material, journal: Journal, callback: Cal
 
 
 def _drop(failures: Sequence[Failure], material: Material, journal: Journal, callback: Callback) -> None:
-    """Note the adapters that are no longer numbers; or stop, where the recipe says so."""
+    """Record the adapters that have diverged, or stop if the recipe says so."""
     if material.recipe.train.on_nan == "stop":
         raise TrainingError(
-            "\n".join(f"step {each.step}: adapter {each.spec.name} has {each.reason}" for each in failures),
+            "\n".join(
+                f"step {failure.step}: adapter {failure.spec.name} has {failure.reason}"
+                for failure in failures
+            ),
             hint="a lower --learning-rate or --precision float32 usually helps; "
-            "--on-nan drop goes on without the adapter",
+            "--on-nan drop continues without the adapter",
         )
     for failure in failures:
         spec, step, reason = failure.spec, failure.step, failure.reason
@@ -296,15 +299,15 @@ def _drop(failures: Sequence[Failure], material: Material, journal: Journal, cal
 
 
 def _evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callback) -> list[Outcome]:
-    """What became of each adapter of a trained bank, with test logits where there is a test split."""
+    """The outcome of each adapter of a trained bank, with test logits if there is a test split."""
     kept, state = trainer.kept(), trainer.state()
-    logits = {name: {"validation": each.logits} for name, each in kept.items()}
+    logits = {name: {"validation": snapshot.logits} for name, snapshot in kept.items()}
     if "test" in material.splits and kept:
         test = material.splits["test"]
         callback.begin("test", len(test))
         with clock.timed("evaluate"):
-            for name, found in trainer.kept_logits(test.ids, callback.advance).items():
-                logits[name]["test"] = found
+            for name, of_adapter in trainer.kept_logits(test.ids, callback.advance).items():
+                logits[name]["test"] = of_adapter
         callback.end()
     return [
         Outcome(name, kept[name].epoch, float(np.mean(state[name].losses)), logits[name])
@@ -313,9 +316,9 @@ def _evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Call
 
 
 def _keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
-    """Put a finished adapter into the run folder: the adapter, then its logits."""
+    """Save a finished adapter to the run folder: the adapter, then its logits."""
     folder = material.run.adapters / outcome.name
-    files.remove(folder)  # of a bank that did not come to its end
+    files.remove(folder)  # left over from a bank that did not finish
     saved = peft_format.SavedAdapter(
         material.specs[outcome.name],
         trainer.kept()[outcome.name].tensors,
@@ -328,10 +331,10 @@ def _keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
 
 
 def _relieve(number: int, material: Material, journal: Journal, callback: Callback) -> None:
-    """Make a bank that does not fit the memory smaller.
+    """Reduce the memory use of a bank that does not fit into memory.
 
     Raises:
-        ResourceError: one adapter with one text at a time does not fit either.
+        ResourceError: even one adapter with one text at a time does not fit.
     """
     if material.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -342,12 +345,12 @@ def _relieve(number: int, material: Material, journal: Journal, callback: Callba
             f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",
             hint="in a new run give a smaller --max-length, or a smaller --base",
         )
-    callback.note(f"out of memory: {done}; a smaller --memory-gb would have done so from the start")
+    callback.note(f"out of memory: {done}; a smaller --memory-gb avoids this from the start")
 
 
 def _nothing_left(diverged: Sequence[Diverged]) -> TrainingError:
-    gone = ", ".join(f"{each.name} at step {each.step}" for each in diverged)
+    dropped = ", ".join(f"{adapter.name} at step {adapter.step}" for adapter in diverged)
     return TrainingError(
-        f"no adapter is left: {gone}; the first had {diverged[0].reason}",
+        f"no adapter is left: {dropped}; the first had {diverged[0].reason}",
         hint="a lower --learning-rate or --precision float32 usually helps",
     )

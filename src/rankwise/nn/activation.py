@@ -1,8 +1,8 @@
-"""The MLP's activations, SwiGLU among them; GELU in its tanh form also gives the slope in its forward pass.
+"""MLP activations, including SwiGLU. The tanh GELU computes its derivative in the forward pass.
 
-What a GELU needs later is its slope, not its input. To compute both at once costs one exponential
-a number instead of two hyperbolic tangents, and leaves one product to the backward pass.
-Where nobody needs a slope, `Linear.activated` leaves the GELU to the product before it.
+The backward pass of GELU needs the derivative, not the input. Computing both in the forward pass costs
+one exponential per element instead of two tanh evaluations, and reduces the backward pass to one product.
+When no gradient is needed, `Linear.activated` fuses the GELU into the preceding matrix product.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 Activation = Callable[[Tensor], Tensor]
 
 CHUNK = 1 << 17
-"""Numbers worked on at a time, so that what stands between the operations stays in the cache."""
+"""Elements per chunk; small enough for the intermediate results to stay in cache."""
 
 _LINEAR = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715 * _LINEAR
@@ -27,8 +27,8 @@ _CUBIC = 0.044715 * _LINEAR
 def gelu_tanh(x: Tensor) -> Tensor:
     """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), of x (rows, width) in any dtype.
 
-    Hendrycks and Gimpel 2016, arXiv 1606.08415. Computed in float32 as x * sigmoid(2 t), t being
-    what the tanh is taken of.
+    Hendrycks and Gimpel 2016, arXiv 1606.08415. Computed in float32 as x * sigmoid(2 t),
+    where t is the argument of tanh.
     """
     out: Tensor = _GeluTanh.apply(x)  # type: ignore[no-untyped-call]
     return out
@@ -50,7 +50,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps its input."""
+    """Saves its input for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _GeluTanh(torch.autograd.Function):
-    """Keeps the slope in x's dtype, and nothing else."""
+    """On a CPU, saves only the slope, in x's dtype."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class _GeluTanh(torch.autograd.Function):
 
 
 def _gelu_tanh(x: Tensor, y: Tensor, slope: Tensor | None) -> None:
-    """Write the values of x to `y`, and their slopes to `slope`."""
+    """Write gelu(x) to `y` and its derivative to `slope`."""
     x = x.float()
     twice = torch.addcmul(x.new_tensor(_LINEAR), x, x, value=_CUBIC).mul_(x)  # 2 t
     if slope is None:

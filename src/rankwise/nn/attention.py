@@ -2,7 +2,7 @@
 
 For one head of one text, with M the dropout mask and c = 1 / (1 - rate)::
 
-    S = Q K^T / sqrt(head_dim) + hidden      (queries, width), hidden: -inf where a query may not look
+    S = Q K^T / sqrt(head_dim) + hidden      (queries, width), hidden: -inf for masked keys
     P = softmax(S)                           row by row, in float32
     O = c (M * P) V                          (queries, head_dim)
 
@@ -14,10 +14,10 @@ and backward, from dO::
     dQ = dS K   / sqrt(head_dim)
     dK = dS^T Q / sqrt(head_dim)
 
-The factors c and 1 / sqrt(head_dim) are folded into the products, which round once.
+The factors c and 1 / sqrt(head_dim) are folded into the matrix products, so each result is rounded once.
 
-All texts and heads of a length bucket are one batched product. Grouped queries need nothing special: the
-query heads that share a key head lie next to each other, and count as more query rows of one matrix.
+One batched product covers all texts and heads of a length bucket. Grouped-query attention needs no
+special case: query heads that share a key head are adjacent, and become extra query rows of one matrix.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def attend(
         qkv: (tokens, heads + 2 * kv_heads, head_dim): the query, key and value heads of each token;
             `heads` is a multiple of `kv_heads` (Ainslie et al. 2023, arXiv 2305.13245).
         heads: number of query heads.
-        mask: dropout masks of the attention weights, one a length bucket, from `Hook.mask`.
-        rate: the drop rate of `mask`.
-        pooled: whether each text has one query only, that of its last token.
+        mask: dropout masks for the attention weights, one per length bucket, from `Hook.mask`.
+        rate: the dropout rate of `mask`.
+        pooled: whether each text has a single query, that of its last token.
 
     Returns:
-        (rows, heads * head_dim), qkv's dtype; a row is a text if `pooled`, else a token.
+        (rows, heads * head_dim), in qkv's dtype; one row per text if `pooled`, else per token.
 
-    One text of two tokens, one head of size 1. With q = 0 a token averages the values that it sees:
+    One text of two tokens, one head of size 1. With q = 0, each token averages the values it attends to:
 
     >>> import numpy as np
     >>> from rankwise.nn.ragged.batch import pack
@@ -64,10 +64,10 @@ def attend(
 
 
 class _Attention(torch.autograd.Function):
-    """Dense attention in one length bucket after another.
+    """Dense attention, one length bucket at a time.
 
-    Batched products on small length buckets beat fused attention kernels on CPUs several times over at
-    the lengths of short texts, above all in the backward pass.
+    For short texts on CPUs, batched products over small length buckets are several times faster than
+    fused attention kernels, especially in the backward pass.
     """
 
     @staticmethod
@@ -75,7 +75,7 @@ class _Attention(torch.autograd.Function):
         head_dim = qkv.shape[2]
         rows = qkv.reshape(-1, head_dim).index_select(0, layout.gather)  # (places, head_dim)
         out = rows.new_empty(len(layout.out_gather) + 1, head_dim)  # (query places + 1, head_dim)
-        out[-1] = 0  # the result of rows that belong to no text
+        out[-1] = 0  # the result for padding rows, which belong to no text
         saved = [rows]
         for i, part in enumerate(layout.slices):
             q, k, v = (_matrices(rows, part, at) for at in (part.q, part.k, part.v))
@@ -95,7 +95,7 @@ class _Attention(torch.autograd.Function):
         d_out = grads[0].reshape(-1, head_dim).index_select(0, layout.out_gather)
         d_out.masked_fill_(layout.filling, 0)  # a copy of a token must not add to its gradient
         d_rows = rows.new_empty(len(rows) + 1, head_dim)
-        d_rows[-1] = 0  # the gradient of queries that `pooled` leaves out
+        d_rows[-1] = 0  # the gradient of the queries that `pooled` omits
         for i, (part, weights) in enumerate(zip(layout.slices, saved, strict=True)):
             q, k, v = (_matrices(rows, part, at) for at in (part.q, part.k, part.v))
             dq, dk, dv = (_matrices(d_rows, part, at) for at in (part.q, part.k, part.v))
@@ -106,8 +106,8 @@ class _Attention(torch.autograd.Function):
             d_scores = d_scores.to(rows.dtype)  # (batch, queries, width)
             _product(d_scores, k, 1 / math.sqrt(head_dim), out=dq)
             _product(d_scores.transpose(1, 2), q, 1 / math.sqrt(head_dim), out=dk)
-        # Of a text's last token only the real place is read back. Its copies got no gradient as queries
-        # (zeroed above), and as keys and values no real query sees them.
+        # Only the real position of a text's last token is read back. Its copies have zero gradient: as
+        # queries they were zeroed above, and as keys and values no real query attends to them.
         return d_rows.index_select(0, layout.scatter).view(ctx.shape), None, None, None
 
 
@@ -117,7 +117,7 @@ def _matrices(rows: Tensor, part: BucketSlices, at: slice) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
-    """scale * a b for batches of matrices, rounded once."""
+    """scale * (a @ b) for batches of matrices, rounded once."""
     return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scale, out=out)
 
 

@@ -1,7 +1,7 @@
-"""What the frozen backbones of all families share: named linear layers, and the hook.
+"""The interface of the frozen backbones: named linear layers and the hook.
 
-A backbone runs over a packed batch and knows nothing of adapters. Wherever an adapter or a dropout mask
-may enter, it calls a `Hook`::
+A backbone runs over a packed batch and knows nothing about adapters. Wherever an adapter or a dropout
+mask may apply, it calls a `Hook`::
 
     x                       (tokens, d_model) float32, the residual stream
     norm(x)                 in the backbone's dtype
@@ -9,7 +9,7 @@ may enter, it calls a `Hook`::
     attend(hook.mask())     attention, with dropout on its weights
     hook.linear(out)
     hook.add(x, branch)     x + dropout(branch)
-    ...                     the MLP likewise, its first product through hook.activated
+    ...                     the MLP likewise; its first product goes through hook.activated
 
 `Hook` itself leaves the model as it is. `dropout.DropoutHook` adds the base model's own dropout;
 `ragged.lora.BankHook` and `static.lora.BankHook` add a bank's adapters.
@@ -32,16 +32,16 @@ from rankwise.nn.linear import Linear
 
 
 class Source(Protocol):
-    """What a backbone takes its weights from."""
+    """Where a backbone gets its weights from."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The named tensor; raises if it is missing or has another shape."""
+        """Return the named tensor; raise if it is missing or has the wrong shape."""
 
 
 class Hook:
-    """What a backbone calls on its way. This one leaves the model as it is: frozen, no dropout.
+    """Extension points of a backbone's forward pass. The base class leaves the frozen model unchanged.
 
-    In every method a row is a text if `pooled`, else a token, and `name` is what keys a dropout mask.
+    In every method, a row is a text if `pooled`, else a token, and `name` is the key of a dropout mask.
     """
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
@@ -49,7 +49,7 @@ class Hook:
         return linear(x)
 
     def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
-        """`activation` of `linear` on x (rows, in) -> (rows, out)."""
+        """`activation(linear(x))` of x (rows, in) -> (rows, out)."""
         return activation(self.linear(linear, x, pooled))
 
     def drop(self, name: str, x: Tensor, rate: float, pooled: bool = False) -> Tensor:
@@ -57,14 +57,14 @@ class Hook:
         return x
 
     def add(self, name: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
-        """x + branch, both (rows, d_model), x float32; the base model's own dropout is on the branch.
+        """x + branch, both (rows, d_model), x float32, with the base model's own dropout on the branch.
 
-        The result may be x itself, changed in place: the backbone must not use x again.
+        May modify x in place and return it, so the backbone must not use x again.
         """
         return x + branch
 
     def mask(self, name: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Dropout masks for the attention weights of each length bucket, as `Masks.attention`, or none."""
+        """Dropout masks for the attention weights of each length bucket, as in `Masks.attention`, or None."""
         return None
 
 
@@ -77,7 +77,7 @@ class Backbone(ABC):
     max_positions: int
     dtype: torch.dtype  # of matrix products
     default_targets: tuple[str, ...]
-    head_std: float  # standard deviation of a freshly drawn score head
+    head_std: float  # standard deviation of a newly initialized score head
 
     def __call__(self, packed: PackedBatch, hook: Hook) -> Tensor:
         """(texts, d_model) float32: the final hidden state of each text's last token."""
@@ -88,15 +88,15 @@ class Backbone(ABC):
 
     @abstractmethod
     def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
-        """(tokens, d_model) float32: what goes into the first layer."""
+        """(tokens, d_model) float32: the input of the first layer."""
 
     @abstractmethod
     def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
         """Layer i on x (tokens, d_model) float32.
 
         Returns:
-            (tokens, d_model) float32. The last layer returns (texts, d_model): the head reads each
-            text's last token only, so the other tokens' queries, projections and MLP are left out.
+            (tokens, d_model) float32. The last layer returns (texts, d_model): the head only reads each
+            text's last token, so queries, projections and MLP are skipped for the other tokens.
         """
 
     @abstractmethod
@@ -105,10 +105,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def linears(self) -> Iterator[Linear]:
-        """Every linear layer that an adapter may be put on."""
+        """Every linear layer that an adapter can target."""
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Round the linear weights to another dtype; matrix products run in it from then on."""
+        """Cast the linear weights to `dtype`; matrix products run in it from then on."""
         for linear in self.linears():
             linear.cast(dtype)
         self.dtype = dtype

@@ -4,17 +4,17 @@ On the tokens of adapter k, at each of its target modules (Hu et al. 2021, arXiv
 
     y += scale_k * (dropout(x) A_k^T) B_k^T      A_k: (rank, in)   B_k: (out, rank)
 
-All parameters lie in one flat float32 tensor, an adapter's side by side. Norms, clipping, the optimizer
-and checkpoints work on slices of it. Rank 0 (a linear probe), rank 1 and rank 2 on one target module of
-3 inputs and 4 outputs, with a head of 2 classes on 3 features::
+All parameters are stored in one flat float32 tensor; those of an adapter are contiguous. Norms, clipping,
+the optimizer and checkpoints work on slices of it. For rank 0 (a linear probe), rank 1 and rank 2 on one
+target module of 3 inputs and 4 outputs, with a head of 2 classes on 3 features::
 
     flat     0        6        9        13       19       25       33       39
              | score  | lora_A | lora_B | score  | lora_A | lora_B | score  |
     shape    | (2, 3) | (1, 3) | (4, 1) | (2, 3) | (2, 3) | (4, 2) | (2, 3) |
     segment  | rank 0 | rank 1                   | rank 2                   |
 
-`grad` has the same places. The tensors in `tensors` are views: of `flat` for the values, and of `grad`
-for their gradients, so autograd adds straight into `grad`.
+`grad` has the same layout. The tensors in `tensors` are views of `flat`, and their gradients are views of
+`grad`, so autograd accumulates directly into `grad`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ HEAD = "score"
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """What one adapter of a bank is."""
+    """The configuration of one adapter of a bank."""
 
     rank: int  # 0: a linear probe, the score head alone
-    alpha: float  # PEFT's lora_alpha, as saved; `scale` is what is computed with
+    alpha: float  # PEFT's lora_alpha, as saved; the computation uses `scale`
     scale: float  # factor on the low-rank product
     seed: int
     dropout: float  # on the adapter's input
     modules: tuple[str, ...]  # full names of its target modules
-    name: str = ""  # what tells it from the run\'s other adapters; `rRANK-sSEED` where none is given
+    name: str = ""  # unique within the run; default `rRANK-sSEED`
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,17 +53,17 @@ class AdapterSpec:
 
 
 def match_modules(modules: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
-    """The modules that `targets` name: by full name, by last part as PEFT does, or `all-linear`.
+    """Resolve `targets` to modules: by full name, by suffix as in PEFT, or `all-linear`.
 
     Args:
         modules: names of the linear layers of a model.
-        targets: the recipe's.
+        targets: as in the recipe.
 
     Returns:
         The target modules, in the order of `modules`.
 
     Raises:
-        UsageError: a target names no linear layer.
+        UsageError: a target matches no linear layer.
 
     >>> match_modules(["h.0.attn.c_attn", "h.0.mlp.c_fc"], ["c_attn"])
     ('h.0.attn.c_attn',)
@@ -80,7 +80,7 @@ def match_modules(modules: Sequence[str], targets: Sequence[str]) -> tuple[str, 
 
 
 def layer_of(module: str) -> int:
-    """The layer of a target module, from 0.
+    """The layer index of a target module, from 0.
 
     >>> layer_of("layers.29.self_attn.q_proj")
     29
@@ -123,14 +123,14 @@ class Bank:
         modules: target module name -> (in, out), of the backbone.
         d_model: width of the heads' input.
         classes: number of labels.
-        head_std: standard deviation of a fresh head; a fresh A is drawn as PEFT does, and B is 0.
-        device: where the bank lives.
+        head_std: standard deviation of a new head. A is initialized as in PEFT, and B to 0.
+        device: device of the bank.
 
     Attributes:
         first_layer: the lowest layer with an adapter; None for linear probes alone.
         flat: (parameters,) float32, all parameters.
         grad: (parameters,) float32, their gradients.
-        segments: where each adapter lies in both.
+        segments: each adapter's slice of both.
         tensors: for each adapter, name -> leaf tensor, a view of `flat` whose `.grad` is a view of `grad`.
 
     >>> linear_probe, rank_1, rank_2 = (
@@ -177,7 +177,7 @@ class Bank:
 
 
 def _views(flat: Tensor, grad: Tensor, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """One adapter's segments of `flat` and `grad`, cut into named leaf tensors."""
+    """Named leaf tensors of one adapter, as views of its segments of `flat` and `grad`."""
     tensors, start = {}, 0
     for name, shape in shapes.items():
         place = slice(start, start + math.prod(shape))
@@ -189,10 +189,10 @@ def _views(flat: Tensor, grad: Tensor, shapes: Mapping[str, tuple[int, int]]) ->
 
 @torch.no_grad()
 def _initialize(tensors: Mapping[str, Tensor], seed: int, head_std: float) -> None:
-    """Fresh values for one adapter; B stays 0.
+    """Initialize one adapter; B stays 0.
 
-    Each tensor has a generator of its own, keyed by the seed and the tensor's name. So the values do not
-    depend on the other tensors, on the other adapters, or on what was drawn before.
+    Each tensor has its own generator, keyed by the seed and the tensor's name. The values therefore do not
+    depend on the other tensors, on the other adapters, or on the order of initialization.
     """
     for name, tensor in tensors.items():
         random = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))

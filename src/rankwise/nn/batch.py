@@ -1,4 +1,4 @@
-"""The packed batch: texts of several adapters in one row of tokens.
+"""The packed batch: the texts of several adapters concatenated along one token axis.
 
 Two adapters with two texts each, packed without padding::
 
@@ -8,11 +8,11 @@ Two adapters with two texts each, packed without padding::
     adapter_starts  0             2            4     (adapters + 1,), in texts
     token_starts    0             5           10     (adapters + 1,), in rows
 
-A *row* is a place along the first axis: of a token in (tokens, d_model), of a text in (texts, d_model).
+A *row* is an index along the first axis: a token in (tokens, d_model), a text in (texts, d_model).
 
-All of the model runs on rows, except attention, which needs the texts one by one. For attention, texts
-of similar length share a `LengthBucket`, a dense array (texts, width). The four texts above in one
-bucket of width 4; a text that is shorter repeats its last row, and causality hides the copies::
+The whole model works row by row except attention, which works text by text. For attention, texts
+of similar length share a `LengthBucket`, a dense array (texts, width). Below, the four texts are in one
+bucket of width 4. A shorter text repeats its last row; the causal mask hides the copies::
 
     texts  lengths  rows
       0       3     0 1 2 2
@@ -20,8 +20,8 @@ bucket of width 4; a text that is shorter repeats its last row, and causality hi
       2       1     5 5 5 5
       3       4     6 7 8 9
 
-`nn.ragged.batch` builds packed batches of exactly the tokens there are; `nn.static.batch` builds packed
-batches of a few fixed shapes.
+`nn.ragged.batch` builds packed batches without padding; `nn.static.batch` builds static-shape batches,
+padded to one of a few shapes.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from torch import Tensor
 Ids = NDArray[np.int64]  # the token ids of one text, (length,)
 
 MAX_BUCKET_SCORES = 1 << 21
-"""Most attention scores of one head in a length bucket; further texts start another length bucket."""
+"""Maximum number of attention scores per head in a length bucket; further texts go into a new bucket."""
 
 
 @dataclass(frozen=True, slots=True)
 class LengthBucket:
     """Texts of similar length as a dense array."""
 
-    texts: Tensor  # (texts,) int64, which texts of the packed batch
+    texts: Tensor  # (texts,) int64, indices into the texts of the packed batch
     lengths: Tensor  # (texts,) int64
-    width: int  # no length is larger
+    width: int  # at least the largest length
     rows: Tensor  # (texts, width) int64, rows of the packed batch
 
     @property
@@ -58,21 +58,21 @@ class LengthBucket:
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """Each different batch of a packed batch once.
+    """The distinct batches of a packed batch, each once.
 
-    Adapters of one seed see the same texts in the same order. Below the first layer that any adapter
-    changes, they compute the same, so it is computed once and then copied to all of them.
+    Adapters with the same seed see the same texts in the same order. Below the first layer with an
+    adapter their activations are identical, so they are computed once and copied to all of them.
     """
 
     packed: PackedBatch
-    adapters: tuple[int, ...]  # for each batch of `packed`, the first adapter that has it
-    rows: Tensor  # (tokens of the whole,) int64, the row of `packed` with the same token
-    texts: Tensor  # (texts of the whole,) int64, the text of `packed` that is the same
+    adapters: tuple[int, ...]  # for each batch of `packed`, the first adapter with this batch
+    rows: Tensor  # (tokens of the full batch,) int64, the row of `packed` with the same token
+    texts: Tensor  # (texts of the full batch,) int64, the same text's index in `packed`
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """A packed batch. Adapters' offsets are on the host; what the backbone indexes with, on the device."""
+    """A packed batch. The adapters' offsets are on the host; the backbone's indices are on the device."""
 
     ids: Tensor  # (tokens,) int64
     positions: Tensor  # (tokens,) int64, from 0 in each text
@@ -89,11 +89,11 @@ class PackedBatch:
         return len(self.adapter_starts) - 1
 
     def text_rows(self) -> list[slice]:
-        """For each adapter, where its texts are among the texts."""
+        """For each adapter, the slice of its texts."""
         return [slice(a, b) for a, b in pairwise(self.adapter_starts.tolist())]
 
     def token_rows(self) -> list[slice]:
-        """For each adapter, where its tokens are among the tokens."""
+        """For each adapter, the slice of its tokens."""
         return [slice(a, b) for a, b in pairwise(self.token_starts.tolist())]
 
 
@@ -103,10 +103,10 @@ def bucket_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64], width: in
     Args:
         starts: (texts,) row of each text's first token.
         lengths: (texts,), at most `width`.
-        width: of the bucket.
+        width: width of the bucket.
 
     Returns:
-        (texts, width) int64; a text that is shorter repeats its last row.
+        (texts, width) int64; a shorter text repeats its last row.
 
     >>> bucket_rows(np.array([0, 3]), np.array([3, 2]), 4)
     array([[0, 1, 2, 2],
@@ -116,7 +116,7 @@ def bucket_rows(starts: NDArray[np.int64], lengths: NDArray[np.int64], width: in
 
 
 def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n + 1,) int64: where each of n things in a row starts, and where the last one ends.
+    """(n + 1,) int64: the start of each of n consecutive segments, and the end of the last.
 
     >>> offsets(np.array([3, 2, 4]))
     array([0, 3, 5, 9])

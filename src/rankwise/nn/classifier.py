@@ -1,7 +1,7 @@
-"""Backbone, bank and heads together: a packed batch in, each adapter's logits and loss out.
+"""Backbone, bank and heads combined: from a packed batch to each adapter's logits and loss.
 
-Below the first layer that any adapter changes, adapters with the same batch compute the same. There the
-backbone runs over the distinct batches only, without gradients::
+Below the first layer with an adapter, the activations of adapters with the same batch are identical. The
+backbone therefore runs these layers on the distinct batches only, without gradients::
 
     embed, layer 0 .. first - 1      packed.distinct.packed     each distinct batch once
     x[distinct.rows]                 copied to every adapter
@@ -33,10 +33,10 @@ def logits(
 
     Args:
         backbone: the frozen model.
-        bank: the adapters, in the packed batch's order.
+        bank: the adapters, in the order of the packed batch.
         packed: the packed batch.
-        masks: dropout masks, while training.
-        base_dropout: whether the backbone's own dropout is active too, where there are masks.
+        masks: dropout masks; None for no dropout.
+        base_dropout: whether the masks also apply the backbone's own dropout.
 
     Returns:
         For each adapter (texts, classes) float32.
@@ -72,14 +72,14 @@ def pooled(backbone: Backbone, first_layer: int | None, packed: PackedBatch, hoo
 
 
 class _FrozenHook(DropoutHook):
-    """For layers in which nothing is trained: no backward pass will ask for a slope or an earlier sum."""
+    """For layers below the first adapter: without a backward pass, nothing has to be saved."""
 
     def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
-        """`activation` of `linear` on x, without a gradient."""
+        """`activation(linear(x))`, without a gradient."""
         return linear.activated(x, activation)
 
     def add(self, name: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
-        """x + dropout(branch), both (rows, d_model); in place where nothing is dropped."""
+        """x + dropout(branch), both (rows, d_model); in place if there is no dropout."""
         if self.base_masks is None or not rate:
             return x.add_(branch)
         return super().add(name, x, branch, rate, pooled)
@@ -99,30 +99,30 @@ def losses(
         logits: for each adapter (texts, classes) float32.
         targets: for each adapter (texts,) int64.
         class_weights: (classes,) float32.
-        totals: (adapters,) what each adapter's sum is divided by, for a micro-batch: the denominator of
-            its whole batch, from `loss_totals`. By default that of `targets`.
+        totals: (adapters,) denominators for a micro-batch: those of the whole batch, from `loss_totals`.
+            By default those of `targets`.
 
     Returns:
-        (adapters,) float32. The adapters share no trained tensor, so the gradient of the sum is each
-        adapter's own gradient. The losses of micro-batches add up to the loss of the batch.
+        (adapters,) float32. The adapters share no parameters, so the gradient of the summed losses is
+        each adapter's own gradient. The losses of the micro-batches sum to the batch loss.
     """
     reduction = "mean" if totals is None else "sum"
-    every = [
+    per_adapter = [
         F.cross_entropy(z, t, weight=class_weights, reduction=reduction)
         for z, t in zip(logits, targets, strict=True)
     ]
-    return torch.stack(every) if totals is None else torch.stack(every) / totals
+    return torch.stack(per_adapter) if totals is None else torch.stack(per_adapter) / totals
 
 
 def loss_totals(targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """What the losses of whole batches are divided by.
+    """The denominators of the losses of whole batches.
 
     Args:
         targets: (adapters, texts) int64, of whole batches.
         class_weights: (classes,) float32.
 
     Returns:
-        (adapters,) float32: the number of texts, or the sum of their classes' weights.
+        (adapters,) float32: the number of texts, or the sum of their class weights.
 
     >>> loss_totals(torch.tensor([[0, 1, 1]]), torch.tensor([4.0, 0.5])).tolist()
     [5.0]

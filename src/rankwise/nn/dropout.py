@@ -12,10 +12,10 @@ from rankwise.nn.masks import Masks
 
 
 class DropoutHook(Hook):
-    """The base model's own dropout, each adapter with masks of its own.
+    """The base model's own dropout, with separate masks for each adapter.
 
     Args:
-        masks: of this step; None for no dropout.
+        masks: dropout masks of this step; None for no dropout.
     """
 
     def __init__(self, masks: Masks | None) -> None:
@@ -43,12 +43,12 @@ class DropoutHook(Hook):
 
 
 def _row_mask(masks: Masks, name: str, x: Tensor, rate: float, pooled: bool) -> Tensor:
-    """The mask for x (rows, width), of one rate for all adapters."""
+    """The mask for x (rows, width), with the same rate for all adapters."""
     return masks.rows(name, x.shape[1], [rate] * masks.packed.adapters, pooled)
 
 
 class _AddDropped(torch.autograd.Function):
-    """y = x + scale * mask * branch in one pass, which saves the mask's bytes and nothing else.
+    """y = x + scale * mask * branch in one pass; saves only the uint8 mask.
 
     Backward: dx = dy, d_branch = scale * mask * dy.
     """

@@ -1,6 +1,6 @@
 """Logits of every adapter of a bank on the same texts, without dropout.
 
-The texts are sorted, so that those with a shared prefix are neighbors and the prefix is computed once.
+Texts are sorted so that those with a shared prefix are adjacent, and the prefix is computed once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rankwise.nn.classifier import logits
 from rankwise.nn.ragged.batch import lexical_order, pack
 
 BATCH_TOKENS = 4096
-"""Tokens of one forward pass on a CPU: enough to fill the matrix products, few enough to stay in cache."""
+"""Tokens per forward pass on a CPU: enough for efficient matrix products, few enough to stay in cache."""
 
 DEVICE_TOKENS = 32_768
-"""The same on other devices, which take longer to start a small product than to run it; not measured."""
+"""The same on other devices, where launching a small product takes longer than running it; not tuned."""
 
 
 def bank_logits(
@@ -33,7 +33,7 @@ def bank_logits(
         backbone: the frozen model.
         bank: the adapters.
         texts: token ids, each (length,) int64.
-        on_texts: called after each pass with the number of texts done in it.
+        on_texts: called after each forward pass with the number of texts in it.
 
     Returns:
         (adapters, texts, classes) float32, in the order of `texts`.
@@ -50,9 +50,9 @@ def bank_logits(
 
 
 def _windows(texts: Sequence[Ids], tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Indices of texts in lexical order, cut where a window would exceed so many tokens.
+    """Indices of texts in lexical order, in windows of at most `tokens` tokens.
 
-    A single text may exceed them.
+    A single longer text forms a window of its own.
     """
     window: list[int] = []
     filled = 0

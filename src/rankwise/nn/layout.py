@@ -1,8 +1,8 @@
-"""Where each head of each token goes in the length buckets that attention works on.
+"""The mapping between heads in the packed batch and their positions in attention's length buckets.
 
-The packed batch has all heads of a token side by side; attention needs all tokens of one head of one
-text together. A layout is the list of places: one `index_select` brings the heads there, and another
-brings the results back.
+In the packed batch, all heads of a token are contiguous; attention needs all tokens of one head of one
+text to be contiguous. A layout holds the indices: one `index_select` gathers the heads, and another
+scatters the results back.
 
 Worked example: two texts, of 2 tokens and of 1, in one length bucket of width 2. Two query heads share
 one key head and one value head, so a token has 4 heads. qkv, flattened to rows of one head each::
@@ -18,17 +18,17 @@ one key head and one value head, so a token has 4 heads. qkv, flattened to rows 
     gather     0  4    1  5    8  8*   9  9* |  2  6   10 10* |  3  7   11 11*
                t0 q0   t0 q1   t1 q0   t1 q1 |  t0 k    t1 k  |  t0 v    t1 v
 
-    * a copy of a text's last token, which fills the bucket up
+    * a copy of a text's last token, which pads the bucket
 
-`scatter` is the way back, from a place for each row of qkv, passing over the copies: row 4 stands at
-place 1, row 8 at place 4 and not 5. The backward pass uses it for the gradient of qkv. `out_gather` and
-`out_scatter` do the same for the result, which has the query heads only.
+`scatter` is the inverse: the place of each row of qkv, ignoring the copies. Row 4 is at place 1; row 8 is
+at place 4, not 5. The backward pass uses it for the gradient of qkv. `out_gather` and `out_scatter` do
+the same for the result, which only has the query heads.
 
-With `pooled`, each text has one query, that of its last token. The other tokens' queries then stand
-nowhere, and `scatter` points one past the end for them; attention keeps a row of zeros there.
+With `pooled`, each text has one query, that of its last token. The queries of the other tokens have no
+place; `scatter` maps them to one past the end, where attention stores a row of zeros.
 
-Every tensor's shape follows from the shapes of the length buckets, and everything is computed on the
-packed batch's device without waiting for it, so a CUDA graph can record the computation.
+All tensor shapes follow from the shapes of the length buckets, and everything is computed on the packed
+batch's device without synchronization, so a CUDA graph can record the computation.
 """
 
 from __future__ import annotations
@@ -51,32 +51,33 @@ class BucketSlices:
     q: slice
     k: slice
     v: slice
-    batch: int  # texts * kv_heads: matrices of a batched product
-    scores: tuple[int, int, int]  # the shape of the scores to which `hidden` can be added
-    hidden: Tensor  # float32, -inf where a query may not look: (width, width), or (texts, 1, width)
+    batch: int  # texts * kv_heads: the batch size of the batched products
+    scores: tuple[int, int, int]  # shape of the scores to which `hidden` broadcasts
+    hidden: Tensor  # float32, -inf for masked keys: (width, width), or (texts, 1, width)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The places of all heads of a packed batch; see the drawing above."""
+    """The places of all heads of a packed batch; see the example above."""
 
     gather: Tensor  # (places,) int64, rows of qkv as (tokens * (heads + 2 * kv_heads), head_dim)
-    scatter: Tensor  # (tokens * (heads + 2 * kv_heads),) int64, a place; `places` for queries left out
+    scatter: Tensor  # (tokens * (heads + 2 * kv_heads),) int64, a place; `places` for omitted queries
     out_gather: Tensor  # (query places,) int64, rows of the result as (rows * heads, head_dim)
     out_scatter: Tensor  # (rows * heads,) int64, a query place; `query places` for rows of no text
-    filling: Tensor  # (query places, 1) bool, True for copies that fill a length bucket up
+    filling: Tensor  # (query places, 1) bool, True for copies that pad a length bucket
     heads: int
     slices: tuple[BucketSlices, ...]  # of each length bucket
 
 
 def layout_of(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> Layout:
-    """The packed batch's layout for so many heads. All layers share it, so it is computed once.
+    """The packed batch's layout for these head counts, computed once and shared by all layers.
 
     Args:
         packed: the packed batch.
-        heads: query heads.
-        kv_heads: key heads, and value heads.
-        pooled: whether only the last token of each text has a query; a row of the result is then a text.
+
+        heads: number of query heads.
+        kv_heads: number of key heads and of value heads.
+        pooled: whether only the last token of each text has a query, so that the result has one row per text.
 
     >>> import numpy as np
     >>> bucket = LengthBucket(torch.arange(2), torch.tensor([2, 1]), 2, torch.tensor([[0, 1], [2, 2]]))
@@ -120,11 +121,11 @@ def _lay_out(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> La
 
 
 def _queries(packed: PackedBatch, pooled: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """What each length bucket asks for.
+    """The queries of each length bucket.
 
     Returns:
-        For each bucket, each (texts, n): the rows of qkv that have its queries, the rows of the result
-        that they belong to, and False for copies that only fill the bucket up.
+        For each bucket, three arrays (texts, n): the rows of qkv that hold its queries, the corresponding
+        rows of the result, and False for copies that only pad the bucket.
     """
     rows = [bucket.rows for bucket in packed.buckets]
     if not pooled:
@@ -139,8 +140,8 @@ def _head_rows(buckets: Sequence[Tensor], per_token: int, first: int, count: int
 
     Args:
         buckets: each (texts, n) int64 rows.
-        per_token: heads of a row.
-        first: the first of the heads.
+        per_token: heads per row.
+        first: index of the first head.
         count: number of heads.
 
     Returns:
@@ -151,25 +152,25 @@ def _head_rows(buckets: Sequence[Tensor], per_token: int, first: int, count: int
 
 
 def _for_heads(buckets: Sequence[Tensor], count: int) -> Tensor:
-    """What is so for a length bucket's rows (texts, n), repeated for `count` heads, in one vector."""
+    """Values for the rows (texts, n) of each length bucket, repeated for `count` heads, as one vector."""
     return torch.cat([rows[:, None].expand(-1, count, -1).flatten() for rows in buckets])
 
 
 def _inverse(index: Tensor, real: Tensor, size: int) -> Tensor:
-    """The place at which each of `size` numbers stands in an index.
+    """The inverse of an index: for each of `size` numbers, its place.
 
     Args:
         index: (places,) int64.
-        real: (places,) bool, False for places to pass over.
-        size: of the result; larger than any number of the index.
+        real: (places,) bool, False for places to ignore.
+        size: length of the result; larger than any number in the index.
 
     Returns:
-        (size,) int64; `places` for numbers that stand nowhere.
+        (size,) int64; `places` for numbers that do not occur.
 
     >>> _inverse(torch.tensor([3, 0, 0]), torch.tensor([True, True, False]), 4).tolist()
     [1, 3, 3, 0]
     """
-    inverse = index.new_full((size + 1,), len(index))  # the extra place takes what is not real
+    inverse = index.new_full((size + 1,), len(index))  # the extra place collects the ignored ones
     places = torch.arange(len(index), device=index.device)
     return inverse.scatter_(0, torch.where(real, index, size), places)[:size]
 
@@ -183,9 +184,9 @@ def _slices(
         q, k, v = (slice(ends[j], ends[j + 1]) for j in (i, n + i, 2 * n + i))
         texts, width = len(bucket.texts), bucket.width
         keys = torch.arange(width, device=bucket.rows.device)
-        if pooled:  # the last token sees the whole text, but not the copies of itself
+        if pooled:  # the last token attends to the whole text, but not to its own copies
             hidden, shape = keys >= bucket.lengths[:, None, None], (texts, -1, width)
-        else:  # a token sees itself and those before; copies come later, so no real token sees them
+        else:  # copies come last, so the causal mask hides them from every real token
             hidden, shape = keys > keys[:, None], (-1, width, width)
         bias = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, -math.inf)
         yield BucketSlices(q, k, v, texts * kv_heads, shape, bias)

@@ -1,16 +1,16 @@
-"""Frozen linear layers, their weights laid out once as the CPU's matrix products want them.
+"""Frozen linear layers whose weights are packed once for the CPU's matrix products.
 
-An ordinary product rearranges its weight at every call into blocks that fit the CPU's caches and vector
-registers. A frozen weight never changes, so here it is rearranged once. On x86 CPUs oneDNN has a blocked
-layout for this: one for the forward pass, and one of the transpose for the backward pass::
+An ordinary matrix product repacks its weight on every call, into blocks that fit the CPU's caches and
+vector registers. A frozen weight never changes, so here it is packed once. On x86 CPUs, oneDNN has a
+blocked layout for the weight (forward pass) and for its transpose (backward pass)::
 
-    Linear(weight)                       plain      (out, in)
-      first forward on a fitting CPU ->  packed     replaces `plain`
-      first backward                 ->  transposed joins `packed`
+    Linear(weight)                     plain      (out, in)
+      first forward, if supported  ->  packed     replaces `plain`
+      first backward               ->  transposed added to `packed`
 
-Elsewhere the weight stays plain. The three live in one immutable `_Layout`, and a new layout is
-published by one assignment under a lock: threads that share a layer see the old layout or the new one,
-never half of each.
+On other devices the weight stays plain. All three are fields of an immutable `_Layout`, and a new layout
+is published by a single assignment under a lock: threads that share a layer see either the old layout or
+the new one, never a mix.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch import Tensor
 from rankwise.nn.activation import Activation, gelu_tanh
 
 _ROWS = 1024
-"""Rows of the input that oneDNN lays a weight out for; it works for any other number as well."""
+"""Number of input rows that oneDNN optimizes the layout for; any other number works as well."""
 
 _FUSED: dict[Activation, tuple[str, str]] = {gelu_tanh: ("gelu", "tanh")}
-"""Activations that oneDNN applies within a product, while the sums are still float32."""
+"""Activations that oneDNN fuses into a product, applied to the float32 accumulators."""
 
 
 class _Layout(NamedTuple):
-    """A weight (out, in) in memory: either `plain` or `packed` is there."""
+    """The storage of a weight (out, in): either `plain` or `packed` is set."""
 
     plain: Tensor | None
     packed: Tensor | None = None
@@ -47,16 +47,15 @@ class _Layout(NamedTuple):
 
 
 class Linear:
-    """A frozen linear layer. Layers that read the same input are stored as one, side by side.
+    """A frozen linear layer. Layers with the same input are fused into one.
 
-    Query, key and value of a Llama, say, are one product whose output has three ranges of columns.
-    Forward and backward passes may run in several threads at once; `merge` and `cast` may not run
-    beside them.
+    In Llama, for example, query, key and value are one product whose output has three column ranges.
+    Forward and backward passes are thread-safe; `merge` and `cast` must not run concurrently with them.
 
     Args:
         weight: (out, in).
-        bias: (out,), or none.
-        modules: target module name -> its columns of the output.
+        bias: (out,), or None.
+        modules: target module name -> its output columns.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, modules: dict[str, slice]) -> None:
@@ -67,18 +66,18 @@ class Linear:
 
     @property
     def weight(self) -> Tensor:
-        """(out, in)."""
+        """The weight as a dense tensor (out, in)."""
         return self._layout.dense()
 
     def merge(self, module: str, delta: Tensor) -> None:
-        """Add `delta`, (out, in) float32, to the target module's weight, rounding once."""
+        """Add `delta` (out, in) float32 to the target module's weight, rounding once."""
         weight = self.weight
         rows = weight[self.modules[module]]
         rows.copy_(rows.float() + delta)
         self._layout = _Layout(weight)
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Round weight and bias to another dtype."""
+        """Cast weight and bias to `dtype`."""
         self._layout = _Layout(self.weight.to(dtype))
         self.bias = None if self.bias is None else self.bias.to(dtype)
 
@@ -97,7 +96,7 @@ class Linear:
         return _packed_product(x, layout.packed, self.bias)
 
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
-        """`activation` of `forward(x)`, (rows, out), without a gradient; in one pass where possible."""
+        """`activation(forward(x))`, (rows, out), without a gradient; fused where possible."""
         layout = self._laid_out(x)
         if layout.packed is None or activation not in _FUSED:
             return activation(self.forward(x))
@@ -114,12 +113,12 @@ class Linear:
         return _packed_product(dy, layout.transposed, None)
 
     def _laid_out(self, x: Tensor) -> _Layout:
-        """The layout for products with x. `can_pack` takes long enough to be asked outside the lock."""
+        """The layout for products with x. `can_pack` is slow, so it is called outside the lock."""
         layout = self._layout
         if layout.plain is None or not can_pack(x, layout.plain):
             return layout
         with self._lock:
-            if self._layout.plain is not None:  # no other thread was here first
+            if self._layout.plain is not None:  # no other thread has packed it meanwhile
                 self._layout = _Layout(None, _pack(self._layout.plain))
             return self._layout
 
@@ -145,18 +144,18 @@ class _Frozen(torch.autograd.Function):
 
 
 def can_pack(x: Tensor, weight: Tensor) -> bool:
-    """Whether this machine's products of the two take a weight in oneDNN's layout.
+    """Whether oneDNN's packed layout can be used for products of x and this weight.
 
-    The operators are those that torch.compile calls on CPUs. bfloat16 needs AVX-512 for them.
+    The operators are those that torch.compile uses on CPUs. With bfloat16 they need AVX-512.
     """
     if x.device.type != "cpu" or x.dtype != weight.dtype:
         return False
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    able = torch.cpu.get_capabilities()
-    if able.get("architecture") != "x86_64" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities.get("architecture") != "x86_64" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bool(able.get("avx512_bw")))
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bool(capabilities.get("avx512_bw")))
 
 
 @torch.no_grad()

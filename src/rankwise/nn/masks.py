@@ -1,17 +1,17 @@
 """Dropout masks of one training step: the interface of `ragged.masks` and `static.masks`.
 
-A mask is a tensor of ones and zeros, uint8. It depends on the adapter's seed, the number of the step,
-the mask's name and the place of the text in the adapter's batch, never on the other adapters. So an
-adapter sees the same masks alone, in any bank, after a resume, and in micro-batches.
+A mask is a uint8 tensor of ones and zeros. It depends on the adapter's seed, the step number, the mask's
+name and the text's position in the adapter's batch, never on the other adapters. An adapter therefore
+gets the same masks when trained alone, in any bank, after a resume, and with micro-batches.
 
-Three of the masks that a step of GPT-2 asks for::
+Three of the masks used in a training step of GPT-2::
 
-    name                        from            shape                            on
+    name                        method          shape                            applied to
     h.0.attn.c_attn.lora        `rows`          (tokens, in)                     the adapter's input
     h.0.attn.resid              `rows`          (tokens, d_model)                a residual branch
     h.0.attn                    `attention`     (texts, heads, queries, width)   attention weights
 
-The name is the target module's name with a suffix, or the name of a place in the frozen model.
+The name is the target module's name plus a suffix, or the name of a dropout layer of the frozen model.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Masks(ABC):
 
     @abstractmethod
     def distinct(self) -> Masks:
-        """The masks of the packed batch's distinct batches."""
+        """The masks for the packed batch's distinct batches."""
 
     @abstractmethod
     def rows(self, name: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """The mask for rows of the packed batch.
 
         Args:
-            name: what keys the mask.
-            width: columns.
-            rates: each adapter's drop rate.
+            name: key of the mask.
+            width: number of columns.
+            rates: each adapter's dropout rate.
             pooled: whether a row is a text instead of a token.
 
         Returns:
-            (tokens or texts, width) uint8. The caller scales what is left by `1 / (1 - rate)`.
+            (tokens or texts, width) uint8. The caller scales by `1 / (1 - rate)`.
         """
 
     @abstractmethod
@@ -56,12 +56,12 @@ class Masks(ABC):
         """The masks for attention weights.
 
         Args:
-            name: what keys the masks.
-            heads: query heads.
-            rate: drop rate.
-            pooled: whether a text has one query, its last token, instead of one for each token.
+            name: key of the masks.
+            heads: number of query heads.
+            rate: dropout rate.
+            pooled: whether a text has a single query, its last token, instead of one per token.
 
         Returns:
-            For each length bucket (texts, heads, queries, width) uint8. What a text gets depends on its
-            length and its place in its adapter's batch, not on which texts share its bucket.
+            For each length bucket (texts, heads, queries, width) uint8. A text's mask depends on its
+            length and its position in the adapter's batch, not on the other texts in its bucket.
         """

@@ -1,4 +1,4 @@
-"""Layer norm and RMS norm of float32 rows with frozen weights, into the dtype of matrix products."""
+"""Layer norm and RMS norm with frozen weights: float32 in, the dtype of the matrix products out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Keeps its input and one number a row."""
+    """Saves its input and one scale per row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

@@ -1,9 +1,9 @@
-"""Rotary positions (Su et al. 2021, arXiv 2104.09864), on all or on the first part of each head.
+"""Rotary position embeddings (Su et al. 2021, arXiv 2104.09864), applied to all or part of each head.
 
-A head's first `r` numbers are turned in pairs: number j with number j + r / 2, by `position * frequency_j`.
-With r = 4 and one head at position p::
+The first `r` elements of a head are rotated in pairs: element j and element j + r / 2, by the angle
+`position * frequency_j`. With r = 4 and one head at position p::
 
-    before   a0 a1 | b0 b1 | c ...                      the rest, c, has no position
+    before   a0 a1 | b0 b1 | c ...                      the rest, c, is not rotated
     after    a0 cos(p f0) - b0 sin(p f0)                and a1, b1 by p f1
              b0 cos(p f0) + a0 sin(p f0)
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """How Llama 3.1 stretches long wavelengths to serve longer texts than it was first trained on."""
+    """Llama 3.1's frequency scaling, which extends the context beyond the original training length."""
 
     factor: float
     low_freq_factor: float
@@ -30,17 +30,17 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class Rotary:
-    """What a model's config says of its rotary positions."""
+    """The rotary embedding settings of a model's config."""
 
     theta: float
-    share: float = 1.0  # of a head's numbers that are turned, the first ones
+    share: float = 1.0  # fraction of a head's elements that are rotated, from the start
     scaling: Llama3Scaling | None = None
 
 
 def frequencies(rotary: Rotary, head_dim: int) -> Tensor:
-    """(int(head_dim * share) / 2,) float32, radians a position."""
-    turned = int(head_dim * rotary.share)
-    exponents = torch.arange(0, turned, 2, dtype=torch.int64).float() / turned
+    """(int(head_dim * share) / 2,) float32, in radians per position."""
+    rotated = int(head_dim * rotary.share)
+    exponents = torch.arange(0, rotated, 2, dtype=torch.int64).float() / rotated
     plain = 1.0 / (rotary.theta**exponents)
     return plain if rotary.scaling is None else _stretched(plain, rotary.scaling)
 
@@ -52,16 +52,16 @@ def rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tupl
 
 
 def rotate(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first `heads` heads of x (tokens, all heads, head_dim); the others, the values, are copied."""
+    """Rotate the first `heads` heads of x (tokens, all heads, head_dim); the value heads are copied."""
     out: Tensor = _Rotate.apply(x, heads, cos, sin)  # type: ignore[no-untyped-call]
     return out
 
 
 def _stretched(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
     wavelengths = 2 * math.pi / plain
-    turns = scaling.original_positions / wavelengths  # over the length the model was first trained on
+    turns = scaling.original_positions / wavelengths  # over the original training length
     smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    smooth = smooth.clamp(0, 1)  # 0: stretched by the factor, 1: left alone
+    smooth = smooth.clamp(0, 1)  # 0: scaled by the factor, 1: unchanged
     return (1 - smooth) * plain / scaling.factor + smooth * plain
 
 
@@ -79,7 +79,7 @@ def _turn(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """Keeps the angles only: the gradient is turned the other way."""
+    """Saves only the angles: the gradient is rotated in the opposite direction."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:

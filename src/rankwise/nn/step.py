@@ -1,11 +1,11 @@
-"""One training step's forward and backward pass: batches in, each adapter's loss and gradients out.
+"""The forward and backward pass of a training step: from batches to each adapter's loss and gradients.
 
-On a CPU a step packs exactly the tokens that the batches have (`ragged.step.RaggedStep`). On a CUDA
-device it packs them into one of a few shapes and runs as a recorded graph (`static.step.StaticStep`).
-Both do the same computation; their dropout masks come from different generators.
+On a CPU, a step packs the batches without padding (`ragged.step.RaggedStep`). On a CUDA device, it pads
+them to one of a few static shapes and replays a recorded graph (`static.step.StaticStep`). Both do the
+same computation, but their dropout masks come from different generators.
 
-Where memory is short, both split a batch into micro-batches and accumulate the gradients. The dropout
-masks stay those of the whole batch, so the result is the same up to rounding.
+When memory is short, both split a batch into micro-batches and accumulate the gradients. The dropout
+masks are those of the whole batch, so the result is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Targets = Sequence[NDArray[np.int64]]  # for each adapter, (texts,) label ids
 
 
 class TrainingStep(Protocol):
-    """Adds a step's gradients to a bank's, which the optimizer has cleared."""
+    """Accumulates a step's gradients into those of a bank, which the optimizer has zeroed."""
 
     def __call__(self, batches: Batches, targets: Targets, number: int) -> Tensor:
-        """Forward and backward pass.
+        """Run the forward and backward pass.
 
         Args:
             batches: for each adapter its texts, each (length,) int64 ids.
             targets: for each adapter (texts,) label ids.
-            number: of the step, from 0; it keys the dropout masks.
+            number: step number, from 0; part of the dropout masks' keys.
 
         Returns:
             (adapters,) float32 losses, on the bank's device.

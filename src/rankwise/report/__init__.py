@@ -1,1 +1,1 @@
-"""A run folder -> tables, figures, pages and cards. Reads files only; never imports torch."""
+"""Turns a run folder into tables, figures, pages and cards. Never imports torch."""

@@ -1,4 +1,4 @@
-"""Everything that people read of a run, made from its folder alone: tables, figures, page, cards."""
+"""Builds the report of a run from its folder: tables, figures, page and cards."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command
 
 LABELS = "labels.txt"
-"""File next to the figures: the label of each number in a PNG, if a PNG has numbers for labels."""
+"""File next to the figures that maps numbers to labels, if the PNGs show numbers instead of labels."""
 
 
 def rebuild(folder: RunFolder) -> None:
     """Load a run and write its report.
 
     Raises:
-        UsageError: the run is not finished, or a file of it cannot be read.
+        UsageError: the run is not finished, or one of its files cannot be read.
         ResourceError: the disk is full.
-        RankwiseError: the report could not be made; the run's results are not touched by that.
+        RankwiseError: the report could not be built; the run's results are unaffected.
     """
     with _results_are_safe(folder):
         write(folder, load(folder))
@@ -43,7 +43,7 @@ def write(folder: RunFolder, run: Run) -> None:
     Raises:
         UsageError: every adapter of the run diverged.
         ResourceError: the disk is full.
-        RankwiseError: the report could not be made; the run's results are not touched by that.
+        RankwiseError: the report could not be built; the run's results are unaffected.
     """
     with _results_are_safe(folder):
         if not run.results.adapters:
@@ -58,7 +58,7 @@ def write(folder: RunFolder, run: Run) -> None:
 
 @contextmanager
 def _results_are_safe(folder: RunFolder) -> Iterator[None]:
-    """After hours of training, a fault in a figure must not look as if the run were lost."""
+    """After hours of training, an error in a figure must not look as if the run were lost."""
     try:
         yield
     except RankwiseError:
@@ -82,7 +82,7 @@ def _write_figures(folder: Path, drawings: Sequence[Drawing], labels: Sequence[s
 
 
 def tell(run: Run) -> Story:
-    """A run worked out for its page."""
+    """Compute everything that a run's page shows."""
     comparison, rows = compare(run), rank_rows(run)
     choice = chosen(run.results, comparison)
     return Story(
@@ -108,11 +108,11 @@ def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen) -> list[Drawin
 
 
 def report(folders: Sequence[RunFolder], out: Path | None = None) -> Path:
-    """Write the reports that `rankwise report` is asked for; the path of the page to read.
+    """Write the report of one run, or a page that compares several; return the path of the page.
 
     Args:
-        folders: one run, whose report is written again, or several, which get one page side by side.
-        out: where the page goes; by default into the run's own folder.
+        folders: one run, whose report is rebuilt, or several runs to compare on one page.
+        out: path of the page; by default in the run's folder.
 
     Raises:
         UsageError: several runs and no `out`, or a run that is not finished or cannot be read.
@@ -120,7 +120,7 @@ def report(folders: Sequence[RunFolder], out: Path | None = None) -> Path:
     """
     if len(folders) > 1:
         if out is None:
-            raise UsageError("several runs make one page of their own", hint="say where: --out FILE.html")
+            raise UsageError("comparing several runs needs an output file", hint="say where: --out FILE.html")
         files.write_text(out, runs_page([load(each) for each in folders]))
         return out
     rebuild(folders[0])

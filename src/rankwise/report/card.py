@@ -1,7 +1,7 @@
-"""Model cards: README.md of each adapter, with the Hub's metadata, and of the run.
+"""Model cards: README.md of each adapter, with metadata for the Hub, and of the run.
 
-The form of the metadata is the Hub's (huggingface.co/docs/hub/model-cards). Nothing here is made up:
-where rankwise cannot know a thing, such as the license, the card says that it is to be filled in.
+The metadata follows the Hub's format (huggingface.co/docs/hub/model-cards). For anything that rankwise
+cannot know, such as the license, the card has a placeholder to fill in.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ HUB_NAMES = {
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
-"""Short names of bases -> their names on the Hub."""
+"""Short name of a base -> its name on the Hub."""
 PACKAGED = "smollm2-135m"
-"""The base that comes out of a Python package, in 4-bit form: not the Hub's weights to the digit."""
+"""The base from a Python package, whose weights are 4-bit quantized and differ from the Hub's."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LICENSE = (
     "license: other  # to be filled in: the license under which you publish, which the base's must allow"
@@ -41,7 +41,7 @@ LICENSE = (
 
 
 def write_cards(folder: RunFolder, run: Run, comparison: Comparison, choice: Chosen) -> None:
-    """Write README.md of the run, and of each adapter folder that is there."""
+    """Write README.md of the run and of each existing adapter folder."""
     files.write_text(folder.path / "README.md", run_card(run, comparison, choice))
     for row in run.results.adapters:
         own = folder.adapters / row.name
@@ -72,7 +72,7 @@ def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
 
 
 def run_card(run: Run, comparison: Comparison, choice: Chosen) -> str:
-    """README.md of a run folder: verdict, table, list of files, how to repeat it."""
+    """README.md of a run folder: verdict, table, list of files, and the command that repeats the run."""
     ranks, samples = rank_table(run), sample_table(run)
     return _render(
         "run.md.jinja",
@@ -92,7 +92,7 @@ def run_card(run: Run, comparison: Comparison, choice: Chosen) -> str:
 
 
 class _Markdown(str):
-    """Text that is Markdown, or code, already; all else that a template shows is escaped."""
+    """Text that is already Markdown or code. Templates escape all other values."""
 
 
 def _render(template: str, **values: Any) -> str:
@@ -100,7 +100,7 @@ def _render(template: str, **values: Any) -> str:
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # which is for HTML
+        autoescape=False,  # autoescaping is for HTML
         finalize=lambda value: value if isinstance(value, _Markdown) else escape(str(value)),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -111,30 +111,30 @@ def _render(template: str, **values: Any) -> str:
 
 
 def repeat_command(run: Run) -> str:
-    """The command that repeats a run, to be given in the folder that holds it."""
+    """The command that repeats a run, relative to the run's parent folder."""
     name = one_line(run.name)
     return command("sweep", "--recipe", f"{name}/recipe.toml", "--out", f"{name}-again")
 
 
 def hub_base(name: str) -> str | None:
-    """The base's name on the Hub; None for a local folder."""
+    """The Hub name of a base; None for a local folder."""
     found = HUB_NAMES.get(name, name)
     return found if _HUB_ID.fullmatch(found) and not Path(name).exists() else None
 
 
 def _hub_data(recipe: Recipe) -> str | None:
-    """The data's name on the Hub; None for files."""
+    """The Hub name of the data; None for local files."""
     data = recipe.data.source
     return data if _HUB_ID.fullmatch(data) and not Path(data).suffix and not Path(data).exists() else None
 
 
 def _data_name(recipe: Recipe) -> str:
-    """What to call the data: their name on the Hub, or the file's or folder's without its path."""
+    """The display name of the data: its Hub name, or the name of the file or folder."""
     return one_line(_hub_data(recipe) or Path(recipe.data.source).name or recipe.data.source)
 
 
 def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:
-    """The front matter. Names pass through YAML's own quoting."""
+    """The YAML front matter, with names quoted as needed."""
     from huggingface_hub.repocard_data import ModelCardData
 
     data, base = _hub_data(recipe), hub_base(results.base)
@@ -197,7 +197,7 @@ def _figures(results: Results, row: AdapterResult) -> Table:
 
 
 def _settings(recipe: Recipe) -> str:
-    """The recipe without what belongs to this machine or to other adapters."""
+    """The recipe without settings of this machine or of other adapters."""
     hidden: dict[str, Any] = {
         "base": True,
         "data": {"source", "validation", "test", "labels"},

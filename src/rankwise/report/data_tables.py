@@ -8,7 +8,7 @@ from rankwise.schema import DataReport
 
 
 def data_tables(found: DataReport) -> list[Table]:
-    """Sizes, classes, and, where there are any, leaks and contradictions."""
+    """Tables of sizes and classes, and of leaks and contradictions if there are any."""
     tables = [split_table(found), class_table(found), leak_table(found), contradiction_table(found)]
     return [table for table in tables if table.rows]
 

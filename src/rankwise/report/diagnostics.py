@@ -1,4 +1,4 @@
-"""Figures on one rank: what it confuses, how well it does on each class, how calibrated it is."""
+"""Diagnostic figures of one rank: confusion matrix, metrics by class, and calibration."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NUMBERED = 12
-"""Classes up to which a confusion matrix has room for its numbers."""
+"""Maximum number of classes for a confusion matrix with numbers."""
 MOST_NAMED = 40
-"""Classes up to which an axis has room for their names."""
+"""Maximum number of classes for an axis with class names."""
 MOST_BARS = 24
-"""Classes that are shown by bars; if there are more, the weakest of them."""
+"""Maximum number of classes shown as bars; if there are more, the weakest are shown."""
 ASIDE = ", see labels.txt"
-"""Added to the title of an axis on which numbers stand for labels."""
+"""Suffix of an axis title if the axis shows numbers instead of labels."""
 
 
 def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Sequence[float]]) -> Drawing:
     """A confusion matrix; the stronger a cell's color, the larger its share of the true label's texts.
 
     Args:
-        split: which one.
-        whose: the rank or adapter.
+        split: name of the split.
+        whose: name of the rank or adapter.
         labels: class names.
         counts: a row for each true label, a column for each predicted one.
     """
@@ -53,7 +53,7 @@ def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Se
 def confusions(
     labels: Sequence[str], counts: Sequence[Sequence[float]]
 ) -> list[tuple[str, str, float, float]]:
-    """Pairs that are confused, most often first: true label, predicted label, texts, share of the true."""
+    """Confused pairs, most frequent first: true label, predicted label, texts, fraction of the true label."""
     found = [
         (labels[i], labels[j], row[j], row[j] / sum(row))
         for i, row in enumerate(counts)
@@ -81,7 +81,7 @@ def _plot_confusion(figure: Figure, labels: Sequence[str], matrix: Any, aside: s
 
 
 def _square(figure: Figure, left: float, bottom: float) -> Axes:
-    """Axes that leave these inches for the names of ticks, and room for the axes' titles."""
+    """Axes with margins of these inches for the tick labels, plus room for the axis titles."""
     wide, high = figure.get_size_inches()
     left, bottom = left + 0.36, bottom + 0.36
     return figure.add_axes((left / wide, bottom / high, 1 - (left + 0.06) / wide, 1 - (bottom + 0.06) / high))
@@ -107,9 +107,9 @@ def per_class(split: str, whose: str, classes: Sequence[ClassMetrics]) -> Drawin
     """F1 of each class as bars, precision and recall as marks on them; the weakest classes first.
 
     Args:
-        split: which one.
-        whose: the rank or adapter.
-        classes: the figures of each.
+        split: name of the split.
+        whose: name of the rank or adapter.
+        classes: metrics of each class.
     """
     shown = sorted(classes, key=lambda each: each.f1)[:MOST_BARS]
     numbers = png_names([each.label for each in classes])
@@ -163,12 +163,12 @@ def _plot_classes(
 
 
 def reliability(split: str, whose: str, bins: Sequence[Bin], ece: float) -> Drawing:
-    """A reliability diagram: how often predictions of each confidence are right, and how many there are.
+    """A reliability diagram: accuracy and number of predictions by confidence.
 
     Args:
-        split: which one.
-        whose: the rank or adapter.
-        bins: of the confidence.
+        split: name of the split.
+        whose: name of the rank or adapter.
+        bins: confidence bins.
         ece: expected calibration error, a fraction.
     """
     filled = [each for each in bins if each.texts]

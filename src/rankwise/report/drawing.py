@@ -1,12 +1,12 @@
-"""Drawings: one plot as SVG with light colors, as SVG that follows the page's colors, and as PNG.
+"""Drawings: a plot as standalone SVG, as inline SVG with the page's colors, and as PNG.
 
-matplotlib draws, through its object API and under settings of our own, so that the user's settings
-do not show and the same numbers give the same bytes. Its SVG is then made plain: text stays text in
-the reader's own font, colors become CSS variables where the page is to choose them, ids are the
-drawing's own, and a title and a description are there for those who cannot see it.
+Plots use matplotlib's object API with fixed settings, so that they do not depend on the user's
+configuration and the same numbers give the same bytes. The SVG is then simplified: text is kept as text in
+the reader's font, colors become CSS variables for use in a page, ids are prefixed with the drawing's name,
+and a title and a description are added for accessibility.
 
-A PNG has its letters drawn in. matplotlib's own font has no Chinese or Japanese signs, for instance, so a
-PNG shows numbers in place of class names that the font cannot draw (`png_names`); an SVG shows the names.
+Text in a PNG is rendered with matplotlib's font, which lacks Chinese and Japanese characters, for example.
+If the font cannot render all class names, a PNG shows numbers instead (`png_names`); an SVG shows the names.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ DARK = {
     "paper": "#14181d", "ink": "#e7eaee", "muted": "#a3adb8", "rule": "#56616d", "grid": "#2a323b",
     "blue": "#7fb6f2", "orange": "#f19a63", "green": "#63c9a2", "purple": "#d0a3e8", "gold": "#d9b94f",
 }  # fmt: skip
-"""The same names. Each color has a contrast of at least 4.5 to paper, but for rule and grid."""
+"""The same keys as `LIGHT`. Every color except rule and grid has a contrast of at least 4.5 to paper."""
 SERIES = ("blue", "orange", "green", "purple", "gold", "ink")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), (0, (8, 3)))
-"""Series differ by marker and dash as well as by color."""
+"""Series differ in marker and dash as well as in color."""
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH = 4.4
-"""Inches: legible at the width of a phone, and two stand side by side on a wide screen."""
+"""Inches; legible on a phone, and two fit side by side on a wide screen."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.5, "text.parse_math": False,
     "text.color": LIGHT["ink"], "axes.edgecolor": LIGHT["rule"], "axes.labelcolor": LIGHT["muted"],
@@ -61,14 +61,14 @@ _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that can be written or put into a page."""
+    """A figure that can be written to files or embedded in a page."""
 
-    name: str  # of its files
-    title: str  # says which split it shows
-    description: str  # its figures in words
+    name: str  # stem of its file names
+    title: str  # includes the split
+    description: str  # the plotted values in words
     plot: Callable[[Figure], None]
     size: tuple[float, float]  # inches
-    plot_png: Callable[[Figure], None] | None = None  # for PNG, if its font cannot draw what `plot` writes
+    plot_png: Callable[[Figure], None] | None = None  # for the PNG, if its font lacks characters
 
     @cached_property
     def files(self) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ class Drawing:
             figure = self._figure(self.plot)
             drawn = self._figure(self.plot_png) if self.plot_png else figure
             png, svg = io.BytesIO(), io.BytesIO()
-            # Without the name of the software and the date, the bytes depend on the numbers alone.
+            # Omit software name and date, so that the bytes only depend on the data.
             drawn.savefig(png, format="png", metadata={"Software": None})
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None})
         return {"svg": svg.getvalue(), "png": png.getvalue()}
@@ -89,7 +89,7 @@ class Drawing:
         return '<?xml version="1.0" encoding="utf-8"?>\n' + _text(root) + "\n"
 
     def inline(self) -> str:
-        """SVG for use in a page, colored by the page's variables `--paper`, `--ink` and so on."""
+        """SVG for embedding in a page, colored by the page's variables `--paper`, `--ink` and so on."""
         root = self._plain()
         names = {value: f"var(--{name})" for name, value in LIGHT.items()}
         pattern = re.compile("|".join(names))
@@ -108,7 +108,7 @@ class Drawing:
         return figure
 
     def _plain(self) -> ElementTree.Element:
-        """matplotlib's SVG without names of its own, with a title and a description."""
+        """matplotlib's SVG without its metadata and style, with a title and a description."""
         root = ElementTree.fromstring(self.files["svg"])
         for parent in list(root.iter()):
             for child in [each for each in parent if each.tag.endswith(("metadata", "}style"))]:
@@ -128,7 +128,7 @@ class Drawing:
 
 
 def _rename(element: ElementTree.Element, prefix: str) -> None:
-    """Ids and references begin with the drawing's name; fonts are the page's."""
+    """Prefix ids and references with the drawing's name; use the page's fonts."""
     if "id" in element.attrib:
         element.set("id", prefix + element.attrib["id"].removeprefix("matplotlib."))
     if _XLINK in element.attrib:
@@ -145,7 +145,7 @@ def _text(root: ElementTree.Element) -> str:
 
 @contextmanager
 def _settings(salt: str) -> Iterator[None]:
-    """matplotlib under our settings alone, and quiet: its font cache and missing glyphs are no news."""
+    """Use fixed matplotlib settings, and silence its messages about the font cache and missing glyphs."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -162,7 +162,7 @@ def _settings(salt: str) -> Iterator[None]:
 
 
 def shorten(text: str, longest: int = 22) -> str:
-    """Text from the data as a figure can show it. A Chinese or Japanese sign counts as two letters.
+    """Shorten text for a figure. Wide East Asian characters count as two.
 
     >>> shorten("a" * 30, 10), shorten("\N{HIRAGANA LETTER A}" * 30, 5)
     ('aaaaaaaaa…', 'ああ…')
@@ -184,7 +184,7 @@ def _letters(sign: str) -> int:
 
 
 def width(text: str, points: float) -> float:
-    """Inches that a line of text takes in the PNG's font; signs that it lacks count as a square each."""
+    """Width of a line of text in the PNG's font, in inches; missing characters count as squares."""
     plain = "".join(sign for sign in text if ord(sign) in _font_signs())
     font = _font()
     font.set_size(points, 72)
@@ -194,7 +194,7 @@ def width(text: str, points: float) -> float:
 
 
 def png_names(labels: Sequence[str]) -> list[str] | None:
-    """Numbers to stand for the labels in a PNG; None if its font can draw every sign of theirs."""
+    """Numbers to replace the labels in a PNG; None if its font can render all of them."""
     shown = "".join(map(one_line, labels))
     return None if set(map(ord, shown)) <= _font_signs() else [str(i) for i in range(len(labels))]
 
@@ -206,7 +206,7 @@ def _font_signs() -> frozenset[int]:
 
 @cache
 def _font() -> Any:
-    """matplotlib's DejaVu Sans, from memory, since a file kept open may be closed after a fork."""
+    """matplotlib's DejaVu Sans, loaded into memory, because an open file may be closed after a fork."""
     import matplotlib
     from matplotlib.ft2font import FT2Font
 

@@ -1,4 +1,4 @@
-"""Texts that the adapters get wrong: those that all get wrong first, for their label may be what is wrong."""
+"""Misclassified texts. Those that all adapters get wrong come first, because their labels may be wrong."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ COLUMNS = (
     "split", "number", "text", "label", "predicted", "confidence", "wrong", "predictions", "corrected_label",
 )  # fmt: skip
 FEWEST = 0.5
-"""Share of the adapters that must be wrong for a text to be listed."""
+"""Fraction of the adapters that must be wrong for a text to be listed."""
 
 
 @dataclass(frozen=True)
 class WrongText:
-    """A text that at least half of the adapters give another label than the data."""
+    """A text that at least half of the adapters misclassify."""
 
     split: str
     number: int  # of the text in its split, from 1
     text: str
     label: str
-    predicted: str  # the wrong label that most adapters gave
-    confidence: float  # mean probability that these gave it
-    wrong: float  # share of all adapters that were wrong
-    predictions: tuple[tuple[str, int], ...]  # label -> adapters that gave it, most first
+    predicted: str  # the most frequent wrong label
+    confidence: float  # mean probability of that label, over the adapters that predicted it
+    wrong: float  # fraction of adapters that are wrong
+    predictions: tuple[tuple[str, int], ...]  # (label, adapters that predicted it), most frequent first
 
 
 def wrong_texts(run: Run) -> list[WrongText]:
@@ -39,13 +39,13 @@ def wrong_texts(run: Run) -> list[WrongText]:
         for split, predictions in run.predictions.items()
         for text in np.flatnonzero((~predictions.correct).mean(axis=0) >= FEWEST)
     ]
-    # Sorting keeps the order of the texts among equals.
+    # Sorting is stable, so ties keep the order of the texts.
     return sorted(found, key=lambda each: (each.wrong < 1, -each.confidence))
 
 
 def _wrong(split: str, predictions: SplitPredictions, text: int, labels: Sequence[str]) -> WrongText:
-    """A text by its place in the split, which some adapters get wrong."""
-    votes: dict[int, list[float]] = {}  # label -> probabilities of the adapters that gave it
+    """The misclassified text at an index of the split."""
+    votes: dict[int, list[float]] = {}  # label -> probabilities of the adapters that predicted it
     pairs = zip(predictions.predicted[:, text], predictions.probability[:, text], strict=True)
     for label, probability in pairs:
         votes.setdefault(int(label), []).append(float(probability))
@@ -68,7 +68,7 @@ def _wrong(split: str, predictions: SplitPredictions, text: int, labels: Sequenc
 
 
 def errors_csv(found: Sequence[WrongText]) -> str:
-    """A list for people who correct labels: they fill in the empty column `corrected_label`."""
+    """CSV for correcting labels, with an empty column `corrected_label` to fill in."""
     rows = [
         (
             each.split,
@@ -87,7 +87,7 @@ def errors_csv(found: Sequence[WrongText]) -> str:
 
 
 def errors_table(found: Sequence[WrongText], adapters: int, most: int = 20) -> Table:
-    """The first of them, for people."""
+    """A table of the first `most` texts."""
     rows = [
         (
             each.text,

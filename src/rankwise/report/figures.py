@@ -1,4 +1,4 @@
-"""Accuracy against rank, of one run or of several. A figure names its split and describes its numbers."""
+"""Figures of accuracy against rank, for one run or several."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STRETCH = 2.0
-"""To show what lies below the ranks, the axis may grow by this many times the height of their intervals."""
+"""To show values below the ranks, the axis may grow by up to this multiple of the intervals' range."""
 
 
 def accuracy_by_rank(
@@ -24,10 +24,10 @@ def accuracy_by_rank(
     """Accuracy against rank, with 95 % intervals and lines for the baselines.
 
     Args:
-        split: which one.
-        rows: the ranks; rank 0 has no place on a logarithmic axis and is drawn apart.
-        baselines: each with a line.
-        marked: a rank to point out.
+        split: name of the split.
+        rows: the ranks; rank 0 does not fit on a logarithmic axis and is drawn separately.
+        baselines: drawn as lines.
+        marked: rank to highlight.
     """
     ranks = [row for row in rows if split in row.scores]
     lines = [row for row in baselines if split in row.scores]
@@ -92,14 +92,14 @@ def _range(scores: Sequence[Score]) -> tuple[float, float]:
 def _in_reach(
     rows: Sequence[ScoreRow], split: str, low: float, high: float
 ) -> tuple[list[ScoreRow], list[ScoreRow]]:
-    """Those near enough to the ranks to be drawn, and those far below, which would flatten the rest."""
+    """Split rows into those close enough to the ranks to be drawn, and those too far below."""
     reach = low - STRETCH * max(high - low, 1.0)
     near = [row for row in rows if min(100 * value for value in _ends(row, split)) >= reach]
     return near, [row for row in rows if row not in near]
 
 
 def _places(ranks: Sequence[int]) -> dict[int, float]:
-    """Rank -> place on the axis: its logarithm; rank 0 is to the left of all others."""
+    """Rank -> position on the axis: its logarithm; rank 0 is left of all others."""
     logs = {rank: math.log2(rank) for rank in ranks if rank}
     left = min(logs.values(), default=0.0) - max(1.0, 0.2 * (max(logs.values(), default=0) or 1))
     return {rank: logs.get(rank, left) for rank in ranks}
@@ -134,7 +134,7 @@ def _point(axes: Axes, place: float, score: Score, marked: bool) -> None:
 
 
 def _point_below(axes: Axes, place: float, score: Score) -> None:
-    """A rank 0 that lies below the axis: an arrow at its lower edge."""
+    """Draw a rank 0 below the axis range as an arrow at the lower edge."""
     low, high = axes.get_ylim()
     axes.plot([place], [low + 0.035 * (high - low)], marker="v", markersize=7, color=LIGHT["blue"])
     axes.annotate(
@@ -144,20 +144,20 @@ def _point_below(axes: Axes, place: float, score: Score) -> None:
 
 
 Box = tuple[float, float, float, float]
-"""Left, bottom, right and top, in inches from the axes' lower left corner."""
+"""Left, bottom, right and top, in inches from the lower left corner of the axes."""
 
 
 Place = tuple[float, bool, bool]
-"""Of a name near a line: its right end in inches, whether it is above the line, whether nothing is there."""
+"""Place of a line's label: its right end in inches, whether it is above the line, whether it is free."""
 
 
 def _baseline_lines(axes: Axes, lines: Mapping[str, float], taken: Mapping[float, Score]) -> list[str]:
-    """A dashed line for each baseline, with its name; the names for which there is no free place.
+    """Draw a dashed, labeled line for each baseline; return the names that could not be placed.
 
     Args:
-        axes: with their limits set.
+        axes: the axes, with limits set.
         lines: name -> height.
-        taken: place on the axis -> score of each rank.
+        taken: position on the axis -> score of each rank.
     """
     places = _name_places(axes, lines, taken)
     for k, (name, (right, above, is_free)) in enumerate(places.items()):
@@ -172,7 +172,7 @@ def _baseline_lines(axes: Axes, lines: Mapping[str, float], taken: Mapping[float
 
 
 def _name_places(axes: Axes, lines: Mapping[str, float], taken: Mapping[float, Score]) -> dict[str, Place]:
-    """A place for each name, lowest line first."""
+    """The place of each line's label, lowest line first."""
     to_inches = _inches(axes)
     boxes = [_point_box(to_inches, place, score) for place, score in taken.items()]
     boxes += [_line_box(to_inches, height) for height in lines.values()]
@@ -184,7 +184,7 @@ def _name_places(axes: Axes, lines: Mapping[str, float], taken: Mapping[float, S
 
 
 def _free_place(axes: Axes, name: str, height: float, taken: Sequence[Box]) -> tuple[Place, Box]:
-    """Where a name near a line at this height overlaps least, and its box: as far right as it can be."""
+    """The place of a label with the least overlap, as far right as possible, and its box."""
     long = width(name, 8.5)
     wide, line = _size(axes)[0], _inches(axes)(0, height)[1]
     rights = [wide - 0.1 * step for step in range(int((wide - long) / 0.1) + 1)] or [wide]
@@ -198,14 +198,14 @@ def _free_place(axes: Axes, name: str, height: float, taken: Sequence[Box]) -> t
 
 
 def _overlap(one: Box, other: Box) -> float:
-    """Square inches that two boxes share."""
+    """Overlap of two boxes in square inches."""
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, wide) * max(0.0, high)
 
 
 def _point_box(to_inches: Callable[[float, float], tuple[float, float]], place: float, score: Score) -> Box:
-    """A rank's interval with its number above it, and the rings of its seeds to the right."""
+    """The box of a rank's interval, the number above it, and the seed markers to its right."""
     (x, bottom), (_, top) = to_inches(place, 100 * score.low), to_inches(place, 100 * score.high)
     right = to_inches(place + 0.16, 0)[0] + 0.04 if score.spread is not None else x
     return x - 0.17, bottom - 0.03, max(x + 0.17, right), top + 0.2
@@ -217,18 +217,18 @@ def _line_box(to_inches: Callable[[float, float], tuple[float, float]], height: 
 
 
 def _size(axes: Axes) -> tuple[float, float]:
-    """Width and height of axes in inches."""
+    """Width and height of the axes in inches."""
     return float(axes.bbox.width / axes.figure.dpi), float(axes.bbox.height / axes.figure.dpi)
 
 
 def _inches(axes: Axes) -> Callable[[float, float], tuple[float, float]]:
-    """From places on the axes to inches from their lower left corner."""
+    """Conversion from data coordinates to inches from the lower left corner of the axes."""
     (left, right), (low, high), (wide, tall) = axes.get_xlim(), axes.get_ylim(), _size(axes)
     return lambda x, y: (wide * (x - left) / (right - left), tall * (y - low) / (high - low))
 
 
 def _notes(axes: Axes, crowded: Sequence[str], hidden: Sequence[str]) -> None:
-    """In the lower right corner: lines without room for their names, and what lies below the axis."""
+    """Annotate the lower right corner with unlabeled lines and with values below the axis."""
     pairs = [" · ".join(hidden[i : i + 2]) for i in range(0, len(hidden), 2)]
     notes = [f"line: {name}" for name in crowded] + (["below: " + "\n".join(pairs)] if pairs else [])
     axes.annotate(
@@ -239,7 +239,7 @@ def _notes(axes: Axes, crowded: Sequence[str], hidden: Sequence[str]) -> None:
 
 def runs_by_rank(runs: Sequence[tuple[str, Sequence[ScoreRow]]]) -> Drawing:
     """Validation accuracy against rank of several runs, each with its own color, marker and dash."""
-    # Rank 0 is often so far below that the other ranks could not be told apart.
+    # Rank 0 is often so far below that the other ranks would be indistinguishable.
     runs = [(name, [row for row in rows if row.rank] or rows) for name, rows in runs]
     said = [
         f"{name}: "

@@ -1,4 +1,4 @@
-"""history.jsonl, read back: losses and validations of each adapter."""
+"""Reads history.jsonl: losses and validations of each adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 @dataclass(frozen=True)
 class Curve:
-    """How one adapter learned. Keys are passes over the training texts so far."""
+    """The learning curve of one adapter. Keys are epochs, fractional within an epoch."""
 
     losses: dict[float, float] = field(default_factory=dict)  # training loss of a step, nats
     accuracy: dict[float, float] = field(default_factory=dict)  # on the validation split, a fraction
@@ -23,16 +23,15 @@ class _Event(BaseModel):
 
     adapters: list[str]
     epoch: float
-    losses: list[float] = []  # of a step
-    accuracy: list[float] = []  # of a validation, as the next
+    losses: list[float] = []  # step events only
+    accuracy: list[float] = []  # validation events only, like log_loss
     log_loss: list[float] = []
 
 
 def parse_curves(lines: Iterable[str]) -> dict[str, Curve]:
     """Adapter name -> its curve.
 
-    A run that was interrupted and resumed may hold a step twice; the later one counts. A line that a
-    crash has torn is skipped.
+    A resumed run may contain a step twice; the later one is used. Lines truncated by a crash are skipped.
     """
     curves: dict[str, Curve] = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""report.html: one page that needs no network and no script."""
+"""report.html: a self-contained page without scripts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOST_SAMPLES = 24
 
 @dataclass(frozen=True)
 class Story:
-    """What the page of a run tells: the run, and what was worked out from it."""
+    """The contents of a run's page: the run and everything computed from it."""
 
     run: Run
     comparison: Comparison
@@ -80,7 +80,7 @@ def run_page(story: Story) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder filled in; everything from outside is escaped."""
+    """Render a template of this folder, escaping all values."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -96,13 +96,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def numeric(table: Table) -> list[bool]:
-    """For each column whether it holds numbers, which are aligned right."""
+    """For each column, whether it contains numbers, which are right-aligned."""
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     return [any(cells) and all(cell[:1] in "+-0123456789" for cell in cells if cell) for cells in columns]
 
 
 def _facts(story: Story) -> list[tuple[str, str, str]]:
-    """The figures below the verdict: value, name, detail."""
+    """The key figures below the verdict: value, name, detail."""
     row = next(each for each in story.rows if each.rank == story.choice.rank)
     facts = [
         (f"{percent(score.accuracy)} %", f"{split} accuracy, rank {row.name}", f"95 %: {interval(score)}")
@@ -117,7 +117,7 @@ def _facts(story: Story) -> list[tuple[str, str, str]]:
 
 
 def size(number: int) -> str:
-    """Bytes for people.
+    """Format a number of bytes.
 
     >>> size(2_345_678)
     '2.3 MB'
@@ -137,7 +137,7 @@ def _confused(results: Results, choice: Chosen) -> Table:
 
 
 def _samples(story: Story) -> Table:
-    """The sample table, with a column that says which predictions are right."""
+    """The sample table, with a column for whether each prediction is right."""
     drawn = sample_table(story.run, adapter=story.choice.best.name)
     rows = [
         (text, label, predicted, probability, "right" if predicted == label else "wrong")
@@ -147,14 +147,14 @@ def _samples(story: Story) -> Table:
 
 
 def _sampled(results: Results) -> str:
-    """Which texts the samples are."""
+    """Describe which texts are sampled."""
     split, classes = "test" if "test" in results.texts else "validation", MOST_SAMPLES // 2
     some = f"the first {classes} classes" if len(results.labels) > classes else "each class"
     return f"Two {split} texts of {some}"
 
 
 def _cost(run: Run) -> Table:
-    """One row per rank: what it costs to train and to keep."""
+    """One row per rank: training time and adapter size."""
     texts = run.results.texts["train"] * run.recipe.train.epochs
     rows = [_cost_row(rank, adapters, run.timing, texts) for rank, adapters in by_rank(run.results).items()]
     columns = ("rank", "trainable params", "% trainable", "adapter", "seconds", "texts/s")
@@ -162,8 +162,8 @@ def _cost(run: Run) -> Table:
         "",
         columns,
         rows,
-        note="Of one adapter. Seconds: those of its bank's training, divided by the bank's adapters; "
-        "texts/s: training texts of all passes over these seconds.",
+        note="Per adapter. Seconds: training time of its bank divided by the number of adapters in it; "
+        "texts/s: training texts of all epochs divided by these seconds.",
     )
 
 
@@ -184,7 +184,7 @@ def _cost_row(
 
 
 def _compact(toml: str) -> str:
-    r"""TOML with each list in one line.
+    r"""TOML with each list on one line.
 
     >>> _compact("a = [\n    1,\n    2,\n]\n")
     'a = [1, 2]\n'

@@ -1,4 +1,4 @@
-"""Learning curves: a small panel for each rank, the other ranks behind it in gray."""
+"""Learning curves: a small panel for each rank, with the other ranks in gray behind it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
-"""(passes over the training texts, value) in order."""
+"""(epoch, value) in order."""
 COLUMNS = 2
 PANEL = 1.3
 """Height of a row of panels, inches."""
 SMOOTHED = 60
-"""Points of a training loss, each the mean of the steps around it."""
+"""Number of points of a smoothed training loss, each the mean of consecutive steps."""
 
 
 def learning_curves(
     curves: Mapping[str, Curve], ranks: Mapping[int, Sequence[AdapterResult]]
 ) -> list[Drawing]:
-    """Losses, and validation accuracy, of each rank over the passes; empty where there is no history."""
+    """Losses and validation accuracy of each rank by epoch; empty if there is no history."""
     own = {
         rank: [curves[row.name] for row in adapters if row.name in curves] for rank, adapters in ranks.items()
     }
@@ -44,7 +44,7 @@ def learning_curves(
         rank: [(x, 100 * y) for x, y in _mean([each.accuracy for each in found])]
         for rank, found in own.items()
     }
-    # After one epoch there is a point for each rank, which the rank table has.
+    # With a single epoch there is one point per rank, which is already in the rank table.
     several = any(len(points) > 1 for points in accuracy.values())
     return [_losses(losses), *([_accuracies(accuracy)] if several else [])]
 
@@ -98,7 +98,7 @@ def _plot_accuracies(figure: Figure, accuracy: Mapping[int, Points]) -> None:
 
 
 def _panels(figure: Figure, ranks: Sequence[int], unit: str) -> dict[int, Axes]:
-    """Axes for each rank, in rows of two, with the same scales; room for a legend above."""
+    """Axes for each rank, in rows of two, with shared scales and room for a legend above."""
     rows, height = math.ceil(len(ranks) / COLUMNS), figure.get_figheight()
     found: dict[int, Axes] = {}
     for i, rank in enumerate(ranks):
@@ -126,14 +126,14 @@ def _xy(points: Points) -> tuple[list[float], list[float]]:
 
 
 def _mean(curves: Sequence[Mapping[float, float]]) -> Points:
-    """The mean over seeds, where all seeds have a value that is a number."""
+    """The mean over seeds, at points where all seeds have a finite value."""
     common = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     means = [(x, float(np.mean([curve[x] for curve in curves]))) for x in common]
     return [(x, y) for x, y in means if math.isfinite(y)]
 
 
 def _smooth(points: Points) -> Points:
-    """Means of as many stretches as can be told apart."""
+    """Means of `SMOOTHED` consecutive segments."""
     if len(points) <= SMOOTHED:
         return points
     return [

@@ -1,4 +1,4 @@
-"""Which rank is enough: ranks compared on the same texts and seeds, and a verdict in plain words."""
+"""Compares ranks on the same texts and seeds, with a verdict on which rank is enough."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rankwise.stats.verdict import Comparison as Against
 from rankwise.stats.wording import explain, headline
 
 MARGIN = 0.005
-"""Loss of accuracy that is nothing to worry about, by default."""
+"""Default margin: the loss of accuracy that is considered negligible."""
 
 
 COMPARED = {"TF-IDF + linear SVM": "TF-IDF + linear SVM", "rank 0": PROBE}
-"""Baselines that the recommended rank is tested against, by their names in results.json -> in the verdict."""
+"""Baselines to test the recommended rank against: name in results.json -> name in the verdict."""
 
 
 def compare(run: Run, margin: float = MARGIN) -> Comparison:
-    """Compare every pair of a run's ranks; `stats.verdict` has the rules.
+    """Compare all pairs of a run's ranks, by the rules of `stats.verdict`.
 
     Args:
         run: a finished run.
-        margin: loss of accuracy that is accepted, as a fraction.
+        margin: accepted loss of accuracy, as a fraction.
     """
     ranks, seeds = _shared(run.results)
     answers = {
@@ -65,7 +65,7 @@ def _shared_rate(run: Run, found: Verdict) -> str:
 
 
 def summary_table(found: Comparison) -> Table:
-    """One row a rank: mean accuracy over seeds, its interval and spread, its difference to the best."""
+    """One row per rank: mean accuracy over seeds with interval and spread, and the difference to the best."""
     versus = {
         pair.rank if pair.other == found.best else pair.other: pair
         for pair in found.pairs
@@ -88,7 +88,7 @@ def summary_table(found: Comparison) -> Table:
         rows,
         note=f"Mean over {len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}, in percent and points. "
         f"95 %: intervals over {over}; spread: standard deviation over seeds; "
-        "p: of no difference. Intervals of differences and p are adjusted for all pairs of ranks.",
+        "p: of no difference. Intervals of differences and p-values are adjusted for all pairs of ranks.",
     )
 
 
@@ -101,10 +101,10 @@ def _versus(pair: PairSummary | None, best: int) -> tuple[str, str, str]:
 
 
 def _shared(results: Results) -> tuple[list[int], list[int]]:
-    """Ranks, and the seeds that all of them have.
+    """The ranks to compare, and the seeds that they share.
 
-    Where adapters were dropped, ranks may have no seed in common. Those with the fewest seeds are then
-    left out, the largest first.
+    If adapters were dropped, ranks may have no seed in common. Ranks with the fewest seeds are then
+    excluded, largest first.
     """
     seeds: dict[int, set[int]] = {}
     for row in sorted(results.adapters, key=lambda row: row.rank):

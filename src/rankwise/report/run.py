@@ -1,6 +1,6 @@
-"""A finished run, loaded once. Everything in `report` takes this value and reads no file of the run again.
+"""A finished run, loaded once. The rest of `report` works on this object and reads no files of the run.
 
-What `load` makes of a folder::
+Usage::
 
     run = load(RunFolder("runs/first"))
     run.results.adapters[0].validation.accuracy     # a fraction
@@ -32,29 +32,29 @@ D = TypeVar("D", bound=np.generic)
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What every adapter predicted for the texts of one split.
+    """The predictions of every adapter for the texts of one split.
 
-    Labels are numbers: places in `Results.labels`. Adapters are in the order of `Results.adapters`.
+    Labels are indices into `Results.labels`. Adapters are in the order of `Results.adapters`.
     """
 
     texts: tuple[str, ...]
     targets: NDArray[np.int64]  # (texts,) label of each text
     predicted: NDArray[np.int64]  # (adapters, texts) label with the highest probability
-    probability: NDArray[np.float64]  # (adapters, texts) of the predicted label, a fraction
+    probability: NDArray[np.float64]  # (adapters, texts) probability of the predicted label
     baselines: Mapping[str, NDArray[np.int64]]  # baseline -> (texts,) predicted label
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """(adapters, texts) whether the predicted label is the text's own."""
+        """(adapters, texts): whether the predicted label is correct."""
         correct: NDArray[np.bool_] = self.predicted == self.targets
         return correct
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the content of its folder, without weights and logits."""
+    """A finished run: the contents of its folder, without weights and logits."""
 
-    path: Path  # of the folder
+    path: Path  # the folder
     results: Results
     recipe: Recipe
     timing: Timing | None
@@ -64,16 +64,16 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.path.resolve().name
 
     @property
     def seeds(self) -> int:
-        """Number of seeds that any adapter has."""
+        """Number of distinct seeds over all adapters."""
         return len({row.seed for row in self.results.adapters})
 
     def answers(self, split: str, adapters: Sequence[AdapterResult]) -> Answers:
-        """(adapters, texts): whether each of these adapters predicted a text's label."""
+        """(adapters, texts): whether these adapters predicted each text correctly."""
         places = {row.name: i for i, row in enumerate(self.results.adapters)}
         return self.predictions[split].correct[[places[row.name] for row in adapters]]
 
@@ -82,7 +82,7 @@ def load(folder: RunFolder) -> Run:
     """Read a finished run, each file once.
 
     Raises:
-        UsageError: the run is not finished, of another schema version, or a file cannot be read.
+        UsageError: the run is not finished, has another schema version, or a file cannot be read.
     """
     results = folder.read_results()
     return Run(
@@ -97,7 +97,7 @@ def load(folder: RunFolder) -> Run:
 
 
 def read_data_report(path: Path) -> DataReport | None:
-    """data.json; None where it cannot be read, since a report can do without."""
+    """Read data.json; None if it cannot be read, because it is optional for a report."""
     try:
         return DataReport.model_validate_json(path.read_text("utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):
@@ -112,8 +112,8 @@ def _read_curves(path: Path) -> dict[str, Curve]:
 
 
 def _read_predictions(path: Path, results: Results) -> dict[str, SplitPredictions]:
-    """Split -> what predictions.csv says of its texts, whose cells are as the data has them."""
-    csv.field_size_limit(LONGEST_FIELD)  # texts can be long, and csv by itself stops at 131,072 signs
+    """Split -> its predictions from predictions.csv, where texts are stored unmodified."""
+    csv.field_size_limit(LONGEST_FIELD)  # csv's default limit is 131,072 characters, and texts can be longer
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file, strict=True)
@@ -127,7 +127,7 @@ def _read_predictions(path: Path, results: Results) -> dict[str, SplitPrediction
 def _predictions(
     header: Sequence[str], lines: Sequence[Sequence[str]], results: Results
 ) -> dict[str, SplitPredictions]:
-    """Raises ValueError, KeyError or IndexError where a column, a label or a validation text is missing."""
+    """Raises ValueError, KeyError or IndexError if a column, a label or all validation texts are missing."""
     place = {name: i for i, name in enumerate(header)}
     by_split: dict[str, list[Sequence[str]]] = {"validation": []}
     for line in lines:
@@ -161,6 +161,6 @@ def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Re
 
 
 def _fixed(array: NDArray[D]) -> NDArray[D]:
-    """The array, made read-only."""
+    """Make the array read-only."""
     array.flags.writeable = False
     return array

@@ -1,4 +1,4 @@
-"""Several runs: a list of those in a folder, and a page that sets them side by side."""
+"""Several runs: a list of the runs in a folder, and a page that compares runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rankwise.schema import Comparison, RunSummary
 from rankwise.store.run_folder import RunFolder
 
 FILES = ("results.json", "recipe.toml", "history.jsonl", "checkpoint")
-"""What shows that a folder is a run's, finished or not."""
+"""A folder with one of these is a run, finished or not."""
 
 
 def list_runs(folder: Path) -> list[RunSummary]:
-    """The runs in a folder, or the folder itself where it is one, by name.
+    """The runs in a folder, sorted by name, or the folder itself if it is a run.
 
     Raises:
         UsageError: there is no such folder.
@@ -42,7 +42,7 @@ def _is_run(path: Path) -> bool:
 
 
 def summary(folder: RunFolder) -> RunSummary:
-    """What a list says of a run, whatever its state."""
+    """A run's entry in a list, whatever its state."""
     if not folder.results.exists():
         return _unread(folder, "unfinished", None)
     try:
@@ -66,7 +66,7 @@ def summary(folder: RunFolder) -> RunSummary:
 
 
 def _unread(folder: RunFolder, state: str, problem: str | None) -> RunSummary:
-    """A run of which at most the recipe can be read."""
+    """The entry of a run of which at most the recipe can be read."""
     try:
         recipe = Recipe.load(folder.recipe)
     except UsageError:
@@ -83,7 +83,7 @@ def _unread(folder: RunFolder, state: str, problem: str | None) -> RunSummary:
 
 
 def _settings(recipe: Recipe | None) -> dict[str, Any]:
-    """The fields of a summary that the recipe decides."""
+    """The fields of a summary that come from the recipe."""
     return {
         "base": recipe.base if recipe else None,
         "data": recipe.data.source if recipe else None,
@@ -113,7 +113,7 @@ def runs_table(runs: Sequence[RunSummary]) -> Table:
 
 @dataclass(frozen=True)
 class Compared:
-    """A finished run as the page compares it."""
+    """A finished run on a comparison page."""
 
     name: str
     run: Run
@@ -122,7 +122,7 @@ class Compared:
 
 
 def runs_page(runs: Sequence[Run]) -> str:
-    """One page on several runs: a figure, a table, and each one's verdict."""
+    """The page that compares several runs: a figure, a table, and the verdict of each run."""
     compared = [
         Compared(name, run, compare(run), rank_rows(run))
         for run, name in zip(runs, _names(runs), strict=True)
@@ -139,13 +139,13 @@ def runs_page(runs: Sequence[Run]) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folders' names; their paths where two have the same name."""
+    """Folder names, or paths if two names are equal."""
     names = [one_line(run.name) for run in runs]
     return names if len(set(names)) == len(names) else [one_line(str(run.path)) for run in runs]
 
 
 def side_by_side(runs: Sequence[Compared]) -> Table:
-    """One row per run: what it was, its best rank, and what that reached."""
+    """One row per run: its settings, its best rank, and the metrics of that rank."""
     rows = [_side(each) for each in runs]
     columns = (
         "run", "base", "training texts", "ranks", "seeds", "verdict", "validation accuracy", "95 %",

@@ -1,4 +1,4 @@
-"""What each rank scores on each split, over its seeds, and the baselines."""
+"""Scores of each rank over its seeds, and of the baselines, on each split."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rankwise.schema import AdapterResult, Baseline, Metrics, Results
 from rankwise.stats.intervals import Answers, mean_accuracy_interval
 
 LINEAR_PROBE = "linear probe (rank 0)"
-"""What tables and figures call the baseline "rank 0" of results.json."""
+"""Display name of the baseline "rank 0" of results.json."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Figures on one split: means over seeds, as fractions."""
+    """Metrics on one split: means over seeds, as fractions."""
 
     accuracy: float
-    low: float  # 95 % interval, over texts and, where there are several, over seeds
+    low: float  # 95 % interval, over texts and, if there are several, over seeds
     high: float
     spread: float | None  # standard deviation over seeds; None for one seed
     by_seed: tuple[float, ...]  # accuracy of each seed
     macro_f1: float
-    log_loss: float | None  # nats a text; None for a baseline without probabilities
+    log_loss: float | None  # nats per text; None for a baseline without probabilities
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class ScoreRow:
 
     name: str  # such as "4", or "majority class"
     rank: int | None  # None for a baseline
-    adapters: tuple[AdapterResult, ...]  # one a seed, in order; empty for a baseline
+    adapters: tuple[AdapterResult, ...]  # one per seed, in order; empty for a baseline
     scores: dict[str, Score]  # split -> score
 
     @property
     def params(self) -> AdapterResult | None:
-        """The adapter that speaks for the rank's parameters, which do not depend on the seed."""
+        """An adapter with the rank's parameter counts, which do not depend on the seed."""
         return self.adapters[0] if self.adapters else None
 
 
@@ -61,7 +61,7 @@ def rank_rows(run: Run) -> list[ScoreRow]:
 
 
 def baseline_rows(results: Results) -> list[ScoreRow]:
-    """A row for each baseline, as results.json orders them."""
+    """A row for each baseline, in the order of results.json."""
     return [
         ScoreRow(
             name=LINEAR_PROBE if each.name == "rank 0" else each.name,
@@ -76,40 +76,40 @@ def baseline_rows(results: Results) -> list[ScoreRow]:
 
 
 def by_rank(results: Results) -> dict[int, tuple[AdapterResult, ...]]:
-    """Rank -> its adapters, seeds in order."""
+    """Rank -> its adapters, sorted by seed."""
     adapters = sorted(results.adapters, key=lambda row: (row.rank, row.seed))
     ranks = dict.fromkeys(row.rank for row in adapters)
     return {rank: tuple(row for row in adapters if row.rank == rank) for rank in ranks}
 
 
 def splits(results: Results) -> list[str]:
-    """The splits that were evaluated: validation, and test where there is one."""
+    """The evaluated splits: validation, and test if there is one."""
     return ["validation", *(["test"] if any(row.test for row in results.adapters) else [])]
 
 
 def metrics_of(measured: AdapterResult | Baseline, split: str) -> Metrics | None:
-    """The metrics of an adapter or a baseline on a split; None where there are none."""
+    """The metrics of an adapter or baseline on a split; None if there are none."""
     return measured.validation if split == "validation" else measured.test
 
 
 def of_split(measured: Sequence[AdapterResult | Baseline], split: str) -> list[Metrics]:
-    """The metrics on a split, of those that have them."""
+    """The metrics on a split, of the adapters or baselines that have them."""
     return [found for each in measured if (found := metrics_of(each, split))]
 
 
 def best_adapter(adapters: Sequence[AdapterResult]) -> AdapterResult:
-    """The adapter of the highest validation accuracy, of the smallest rank among equals."""
+    """The adapter with the highest validation accuracy; ties go to the smallest rank."""
     return max(adapters, key=lambda row: (row.validation.accuracy, -row.rank))
 
 
 def alone(row: ScoreRow, adapter: AdapterResult) -> ScoreRow:
-    """The row of one of a rank's adapters."""
+    """The row of a single adapter of a rank."""
     scores = {split: _score(found, None) for split in row.scores if (found := of_split([adapter], split))}
     return ScoreRow(adapter.name, row.rank, (adapter,), scores)
 
 
 def _score(found: Sequence[Metrics], answers: Answers | None) -> Score:
-    """From the metrics of each seed, at least one; `answers` where there are several seeds."""
+    """Combine the metrics of one or more seeds; `answers` is given if there are several."""
     by_seed = tuple(float(each.accuracy) for each in found)
     first = found[0]
     low, high = (

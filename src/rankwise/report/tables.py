@@ -28,23 +28,23 @@ SCORE_COLUMNS = {
 }  # fmt: skip
 """Column of table.csv, after the split -> field of `Score`."""
 _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, signs that turn the direction of what follows, halves of surrogate pairs."""
+"""Control characters, bidirectional formatting characters, and unpaired surrogates."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as people read them."""
+    """A table with formatted cells."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     keys: int = 1
-    """How many of the first columns name the row."""
+    """Number of leading columns that identify the row."""
     note: str = ""
-    """What the columns mean, in a line."""
+    """One line that explains the columns."""
 
     def markdown(self) -> str:
-        """As a Markdown table. Text from the data cannot become markup."""
+        """The table as Markdown, with all cells escaped."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         return "".join(f"| {' | '.join(escape(cell) for cell in line)} |\n" for line in lines)
 
@@ -127,7 +127,7 @@ def interval(score: Score) -> str:
 
 
 def rank_csv(run: Run) -> str:
-    """The figures behind the rank table as CSV, fractions unrounded: ranks, their adapters, baselines."""
+    """The rank table as CSV with unrounded fractions: ranks, their adapters, and baselines."""
     ranks, columns = rank_rows(run), [*CSV_COLUMNS]
     columns += [f"{split}_{each}" for split in splits(run.results) for each in SCORE_COLUMNS]
     rows = [_csv_row("rank", row) for row in ranks]
@@ -148,13 +148,13 @@ def _csv_row(kind: str, row: ScoreRow) -> dict[str, Any]:
 
 
 def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
-    """Texts of each class, drawn by seed, with an adapter's predictions.
+    """Randomly sampled texts of each class, with an adapter's predictions.
 
     Args:
-        run: a finished run. Its test texts are used, or its validation texts where it has no test.
-        adapter: by default the one with the best validation accuracy, the smallest rank among equals.
-        seed: of the draw.
-        per_class: texts of each class.
+        run: a finished run. Test texts are used, or validation texts if there is no test split.
+        adapter: by default the one with the best validation accuracy; ties go to the smallest rank.
+        seed: random seed of the sample.
+        per_class: number of texts per class.
 
     Raises:
         UsageError: the run has no such adapter.
@@ -191,7 +191,7 @@ def write(folder: RunFolder, run: Run) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Text from outside without anything that steers a terminal; line ends stay.
+    r"""Replace characters in untrusted text that control a terminal; newlines are kept.
 
     >>> ascii(printable("\x1b[2J\n"))
     "'\\ufffd[2J\\n'"
@@ -200,12 +200,12 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text from the data as the cell of a table can show it."""
+    """Untrusted text on one line, for a table cell."""
     return printable(" ".join(text.split()))
 
 
 def escape(cell: str) -> str:
-    """Markdown and HTML signs made plain, and what GitHub turns into links, formulas and pictures."""
+    """Escape Markdown and HTML, and what GitHub turns into links, formulas and images."""
     cell = one_line(cell)
     for sign in "\\`*_{}[]<>#|&~:$@":
         cell = cell.replace(sign, f"\\{sign}")

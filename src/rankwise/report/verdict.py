@@ -1,4 +1,4 @@
-"""The rank that a run speaks for, and what its adapters say together."""
+"""The rank that a run's verdict names, and the combined metrics of its adapters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rankwise.schema import AdapterResult, Bin, ClassMetrics, Comparison, Result
 
 @dataclass(frozen=True)
 class Chosen:
-    """The enough rank, or the best where none is enough, on validation alone."""
+    """The recommended rank, or the best one if none is recommended, by validation results only."""
 
     rank: int
-    adapters: tuple[AdapterResult, ...]  # one a seed
+    adapters: tuple[AdapterResult, ...]  # one per seed
 
     @property
     def best(self) -> AdapterResult:
-        """The adapter of the rank to use."""
+        """The rank's best adapter."""
         return best_adapter(self.adapters)
 
     @property
@@ -38,10 +38,12 @@ class Chosen:
         return [_mean_class(found) for found in zip(*_classes(self.adapters, split), strict=True)]
 
     def reliability(self, split: str) -> tuple[list[Bin], float] | None:
-        """Bins, the seeds' texts together, and the mean expected calibration error; None if not measured."""
+        """Bins pooled over the seeds, and the mean expected calibration error; None if not measured."""
         found = of_split(self.adapters, split)
         errors = [each.ece for each in found if each.ece is not None]
-        bins = [each for metrics in found for each in metrics.reliability]  # a seed leaves empty bins out
+        bins = [
+            each for metrics in found for each in metrics.reliability
+        ]  # without the empty bins of each seed
         if len(errors) < len(found) or not bins:
             return None
         lows = sorted({each.low for each in bins})
@@ -71,7 +73,7 @@ def _mean_class(found: Sequence[ClassMetrics]) -> ClassMetrics:
 
 
 def _joint_bin(found: Sequence[Bin]) -> Bin:
-    """The bin that holds the texts of all of these, which have the same bounds."""
+    """Merge bins with the same bounds."""
     texts = [each.texts for each in found]
     return Bin(
         low=found[0].low,

@@ -1,1 +1,1 @@
-"""Intervals, paired tests and the verdict on ranks: pure functions of arrays."""
+"""Confidence intervals, paired tests and the verdict on ranks, as pure functions of arrays."""

@@ -1,7 +1,7 @@
-"""The design: every seed of every rank answers the same texts.
+"""The crossed design: all seeds of all ranks are evaluated on the same texts.
 
-Diagnostic radiology calls it a multi-reader multi-case study: readers are our seeds, cases are our
-texts, modalities are our ranks. Both readers and cases are samples, so the mean of a (seeds, texts)
+Diagnostic radiology calls this a multi-reader multi-case study: readers correspond to seeds, cases to
+texts, and modalities to ranks. Both readers and cases are random samples, so the mean of a (seeds, texts)
 table varies with both (Dorfman, Berbaum and Metz 1992; Obuchowski and Rockette 1995; unified by
 Hillis 2007, Statistics in Medicine 26):
 
@@ -9,9 +9,10 @@ Hillis 2007, Statistics in Medicine 26):
                           +  max(0, MS_texts - MS_left) / (seeds texts)      varies with the text alone
 
 The first term has seeds - 1 degrees of freedom, which is 1 or 2 in most sweeps. Hillis (2007) combines
-both terms into one t distribution by Satterthwaite's formula. That is nearly exact from five seeds on, but
-a one-sided 5 % test errs in up to 8 % with two seeds, and far more at the small levels that many
-comparisons ask for. So claims rest on Banerjee's bound (1960, Biometrika 47), which never errs too often:
+both terms into one t distribution by Satterthwaite's formula. This is nearly exact with five or more seeds,
+but with two seeds the error rate of a one-sided 5 % test reaches 8 %, and it is worse at the small levels
+needed for many comparisons. Claims are therefore based on Banerjee's bound (1960, Biometrika 47), which is
+conservative:
 
     half width ^ 2  =  t(seeds - 1) ^ 2 * first term  +  t(texts - 1) ^ 2 * second term
 
@@ -29,18 +30,18 @@ from scipy.special import stdtrit
 Floats = NDArray[np.float64]
 
 STEP = 0.125
-"""Variance over seeds, in texts squared, that a count hides which seeds happen to share."""
+"""Variance over seeds, in texts squared, to add to counts, which may coincide by chance."""
 
 
 @dataclass(frozen=True)
 class MeanSquares:
-    """Analysis of variance of (seeds, texts) tables; arrays have one entry a table."""
+    """Analysis of variance of (seeds, texts) tables; arrays have one entry per table."""
 
     seeds: int
     texts: int
     of_seeds: Floats
     of_texts: Floats
-    left: Floats  # interaction of seeds and texts, and chance
+    left: Floats  # residual: interaction of seeds and texts, and noise
 
     def variance(self) -> Variance:
         """The variance of the tables' means, by source."""
@@ -56,14 +57,14 @@ class MeanSquares:
 
 @dataclass(frozen=True)
 class Variance:
-    """Variance of the means of tables, by source; arrays have one entry a table.
+    """Variance of the means of tables, by source; arrays have one entry per table.
 
-    With one seed, `by_seed` is 0: the mean then stands for this adapter, and only texts are a sample.
+    With one seed, `by_seed` is 0: the mean then describes this adapter only, and only texts are sampled.
     """
 
     by_seed: Floats
     by_text: Floats
-    chance: Floats  # the part of `by_seed` that more texts would shrink too
+    chance: Floats  # the part of `by_seed` that also decreases with more texts
     seed_freedom: int  # seeds - 1
     text_freedom: int  # texts - 1
 
@@ -73,10 +74,10 @@ class Variance:
         return self.by_seed + self.by_text
 
     def half_width(self, tail: Floats | float) -> Floats:
-        """Banerjee's bound: a mean strays further to one side with at most this probability.
+        """Banerjee's bound: the deviation to one side that is exceeded with at most this probability.
 
         Args:
-            tail: probability of one side, below 0.5; broadcast against the tables.
+            tail: one-sided probability, below 0.5; broadcast against the tables.
         """
         by_text = stdtrit(self.text_freedom, tail) ** 2 * self.by_text
         if not self.seed_freedom:
@@ -85,7 +86,7 @@ class Variance:
         return np.asarray(np.sqrt(by_seed + by_text))
 
     def tail(self, distance: Floats) -> Floats:
-        """The tail whose half width is this distance: the one-sided p of a distance, at most 0.5."""
+        """The inverse of `half_width`: the one-sided p-value of a distance, at most 0.5."""
         low, high = np.full(np.shape(distance), -700.0), np.full(np.shape(distance), np.log(0.5))
         for _ in range(60):
             middle = (low + high) / 2
@@ -95,7 +96,7 @@ class Variance:
 
 
 def is_binary(scores: Floats) -> bool:
-    """Whether scores are those of right and wrong answers."""
+    """Whether all scores are 0 or 1."""
     return bool(((scores == 0) | (scores == 1)).all())
 
 

@@ -1,4 +1,4 @@
-"""Intervals of an accuracy: of one adapter over texts, of a rank over seeds and texts."""
+"""Confidence intervals of accuracies: of an adapter over texts, of a rank over seeds and texts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scipy.stats import binomtest
 from rankwise.stats.crossed import STEP, Floats, Variance, mean_squares
 
 Answers = NDArray[np.bool_]
-"""(seeds, texts): whether the adapter of a seed labeled a text correctly."""
+"""(seeds, texts): whether each seed's adapter labeled each text correctly."""
 
 
 def accuracy_interval(right: int, texts: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927), as fractions.
 
     Args:
-        right: texts labeled correctly.
+        right: number of correctly labeled texts.
         texts: number of texts, at least 1.
         confidence: nominal coverage.
 
@@ -33,19 +33,19 @@ def accuracy_interval(right: int, texts: int, confidence: float = 0.95) -> tuple
 
 
 def mean_accuracy_interval(answers: Answers, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a rank's mean accuracy, over texts and over seeds, as fractions.
+    """Confidence interval of a rank's mean accuracy, over texts and seeds, as fractions.
 
-    Wilson's interval with the effective number of answers that has the mean's variance (as for survey
+    Wilson's interval with the effective sample size that matches the variance of the mean (as for survey
     data: Franco et al. 2019, Journal of Survey Statistics and Methodology 7). For one seed it is Wilson's
-    interval over texts. It covers other texts and other seeds, not other training sets.
+    interval over texts. It accounts for other texts and other seeds, not for other training sets.
     """
     seeds, texts = answers.shape
     mean = float(answers.mean())
     if seeds == 1 or mean in (0.0, 1.0):
-        # Without a single mistake, or success, nothing is known of how seeds differ.
+        # If all answers are right, or all wrong, there is no information on how seeds differ.
         return accuracy_interval(round(mean * texts), texts, confidence)
     variance = mean_squares(answers.astype(np.float64)).variance()
-    # Counts that happen to agree would have no variance at all; `paired` adds the same.
+    # If all seeds have the same count, the estimated variance is 0; `paired` adds the same term.
     variance = replace(variance, by_seed=variance.by_seed + STEP / (seeds * texts**2))
     number = mean * (1 - mean) / float(variance.total[0])
     quantile = _quantile(variance, confidence)
@@ -56,17 +56,17 @@ def mean_accuracy_interval(answers: Answers, confidence: float = 0.95) -> tuple[
 
 
 def mean_interval(scores: Floats, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean of any (seeds, texts) score, over texts and over seeds."""
+    """Confidence interval of the mean of any (seeds, texts) score, over texts and seeds."""
     variance = mean_squares(scores).variance()
     mean, half = float(scores.mean()), _quantile(variance, confidence) * math.sqrt(float(variance.total[0]))
     return mean - half, mean + half
 
 
 def _quantile(variance: Variance, confidence: float) -> float:
-    """Cochran and Cox's (1957): the t quantiles of seeds and of texts, weighted by their variances.
+    """Cochran and Cox (1957): the t quantiles of seeds and texts, weighted by their variances.
 
-    At 95 % its coverage is nearer to nominal than that of Banerjee's bound; at stricter levels it errs too
-    often.
+    At 95 %, its coverage is closer to nominal than that of Banerjee's bound; at higher confidence levels it
+    is anti-conservative.
     """
     of_texts = -float(stdtrit(variance.text_freedom, (1 - confidence) / 2))
     if not variance.seed_freedom or not variance.total[0]:

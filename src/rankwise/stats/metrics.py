@@ -24,14 +24,14 @@ def metrics(
     """The metrics of one classifier on one split.
 
     Args:
-        split: its name, which every figure carries.
+        split: name of the split, stored with the metrics.
         targets: (texts,) label ids.
         logits: (texts, classes).
         labels: names in the model's order.
-        probabilistic: False where the logits are mere scores, of which the largest wins.
+        probabilistic: False if the logits are scores that do not define probabilities.
 
     Returns:
-        macro-F1 is the mean over the classes that have texts or predictions in the split.
+        The metrics. Macro-F1 is the mean over the classes with texts or predictions in the split.
     """
     predicted = logits.argmax(axis=1)
     ids = range(len(labels))
@@ -62,12 +62,12 @@ def metrics(
 
 
 def reliability(targets: NDArray[np.int64], probabilities: NDArray[np.float64], bins: int = 15) -> list[Bin]:
-    """The reliability diagram (Guo et al. 2017, arXiv 1706.04599): predictions by their probability.
+    """The reliability diagram (Guo et al. 2017, arXiv 1706.04599): predictions binned by confidence.
 
     Args:
         targets: (texts,) label ids.
         probabilities: (texts, classes).
-        bins: number of bins of equal width, each with its upper end; those without texts are left out.
+        bins: number of bins of equal width, closed on the right; empty bins are omitted.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (texts,)
@@ -85,10 +85,10 @@ def reliability(targets: NDArray[np.int64], probabilities: NDArray[np.float64], 
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: mean distance of accuracy and confidence, bins weighted by their texts.
+    """Expected calibration error: the mean of |accuracy - confidence|, weighted by the bins' texts.
 
     >>> calibration_error([Bin(low=0.8, high=0.9, texts=10, confidence=0.85, accuracy=0.75)])
     0.1
     """
-    texts = sum(each.texts for each in bins)
-    return round(sum(each.texts * abs(each.accuracy - each.confidence) for each in bins) / texts, 12)
+    texts = sum(b.texts for b in bins)
+    return round(sum(b.texts * abs(b.accuracy - b.confidence) for b in bins) / texts, 12)

@@ -1,12 +1,12 @@
-"""Paired differences of ranks on the same seeds and texts, and tests of them.
+"""Paired differences between ranks on the same seeds and texts, and tests of these differences.
 
-Any real-valued score of a text will do: correct or not, minus its log loss, a jackknife pseudo-value of
-macro-F1. Each pair of ranks has a variance of its own, over texts and over seeds: a rank that is unstable
-over seeds is not averaged with stable ones. `crossed` has the design and its literature.
+Works for any real-valued score of a text: correctness, negative log loss, or a jackknife pseudo-value of
+macro-F1. Each pair of ranks has its own variance over texts and seeds: a rank that is unstable over seeds
+is not pooled with stable ones. `crossed` describes the design and the literature.
 
-Right or wrong answers of few texts are far from normal, and identical answers would have no variance at
-all. For them the variance is the one that the tested difference itself implies, as in Tango's score test
-(1998, Statistics in Medicine 17): adapters that differ by d disagree on a share d of the texts at least.
+Binary scores of few texts are far from normal, and identical answers have an estimated variance of 0. For
+binary scores, the variance is therefore the one implied by the tested difference, as in Tango's score test
+(1998, Statistics in Medicine 17): adapters that differ by d disagree on at least a fraction d of the texts.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from scipy.stats import binomtest, f
 from rankwise.stats.crossed import STEP, Floats, MeanSquares, Variance, is_binary
 
 CONTINUITY = 0.5
-"""Texts by which a difference of answers is reduced before it is tested: half a step of a count."""
+"""Continuity correction of a difference of binary scores, in texts: half a step of a count."""
 PSEUDO_TEXTS = 0.5
-"""Texts added to the counted variance, so that no disagreement seen is not taken for none to come."""
+"""Texts added to the variance, so that zero observed disagreement does not imply zero variance."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences (first minus second) of pairs of ranks; arrays have one entry a pair."""
+    """Differences (first minus second) of pairs of ranks; arrays have one entry per pair."""
 
     seeds: int
     texts: int
     mean: Floats
     variance: Variance
-    disagreement: Floats | None  # share of (seed, text) cells that differ; None unless scores are 0 or 1
+    disagreement: Floats | None  # fraction of (seed, text) cells that differ; None unless scores are 0 or 1
 
     def reversed(self) -> Paired:
         """Second minus first."""
         return replace(self, mean=-self.mean)
 
     def pick(self, which: NDArray[np.intp] | Sequence[int]) -> Paired:
-        """Some of the pairs."""
+        """A subset of the pairs."""
         variance = Variance(
             self.variance.by_seed[which],
             self.variance.by_text[which],
@@ -54,11 +54,11 @@ class Paired:
         return Paired(self.seeds, self.texts, self.mean[which], variance, share)
 
     def exceeds(self, value: Floats | float, tail: float) -> NDArray[np.bool_]:
-        """Whether a difference is shown to be above a value, by a one-sided test at this level."""
+        """Whether a one-sided test at this level shows the difference to exceed a value."""
         return self._distance(value) > self.variance_at(value).half_width(tail)
 
     def p(self) -> Floats:
-        """Two-sided p that there is no difference; with one seed, at least McNemar's exact one."""
+        """Two-sided p-value of no difference; with one seed, at least that of McNemar's exact test."""
         p = np.minimum(1.0, 2 * self.variance_at(0.0).tail(self._distance(0.0, np.abs(self.mean))))
         if self.seeds == 1 and self.disagreement is not None:
             counts = np.rint(self.texts * np.array([self.disagreement, self.mean])).astype(int)
@@ -78,7 +78,7 @@ class Paired:
         return low
 
     def interval(self, confidence: float) -> tuple[Floats, Floats]:
-        """Two-sided interval, which holds 0 just where `p` is not below 1 - confidence."""
+        """Two-sided interval, which contains 0 exactly if `p` is at least 1 - confidence."""
         tail = (1 - confidence) / 2
         low, high = self.lower(tail), -self.reversed().lower(tail)
         none = self.p() >= 1 - confidence
@@ -93,7 +93,7 @@ class Paired:
         factor = factor / (texts * (self.disagreement - self.mean**2) + PSEUDO_TEXTS)
         factor = np.maximum(1.0, factor)
         by_text = factor * (self.variance.by_text + PSEUDO_TEXTS / texts**2)
-        # Seeds whose counts happen to agree differ by some fraction of a text all the same.
+        # Even seeds with equal counts differ by some fraction of a text.
         step = STEP / (self.seeds * texts**2) if self.seeds > 1 else 0.0
         by_seed = factor * (self.variance.by_seed + step)
         return replace(self.variance, by_seed=by_seed, by_text=by_text)
@@ -103,21 +103,21 @@ class Paired:
         return np.asarray((self.mean if mean is None else mean) - value - reduced)
 
     def _spread_at(self, value: Floats | float) -> Floats:
-        """Variance of one answer's difference, by maximum likelihood under the value (Tango 1998)."""
+        """Variance of a single difference: the constrained maximum likelihood estimate (Tango 1998)."""
         assert self.disagreement is not None
         share, mean = self.disagreement, self.mean
-        worse = (share - mean) / 2  # share of cells that only the second has right
+        worse = (share - mean) / 2  # fraction of cells that only the second has right
         linear = -share + (2 - mean) * value
         only_second = (np.sqrt(np.maximum(0.0, linear**2 + 8 * worse * value * (1 - value))) - linear) / 4
         return np.asarray(np.maximum(0.0, 2 * only_second + value - value**2))
 
 
 def pair_up(scores: Sequence[Floats], pairs: Sequence[tuple[int, int]] | None = None) -> Paired:
-    """Paired differences of tables, from their cross products: quick for many pairs.
+    """Paired differences of tables, computed from cross products, which is fast for many pairs.
 
     Args:
-        scores: one (seeds, texts) table a rank, of the same seeds and texts.
-        pairs: positions in `scores`; every two by default.
+        scores: one (seeds, texts) table per rank, for the same seeds and texts.
+        pairs: pairs of positions in `scores`; all pairs by default.
     """
     table = np.stack([np.asarray(each, dtype=np.float64) for each in scores])
     _, seeds, texts = table.shape
@@ -141,7 +141,7 @@ def pair_up(scores: Sequence[Floats], pairs: Sequence[tuple[int, int]] | None = 
 
 
 def _squared(rows: Floats, one: NDArray[np.intp], other: NDArray[np.intp]) -> Floats:
-    """Sum of squares of the difference of rows, for each pair of rows."""
+    """Sum of squared differences of the rows of each pair."""
     products = rows @ rows.T
     own = np.diag(products)
     return np.asarray(np.maximum(0.0, own[one] + own[other] - 2 * products[one, other]))
@@ -149,7 +149,7 @@ def _squared(rows: Floats, one: NDArray[np.intp], other: NDArray[np.intp]) -> Fl
 
 @dataclass(frozen=True)
 class FTest:
-    """A test that all ranks are equally good."""
+    """A test of the hypothesis that all ranks are equally good."""
 
     f: float
     freedom: float  # of the numerator: ranks - 1
@@ -160,24 +160,25 @@ class FTest:
 def f_test(scores: Mapping[int, Floats]) -> FTest:
     """The multi-reader multi-case F test of (seeds, texts) scores of ranks (Hillis 2007).
 
-    No claim rests on it: with two or three seeds it errs too often. It is how the field reports such data.
+    Reported because it is customary for this design. No claim is based on it, because with two or three
+    seeds it is anti-conservative.
     """
     table = np.stack([np.asarray(each, dtype=np.float64) for each in scores.values()])
     _, seeds, texts = table.shape
-    # Mean squares of ranks x texts, and of ranks x seeds x texts: their difference is that of the covariances
-    # of two seeds, within a rank and between ranks.
+    # The difference of the mean squares of ranks x texts and ranks x seeds x texts gives the difference of
+    # the covariances of two seeds within a rank and between ranks.
     of_texts = seeds * _interaction(table.mean(axis=1))
     left = _interaction(table)
     return obuchowski_rockette(table.mean(axis=2), (of_texts - left) / (seeds * texts))
 
 
 def obuchowski_rockette(means: Floats, covariance: float) -> FTest:
-    """The F test from each rank's mean at each seed, with Hillis' degrees of freedom.
+    """The F test from the means of each rank and seed, with Hillis's degrees of freedom.
 
     Args:
         means: (ranks, seeds).
-        covariance: Cov2 - Cov3 of Obuchowski and Rockette (1995): how much more two seeds of one rank vary
-            together over texts than two seeds of different ranks.
+        covariance: Cov2 - Cov3 of Obuchowski and Rockette (1995): the covariance over texts of two
+            seeds of one rank minus that of two seeds of different ranks.
     """
     ranks, seeds = means.shape
     between = seeds * float(means.mean(axis=1).var(ddof=1))
@@ -188,7 +189,7 @@ def obuchowski_rockette(means: Floats, covariance: float) -> FTest:
 
 
 def _interaction(table: Floats) -> float:
-    """Mean square of the interaction of all ways of a table."""
+    """Mean square of the highest-order interaction of a table."""
     rest = table
     for axis in range(table.ndim):
         rest = rest - rest.mean(axis=axis, keepdims=True)
@@ -196,7 +197,7 @@ def _interaction(table: Floats) -> float:
 
 
 def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Exact two-sided p that two classifiers err equally often (McNemar 1947), from (texts,) answers.
+    """Two-sided p-value of McNemar's exact test (1947) for two classifiers, from (texts,) answers.
 
     >>> mcnemar(np.array([True] * 9 + [False]), np.array([False] * 9 + [True]))
     0.021484375
@@ -212,14 +213,14 @@ def _sign_test(wins: int, total: int) -> float:
 def macro_f1_pseudo_values(
     predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int
 ) -> Floats:
-    """Jackknife pseudo-values of macro-F1, one a text: their mean estimates macro-F1 (Quenouille 1956).
+    """Jackknife pseudo-values of macro-F1, one per text, whose mean estimates macro-F1 (Quenouille 1956).
 
-    Dorfman, Berbaum and Metz (1992) analyze such values like scores of the single case.
+    Dorfman, Berbaum and Metz (1992) analyze such values like per-case scores.
 
     Args:
         predicted: (seeds, texts) class numbers.
         truth: (texts,) class numbers.
-        classes: number of classes; one that nobody has or predicts counts as F1 0.
+        classes: number of classes; a class without texts and predictions has an F1 of 0.
 
     Returns:
         (seeds, texts), as fractions.
@@ -232,7 +233,7 @@ def _pseudo_values(predicted: NDArray[np.integer], truth: NDArray[np.integer], c
     hit, said, real = predicted == truth, predicted[:, None] == names, truth[:, None] == names
     true = (said & real).sum(axis=0)
     size = said.sum(axis=0) + real.sum(axis=0)  # F1 of a class is 2 true / size
-    fewer_true = true - (hit[:, None] & real)  # (texts, classes), each text left out
+    fewer_true = true - (hit[:, None] & real)  # (texts, classes), leaving out each text
     fewer = size - said - real
     without = (2 * fewer_true / np.maximum(1, fewer)).mean(axis=1)
     return np.asarray(texts * (2 * true / np.maximum(1, size)).mean() - (texts - 1) * without)

@@ -1,17 +1,17 @@
-"""Which rank is enough: what the scores of a sweep show, and what they do not.
+"""Which rank is enough: the claims that the scores of a sweep support.
 
-Every claim is a test that was passed, and each kind of claim is false in at most 5 % of sweeps:
+Every claim is based on a test, and each kind of claim is false in at most 5 % of sweeps:
 
-- A rank is the **best** if it is shown better than every other rank tried, at 2.5 % each (two-sided 5 %).
-  All tests must pass, so none needs a correction (intersection-union: Berger 1982, Technometrics 24).
+- A rank is the **best** if it is significantly better than every other rank tried, at 2.5 % each (two-sided
+  5 %). All tests must pass, so no correction is needed (intersection-union: Berger 1982, Technometrics 24).
 - A rank is **enough** if it is shown to lose less than the margin to every other rank tried, at 4.5 % each.
-  Ranks are tested in a fixed order, from the largest down, and the first that fails ends the walk, so the
-  number of ranks tried adds no error (Maurer, Hothorn and Lehmacher 1995). A rank that is shown to lose
-  *more* than the margin is passed over: it could not have been called enough.
-- Two ranks are **told apart** if their p, times the number of pairs, is below 5 % (Bonferroni); the
-  intervals beside these p are simultaneous in the same way, and hold 0 just where p is 5 % or more.
-- A rank **beats a baseline** by the same rule, over all ranks and baselines, as the rank was chosen from
-  the data.
+  Ranks are tested in a fixed order, from the largest down, until one fails, so testing several ranks does
+  not inflate the error (Maurer, Hothorn and Lehmacher 1995). A rank that is shown to lose *more* than the
+  margin is skipped: it could not have been called enough.
+- Two ranks are **told apart** if their p-value, times the number of pairs, is below 5 % (Bonferroni). The
+  intervals are simultaneous in the same way, and contain 0 exactly if p is 5 % or more.
+- A rank **beats a baseline** by the same rule, corrected for all ranks and baselines, because the rank was
+  selected on the same data.
 
 The linear probe (rank 0) is a baseline, not a candidate.
 """
@@ -31,36 +31,36 @@ from rankwise.stats.intervals import mean_accuracy_interval, mean_interval
 from rankwise.stats.paired import Paired, pair_up
 
 LEVEL = 0.05
-"""Share of sweeps that may make a false claim of one kind."""
+"""Maximum fraction of sweeps with a false claim of one kind."""
 CLOSE = 0.045
-"""Level of a test of non-inferiority. What is left of 5 % is for two things that add to its errors a little:
-ranks that are passed over, and spreads over seeds that are skewed, as they are where accuracy is near 1."""
+"""Level of a non-inferiority test. The rest of the 5 % covers two small sources of error: ranks that are
+skipped, and the skewed distribution over seeds of accuracies near 1."""
 PASSED_OVER = 0.01
-"""Level at which a rank is shown to lose more than the margin, over all the ranks it is compared with."""
+"""Level at which a rank is shown to lose more than the margin, over all ranks it is compared with."""
 PROBE = "the linear probe (rank 0)"
 
 Scores = Mapping[int, NDArray[np.bool_] | Floats]
-"""Rank -> (seeds, texts) scores of the same seeds and texts; higher is better."""
+"""Rank -> (seeds, texts) scores for the same seeds and texts; higher is better."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What the scores measure, and how to print it."""
+    """What the scores measure, and how to format it."""
 
     name: str = "validation accuracy"
     unit: str = "points"
-    scale: float = 100.0  # from a score to the unit
+    scale: float = 100.0  # conversion from scores to the unit
     digits: int = 2
-    percent: bool = True  # whether a level, unlike a difference, is in percent
+    percent: bool = True  # whether levels are in percent (differences are in `unit`)
     negated: bool = False  # whether scores are the metric times -1, as for a loss
 
     def amount(self, value: float) -> str:
-        """A size, such as `0.5 points`."""
+        """Format a difference, such as `0.5 points`."""
         number = f"{self.scale * value:.4g}"
         return f"{number} {self.unit.removesuffix('s') if number == '1' else self.unit}"
 
     def level(self, score: float) -> str:
-        """A mean score as the metric itself, such as `93.00 %`."""
+        """Format a mean score as a value of the metric, such as `93.00 %`."""
         value = self.scale * (-score if self.negated else score)
         return f"{value:.{self.digits}f} {'%' if self.percent else self.unit}"
 
@@ -71,7 +71,7 @@ MACRO_F1 = Metric("validation macro-F1")
 
 @dataclass(frozen=True)
 class RankScore:
-    """A rank's mean score, with its 95 % interval over texts and, where there are several, seeds."""
+    """A rank's mean score, with its 95 % interval over texts and, if there are several, seeds."""
 
     rank: int
     mean: float
@@ -82,33 +82,33 @@ class RankScore:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Score of `rank` minus that of `other`; the interval and p are adjusted alike."""
+    """Score of `rank` minus that of `other`; interval and p-value have the same adjustment."""
 
     rank: int
     other: int | str  # a rank, or the name of a baseline
     difference: float
     low: float  # simultaneous 95 % interval
     high: float
-    p: float  # two-sided; of no difference
+    p: float  # two-sided p-value of no difference
 
     @property
     def apart(self) -> bool:
-        """Whether the two are told apart."""
+        """Whether the difference is significant."""
         return self.p < LEVEL
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What the tests show of the candidate ranks."""
+    """The claims about the candidate ranks."""
 
     best: int | None
     enough: int | None
-    passed_over: tuple[int, ...]  # ranks shown to lose more than the margin before the walk ended
+    passed_over: tuple[int, ...]  # skipped ranks, shown to lose more than the margin
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a sweep says of its ranks, with the evidence."""
+    """The verdict on the ranks of a sweep, with the evidence."""
 
     metric: Metric
     margin: float
@@ -117,21 +117,21 @@ class Verdict:
     binary: bool  # whether every score is 0 or 1
     ranks: tuple[RankScore, ...]
     pairs: tuple[Comparison, ...]
-    leader: int  # candidate of the highest mean, the smallest among equals; not by itself a claim
+    leader: int  # candidate with the highest mean, the smallest in case of ties; not a claim
     claims: Claims
-    baselines: tuple[Comparison, ...]  # of `chosen` to each
-    advice: Advice | None  # where the verdict is open
+    baselines: tuple[Comparison, ...]  # `chosen` versus each
+    advice: Advice | None  # if the verdict is undecided
 
     @property
     def recommended(self) -> int | None:
-        """The smallest rank that is enough or the best; None where the data do not decide."""
+        """The smallest rank that is enough or the best; None if undecided."""
         return min(
             (rank for rank in (self.claims.enough, self.claims.best) if rank is not None), default=None
         )
 
     @property
     def chosen(self) -> int:
-        """The recommended rank, or else the leader."""
+        """The recommended rank, or the leader if there is none."""
         return self.leader if self.recommended is None else self.recommended
 
     @property
@@ -140,7 +140,7 @@ class Verdict:
         return _candidates([each.rank for each in self.ranks])
 
     def apart(self, rank: int, other: int) -> bool:
-        """Whether two ranks are told apart."""
+        """Whether the difference between two ranks is significant."""
         return any(pair.apart and {pair.rank, pair.other} == {rank, other} for pair in self.pairs)
 
 
@@ -150,16 +150,16 @@ def judge(
     metric: Metric | None = None,
     baselines: Mapping[str, NDArray[np.bool_] | Floats] | None = None,
 ) -> Verdict:
-    """What the scores of a sweep show of its ranks.
+    """Judge the ranks of a sweep by their scores.
 
     Args:
-        scores: rank -> (seeds, texts), the same seeds and texts for all.
-        margin: loss that is accepted, in units of the scores, above 0.
-        metric: what is measured; validation accuracy by default.
+        scores: rank -> (seeds, texts), with the same seeds and texts for all.
+        margin: accepted loss, in units of the scores; above 0.
+        metric: the metric of the scores; validation accuracy by default.
         baselines: name -> (texts,) scores on the same texts, or (seeds, texts).
 
     Raises:
-        ValueError: the tables do not have one shape, or hold values that are not finite; no positive margin.
+        ValueError: the tables differ in shape or contain non-finite values, or the margin is not positive.
     """
     tables = _checked(scores, margin)
     candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
@@ -187,7 +187,7 @@ def judge(
 
 
 def decide(scores: Mapping[int, Floats], margin: float) -> Claims:
-    """Which rank is shown to be the best, and which enough."""
+    """Test which rank is the best, and which is enough."""
     ranks = sorted(scores)
     if len(ranks) == 1:
         return Claims(None, None, ())
@@ -210,7 +210,7 @@ def decide(scores: Mapping[int, Floats], margin: float) -> Claims:
 
 
 def verdict_curve(scores: Scores, margins: Sequence[float]) -> list[tuple[float, int | None]]:
-    """(margin, the rank that is enough at it) for each margin; a wider margin asks for less."""
+    """For each margin, (margin, the rank that is enough); wider margins are easier to meet."""
     tables = _checked(scores, min(margins))
     candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
     return [(margin, decide(candidates, margin).enough) for margin in margins]
@@ -232,7 +232,7 @@ def _candidates(ranks: list[int]) -> tuple[int, ...]:
 
 
 def _all(shown: NDArray[np.bool_], places: list[tuple[int, int]], ranks: int) -> NDArray[np.bool_]:
-    """(ranks,): whether a test of the ordered pairs passed against every other rank."""
+    """(ranks,): whether a rank passed the test against every other rank."""
     table = np.ones((ranks, ranks), dtype=bool)
     table[tuple(np.array(places).T)] = shown
     return np.asarray(table.all(axis=1))
@@ -263,7 +263,7 @@ def _compare_baselines(
 def _comparisons(
     names: Sequence[tuple[int, int | str]], pairs: Paired, choices: int
 ) -> tuple[Comparison, ...]:
-    """Each pair, adjusted for the number of pairs times the number of choices made from the data."""
+    """Comparisons adjusted for the number of pairs times the number of choices made from the data."""
     tests = len(names) * choices
     low, high = pairs.interval(1 - LEVEL / tests)
     p = np.minimum(1.0, tests * pairs.p())
@@ -272,7 +272,7 @@ def _comparisons(
 
 
 def _open(found: Verdict) -> list[int]:
-    """Candidates whose order is open: those not told apart from the leader; none where all is decided."""
+    """The leader and the candidates not told apart from it; empty if the verdict is decided."""
     ranks = [rank for rank in found.candidates if rank == found.leader or not found.apart(rank, found.leader)]
     smallest = found.recommended
     return [] if smallest is not None and smallest <= min(ranks) else ranks

@@ -1,4 +1,4 @@
-"""A verdict in words: a headline, and a paragraph that gives the evidence."""
+"""The verdict in words: a headline, and a paragraph with the evidence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def headline(found: Verdict) -> str:
 
 
 def explain(found: Verdict) -> str:
-    """The verdict with its evidence, what is left open, and what would settle it."""
+    """The verdict with its evidence, what remains undecided, and what would settle it."""
     sentences = [
         headline(found),
         *_evidence(found),
@@ -193,6 +193,6 @@ def _list(names: Sequence[str], word: str) -> str:
 
 
 def _round(texts: int) -> int:
-    """Two leading digits, rounded up."""
+    """Round up to two significant digits."""
     step: int = 10 ** max(0, len(str(texts)) - 2)
     return -(-texts // step) * step

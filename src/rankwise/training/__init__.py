@@ -1,1 +1,1 @@
-"""Training: the trainer, its state, checkpoints, and how a run resumes."""
+"""Training: the trainer, its state, checkpoints, and resuming a run."""

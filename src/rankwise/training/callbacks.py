@@ -1,4 +1,4 @@
-"""Who is told what a long job is doing."""
+"""Callbacks that report the progress of a long job."""
 
 from __future__ import annotations
 
@@ -8,71 +8,71 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Validation:
-    """Adapters of a bank on the validation split after an epoch; fractions, and nats a text."""
+    """Validation metrics of a bank's adapters after an epoch; log loss in nats per text."""
 
     adapters: Sequence[str]
     epoch: int  # from 1
     epochs: int
-    step: int  # steps done, from 1
+    step: int  # completed steps
     accuracy: Sequence[float]
     macro_f1: Sequence[float]
     log_loss: Sequence[float]
 
 
 class Callback:
-    """Told of a job's stages. This one keeps silent."""
+    """Base class of callbacks: every method does nothing."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Called with a message for the user."""
 
     def begin(self, stage: str, total: int | None) -> None:
-        """A stage of so many units begins; None where their number is not known."""
+        """Called when a stage begins; `total` is its number of units, None if unknown."""
 
     def advance(self, units: int) -> None:
-        """So many units of the stage are done."""
+        """Called when `units` more units of the stage are done."""
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
-        """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
+        """Called after step `number` of `steps`, from 1, with the loss of each adapter."""
 
     def validation(self, found: Validation) -> None:
-        """These adapters of a bank have been validated after an epoch."""
+        """Called after the adapters of a bank have been validated."""
 
     def end(self) -> None:
-        """The stage is over."""
+        """Called when the stage ends."""
 
 
 class Callbacks(Callback):
-    """Passes on what it is told to several others, in turn."""
+    """Forwards every call to several callbacks, in order."""
 
     def __init__(self, *others: Callback) -> None:
         self.others = others
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Called with a message for the user."""
         for other in self.others:
             other.note(text)
 
     def begin(self, stage: str, total: int | None) -> None:
-        """A stage of so many units begins; None where their number is not known."""
+        """Called when a stage begins; `total` is its number of units, None if unknown."""
         for other in self.others:
             other.begin(stage, total)
 
     def advance(self, units: int) -> None:
-        """So many units of the stage are done."""
+        """Called when `units` more units of the stage are done."""
         for other in self.others:
             other.advance(units)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
-        """These adapters of a bank have done step `number` of `steps`, from 1, with these losses."""
+        """Called after step `number` of `steps`, from 1, with the loss of each adapter."""
         for other in self.others:
             other.step(adapters, number, steps, losses)
 
     def validation(self, found: Validation) -> None:
-        """These adapters of a bank have been validated after an epoch."""
+        """Called after the adapters of a bank have been validated."""
         for other in self.others:
             other.validation(found)
 
     def end(self) -> None:
-        """The stage is over."""
+        """Called when the stage ends."""
         for other in self.others:
             other.end()

@@ -1,22 +1,22 @@
-"""Checkpoints: the whole state of a sweep in training, as JSON and safetensors.
+"""Checkpoints: the complete training state of a sweep, as JSON and safetensors.
 
-What is saved, in a folder `RUN/checkpoint/NUMBER`::
+The contents of a checkpoint folder, `RUN/checkpoint/NUMBER`::
 
-    state.json           SweepState: recipe, fingerprint, banks, how far each adapter has come, seconds
+    state.json           SweepState: recipe, fingerprint, banks, progress of each adapter, seconds
     state.safetensors    for each adapter in training
         NAME/parameters      (parameters,) float32
         NAME/exp_avg         (parameters,) float32   AdamW's moving averages
         NAME/exp_avg_sq      (parameters,) float32
         NAME/losses          (steps,) float64
-        NAME/kept TENSOR     float32, the adapter as it was after the epoch that is kept
+        NAME/kept TENSOR     float32, the adapter after its best epoch (with keep = "last", its last)
         NAME/kept logits     (validation texts, classes) float32
     manifest.json        size and SHA-256 of the two files above, written last
 
-Nothing else is needed. Data order and dropout masks are keyed by seed, epoch, step and name, so an
-adapter's number of steps is its random state and its place in the data.
+Nothing else is needed. Data order and dropout masks are keyed by seed, epoch, step and name, so the number
+of steps determines an adapter's random state and its position in the data.
 
-The folder is filled under another name, flushed to the disk, and renamed, so it is there whole or not at all.
-The last two are kept.
+A checkpoint is written under a temporary name, flushed to disk, and renamed, so it is either complete or
+absent. The last two are kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from rankwise.training.state import AdapterState, Kept
 
 SCHEMA = 2
 NEWEST = 2
-"""Checkpoints that stay: the newest, and the one before in case the newest is damaged."""
+"""Number of checkpoints to keep: the newest, and the previous one in case the newest is damaged."""
 STATE, TENSORS, MANIFEST = "state.json", "state.safetensors", "manifest.json"
 _FLAT = ("parameters", "exp_avg", "exp_avg_sq")
 _KEPT, _KEPT_LOGITS = "kept ", "kept logits"
@@ -55,21 +55,21 @@ class BankPlan(_Strict):
     """Adapters that train together."""
 
     adapters: list[str]
-    micro_batches: int = 1  # that a batch is split into, its gradients added up
+    micro_batches: int = 1  # per batch, with gradient accumulation
 
 
 class AdapterProgress(_Strict):
-    """How far an adapter in training has come; its numbers lie among the tensors."""
+    """Progress of an adapter in training; its arrays are in state.safetensors."""
 
     parameters: int
     steps: int
-    epochs: int = 0  # validated
+    epochs: int = 0  # validated epochs
     kept_epoch: int = 0  # 0: none yet
     kept_accuracy: float = 0.0
 
 
 class SweepState(_Strict):
-    """state.json."""
+    """The contents of state.json."""
 
     schema_version: int = SCHEMA
     recipe: dict[str, Any]
@@ -86,22 +86,24 @@ class SweepState(_Strict):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a sweep needs to go on as if it had never stopped."""
+    """Everything a sweep needs to resume as if it had never stopped."""
 
     state: SweepState
     adapters: dict[str, AdapterState] = field(default_factory=dict)  # those in training
 
 
 class Damaged(Exception):
-    """A checkpoint that is not whole; the message says why."""
+    """A checkpoint is incomplete or corrupt; the message says why."""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Add a checkpoint to a folder of checkpoints, and remove all but the last two.
 
+    If writing fails, the existing checkpoints are left untouched.
+
     Raises:
-        ResourceError: the disk is full; the checkpoints that were there are left alone.
-        UsageError: it cannot be written for another reason; likewise.
+        ResourceError: the disk is full.
+        UsageError: the checkpoint cannot be written for another reason.
     """
     numbers = _numbers(folder)
     target = folder / f"{1 + max(numbers, default=0):08d}"
@@ -125,10 +127,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_last(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint in a folder of checkpoints, and what is wrong with those after it.
+    """Load the newest intact checkpoint from a folder of checkpoints.
 
     Returns:
-        None where there is no whole one; a line for each that is damaged.
+        The checkpoint, or None if none is intact; and a message for each newer, damaged one.
     """
     complaints: list[str] = []
     for number in sorted(_numbers(folder), reverse=True):
@@ -141,10 +143,10 @@ def load_last(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def load(path: Path) -> Checkpoint:
-    """One checkpoint, every byte of it checked.
+    """Load one checkpoint, verifying every byte.
 
     Raises:
-        Damaged: a file is missing, is not what the manifest says, or holds what no sweep would write.
+        Damaged: a file is missing, does not match the manifest, or has invalid contents.
     """
     content = _verified(path)
     try:
@@ -172,37 +174,38 @@ def _progress(adapter: AdapterState) -> AdapterProgress:
 
 
 def _tensors(adapter: AdapterState) -> dict[str, Tensor]:
-    found = {name: getattr(adapter, name) for name in _FLAT}
-    found["losses"] = torch.tensor(adapter.losses, dtype=torch.float64)
+
+    tensors = {name: getattr(adapter, name) for name in _FLAT}
+    tensors["losses"] = torch.tensor(adapter.losses, dtype=torch.float64)
     if adapter.kept:
-        found |= {_KEPT + name: tensor for name, tensor in adapter.kept.tensors.items()}
-        found[_KEPT_LOGITS] = torch.from_numpy(np.ascontiguousarray(adapter.kept.logits))
-    return found
+        tensors |= {_KEPT + name: tensor for name, tensor in adapter.kept.tensors.items()}
+        tensors[_KEPT_LOGITS] = torch.from_numpy(np.ascontiguousarray(adapter.kept.logits))
+    return tensors
 
 
 def _adapter(name: str, progress: AdapterProgress, tensors: Mapping[str, Tensor]) -> AdapterState:
-    """The state that `_progress` and `_tensors` were made of."""
-    mine = {
+    """The inverse of `_progress` and `_tensors`."""
+    own = {
         key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")
     }
     sizes = dict.fromkeys(_FLAT, progress.parameters) | {"losses": progress.steps}
     for what, size in sizes.items():
-        if what not in mine or mine[what].shape != (size,):
+        if what not in own or own[what].shape != (size,):
             raise Damaged(f"{name}/{what} must hold {size} numbers")
     kept = None
     if progress.kept_epoch:
-        logits = mine.pop(_KEPT_LOGITS).numpy()
-        stored = {key.removeprefix(_KEPT): value for key, value in mine.items() if key.startswith(_KEPT)}
+        logits = own.pop(_KEPT_LOGITS).numpy()
+        stored = {key.removeprefix(_KEPT): value for key, value in own.items() if key.startswith(_KEPT)}
         kept = Kept(progress.kept_epoch, progress.kept_accuracy, stored, logits)
-    parameters, exp_avg, exp_avg_sq = (mine[what] for what in _FLAT)
-    losses = mine["losses"].tolist()
+    parameters, exp_avg, exp_avg_sq = (own[what] for what in _FLAT)
+    losses = own["losses"].tolist()
     return AdapterState(parameters, exp_avg, exp_avg_sq, losses, progress.epochs, kept)
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise Damaged(f"{name} holds what is no finite number")
+            raise Damaged(f"{name} holds values that are not finite")
 
 
 def _manifest(content: Mapping[str, bytes]) -> bytes:
@@ -214,7 +217,7 @@ def _manifest(content: Mapping[str, bytes]) -> bytes:
 
 
 def _verified(path: Path) -> dict[str, bytes]:
-    """The files' contents. The manifest must be, byte for byte, what would be written for them."""
+    """The contents of the files. The manifest must match them byte for byte."""
     try:
         content = {name: (path / name).read_bytes() for name in (STATE, TENSORS)}
         manifest = (path / MANIFEST).read_bytes()
@@ -228,8 +231,8 @@ def _verified(path: Path) -> dict[str, bytes]:
 
 def _difference(manifest: bytes, expected: bytes) -> str:
     try:
-        listed, found = json.loads(manifest)["files"], json.loads(expected)["files"]
-        wrong = [name for name in found if listed[name] != found[name]]
+        listed, actual = json.loads(manifest)["files"], json.loads(expected)["files"]
+        wrong = [name for name in actual if listed[name] != actual[name]]
     except (ValueError, KeyError, TypeError, RecursionError):
         wrong = []
     return f"{wrong[0]} is not the file that was written" if wrong else f"{MANIFEST} cannot be read"

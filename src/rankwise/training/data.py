@@ -1,4 +1,4 @@
-"""The splits as training sees them: token ids and label ids."""
+"""The splits as token ids and label ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rankwise.nn.batch import Ids
 class EncodedSplit:
     """A split with its texts as token ids."""
 
-    source: Split  # texts and labels as they were read
+    source: Split  # texts and labels as read
     ids: list[Ids]  # of each text, (length,) int64
     targets: NDArray[np.int64]  # (texts,) label ids
 
@@ -25,7 +25,7 @@ class EncodedSplit:
     def encode(
         cls, split: Split, tokenizer: Callable[[Sequence[str], int], list[Ids]], max_length: int
     ) -> Self:
-        """Encode a split; texts longer than `max_length` tokens lose their end."""
+        """Encode a split; texts are truncated to `max_length` tokens."""
         return cls(split, tokenizer(split.texts, max_length), np.array(split.labels, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -34,9 +34,9 @@ class EncodedSplit:
 
 
 def balanced_weights(targets: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """(classes,) weights inverse to each class's frequency, with mean 1 over the texts.
+    """(classes,) weights inversely proportional to class frequency, with mean 1 over the texts.
 
-    scikit-learn's `class_weight="balanced"`; a class without texts gets 0.
+    The same as scikit-learn's `class_weight="balanced"`; a class without texts gets 0.
     """
     from sklearn.utils.class_weight import compute_class_weight
 

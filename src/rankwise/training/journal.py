@@ -1,4 +1,4 @@
-"""The journal of a sweep: what it has done so far, in memory, in its checkpoints, and in history.jsonl."""
+"""The journal of a sweep: its progress in memory, in its checkpoints, and in history.jsonl."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankwise.training.trainer import StepResult, Trainer
 
 
 class Clock:
-    """Wall seconds of each stage of a sweep, those of earlier sessions included."""
+    """Wall time of each stage of a sweep, including earlier sessions of a resumed run."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -27,7 +27,7 @@ class Clock:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the block's seconds for a stage."""
+        """Add the wall time of the block to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -35,27 +35,27 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def reading(self) -> dict[str, float]:
-        """Stage -> seconds so far, with the `total`."""
+        """Stage -> seconds so far, including `total`."""
         total = self.seconds.get("total", 0.0) + time.perf_counter() - self._start
         return self.seconds | {"total": total}
 
 
 @dataclass(frozen=True)
 class SaveEvery:
-    """How often a checkpoint is written while a bank trains; there is one more after every epoch."""
+    """How often to save a checkpoint while a bank trains, in addition to one after every epoch."""
 
     seconds: float
     steps: int | None = None
 
 
 class Journal:
-    """The banks of a sweep, how far each adapter has come, and the time that was spent.
+    """The banks of a sweep, the progress of each adapter, and the time spent.
 
     Args:
-        run: its folder.
-        state: what is known at the start: of a new sweep, or of the last checkpoint.
-        adapters: adapters in training, as they were last saved.
-        clock: of the whole sweep.
+        run: folder of the run.
+        state: initial state: that of a new sweep, or of the last checkpoint.
+        adapters: saved states of the adapters in training.
+        clock: clock of the whole sweep.
         every: how often to save.
     """
 
@@ -76,18 +76,18 @@ class Journal:
 
     @property
     def banks(self) -> list[BankPlan]:
-        """Adapters that train together, in the order of training."""
+        """The banks, in training order."""
         return self.state.banks
 
     @property
     def diverged(self) -> list[Diverged]:
-        """Adapters that were dropped."""
+        """The adapters that diverged and were dropped."""
         return self.state.diverged
 
     def names(self, bank: BankPlan) -> list[str]:
-        """The adapters of a bank, without those that were dropped."""
-        gone = {each.name for each in self.diverged}
-        return [name for name in bank.adapters if name not in gone]
+        """The adapters of a bank that have not been dropped."""
+        dropped = {adapter.name for adapter in self.diverged}
+        return [name for name in bank.adapters if name not in dropped]
 
     def bank_of(self, name: str) -> int:
         """The number of the bank that trains an adapter, from 1."""
@@ -97,24 +97,24 @@ class Journal:
         """Write a step or a validation to history.jsonl."""
         kind = "validation" if isinstance(event, Validation) else "step"
         line = {"kind": kind, "bank": bank} | asdict(event)
-        for name in ("failures", "epochs", "step"):  # of no use in a curve
+        for name in ("failures", "epochs", "step"):  # not needed for the curves
             line.pop(name, None)
         files.append_line(self.run.history, json.dumps(line, allow_nan=False))
 
     def count(self, step: StepResult, seconds: float) -> None:
-        """Count a step's tokens, and share its seconds out among its adapters."""
+        """Count a step's tokens, and divide its duration equally among its adapters."""
         self.state.trained_tokens += step.tokens
         for name in step.adapters:
             before = self.state.train_seconds.get(name, 0.0)
             self.state.train_seconds[name] = before + seconds / len(step.adapters)
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Whether it is time for a checkpoint between two epochs."""
+        """Whether a checkpoint is due within an epoch."""
         late = time.perf_counter() - self._saved_at >= self.every.seconds
         return late or bool(self.every.steps and trainer.step_number % self.every.steps == 0)
 
     def save(self, trainer: Trainer | None = None) -> None:
-        """Write a checkpoint. A trainer must be settled."""
+        """Save a checkpoint. The trainer, if given, must be settled."""
         with signals.held():
             if trainer:
                 self.adapters |= trainer.state()
@@ -128,29 +128,29 @@ class Journal:
             self._saved_at = time.perf_counter()
 
     def go_back(self) -> None:
-        """Return to the last checkpoint; what came after is cut off history.jsonl."""
+        """Roll back to the last checkpoint, and truncate history.jsonl accordingly."""
         self.state = self._saved.state.model_copy(deep=True)
         self.adapters = dict(self._saved.adapters)
         files.truncate(self.run.history, self.state.history_bytes)
 
     def forget(self, finished: Container[str]) -> None:
-        """Leave only finished adapters' lines in history.jsonl, where no checkpoint says how long it was."""
+        """Keep only the lines of finished adapters in history.jsonl. Used if there is no checkpoint."""
         if self.run.history.exists():
             lines = self.run.history.read_text("utf-8").splitlines(keepends=True)
             files.write_text(self.run.history, "".join(line for line in lines if _is_of(line, finished)))
 
     def relieve(self, number: int, batch_size: int) -> str | None:
-        """Go back to the last checkpoint, and make the bank that did not fit the memory smaller.
+        """Roll back to the last checkpoint, and reduce the memory use of a bank that ran out of memory.
 
-        A bank of several adapters is halved; one of a single adapter computes its batches in twice as many
-        micro-batches.
+        A bank of several adapters is split in half. For a bank of a single adapter, the number of
+        micro-batches is doubled.
 
         Args:
-            number: of the bank, from 1.
-            batch_size: texts of one adapter in a step.
+            number: number of the bank, from 1.
+            batch_size: texts per adapter and step.
 
         Returns:
-            What was done; None where nothing is left to do.
+            A description of the change; None if no further reduction is possible.
         """
         self.go_back()
         bank = self.banks[number - 1]
@@ -171,7 +171,7 @@ class Journal:
 
 
 def _is_of(line: str, names: Container[str]) -> bool:
-    """Whether a line of history.jsonl is of these adapters alone."""
+    """Whether a line of history.jsonl only concerns these adapters."""
     try:
         return all(name in names for name in json.loads(line)["adapters"])
     except (ValueError, KeyError, TypeError):

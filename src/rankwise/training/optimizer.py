@@ -1,4 +1,4 @@
-"""AdamW on a bank (Loshchilov and Hutter 2019, arXiv 1711.05101), with each adapter's gradient clipped."""
+"""AdamW for a bank (Loshchilov and Hutter 2019, arXiv 1711.05101), with per-adapter gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
 
 class AdamW:
-    """The optimizer of a bank, its state flat as the bank is.
+    """The optimizer of a bank. Its state is flat, like the bank's parameters.
 
-    The update is torch's function, not its class: constructing one of torch's optimizers imports its
-    compiler (0.8 s, 75 MB). Every trained tensor is a matrix, so weight decay acts on all of them, as in
-    transformers' Trainer.
+    It calls torch's functional AdamW, because constructing a `torch.optim` optimizer imports torch's
+    compiler (0.8 s, 75 MB). All trained tensors are matrices, so weight decay applies to all of them, as
+    in transformers' Trainer.
 
     Args:
-        bank: what to train.
-        weight_decay: decoupled decay.
-        max_grad_norm: largest norm of one adapter's gradient; 0 for no clipping.
+        bank: the bank to train.
+        weight_decay: decoupled weight decay.
+        max_grad_norm: maximum norm of an adapter's gradient; 0 for no clipping.
 
     Attributes:
         exp_avg: (parameters,) float32, the moving average of the gradient.
@@ -37,7 +37,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> Tensor:
-        """Update the parameters from the bank's gradients, and clear these.
+        """Update the parameters from the bank's gradients, then zero the gradients.
 
         Returns:
             (adapters,) float32, each adapter's gradient norm before clipping.
@@ -64,7 +64,7 @@ class AdamW:
         return norms
 
     def _clip(self) -> Tensor:
-        """Scale down gradients that are too long, adapter by adapter; (adapters,) norms before."""
+        """Clip each adapter's gradient; return the norms before clipping, (adapters,)."""
         gradients = [self.bank.grad[segment] for segment in self.bank.segments]
         norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
         if self.max_grad_norm:

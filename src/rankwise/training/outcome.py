@@ -1,7 +1,7 @@
 """Finished adapters' logits: `RUN/logits/NAME.safetensors`, split -> (texts, classes) float32.
 
-The file is written after the adapter's folder, and its metadata say what else there is to know, so
-that a finished adapter is never trained again. They are one JSON object under the key `rankwise`.
+The file is written after the adapter's folder. Its metadata, a JSON object under the key `rankwise`, holds
+everything else that is needed, so that a finished adapter is never trained again.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ KEY = "rankwise"
 
 
 class Facts(BaseModel):
-    """What is kept beside the logits."""
+    """The metadata stored with the logits."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
     kept_epoch: int
     train_loss: float  # mean over all steps
-    fingerprint: dict[str, str]  # split or "base" -> SHA-256 of what was read
-    adapter_sha256: str  # of its adapter_model.safetensors
-    sha256: str = ""  # of the logits and all the above
+    fingerprint: dict[str, str]  # split or "base" -> SHA-256 of the input
+    adapter_sha256: str  # SHA-256 of its adapter_model.safetensors
+    sha256: str = ""  # SHA-256 of the logits and of the fields above
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one adapter that was trained to the end."""
+    """The result of training one adapter to completion."""
 
     name: str
     kept_epoch: int
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def save(run: RunFolder, outcome: Outcome, fingerprint: Mapping[str, str]) -> None:
-    """Keep an outcome. Its adapter folder must be there."""
+    """Save an outcome. The adapter's folder must exist."""
     facts = Facts(
         name=outcome.name,
         kept_epoch=outcome.kept_epoch,
@@ -66,13 +66,13 @@ def save(run: RunFolder, outcome: Outcome, fingerprint: Mapping[str, str]) -> No
 def load(
     run: RunFolder, name: str, fingerprint: Mapping[str, str], splits: Mapping[str, int], classes: int
 ) -> Outcome | None:
-    """A finished adapter's outcome; None where there is none, or it or the adapter is damaged.
+    """Load a finished adapter's outcome; None if it is missing, or if it or the adapter is damaged.
 
     Args:
-        run: where it was trained.
-        name: of the adapter.
-        fingerprint: of data and base, which must be the same.
-        splits: evaluated splits -> number of texts.
+        run: folder of the run.
+        name: name of the adapter.
+        fingerprint: fingerprint of data and base, which must match the stored one.
+        splits: evaluated split -> number of texts.
         classes: number of labels.
     """
     try:
@@ -85,15 +85,15 @@ def load(
         return None
     except UsageError:  # the adapter is missing
         return None
-    shapes = {split: each.shape for split, each in logits.items()}
-    sound = (
+    shapes = {split: array.shape for split, array in logits.items()}
+    intact = (
         facts.name == name
         and facts.fingerprint == dict(fingerprint)
         and facts.adapter_sha256 == adapter
         and facts.sha256 == _digest(facts, logits)
         and shapes == {split: (texts, classes) for split, texts in splits.items()}
     )
-    return Outcome(name, facts.kept_epoch, facts.train_loss, logits) if sound else None
+    return Outcome(name, facts.kept_epoch, facts.train_loss, logits) if intact else None
 
 
 def _path(run: RunFolder, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Going on with a run: whether recipe, data and base are still its own, and what it has already."""
+"""Resuming a run: checks that recipe, data and base match, and finds what is already trained."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 from rankwise.training.data import EncodedSplit
 
 CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb")
-"""Settings that may be others when a run goes on: they leave alone what was trained."""
+"""Settings that may change on resume, because they do not affect the adapters trained so far."""
 
 
 def merge(before: Recipe, given: Recipe, where: Path) -> Recipe:
-    """The recipe to go on with: the run's own, with the ranks and seeds that were added.
+    """Merge a run's recipe with the recipe given on resume, which may add ranks and seeds.
 
     Args:
-        before: what the run was started with.
-        given: what is asked for now. Ranks and seeds that it leaves out stay in the run.
-        where: the run, for the message.
+        before: the recipe that the run was started with.
+        given: the recipe given now. Ranks and seeds that it omits stay in the run.
+        where: path of the run, for the error message.
 
     Raises:
-        UsageError: another setting is not the run's.
+        UsageError: a setting that must not change differs.
     """
     now = given.flat()
     for name, old in before.flat().items():
@@ -50,41 +50,42 @@ def merge(before: Recipe, given: Recipe, where: Path) -> Recipe:
 
 
 def _union(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
-    """The first seed stays first, since it cuts the validation split."""
-    return (*old, *(each for each in new if each not in old))
+    """The first seed stays first, because it determines the validation split."""
+    return (*old, *(value for value in new if value not in old))
 
 
 def fingerprint(splits: Mapping[str, EncodedSplit], labels: Sequence[str], base: Path) -> dict[str, str]:
-    """SHA-256 of what decides a run's numbers besides its recipe.
+    """SHA-256 hashes of the inputs that determine a run's results besides its recipe.
 
     Args:
         splits: name -> split.
         labels: class names in the model's order.
-        base: the folder of the base model.
+        base: folder of the base model.
 
     Returns:
-        For each split that of its token ids and labels; for `labels` that of the class names; for `base` that
-        of its weights and config.json. The tokenizer shows in the token ids.
+        For each split, the hash of its token ids and labels; for `labels`, of the class names; for `base`,
+        of its weights and config.json. The token ids also reflect the tokenizer.
     """
-    found = {}
+
+    hashes = {}
     for name, split in splits.items():
         digest = hashlib.sha256(np.array([len(split), *map(len, split.ids)], dtype="<i8").tobytes())
         for ids in (*split.ids, split.targets):
             digest.update(np.ascontiguousarray(ids, dtype="<i8").tobytes())
-        found[name] = digest.hexdigest()
+        hashes[name] = digest.hexdigest()
     parts = [base / "config.json", *sorted(base.glob("*.safetensors"))]
     files_of_base = [f"{path.name} {files.sha256(path)}" for path in parts]
-    return found | {
+    return hashes | {
         "labels": hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest(),
         "base": hashlib.sha256("\n".join(files_of_base).encode()).hexdigest(),
     }
 
 
 def require_same(found: Mapping[str, str], before: Mapping[str, str], where: Path) -> None:
-    """Check that data and base are those that a run was started with.
+    """Check that data and base are the ones that a run was started with.
 
     Raises:
-        UsageError: one is not, or is missing.
+        UsageError: an input differs or is missing.
     """
     named = {"base": "the base model is", "labels": "the label names, or their order, are"}
     for name in sorted(before.keys() | found.keys()):
@@ -92,33 +93,33 @@ def require_same(found: Mapping[str, str], before: Mapping[str, str], where: Pat
             what = named.get(name, f"the {name} split is")
             raise UsageError(
                 f"{where}: {what} not what this run was started with",
-                hint="bring it back as it was, or give another --out for a new run",
+                hint="restore the original, or give another --out for a new run",
             )
 
 
 def wanted(recipe: Recipe) -> set[str]:
-    """Names of the adapters that a recipe asks for."""
+    """Names of the adapters that a recipe specifies."""
     return {f"r{rank}-s{seed}" for rank in recipe.lora.ranks for seed in recipe.train.seeds}
 
 
 def reached(results: Results) -> set[str]:
-    """Names of the adapters that a complete run has trained, those that were dropped included."""
-    return {row.name for row in results.adapters} | {each.name for each in results.diverged}
+    """Names of the adapters that a complete run has trained, including those that were dropped."""
+    return {row.name for row in results.adapters} | {dropped.name for dropped in results.diverged}
 
 
 def from_results(run: RunFolder, recipe: Recipe, results: Results) -> SweepState:
-    """The state of a run that was complete, to be extended.
+    """The sweep state of a complete run that is to be extended.
 
     Args:
-        run: its folder.
-        recipe: what it was started with.
+        run: folder of the run.
+        recipe: the recipe that it was started with.
         results: its results.json.
     """
     timing = run.read_timing()
     banks: dict[int, list[str]] = {}
     for row in results.adapters:
         banks.setdefault(row.bank, []).append(row.name)
-    banks.setdefault(1, []).extend(each.name for each in results.diverged)
+    banks.setdefault(1, []).extend(dropped.name for dropped in results.diverged)
     return SweepState(
         recipe=recipe.model_dump(mode="json"),
         fingerprint=results.fingerprint,
@@ -133,12 +134,12 @@ def from_results(run: RunFolder, recipe: Recipe, results: Results) -> SweepState
 
 
 def environment(versions: Mapping[str, str], device: str, precision: str, threads: int) -> dict[str, str]:
-    """What may change the last digits of a result though the recipe is the same."""
+    """What may change the last digits of a result even with the same recipe."""
     return dict(versions) | {"device": device, "precision": precision, "threads": str(threads)}
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs between two environments, as `torch 2.10 -> 2.11`; empty where nothing does."""
+    """The differences between two environments, such as `torch 2.10 -> 2.11`; empty if there are none."""
     return ", ".join(
         f"{name} {before.get(name)} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
@@ -147,7 +148,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def refusal(run: RunFolder) -> UsageError:
-    """Why a sweep cannot begin in a folder that holds something, and how to go on."""
+    """The error for starting a sweep in a folder that is not empty."""
     again = command("sweep", "--resume", run.path)
     if not run.is_begun():
         return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
@@ -171,12 +172,12 @@ def _how_far(state: SweepState) -> str:
 
 
 def load(run: RunFolder) -> tuple[Checkpoint | None, list[str]]:
-    """The run's newest whole checkpoint, and what is wrong with those after it."""
+    """The run's newest intact checkpoint, and a message for each newer, damaged one."""
     return checkpoint.load_last(run.checkpoint)
 
 
 def stored_recipe(run: RunFolder, state: SweepState | None) -> Recipe:
-    """The recipe that a run was started with: its checkpoint's, else its recipe.toml.
+    """The recipe that a run was started with, from its checkpoint or else from recipe.toml.
 
     Raises:
         UsageError: there is no run, or its recipe cannot be read.

@@ -7,13 +7,13 @@ from typing import Literal
 
 
 def schedule(kind: Literal["linear", "cosine", "constant"], step: int, steps: int, warmup: int) -> float:
-    """Factor on the learning rate at a step, as in transformers' schedules.
+    """The learning rate multiplier at a step, as in transformers' schedules.
 
     Args:
-        kind: what follows the warm-up.
-        step: number of the step, from 0.
-        steps: of the whole run.
-        warmup: steps over which the factor rises linearly from 0.
+        kind: schedule after the warmup.
+        step: step number, from 0.
+        steps: total number of steps.
+        warmup: number of steps over which the factor rises linearly from 0.
 
     >>> [schedule("linear", step, 4, 0) for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]

@@ -1,9 +1,8 @@
-"""Ctrl-C and SIGTERM, turned into an exception where no state is at risk.
+"""Turns Ctrl-C and SIGTERM into an exception that is only raised where no state is at risk.
 
-While `stopping()` is in force, the first of the two raises Interrupted, as Ctrl-C raises
-KeyboardInterrupt without it. Within `held()` it waits: a step's update, or a save, is never cut in
-two. Every further signal is ignored, so that a second Ctrl-C cannot spoil the save that the first
-one began.
+Within `stopping()`, the first of these signals raises Interrupted, a KeyboardInterrupt. Within `held()`
+it is deferred, so that an optimizer update or a save is never interrupted. Further signals are ignored,
+so that a second Ctrl-C cannot interrupt the save that the first one triggered.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. `exit_status` is 128 and the signal's number: 130 or 143."""
+    """Ctrl-C or SIGTERM. `exit_status` is 128 plus the signal number: 130 or 143."""
 
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "ended by SIGTERM")
@@ -24,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Signals:
-    """What has arrived, and how deep in held blocks the main thread is."""
+    """The signal received, and the nesting depth of `held()` blocks."""
 
     def __init__(self) -> None:
         self.arrived: int | None = None
@@ -47,7 +46,7 @@ _signals = _Signals()
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise Interrupted in the block; in a thread other than the main one, nothing."""
+    """Raise Interrupted on Ctrl-C or SIGTERM within the block. Outside the main thread, do nothing."""
     global _signals
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,15 +56,15 @@ def stopping() -> Iterator[None]:
     try:
         yield
     finally:
-        _signals.raised = True  # nothing more may be raised while the block is left
+        _signals.raised = True  # do not raise while leaving the block
         for number, handler in before.items():
-            # After a first signal the process is on its way out, and a second must not change its status.
+            # After a first signal the process is exiting, and a second must not change its exit status.
             signal.signal(number, handler if _signals.arrived is None else signal.SIG_IGN)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let signals wait until the block is done."""
+    """Defer signals to the end of the block."""
     _signals.depth += 1
     try:
         yield
@@ -75,6 +74,6 @@ def held() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise Interrupted if a signal has come and its exception was lost, as one in a destructor is."""
+    """Raise Interrupted if a signal has arrived but its exception was lost, as in a destructor."""
     if _signals.arrived is not None and not _signals.depth:
         raise Interrupted(_signals.arrived)

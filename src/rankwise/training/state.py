@@ -1,4 +1,4 @@
-"""The state of an adapter in training: what is trained, copied, saved and restored, in one form."""
+"""The state of an adapter in training, which is copied, saved and restored as a unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Kept:
-    """An adapter as it was after a validated epoch."""
+    """A snapshot of an adapter after a validated epoch."""
 
     epoch: int  # from 1
     accuracy: float  # on validation, a fraction
@@ -22,18 +22,18 @@ class Kept:
 
 @dataclass
 class AdapterState:
-    """Everything that it takes to go on training one adapter.
+    """Everything needed to resume training of one adapter.
 
-    In a trainer the tensors are views of its bank and optimizer, so the state is always that of the last
-    step; a copy lies on the CPU and shares nothing. Data order and dropout masks are keyed by seed, epoch
-    and step, so there is no random state: the number of losses says where the adapter is.
+    In a trainer, the tensors are views of its bank and optimizer, so the state is always current; a copy
+    is on the CPU and shares no memory. Data order and dropout masks are keyed by seed, epoch and step, so
+    there is no random state: the number of losses determines the position in the data.
     """
 
     parameters: Tensor  # (parameters,) float32, as are the next two
     exp_avg: Tensor
     exp_avg_sq: Tensor
-    losses: list[float] = field(default_factory=list)  # of each step so far
-    epochs: int = 0  # that were validated
+    losses: list[float] = field(default_factory=list)  # one per step so far
+    epochs: int = 0  # validated epochs
     kept: Kept | None = None
 
     @property
@@ -42,7 +42,7 @@ class AdapterState:
         return len(self.losses)
 
     def copy(self) -> AdapterState:
-        """The state as it is now, on the CPU."""
+        """A copy of the current state, on the CPU."""
         return replace(
             self,
             parameters=self.parameters.detach().to("cpu", copy=True),
@@ -53,7 +53,7 @@ class AdapterState:
 
     @torch.no_grad()
     def restore(self, saved: AdapterState) -> None:
-        """Become what was copied before; the tensors stay the same objects."""
+        """Restore a saved copy in place."""
         self.parameters.copy_(saved.parameters)
         self.exp_avg.copy_(saved.exp_avg)
         self.exp_avg_sq.copy_(saved.exp_avg_sq)

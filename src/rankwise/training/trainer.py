@@ -1,4 +1,4 @@
-"""The trainer: every adapter of one bank, a step at a time.
+"""The trainer: trains all adapters of one bank, step by step.
 
     trainer = Trainer(backbone, specs, data, recipe)
     while not trainer.done:
@@ -7,8 +7,8 @@
         else:
             trainer.step()
 
-A trainer touches no files. What it does is a function of the specs, the data and the settings. Signals can
-end it between two steps or within a forward pass, never within an update.
+A trainer does no file I/O. Its results are determined by the specs, the data and the settings. Signals can
+interrupt it between steps or during a forward pass, but never during an update.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ from rankwise.training.state import AdapterState, Kept
 
 @dataclass(frozen=True)
 class Failure:
-    """An adapter whose loss, gradient or weights are no longer finite numbers after a step."""
+    """An adapter whose loss, gradient or weights are not finite after a step."""
 
     spec: AdapterSpec
     step: int  # from 1
-    reason: str  # with the training texts of the step, counted from 1
+    reason: str  # includes the numbers of the step's training texts, from 1
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did, for each adapter that is still finite, in the bank's order."""
+    """The result of one step, for each adapter that is still finite, in the bank's order."""
 
     number: int  # from 1
-    steps: int  # of the whole run
-    epoch: float  # passes over the data so far
+    steps: int  # total number of steps
+    epoch: float  # fractional epochs so far
     learning_rate: float
     adapters: list[str]  # names
     losses: list[float]
     grad_norms: list[float]  # before clipping
-    tokens: int  # of all these adapters
-    failures: list[Failure]  # adapters that this step has taken out of the bank
+    tokens: int  # total over these adapters
+    failures: list[Failure]  # adapters dropped from the bank after this step
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Texts to train on, and texts to validate on after each epoch."""
+    """Training texts, and validation texts to evaluate after each epoch."""
 
     ids: Sequence[Ids]  # token ids of each training text, (length,) int64
     targets: NDArray[np.int64]  # (training texts,) label ids
     labels: Sequence[str]  # class names in the model's order
-    class_weights: NDArray[np.float32] | None = None  # (classes,) weights in the loss
+    class_weights: NDArray[np.float32] | None = None  # (classes,) weights of the loss
     validation_ids: Sequence[Ids] = ()
     validation_targets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class _Workbench:
-    """The bank in training, with what is made for it; another one where adapters are dropped."""
+    """The bank in training and the objects built for it; rebuilt when adapters are dropped."""
 
     bank: Bank
     optimizer: AdamW
@@ -93,12 +93,12 @@ class Trainer:
     Args:
         backbone: the frozen model.
         specs: the adapters.
-        data: what to train and validate on.
+        data: training and validation data.
         settings: epochs, batch size, learning rate and so on.
-        saved: adapter name -> its state, where training goes on.
-        micro_batches: that each batch is split into, with the gradients added up; for a bank of one adapter.
-        record: told of each step and validation while signals are held, so that what it writes down and the
-            trainer's state always belong to the same step.
+        saved: adapter name -> saved state to resume from.
+        micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
+        record: called after each step and validation while signals are deferred, so that its records
+            and the trainer's state always belong to the same step.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Trainer:
         self.micro_batches, self.record = micro_batches, record
         self.steps = settings.epochs * self.steps_per_epoch
         self.settled = True
-        """Whether states and record belong to the same step, so that they can be saved."""
+        """Whether the states and the records belong to the same step, so that they can be saved."""
         self._bench = self._place(specs, saved or {})
 
     @property
@@ -131,36 +131,36 @@ class Trainer:
 
     @property
     def step_number(self) -> int:
-        """Steps that were made."""
+        """Number of completed steps."""
         return self._bench.optimizer.steps
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the training texts."""
+        """Number of steps per epoch."""
         return math.ceil(len(self.data.ids) / self.settings.batch_size)
 
     @property
     def validation_due(self) -> bool:
-        """Whether an epoch has ended that is not validated yet."""
+        """Whether an epoch has ended and has not been validated yet."""
         epochs, rest = divmod(self.step_number, self.steps_per_epoch)
         validated = min((state.epochs for state in self._bench.states.values()), default=epochs)
         return bool(len(self.data.validation_ids)) and not rest and epochs > validated
 
     @property
     def done(self) -> bool:
-        """Whether every step is made and validated, or no adapter is left."""
+        """Whether training and validation are complete, or no adapter is left."""
         return not self.bank.specs or (self.step_number >= self.steps and not self.validation_due)
 
     def state(self) -> dict[str, AdapterState]:
-        """Copies of every adapter's state as it is now."""
+        """Copies of every adapter's current state."""
         return {name: state.copy() for name, state in self._bench.states.items()}
 
     def kept(self) -> dict[str, Kept]:
-        """Each adapter as the settings want it kept: after the last epoch, or the best on validation."""
+        """The kept snapshot of each adapter: the last or the best epoch on validation, as set by `keep`."""
         return {name: state.kept for name, state in self._bench.states.items() if state.kept}
 
     def step(self) -> StepResult:
-        """One optimizer step of every adapter. Those that are no longer finite afterwards leave the bank."""
+        """Run one optimizer step of every adapter. Adapters that are no longer finite are dropped."""
         signals.check()
         number, bench = self.step_number, self._bench
         batches = [self._batch(spec.seed, number) for spec in self.bank.specs]
@@ -190,24 +190,24 @@ class Trainer:
         return result
 
     def validate(self, on_texts: Callable[[int], None] = lambda texts: None) -> Validation:
-        """Evaluate every adapter on the validation texts, and keep those that the settings want kept.
+        """Evaluate every adapter on the validation texts, and update the kept snapshots.
 
         Args:
-            on_texts: told of texts as they are done.
+            on_texts: called with the number of texts after each forward pass.
         """
         signals.check()
         targets = self.data.validation_targets
         logits = bank_logits(self.backbone, self.bank, self.data.validation_ids, on_texts)
-        measured = [metrics("validation", targets, each, self.data.labels) for each in logits]
+        measured = [metrics("validation", targets, of_adapter, self.data.labels) for of_adapter in logits]
         epoch = self.step_number // self.steps_per_epoch
         found = Validation(
             adapters=self.names,
             epoch=epoch,
             epochs=self.settings.epochs,
             step=self.step_number,
-            accuracy=[each.accuracy for each in measured],
-            macro_f1=[each.macro_f1 for each in measured],
-            log_loss=[each.log_loss or 0.0 for each in measured],
+            accuracy=[of_adapter.accuracy for of_adapter in measured],
+            macro_f1=[of_adapter.macro_f1 for of_adapter in measured],
+            log_loss=[of_adapter.log_loss or 0.0 for of_adapter in measured],
         )
         with signals.held():
             self.settled = False
@@ -223,8 +223,8 @@ class Trainer:
     def kept_logits(
         self, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda texts: None
     ) -> dict[str, NDArray[np.float32]]:
-        """Adapter name -> (texts, classes) logits of what was kept. Training cannot go on afterwards."""
-        self.settled = False  # the bank holds what was kept, not where training ended
+        """Adapter name -> (texts, classes) logits of the kept snapshots. Ends training."""
+        self.settled = False  # the bank holds the kept snapshots, not the last step
         kept = self.kept()
         for k, name in enumerate(self.names):
             self.bank.load(k, kept[name].tensors)
@@ -232,7 +232,7 @@ class Trainer:
         return dict(zip(self.names, logits, strict=True))
 
     def _place(self, specs: Sequence[AdapterSpec], saved: Mapping[str, AdapterState]) -> _Workbench:
-        """A bank of these adapters, each from its saved state or fresh."""
+        """A bank of these adapters, each restored from its saved state or newly initialized."""
         model, settings, device = self.backbone, self.settings, self.backbone.tokens.device
         classes = len(self.data.labels)
         bank = Bank(specs, model.modules(), model.d_model, classes, model.head_std, device)
@@ -256,7 +256,7 @@ class Trainer:
         return _Workbench(bank, optimizer, states, backward)
 
     def _batch(self, seed: int, step: int) -> NDArray[np.int64]:
-        """(texts,) the training texts of an adapter's batch at a step, from 0."""
+        """(texts,) indices of the training texts in an adapter's batch at a step, from 0."""
         epoch, i = divmod(step, self.steps_per_epoch)
         size = self.settings.batch_size
         return order(seed, epoch, len(self.data.ids))[i * size : (i + 1) * size]
@@ -268,7 +268,7 @@ class Trainer:
     def _failures(
         self, losses: Sequence[float], norms: Sequence[float], batches: Sequence[NDArray[np.int64]]
     ) -> list[Failure]:
-        """The adapters that are no longer finite. One norm of its parameters tells of all of them."""
+        """The adapters that are not finite. The norm of the weights is finite only if every weight is."""
         weights = [torch.linalg.vector_norm(self.bank.flat[part].detach()) for part in self.bank.segments]
         failures = []
         for k, (loss, norm, weight) in enumerate(
@@ -283,7 +283,7 @@ class Trainer:
         return failures
 
     def _take(self, result: StepResult) -> None:
-        """Note a step's losses, and go on with a bank of the adapters that are still finite."""
+        """Record a step's losses, and continue with the adapters that are still finite."""
         for name, loss in zip(result.adapters, result.losses, strict=True):
             self._bench.states[name].losses.append(loss)
         if result.adapters:
@@ -301,16 +301,16 @@ def step_of(
     micro_batches: int = 1,
     on_failure: Callable[[str], None] = lambda reason: None,
 ) -> TrainingStep:
-    """The step for the device that the bank is on.
+    """The training step for the bank's device.
 
     Args:
         backbone: the frozen model.
         bank: the adapters.
-        class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
+        class_weights: (classes,) float32 on the bank's device; None for an unweighted loss.
         base_dropout: whether the backbone's own dropout is active.
-        micro_batches: into how many a batch is split, with the gradients accumulated; for a bank of one
-            adapter. The dropout masks stay those of the whole batch.
-        on_failure: told why no graph can be recorded on a device that has graphs.
+        micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
+            The dropout masks are those of the whole batch.
+        on_failure: called with the reason if the device has graphs but none can be recorded.
     """
     device = bank.flat.device
     if device.type == "cuda":
@@ -321,7 +321,7 @@ def step_of(
 
 @lru_cache(maxsize=64)
 def order(seed: int, epoch: int, texts: int) -> NDArray[np.int64]:
-    """(texts,) the order in which an adapter of this seed meets the texts in an epoch, from 0."""
+    """(texts,) the data order of adapters with this seed in an epoch, from 0."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(texts)
 
 

@@ -1,4 +1,4 @@
-"""Comparing values and gradients of two computations of the same thing."""
+"""Compares values and gradients of two implementations of the same computation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def leaves(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
 
 
 def compare(ours: Tensor, theirs: Tensor, inputs: Sequence[Tensor], relative: float = TIGHT) -> None:
-    """Values, and the gradients of every input from the same random gradient of the output."""
+    """Values, and the gradients of every input for the same random gradient of the output."""
     assert close(ours, theirs, relative)
     (direction,) = leaves(tuple(ours.shape), seed=99)
     mine = torch.autograd.grad(ours, inputs, direction.to(ours.dtype))

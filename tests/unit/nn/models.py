@@ -1,4 +1,4 @@
-"""What the tests of `nn` run on: tiny backbones of random weights, and adapters that are not zero."""
+"""Fixtures for the tests of `nn`: tiny random backbones, and adapters that are not zero."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FAMILIES = list(CONFIGS)
 
 
 class RandomWeights:
-    """A `Source` in which a tensor depends on its name and shape alone."""
+    """A `Source` in which a tensor only depends on its name and shape."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         drawn = 0.3 * torch.randn(shape, generator=_generator(name))
@@ -86,12 +86,12 @@ def spec(
 
 
 def bank(backbone: Backbone, specs: Sequence[AdapterSpec]) -> Bank:
-    """A fresh bank, as training starts from."""
+    """A newly initialized bank, as at the start of training."""
     return Bank(specs, backbone.modules(), backbone.d_model, CLASSES, backbone.head_std)
 
 
 def trained_bank(backbone: Backbone, specs: Sequence[AdapterSpec]) -> Bank:
-    """A bank with random values in B too, each adapter's from its own seed."""
+    """A bank whose B is random too, from each adapter's seed."""
     made = bank(backbone, specs)
     with torch.no_grad():
         for each, tensors in zip(specs, made.tensors, strict=True):
@@ -107,7 +107,7 @@ def texts(lengths: Sequence[int], seed: int = 0) -> list[Ids]:
 
 
 def close(ours: Tensor, theirs: Tensor, relative: float) -> bool:
-    """Whether the difference is so small beside the whole tensor, which must not be zero."""
+    """Whether the difference is small relative to the norm of the tensor, which must not be zero."""
     size = torch.linalg.vector_norm(theirs)
     return bool(size > 0 and torch.linalg.vector_norm(ours - theirs) <= relative * size)
 

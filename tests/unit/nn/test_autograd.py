@@ -1,4 +1,4 @@
-"""The hand-written backward passes equal plain autograd through the formulas, written out here."""
+"""The hand-written backward passes equal plain autograd through the formulas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_rms_norm_into_bfloat16() -> None:
 
 @pytest.mark.parametrize("turned", [3, 5])
 def test_rotate(turned: int) -> None:
-    """On the query and key heads of a row; the value heads beside them stay."""
+    """Rotates the query and key heads of a row; the value heads are unchanged."""
     x, angles = leaves((7, 5, 8), (7, 4))
     cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
     a, b = x[:, :turned, :4], x[:, :turned, 4:]
@@ -44,7 +44,7 @@ def test_rotate(turned: int) -> None:
 
 
 def test_rotate_a_part_of_each_head() -> None:
-    """Of six numbers the first four; the last two have no position."""
+    """Rotates the first four of six elements; the last two are unchanged."""
     x, angles = leaves((7, 5, 6), (7, 2))
     cos, sin = angles.detach().cos()[:, None], angles.detach().sin()[:, None]
     a, b, rest = x[:, :3, :2], x[:, :3, 2:4], x[:, :3, 4:]
@@ -59,7 +59,7 @@ def test_gelu(shape: tuple[int, int]) -> None:
 
 
 def test_gelu_far_out() -> None:
-    """Where the gate is shut or open, the value is 0 or x, and the slope 0 or 1."""
+    """If the gate is closed or open, the value is 0 or x, and the slope is 0 or 1."""
     x = torch.tensor([[-1e4, -100.0, -12.0, 0.0, 12.0, 100.0, 1e4]], requires_grad=True)
     y = gelu_tanh(x)
     assert torch.equal(y.detach(), x.detach().clamp(min=0))
@@ -68,7 +68,7 @@ def test_gelu_far_out() -> None:
 
 
 def test_gelu_in_bfloat16() -> None:
-    """As near as rounding lets it be: a step of bfloat16 is 1/256 of the number."""
+    """Within bfloat16's rounding error, 1/256 of the value."""
     (x,) = leaves((40, 64))
     x = x.detach().bfloat16().requires_grad_()
     exact = x.detach().double().requires_grad_()

@@ -23,7 +23,7 @@ def hidden(backbone: Backbone) -> Tensor:
 
 @family
 def test_target_modules_and_parameters(family: str) -> None:
-    """The target modules that the config promises are the backbone's; every number of it is taken once."""
+    """The backbone has the target modules that its config lists, and uses every weight once."""
     taken: list[int] = []
 
     class Counting(models.RandomWeights):
@@ -41,7 +41,7 @@ def test_target_modules_and_parameters(family: str) -> None:
 
 @family
 def test_merged_is_the_same_model(family: str) -> None:
-    """Also where several target modules are stored as one matrix."""
+    """Also if several target modules are stored as one matrix."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, [models.spec(backbone, 3, targets=["all-linear"])])
     (before,) = logits(backbone, bank, pack([TEXTS]))
@@ -57,7 +57,7 @@ def test_merged_is_the_same_model(family: str) -> None:
 
 @family
 def test_bfloat16_is_near_float32(family: str) -> None:
-    """A few of bfloat16's roundings (1 in 256) away, whether built so or cast later."""
+    """Within a few bfloat16 rounding errors (1 in 256), whether built in bfloat16 or cast later."""
     exact = hidden(models.backbone(family))
     rounded = models.backbone(family, torch.bfloat16)
     late = models.backbone(family)

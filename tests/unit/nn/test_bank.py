@@ -1,4 +1,4 @@
-"""The bank: which target modules it adapts, what it starts from, where its numbers lie."""
+"""The bank: its target modules, its initialization, and its memory layout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bank(*specs: AdapterSpec, head_std: float = 0.02) -> Bank:
     ],
 )
 def test_match_modules(targets: list[str], expected: list[str]) -> None:
-    """Each once, in the order of the forward pass."""
+    """Each module once, in the order of the forward pass."""
     assert match_modules(GPT2_MODULES, targets) == tuple(expected)
 
 
@@ -61,7 +61,7 @@ def test_tensor_shapes() -> None:
 
 
 def test_fresh_factors_are_drawn_as_peft_draws_them() -> None:
-    """A uniform within 1 / sqrt(in), B zero: the adapter starts as the base model."""
+    """A is uniform within 1 / sqrt(in) and B is zero, so the adapter starts as the base model."""
     tensors = bank(adapter(16, 3)).tensors[0]
     for module, (n_in, _) in MODULES.items():
         a, bound = tensors[f"{module}.lora_A"].detach(), 1 / math.sqrt(n_in)
@@ -77,7 +77,7 @@ def test_fresh_factors_are_drawn_as_peft_draws_them() -> None:
 
 @pytest.mark.parametrize("head_std", [0.02, 0.5])
 def test_fresh_heads(head_std: float) -> None:
-    """Drawn from the seed alone: equal at every rank of a seed, another for every other seed."""
+    """The head only depends on the seed: equal for all ranks with a seed, different for other seeds."""
     made = bank(adapter(0, 1), adapter(4, 1), adapter(4, 2), head_std=head_std)
     first, same, other = (tensors[HEAD].detach() for tensors in made.tensors)
     assert torch.equal(first, same)
@@ -86,7 +86,7 @@ def test_fresh_heads(head_std: float) -> None:
 
 
 def test_fresh_values_know_nothing_of_neighbors() -> None:
-    """Nor of what was drawn before in this process."""
+    """Initialization does not depend on earlier random draws in this process."""
     alone = bank(adapter(4, 2)).state(0)
     torch.manual_seed(12345)
     among = bank(adapter(1, 2), adapter(4, 2), adapter(2, 3)).state(1)

@@ -1,4 +1,4 @@
-"""bfloat16 products change neither the course of training nor a trained adapter's predictions."""
+"""bfloat16 products change neither the training curve nor a trained adapter's predictions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ family = pytest.mark.parametrize("family", models.FAMILIES)
 
 
 def calm_backbone(family: str, dtype: torch.dtype) -> Backbone:
-    """Weights of a size at which activations stay in proportion, as those of a trained model do."""
+    """Weights scaled so that activations stay bounded, as in a trained model."""
     return families.build(models.CONFIGS[family], CalmWeights(), dtype)
 
 
 class CalmWeights:
-    """The tests' random weights at half their size; norms at one."""
+    """The tests' random weights, halved; norm weights are one."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         drawn = models.RandomWeights().take(name, shape)
@@ -35,7 +35,7 @@ class CalmWeights:
 
 
 def examples(number: int, seed: int) -> tuple[list[Ids], NDArray[np.int64]]:
-    """Random texts, each out of the ten tokens of its class."""
+    """Random texts, each drawn from the ten tokens of its class."""
     random = np.random.default_rng(seed)
     targets = random.integers(0, models.CLASSES, number)
     lengths = random.integers(3, 16, number)
@@ -43,7 +43,7 @@ def examples(number: int, seed: int) -> tuple[list[Ids], NDArray[np.int64]]:
 
 
 def trained(family: str, dtype: torch.dtype, steps: int = STEPS) -> tuple[Bank, list[float]]:
-    """Two adapters with dropout after so many steps, and the first one's losses."""
+    """Train two adapters with dropout; return them, and the losses of the first one."""
     backbone, losses = calm_backbone(family, dtype), list[float]()
     specs = [models.spec(backbone, rank, seed=1, dropout=0.1, scale=2.0) for rank in (4, 8)]
     bank = models.bank(backbone, specs)

@@ -1,4 +1,4 @@
-"""Losses of several adapters at once are each one's own."""
+"""Losses of several adapters computed together equal those computed separately."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_one_adapters_loss_reaches_no_other_adapter() -> None:
 @pytest.mark.parametrize("family", models.FAMILIES)
 @pytest.mark.parametrize("targets", [(), "last layer"])
 def test_shared_prefixes_change_no_logits(family: str, targets: str | tuple[str, ...]) -> None:
-    """Texts that share a prefix, one that is a prefix of another, and one that is there twice."""
+    """Texts that share a prefix, one that is a prefix of another, and a duplicate."""
     backbone = models.backbone(family)
     chosen = list(backbone.modules())[-3:] if targets else ()
     specs = [models.spec(backbone, rank, seed=rank, targets=chosen) for rank in (1, 4)]
@@ -69,7 +69,7 @@ def test_shared_prefixes_change_no_logits(family: str, targets: str | tuple[str,
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_below_the_adapters_the_backbone_is_itself(family: str) -> None:
-    """The faster ways that are used where nothing is trained give the backbone's own values."""
+    """The faster code paths for frozen layers give the backbone's own values."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, [models.spec(backbone, 0)])
     packed = pack([models.texts([3, 20, 9, 1])])

@@ -1,7 +1,7 @@
-"""While training, GPT-2's logits are distributed as those of transformers + PEFT in train mode.
+"""In training, GPT-2's logits have the same distribution as with transformers + PEFT in train mode.
 
-The masks are others, the distribution is not. Every kind of dropout has a rate of its own here, so
-that one in the wrong place, or one that is missing, shows.
+The masks differ, but the distribution does not. Every kind of dropout has a different rate here, so
+that a misplaced or missing one is detected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.masks import StepMasks
 from tests.parity.peers import CLASSES, Pair, make_pair, random_texts
 
-COPIES = 3000  # forward passes, as so many copies of a text in one batch
+COPIES = 3000  # forward passes, as copies of a text in one batch
 LORA_DROPOUT = 0.4
 SHAPE = {
     "vocab_size": 50,
@@ -44,7 +44,7 @@ def pair() -> Pair:
             module.lora_dropout["default"] = torch.nn.Dropout(LORA_DROPOUT)
     made.peft.train()
     backbone, state = made.backbone, made.bank.state(0)
-    # An adapter large enough for its dropout to be seen beside the base model's.
+    # An adapter large enough for its dropout to be visible next to the base model's.
     state = {name: 3 * tensor if name.endswith("lora_B") else tensor for name, tensor in state.items()}
     made.bank = Bank(
         [replace(made.bank.specs[0], dropout=LORA_DROPOUT)], backbone.modules(), backbone.d_model, CLASSES
@@ -82,7 +82,7 @@ def test_masks_differ_the_distribution_does_not(pair: Pair, length: int) -> None
 
 
 def test_a_missing_dropout_would_show(pair: Pair) -> None:
-    """The comparison above tells a model without the base's dropout from one with it."""
+    """The comparison above detects missing dropout of the base model."""
     (text,) = random_texts([11], 50, seed=11)
     ours, theirs = draws(pair, text, base_dropout=False), peer_draws(pair, text)
     assert min(ks_2samp(ours[:, k], theirs[:, k]).pvalue for k in range(CLASSES)) < 1e-6

@@ -1,4 +1,4 @@
-"""An adapter trained in a bank is the adapter trained alone."""
+"""An adapter trained in a bank equals the adapter trained alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGETS = torch.arange(24).numpy() % models.CLASSES
 
 
 def of_all_layers(backbone: Backbone) -> list[AdapterSpec]:
-    """They differ in everything that adapters of a bank may differ in."""
+    """Adapters that differ in everything that may differ within a bank."""
     return [
         models.spec(backbone, 0, seed=5),
         models.spec(backbone, 1, seed=110, dropout=0.1, scale=0.8),
@@ -32,7 +32,7 @@ def of_all_layers(backbone: Backbone) -> list[AdapterSpec]:
 
 
 def of_the_last_layers(backbone: Backbone) -> list[AdapterSpec]:
-    """The layers below are computed once for all adapters of a seed."""
+    """The lower layers are computed once for all adapters with the same seed."""
     modules = list(backbone.modules())
     return [
         models.spec(backbone, 4, seed=110, dropout=0.1, targets=modules[-4:]),
@@ -44,7 +44,7 @@ def of_the_last_layers(backbone: Backbone) -> list[AdapterSpec]:
 
 
 def linear_probes(backbone: Backbone) -> list[AdapterSpec]:
-    """They share the whole backbone."""
+    """Linear probes share the whole backbone."""
     return [models.spec(backbone, 0, seed=110, scale=scale) for scale in (1.0, 2.0)] + [
         models.spec(backbone, 0, seed=7)
     ]
@@ -77,7 +77,7 @@ def test_in_a_bank_or_alone(family: str, adapters: Callable[[Backbone], list[Ada
 
 
 def test_the_base_models_dropout_is_on_where_the_recipe_has_it() -> None:
-    """So that the test above compares masks, and not their absence."""
+    """Checks that the test above compares actual masks."""
     backbone = models.backbone("gpt2")
     specs = [models.spec(backbone, 0, seed=5)]
     with_dropout, without = trained(backbone, specs), models.bank(backbone, specs)

@@ -1,4 +1,4 @@
-"""Texts of a packed batch, and adapters of a bank, know nothing of one another."""
+"""Texts of a packed batch, and adapters of a bank, are isolated from each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankwise.nn.ragged.masks import StepMasks
 from tests.unit.nn import models
 
 TOLERANCE = 1e-6
-LENGTHS = [[3, 40, 1, 17, 8], [1, 9, 33]]  # of each adapter's texts; more tokens than there are positions
+LENGTHS = [[3, 40, 1, 17, 8], [1, 9, 33]]  # text lengths per adapter; more tokens in total than positions
 family = pytest.mark.parametrize("family", models.FAMILIES)
 
 
@@ -34,7 +34,7 @@ def two_adapters(family: str) -> tuple[Backbone, Bank, list[list[Ids]]]:
 
 
 def others(backbone: Backbone, bank: Bank, batches: list[list[Ids]], changed: int) -> tuple[Tensor, Tensor]:
-    """The logits of all texts but one of the first adapter's, and their gradient for every tensor."""
+    """The logits of all texts except one of the first adapter's, and their gradients for every tensor."""
     first, second = logits(backbone, bank, pack(batches))
     rest = torch.cat([first[:changed], first[changed + 1 :], second])
     tensors = [tensor for each in bank.tensors for tensor in each.values()]
@@ -58,7 +58,7 @@ def test_changing_one_text_changes_no_other(family: str, changed: int, length: i
 
 @family
 def test_a_text_depends_on_its_own_tokens_alone(family: str) -> None:
-    """The gradient for the embedding of every other text's tokens is nothing at all."""
+    """The gradient with respect to the embeddings of every other text's tokens is exactly zero."""
     backbone, bank, _ = two_adapters(family)
     lengths = [3, 30, 1, 17, 8, 1, 9]
     unique = np.split(np.arange(1, 1 + sum(lengths)), np.cumsum(lengths)[:-1])
@@ -120,7 +120,7 @@ def outputs_and_gradients(backbone: Backbone, bank: Bank) -> tuple[list[Any], li
 
 @family
 def test_a_neighbor_that_is_no_number(family: str) -> None:
-    """NaN in every weight of one adapter leaves the others bit-identical."""
+    """With NaN in every weight of one adapter, the others are bit-identical."""
     backbone = models.backbone(family)
     sound, broken = three_adapters(backbone), three_adapters(backbone)
     broken.flat[broken.segments[1]] = torch.nan

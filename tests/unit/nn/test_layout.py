@@ -1,4 +1,4 @@
-"""A layout takes every head of every row to its place in the length buckets, and back."""
+"""A layout maps every head of every row to its place in the length buckets, and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pooling = pytest.mark.parametrize("pooled", [False, True])
 
 
 def named_heads(packed: PackedBatch, heads: int) -> Tensor:
-    """(rows of the packed batch, heads, 2): each head says which row and head it is."""
+    """(rows of the packed batch, heads, 2): each head holds its row and head index."""
     rows, every = torch.meshgrid(torch.arange(len(packed.ids)), torch.arange(heads), indexing="ij")
     return torch.stack([rows, every], -1)
 
@@ -31,7 +31,7 @@ def gathered(packed: PackedBatch, heads: int, kv_heads: int, pooled: bool) -> tu
 @shapes
 @pooling
 def test_every_head_finds_its_place(heads: int, kv_heads: int, pooled: bool) -> None:
-    """Buckets are (texts, heads, rows of a text); what fills them up repeats the last token."""
+    """Buckets are (texts, heads, rows of a text); the padding repeats the last token."""
     packed = pack([texts(n) for n in LENGTHS])
     layout, found = gathered(packed, heads, kv_heads, pooled)
     for bucket, part in zip(packed.buckets, layout.slices, strict=True):
@@ -55,7 +55,7 @@ def test_scatter_undoes_gather(heads: int, kv_heads: int, pooled: bool) -> None:
     every = named_heads(packed, heads + 2 * kv_heads).view(-1, 2)
     there = layout.scatter < len(found)
     assert torch.equal(found[layout.scatter[there]], every[there])
-    unread = every[~there]  # where one query a text is read, the other tokens' query heads are not
+    unread = every[~there]  # with one query per text, the other tokens' query heads are not read
     assert len(unread) == ((len(packed.ids) - len(packed.last)) * heads if pooled else 0)
     assert not set(unread[:, 0].tolist()) & set(packed.last.tolist())
     assert bool((unread[:, 1] < heads).all())

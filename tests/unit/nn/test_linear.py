@@ -1,4 +1,4 @@
-"""A frozen linear layer is the plain product, in every layout of its weight and from several threads."""
+"""A frozen linear layer equals the plain product, in every weight layout and from several threads."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_activation_of_large_sums_and_of_none(dtype: torch.dtype) -> None:
 
 @dtypes
 def test_a_call_before_does_not_matter(dtype: torch.dtype) -> None:
-    """The layout does not depend on the first input, nor on gradients or inference mode."""
+    """The layout depends neither on the first input nor on gradients or inference mode."""
     weight, x = drawn(50, 30, dtype=dtype), drawn(200, 30, dtype=dtype, seed=2)
     fresh, used = Linear(weight, None, {}), Linear(weight, None, {})
     with torch.inference_mode():
@@ -121,7 +121,7 @@ def test_a_nan_stays_in_its_row() -> None:
 
 
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """A slow layout that every machine has; returns the shapes that are laid out."""
+    """Install a slow layout that works on every machine; returns the shapes of the packed weights."""
     laid_out: list[tuple[int, ...]] = []
 
     def pack(weight: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 def test_threads_lay_a_weight_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight threads meet a fresh layer at the same moment, and then its first backward pass."""
+    """Eight threads run a new layer's first forward pass at the same time, then its first backward pass."""
     laid_out = stand_ins(monkeypatch)
     weight, x, dy = drawn(50, 30), drawn(9, 30, seed=2), drawn(9, 50, seed=3)
     layer, start = Linear(weight, None, {}), threading.Barrier(8)
@@ -156,7 +156,7 @@ def test_threads_lay_a_weight_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_thread_that_comes_late_finds_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It saw the plain weight, and another thread has replaced it before it goes on."""
+    """A thread reads the plain weight, and another thread replaces it before the first one continues."""
     laid_out = stand_ins(monkeypatch)
     weight, x = drawn(50, 30), drawn(9, 30, seed=2)
     layer, seen, replaced = Linear(weight, None, {}), threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""The optimizer of a bank equals one of torch's for each adapter."""
+"""The optimizer of a bank equals a separate torch optimizer for each adapter."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def three_adapters() -> Bank:
 
 @pytest.mark.parametrize(("weight_decay", "max_grad_norm"), [(0.1, 1.0), (0.0, 0.3), (0.01, 0.0)])
 def test_equals_torch(weight_decay: float, max_grad_norm: float) -> None:
-    """Each adapter as by a torch optimizer of its own, after torch's own clipping."""
+    """Each adapter is updated as by its own torch optimizer with torch's gradient clipping."""
     bank = three_adapters()
     optimizer = AdamW(bank, weight_decay, max_grad_norm)
     peers = [[tensor.detach().clone().requires_grad_() for tensor in each.values()] for each in bank.tensors]
     optimizers = [torch.optim.AdamW(peer, weight_decay=weight_decay) for peer in peers]
     generator = torch.Generator().manual_seed(0)
     for step in range(12):
-        # One adapter's gradients are far above the limit, one's far below.
+        # The gradients of one adapter are far above the limit, those of another far below.
         for k, segment in enumerate(bank.segments):
             size = segment.stop - segment.start
             bank.grad[segment] = 10.0 ** (1 - 2 * k) * torch.randn(size, generator=generator)
@@ -48,7 +48,7 @@ def test_equals_torch(weight_decay: float, max_grad_norm: float) -> None:
 
 
 def test_a_neighbor_that_is_no_number() -> None:
-    """Its gradient touches neither the others' norms nor their weights."""
+    """A NaN gradient affects neither the norms nor the weights of the others."""
     sound, broken = three_adapters(), three_adapters()
     for bank in (sound, broken):
         bank.grad.fill_(0.5)
@@ -61,7 +61,7 @@ def test_a_neighbor_that_is_no_number() -> None:
 
 
 def test_it_goes_on_from_a_restored_state() -> None:
-    """exp_avg, exp_avg_sq and steps are all there is to restore: the next update is bit-identical."""
+    """After restoring exp_avg, exp_avg_sq and steps, the next update is bit-identical."""
     whole, resumed = three_adapters(), three_adapters()
     first = AdamW(whole, 0.1, 1.0)
     for step in range(3):
@@ -80,7 +80,7 @@ def test_it_goes_on_from_a_restored_state() -> None:
 
 
 def test_a_step_does_not_import_the_compiler() -> None:
-    """torch.optim.AdamW, constructed, does: most of a second, and 75 MB."""
+    """Constructing torch.optim.AdamW would import it, which takes most of a second and 75 MB."""
     code = """
 import sys
 from rankwise.nn.bank import AdapterSpec, Bank

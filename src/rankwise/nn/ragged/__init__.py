@@ -1,4 +1,4 @@
-"""One training step on a CPU: batches of exactly the tokens there are, without padding.
+"""A training step on a CPU: packed batches without padding.
 
-`nn.static` has the same files for CUDA devices.
+`nn.static` has the same modules for CUDA devices.
 """

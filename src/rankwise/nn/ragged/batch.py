@@ -1,19 +1,19 @@
-"""Texts -> a packed batch of exactly their tokens, without padding. The pair of `static.batch`.
+"""Builds packed batches without padding. The counterpart of `static.batch`.
 
-`nn.batch` shows what a packed batch looks like. Two things are added here.
+`nn.batch` describes packed batches. This module adds two things.
 
-*Distinct batches.* Adapters of one seed see the same texts in the same order. With keys that say so
-(`same`), the packed batch also knows its `Distinct` batches, each packed once. Three adapters, of which
+*Distinct batches.* Adapters with the same seed see the same texts in the same order. If their keys say so
+(`same`), the packed batch also holds its `Distinct` batches, each packed once. Three adapters, of which
 the first and the last have the same texts::
 
     same             7        8          7
     ids              a b | c  d e | f    a b | c         the packed batch
     distinct.ids     a b | c  d e | f                    the distinct batches
-    distinct.rows    0 1   2  3 4   5    0 1   2         which of these rows each token equals
+    distinct.rows    0 1   2  3 4   5    0 1   2         the distinct row of each token
 
-*Shared prefixes.* A token depends on nothing but the tokens before it. In a forward pass without
-dropout, texts that start alike need their shared prefix only once (`shared`). In lexical order, the text
-just before always shares the longest prefix. Three texts, 4 rows instead of 7::
+*Shared prefixes.* A token's hidden state only depends on the tokens up to it. In a forward pass without
+dropout, a prefix shared by several texts is therefore computed once (`shared`). In lexical order, the
+longest shared prefix is always with the preceding text. Three texts, 4 rows instead of 7::
 
     the            rows 0        row 0 is new
     the cat ran    rows 0 1 2    rows 1 and 2 are new
@@ -47,17 +47,17 @@ def pack(
     *,
     shared: bool = False,
 ) -> PackedBatch:
-    """One packed batch of every adapter's batch of texts.
+    """Pack every adapter's batch of texts into one packed batch.
 
     Args:
-        batches: for each adapter its texts, each (length,) int64 ids, length at least 1.
-        device: where the packed batch lives.
-        same: a key for each adapter; those with equal keys have equal batches, dropout masks included.
-        shared: whether a prefix that several texts of a batch share is there once. For a forward pass
-            without dropout; a token's gradient would have to be the sum over its texts.
+        batches: for each adapter its texts, each (length,) int64 ids, not empty.
+        device: device of the packed batch.
+        same: a key for each adapter; adapters with equal keys have the same texts and dropout masks.
+        shared: whether to store shared prefixes of an adapter's texts once. Only for forward passes
+            without dropout.
 
     Raises:
-        ValueError: there is no text, or a text without tokens.
+        ValueError: there are no texts, or a text has no tokens.
 
     >>> packed = pack([[np.array([5, 6, 7])], [np.array([8])]])
     >>> packed.positions.tolist(), packed.last.tolist(), packed.token_starts.tolist()
@@ -71,7 +71,7 @@ def pack(
     if not len(lengths) or lengths.min() < 1:
         raise ValueError("a packed batch needs at least one text, and each text at least one token")
     starts, adapter_starts = offsets(lengths), _offsets_of(batches)
-    # For each adapter: the row of each token, and the token that each row is made of.
+    # For each adapter: the row of each token, and the token of each row.
     maps = [_shared_rows(batch) if shared else _plain_rows(batch) for batch in batches]
     token_starts = _offsets_of([tokens for _, tokens in maps])
     row_of_token = np.concatenate([rows + token_starts[k] for k, (rows, _) in enumerate(maps)])
@@ -89,9 +89,9 @@ def pack(
 
 
 def bucket_width(length: int) -> int:
-    """Width of the length bucket for a text of this length: eight steps to each doubling.
+    """Width of the length bucket for a text of this length: eight steps per power of two.
 
-    It depends on the text alone, so a text is computed in the same way among any neighbors.
+    It only depends on the text's length, so a text is computed in the same way in any batch.
 
     >>> [bucket_width(n) for n in (1, 7, 9, 31, 33, 100, 1000)]
     [8, 8, 16, 32, 40, 104, 1024]
@@ -101,7 +101,7 @@ def bucket_width(length: int) -> int:
 
 
 def lexical_order(texts: Sequence[Ids]) -> list[int]:
-    """Indices of texts in the order of a dictionary, in which shared prefixes are neighbors.
+    """Indices of the texts in lexical order, so that shared prefixes are adjacent.
 
     >>> lexical_order([np.array([5, 9]), np.array([2]), np.array([5])])
     [1, 2, 0]
@@ -119,14 +119,14 @@ def _buckets(
 
     Args:
         lengths: (texts,).
-        starts: (texts + 1,) each text's first token among all texts' tokens.
-        row_of_token: (tokens,) the packed batch's row for each of these tokens.
-        device: where the buckets live.
+        starts: (texts + 1,) offset of each text in the concatenated tokens.
+        row_of_token: (tokens,) the packed batch's row of each token.
+        device: device of the buckets.
     """
     widths = np.array([bucket_width(int(n)) for n in lengths], dtype=np.int64)
     for width in np.unique(widths).tolist():
         members = np.flatnonzero(widths == width)
-        most = max(1, MAX_BUCKET_SCORES // width**2)  # texts; a single one may exceed the cap
+        most = max(1, MAX_BUCKET_SCORES // width**2)  # a single text may exceed the cap
         for first in range(0, len(members), most):
             texts = members[first : first + most]
             rows = row_of_token[bucket_rows(starts[texts], lengths[texts], width)]
@@ -134,18 +134,18 @@ def _buckets(
 
 
 def _plain_rows(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What `_shared_rows` returns, where every token has a row of its own."""
+    """The same as `_shared_rows`, with a separate row for every token."""
     rows = np.arange(sum(len(text) for text in texts))
     return rows, rows
 
 
 def _shared_rows(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of one adapter's batch in which shared prefixes share their rows.
+    """Rows of one adapter's batch, with shared prefixes stored once.
 
-    In lexical order, no text shares a longer prefix than the one just before.
+    In lexical order, a text's longest shared prefix is with the preceding text.
 
     Returns:
-        (tokens,) the row of each token, and (rows,) the token that each row is made of.
+        (tokens,) the row of each token, and (rows,) the token of each row.
 
     >>> the, cat, sat, ran = 1, 2, 4, 3
     >>> _shared_rows([np.array([the, cat, sat]), np.array([the]), np.array([the, cat, ran])])
@@ -153,7 +153,7 @@ def _shared_rows(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.in
     """
     starts = _offsets_of(texts)
     row_of_token, tokens = np.empty(starts[-1], dtype=np.int64), []
-    count, before = 0, texts[0][:0]  # rows so far; the text just before
+    count, before = 0, texts[0][:0]  # rows so far; the preceding text
     rows_before = row_of_token[:0]
     for i in lexical_order(texts):
         rows, prefix = row_of_token[starts[i] : starts[i + 1]], _shared_prefix(before, texts[i])
@@ -165,7 +165,7 @@ def _shared_rows(texts: Sequence[Ids]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def _shared_prefix(a: Ids, b: Ids) -> int:
-    """Length of the prefix that two texts share.
+    """Length of the shared prefix of two texts.
 
     >>> _shared_prefix(np.array([1, 2, 3]), np.array([1, 2, 4, 5]))
     2
@@ -180,7 +180,7 @@ def _distinct(
     keys: Sequence[Hashable],
     shared: bool,
 ) -> Distinct | None:
-    first = {key: keys.index(key) for key in keys}  # the first adapter that has each key
+    first = {key: keys.index(key) for key in keys}  # the first adapter with each key
     if len(first) == len(keys):
         return None
     adapters = tuple(first.values())

@@ -1,8 +1,8 @@
-"""Low-rank products on a packed batch, one adapter after another. The pair of `static.lora`.
+"""Low-rank products on a packed batch, one adapter at a time. The counterpart of `static.lora`.
 
-Adapter k owns some rows of x, and the linear layer may be several target modules side by side, so one
-adapter at one target module changes a rectangle of the output. Query, key and value of a Llama as one
-layer, two adapters on query and value::
+Each adapter owns a range of rows of x, and the linear layer may fuse several target modules, so an
+adapter changes a rectangle of the output for each target module. For a fused query, key and value layer
+of Llama and two adapters on query and value::
 
                      q_proj    k_proj    v_proj        columns of y
     rows of        +---------+---------+---------+
@@ -18,12 +18,12 @@ In a rectangle, with M the dropout mask on the adapter's rows and s = scale / (1
 and backward, from the rectangle of dy::
 
     d_low = s dy B                     (rows, rank)
-    dA    = d_low^T (M * x)            (rank, in)       M * x is computed again: it is as large as x
+    dA    = d_low^T (M * x)            (rank, in)       M * x is recomputed: it is as large as x
     dB    = s dy^T low                 (out, rank)
-    dx   += M * (d_low A)              (rows, in)       on top of the frozen layer's dy W
+    dx   += M * (d_low A)              (rows, in)       added to the frozen layer's dy W
 
-The frozen W gets no gradient, so all that is kept from the forward pass is x, the factors in the
-products' dtype, and `low`.
+The frozen W needs no gradient, so the forward pass only saves x, the factors in the dtype of the
+products, and `low`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from rankwise.nn.masks import Masks
 
 
 class BankHook(DropoutHook):
-    """Adds a bank's adapters to a backbone that runs over a packed batch.
+    """Adds a bank's adapters to a backbone's pass over a packed batch.
 
     Args:
         bank: the adapters.
-        packed: the packed batch, the bank's adapters in order.
-        masks: dropout masks of this step; None leaves out all dropout.
-        base_dropout: whether the base model's own dropout is active too.
+        packed: the packed batch, with the adapters in the bank's order.
+        masks: dropout masks of this step; None for no dropout.
+        base_dropout: whether the masks also apply the base model's own dropout.
 
     >>> import numpy as np
     >>> from rankwise.nn.bank import AdapterSpec
@@ -96,7 +96,7 @@ class BankHook(DropoutHook):
     def _uses(
         self, module: str, columns: slice, x: Tensor, pooled: bool
     ) -> Iterator[tuple[_Use, Tensor, Tensor]]:
-        """For each adapter on a target module, where it acts, and its A and B."""
+        """For each adapter with this target module: its rectangle, and its A and B."""
         a, b = f"{module}.lora_A", f"{module}.lora_B"
         adapters = [k for k, tensors in enumerate(self.bank.tensors) if a in tensors]
         mask = self._mask(module, x, pooled) if adapters else None
@@ -119,14 +119,14 @@ class _Use(NamedTuple):
 
     rows: slice
     columns: slice
-    scale: float  # 1 / (1 - rate) included
+    scale: float  # including 1 / (1 - rate)
     mask: Tensor | None  # (rows, in) uint8 dropout mask
 
 
 class _BankLinear(torch.autograd.Function):
-    """A frozen linear layer, and low-rank terms on rectangles of its output; formulas above.
+    """A frozen linear layer plus low-rank terms on rectangles of its output; formulas above.
 
-    Every adapter is computed on its own rows: a neighbor's NaN cannot reach it.
+    Every adapter only touches its own rows, so a NaN in one cannot reach another.
     """
 
     @staticmethod

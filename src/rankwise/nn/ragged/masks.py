@@ -1,20 +1,20 @@
-"""Dropout masks from seeded generators, one for each adapter and mask. The pair of `static.masks`.
+"""Dropout masks from seeded generators, one per adapter and mask. The counterpart of `static.masks`.
 
-Each mask is cut from a sequence of random 16-bit numbers keyed by (seed, step, mask name). So an adapter
-sees the same masks alone as among any neighbors, and again after a resume. A number is kept where it
-reaches a threshold; rate 0.25 of 16 bits, as signed numbers::
+Each mask is taken from a sequence of random 16-bit integers keyed by (seed, step, mask name). An adapter
+therefore gets the same masks alone, in any bank, and after a resume. An element is kept if its integer
+reaches a threshold; for rate 0.25, as signed 16-bit integers::
 
     random words (64 bits)   | w0                        | w1 ...
-    as 16-bit numbers        | -3001 | 17 | -32000 | 9210 | ...
+as 16-bit integers       | -3001 | 17 | -32000 | 9210 | ...
     threshold                  0.25 * 65536 - 32768 = -16384
     mask                         1      1       0       1    ...
 
-Sixteen bits put the drop rate within 1e-5 of what was asked. On the CPU the words are those of SFC64,
-which come at memory speed; bernoulli draws would take a fifth of a training step.
+With 16 bits, the dropout rate is accurate to 1e-5. On the CPU, SFC64 generates the words at memory speed;
+Bernoulli draws would take a fifth of a training step.
 
-In a micro-batch, the masks of the whole batch are drawn and the micro-batch's section is cut out::
+For a micro-batch, the masks of the whole batch are drawn and the micro-batch's section is sliced out::
 
-    whole batch    | text 0 | text 1     | text 2 | text 3 |     one sequence of numbers
+    whole batch    | text 0 | text 1     | text 2 | text 3 |     one sequence of integers
     micro-batch    |                     | text 2 | text 3 |     first = 2
 """
 
@@ -35,20 +35,20 @@ from rankwise.nn.ragged.batch import bucket_width
 
 
 class MicroBatch(NamedTuple):
-    """Which texts of one adapter's batch a packed batch has: those from `first` on."""
+    """The position of a micro-batch in one adapter's batch: its texts are those from `first` on."""
 
     lengths: tuple[int, ...]  # of every text of the whole batch
-    first: int  # text of the whole batch that is the packed batch's first
+    first: int  # index in the whole batch of the micro-batch's first text
 
 
 class StepMasks(Masks):
-    """The masks of one step of several adapters, from a generator for each adapter and mask.
+    """The masks of one step of several adapters, with one generator per adapter and mask.
 
     Args:
         seeds: each adapter's seed.
-        step: number of the step, from 0.
+        step: step number, from 0.
         packed: the step's packed batch.
-        micro_batch: where the packed batch is a micro-batch of one adapter's batch.
+        micro_batch: set if the packed batch is a micro-batch of one adapter's batch.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StepMasks(Masks):
         self.device = packed.ids.device
 
     def distinct(self) -> StepMasks:
-        """The masks of the packed batch's distinct batches."""
+        """The masks for the packed batch's distinct batches."""
         distinct = self.packed.distinct
         if distinct is None:
             return self
@@ -98,8 +98,8 @@ class StepMasks(Masks):
     def _drawer(self, name: str, size_of_text: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
         """`draw` for a mask name: (seed, count, rate) -> (count,) uint8.
 
-        What adapters of one seed share is drawn once. `size_of_text` says how many numbers a text of a
-        length takes, which locates a micro-batch in its whole batch.
+        Masks shared by adapters with the same seed are drawn once. `size_of_text` gives the number of
+        elements for a text of a given length, which locates a micro-batch in its whole batch.
         """
         whole = lru_cache(None)(partial(draw, self.step, name, self.device))
         if self.micro_batch is None:
@@ -110,9 +110,9 @@ class StepMasks(Masks):
 
 
 def draw(step: int, name: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
-    """(count,) uint8, 1 where a number is kept; a function of the arguments and nothing else.
+    """(count,) uint8, 1 for kept elements; depends on nothing but the arguments.
 
-    Bytes, because on a CPU torch converts and multiplies them several times faster than bools.
+    uint8, because on a CPU torch converts and multiplies it several times faster than bool.
 
     >>> draw(0, "h.0.attn.resid", torch.device("cpu"), 7, 100_000, 0.25).float().mean().round(decimals=2)
     tensor(0.7500)
@@ -122,7 +122,7 @@ def draw(step: int, name: str, device: torch.device, seed: int, count: int, rate
     key = np.random.SeedSequence([seed, step, zlib.crc32(name.encode())])
     threshold = round(rate * (1 << 16)) - (1 << 15)
     if device.type == "cpu":
-        words = np.random.SFC64(key).random_raw(-(-count // 4))  # four numbers a word
+        words = np.random.SFC64(key).random_raw(-(-count // 4))  # four integers per word
         return torch.from_numpy(words.view(np.int16)[:count] >= threshold).view(torch.uint8)
     generator = torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
     bits = torch.empty(count, dtype=torch.int16, device=device)

@@ -1,4 +1,4 @@
-"""A training step on a packed batch of exactly the tokens that the texts have. The pair of `static.step`."""
+"""A training step on a packed batch without padding. The counterpart of `static.step`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RaggedStep:
     Args:
         backbone: the frozen model.
         bank: the adapters.
-        class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
+        class_weights: (classes,) float32 on the bank's device; None for an unweighted loss.
         base_dropout: whether the backbone's own dropout is active.
-        micro_batches: into how many a batch is split; more than one for a bank of one adapter only.
+        micro_batches: number of micro-batches per batch; more than one requires a bank of one adapter.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RaggedStep:
     def _accumulated(
         self, texts: Sequence[Ids], targets: NDArray[np.int64], number: int, micro_batches: int
     ) -> Tensor:
-        """The same for a bank of one adapter, one micro-batch after another; their gradients add up."""
+        """A step of a single-adapter bank with gradient accumulation over micro-batches."""
         (spec,) = self.bank.specs
         lengths = tuple(len(ids) for ids in texts)
         labels = torch.from_numpy(targets).to(self.device)

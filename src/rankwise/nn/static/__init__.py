@@ -1,4 +1,4 @@
-"""One training step on a CUDA device: batches of a few fixed shapes, each recorded as a graph.
+"""A training step on a CUDA device: static-shape batches, with one recorded graph per shape.
 
-`nn.ragged` has the same files, but for `graphs`, for CPUs.
+`nn.ragged` has the same modules for CPUs, except `graphs`.
 """

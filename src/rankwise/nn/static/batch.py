@@ -1,9 +1,9 @@
-"""Texts -> a packed batch of one of a few shapes, as a CUDA graph needs it. The pair of `ragged.batch`.
+"""Builds static-shape batches, whose few shapes suit CUDA graphs. The counterpart of `ragged.batch`.
 
-A graph replays exactly the kernels that were recorded, so between two batches of one `Shape` nothing may
-differ but the numbers in the tensors. Every adapter therefore has the same number of texts and takes the
-same number of rows; its texts are in order of length, and the same places of every adapter's order share
-a length bucket. Two adapters with texts of 5, 30 and of 9, 17 tokens::
+A graph replays exactly the kernels that were recorded, so two batches of the same `Shape` may only differ
+in the contents of their tensors. Every adapter therefore has the same number of texts and of rows. Its
+texts are sorted by length, and texts at the same positions of every adapter's order share a length
+bucket. Two adapters with texts of 5, 30 and of 9, 17 tokens::
 
     Shape(adapters=2, texts=2, tokens=40, groups=((1, 16), (1, 32)))
 
@@ -12,12 +12,12 @@ a length bucket. Two adapters with texts of 5, 30 and of 9, 17 tokens::
     bucket 0    5 -> 16                          9 -> 16                             width 16
     bucket 1              30 -> 32                          17 -> 32                 width 32
 
-Padding belongs to no text: it has id 0, takes part in the matrix products, and nothing reads its results.
-Numbers of rows and widths of buckets are rounded up, so that few shapes occur in training.
+Padding belongs to no text: it has id 0 and takes part in the matrix products, but its results are never
+read. Row counts and bucket widths are rounded up, so that few shapes occur in training.
 
-All that changes from step to step lies in one flat array of integers, which goes to the device in one
-copy. `fields` is the table of what lies in it, by name, in order, with shapes; writing (`flatten`) and
-reading (`split`) both follow it::
+Everything that changes from step to step is stored in one flat array of integers, which is copied to the
+device at once. `fields` lists the names and shapes of its parts, in order; `flatten` (writing) and
+`split` (reading) both follow it::
 
     ids (2, 40) | positions (2, 40) | last (2, 2) | bucket0.texts (2, 1) | bucket0.lengths (2, 1) | ...
 """
@@ -37,31 +37,31 @@ from torch import Tensor
 from rankwise.nn.batch import Distinct, Ids, LengthBucket, PackedBatch, bucket_rows, offsets
 
 GROUPS = 4
-"""Length buckets of a batch: more leave less padding in attention, and make more different shapes."""
+"""Length buckets per batch: more buckets mean less padding in attention, but more distinct shapes."""
 
 MIN_WIDTH = 16
-"""Width of the narrowest length bucket; the others are its doubles, so that few shapes occur."""
+"""Width of the narrowest length bucket; wider ones are power-of-two multiples, so that few shapes occur."""
 
-Fields = dict[str, tuple[int, ...]]  # name -> shape of an array, in the order in which the arrays lie
+Fields = dict[str, tuple[int, ...]]  # name -> shape of an array, in storage order
 Arrays = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """All that the kernels of a step depend on."""
+    """Everything that determines the kernels of a step."""
 
     adapters: int
-    texts: int  # of each adapter
-    tokens: int  # of each adapter, with padding
-    groups: tuple[tuple[int, int], ...]  # of each length bucket: texts of one adapter, width
+    texts: int  # per adapter
+    tokens: int  # per adapter, including padding
+    groups: tuple[tuple[int, int], ...]  # for each length bucket: texts per adapter, width
     distinct: tuple[int, ...] | None  # as `Distinct.adapters`; None: no two adapters have the same batch
 
 
 def shape_of(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = None) -> Shape:
-    """The shape that these batches fit; batches of similar lengths have equal shapes.
+    """The shape of these batches; batches of similar lengths have equal shapes.
 
     Args:
-        batches: for each adapter equally many texts, each (length,) int64 ids, length at least 1.
+        batches: for each adapter its texts, the same number for all, each (length,) int64 ids, not empty.
         same: as for `pack`.
 
     >>> shape_of([[np.arange(5), np.arange(30)], [np.arange(9), np.arange(17)]])
@@ -81,7 +81,7 @@ def shape_of(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None =
 
 
 def order(batch: Sequence[Ids]) -> list[int]:
-    """Indices of one adapter's texts in the order of a static batch: by length, ties as they came.
+    """Indices of one adapter's texts sorted by length; the sort is stable.
 
     >>> order([np.arange(9), np.arange(2), np.arange(9)])
     [1, 0, 2]
@@ -90,11 +90,11 @@ def order(batch: Sequence[Ids]) -> list[int]:
 
 
 def pack(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = None) -> tuple[Shape, Arrays]:
-    """The shape of a packed batch of these texts, and its arrays, on the host.
+    """The shape of a packed batch of these texts, and its arrays on the host.
 
     Args:
-        batches: for each adapter equally many texts, each (length,) int64 ids, length at least 1.
-        same: a key for each adapter; those with equal keys have equal batches, dropout masks included.
+        batches: for each adapter its texts, the same number for all, each (length,) int64 ids, not empty.
+        same: a key for each adapter; adapters with equal keys have the same texts and dropout masks.
 
     Returns:
         The shape, and an array for each name of `fields(shape)`.
@@ -117,7 +117,7 @@ def pack(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = Non
 
 
 def fields(shape: Shape) -> Fields:
-    """The table of a static batch: the name and shape of each array in it, in order.
+    """The name and shape of each array of a static-shape batch, in order.
 
     >>> fields(shape_of([[np.arange(5), np.arange(30)]]))["bucket1.rows"]
     (1, 1, 32)
@@ -137,7 +137,7 @@ def fields(shape: Shape) -> Fields:
 
 
 def flatten(table: Fields, arrays: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The arrays of a table joined to one, (numbers,) int64.
+    """The arrays of a table concatenated to one, (numbers,) int64.
 
     Raises:
         ValueError: an array is missing, is not in the table, or has another shape.
@@ -152,13 +152,13 @@ def flatten(table: Fields, arrays: Mapping[str, NDArray[np.int64]]) -> NDArray[n
 
 
 def split(table: Fields, flat: Tensor) -> dict[str, Tensor]:
-    """The arrays of a table from what `flatten` joined; views of `flat`."""
+    """The inverse of `flatten`; the arrays are views of `flat`."""
     tensors = torch.split(flat, [prod(shape) for shape in table.values()])
     return {name: part.view(shape) for (name, shape), part in zip(table.items(), tensors, strict=True)}
 
 
 def unpack(shape: Shape, arrays: Mapping[str, Tensor]) -> PackedBatch:
-    """The packed batch of a shape whose arrays these are; it shares them."""
+    """The packed batch of a shape, from its arrays; it shares their memory."""
     packed = _packed(shape, arrays, "")
     if shape.distinct is None:
         return packed
@@ -173,7 +173,7 @@ def _below(shape: Shape) -> Shape:
 
 
 def _arrays(shape: Shape, batches: Sequence[Sequence[Ids]]) -> Arrays:
-    """The arrays of `fields(shape)` without the distinct batches', from batches in order of length."""
+    """The arrays of `fields(shape)`, except for the distinct batches, from batches sorted by length."""
     n, tokens = shape.adapters, shape.tokens
     ids, positions = np.zeros((n, tokens), dtype=np.int64), np.zeros((n, tokens), dtype=np.int64)
     lengths = np.array([[len(text) for text in batch] for batch in batches], dtype=np.int64)
@@ -218,17 +218,17 @@ def _packed(shape: Shape, arrays: Mapping[str, Tensor], prefix: str) -> PackedBa
 
 
 def text_places(shape: Shape) -> Iterator[slice]:
-    """For each length bucket, its texts among those of one adapter, in order of length."""
+    """For each length bucket, its slice of one adapter's texts, which are sorted by length."""
     ends = offsets(np.array([texts for texts, _ in shape.groups], dtype=np.int64)).tolist()
     return (slice(a, b) for a, b in pairwise(ends))
 
 
 def _width(length: int) -> int:
-    """The smallest power of two that is no shorter, from `MIN_WIDTH` on."""
+    """The smallest power of two of at least `length` and `MIN_WIDTH`."""
     return max(MIN_WIDTH, 1 << (length - 1).bit_length())
 
 
 def _rounded(tokens: int) -> int:
-    """Tokens, rounded up to one of four steps to each doubling, and to a multiple of 8."""
+    """`tokens` rounded up to a multiple of 8, and to one of four steps per power of two."""
     step = 1 << max(3, (tokens - 1).bit_length() - 3)
     return -(-tokens // step) * step

@@ -1,13 +1,13 @@
-"""CUDA graphs: a step's thousands of kernels, recorded once for each shape and started at once.
+"""CUDA graphs: the thousands of kernels of a step, recorded once per shape and launched together.
 
-A step of GPT-2 starts more than two thousand kernels, most of them shorter than the time to start one. A
-graph starts them all with one call. What happens when a shape comes for the first, second, third time::
+A step of GPT-2 launches more than two thousand kernels, most of which run for less time than it takes to
+launch them. A graph launches them all with one call. When a shape occurs::
 
-    1st    buffer = numbers; run                     computed; many shapes never come back
-    2nd    buffer = numbers; run; record             computed, then recorded with this buffer
-    3rd    recorded buffer <- numbers; replay        and so on for every later time
+    first     buffer = numbers; run                     eager; many shapes never recur
+    again     buffer = numbers; run; record             eager, then recorded with this buffer
+    later     recorded buffer <- numbers; replay
 
-All inputs that change are in the one buffer, and the result is always in the same tensor.
+All changing inputs are in one buffer, and the result is always in the same tensor.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ import torch
 from torch import Tensor
 
 MOST_GRAPHS = 48
-"""Shapes that are recorded; further ones run kernel by kernel, as the first batch of each shape does."""
+"""Maximum number of recorded shapes; further shapes run eagerly."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Graph(Protocol):
-    """A recording."""
+    """A recorded graph."""
 
     def replay(self) -> None:
-        """Run the recorded kernels on what is in their tensors now."""
+        """Run the recorded kernels on the current contents of their tensors."""
 
 
 Record = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]
-"""Records a computation: gives the graph, and the tensor in which its result will be."""
+"""Records a computation; returns the graph and its output tensor."""
 
 
 class Replayed(Generic[Key]):
-    """A function of a key and one tensor of integers, recorded when a key comes back, and then replayed.
+    """A function of a key and a tensor of integers that is recorded when a key recurs, and then replayed.
 
-    For one key the function must always start the same kernels. Nothing it reads may change, except
-    `numbers` and the contents of tensors that stay in place. It must not wait for the device.
+    For a given key, the function must always launch the same kernels. Apart from `numbers`, it may only
+    read tensors whose addresses do not change. It must not synchronize with the device.
 
     Args:
         run: the function. Its result is valid until the next call.
         device: where it runs.
-        record: how to record it; None where the device has no graphs.
-        on_failure: told why nothing can be recorded, once; from then on everything is computed.
+        record: records a graph; None if the device has no graphs.
+        on_failure: called once with the reason if recording fails; from then on everything runs eagerly.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Replayed(Generic[Key]):
         self._graphs: dict[Key, tuple[Graph, Tensor, Tensor]] = {}
 
     def __call__(self, key: Key, numbers: Tensor) -> Tensor:
-        """The function's result.
+        """Return the function's result.
 
         Args:
-            key: which kernels to run.
+            key: determines the kernels.
             numbers: (n,) int64 on the host.
         """
         if key in self._graphs:
@@ -79,7 +79,7 @@ class Replayed(Generic[Key]):
         return result
 
     def _record(self, key: Key, buffer: Tensor) -> None:
-        """Record the function for a key; the recording itself computes nothing."""
+        """Record the function for a key; recording does not execute it."""
         if self.record is None or len(self._graphs) >= MOST_GRAPHS:
             return
         try:
@@ -93,13 +93,13 @@ class Replayed(Generic[Key]):
 
 
 class CudaRecorder:
-    """Records on a CUDA device. Its graphs share one pool of memory, because they never run at once."""
+    """Records CUDA graphs. They share one memory pool, because they never run concurrently."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
-        """The graph of `run`, and the tensor in which its result will be."""
+        """Return the graph of `run` and its output tensor."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self.pool):
             result = run()

@@ -1,20 +1,19 @@
-"""Low-rank products on a static batch, all adapters in one batched product. The pair of `ragged.lora`.
+"""Low-rank products on a static-shape batch, batched over all adapters. The counterpart of `ragged.lora`.
 
-On a GPU the low-rank products of single adapters are too small to fill it, and starting them one by one
-takes longer than running them. In a static batch the adapters have equally many rows, so at each target
-module all of them are one batched product, with the factors padded with zeros to the largest rank. A of
-one target module with 3 inputs, for adapters of rank 0, 1 and 2, is stacked to (adapters, 2, in)::
+The low-rank products of a single adapter are too small for a GPU: launching them one by one takes longer
+than running them. In a static-shape batch all adapters have the same number of rows, so each target
+module needs one batched product, with the factors zero-padded to the largest rank. A of one target module
+with 3 inputs, for adapters of rank 0, 1 and 2, is stacked to (adapters, 2, in)::
 
     adapter 0    0 0 0    adapter 1    a a a    adapter 2    a a a
                  0 0 0                 0 0 0                 a a a
 
-All stacks come from `bank.flat` by one `index_select` (the padding points to a zero appended to it), and
-the gradients go back by another. The padding is exact: a row of zeros in A makes a column of zeros in
-`low`, and its own gradient is left out on the way back. An adapter that is not on a target module has
-scale 0 there.
+One `index_select` gathers all stacks from `bank.flat` (padding points to an appended zero), and another
+returns the gradients. The padding is exact: a row of zeros in A makes a column of zeros in `low`, and the
+gradient of padding is discarded. An adapter that does not target a module has scale 0 there.
 
-With X and Y seen as (adapters, rows of each, ...), M the dropout mask, and s (adapters, 1, 1) the scales,
-1 / (1 - rate) included::
+With X and Y viewed as (adapters, rows per adapter, ...), M the dropout mask, and s (adapters, 1, 1) the
+scales, including 1 / (1 - rate)::
 
     low  = (M * X) A^T                 (adapters, rows, rank)    saved
     Y   += low (s B)^T                 (adapters, rows, out)     the scale is folded into B
@@ -24,7 +23,7 @@ and backward::
     d_low = dY (s B)                   (adapters, rows, rank)
     dA    = d_low^T (M * X)            (adapters, rank, in)
     dB    = s dY^T low                 (adapters, out, rank)
-    dX   += M * (d_low A)              (adapters, rows, in)      on top of the frozen layer's dY W
+    dX   += M * (d_low A)              (adapters, rows, in)      added to the frozen layer's dY W
 """
 
 from __future__ import annotations
@@ -47,16 +46,16 @@ _A = ".lora_A"
 
 
 class StackedBank:
-    """A bank's tensors of one name stacked and padded, and the way back for their gradients.
+    """A bank's tensors, stacked by name and padded; scatters their gradients back into the bank.
 
     Args:
         bank: the adapters.
 
     Attributes:
-        shapes: name -> (adapters, most rows, most columns).
+        shapes: name -> (adapters, max rows, max columns).
         scales: target module -> (adapters, 1, 1) float32 factor on the low-rank product, 0 for adapters
-            that are not on the target module.
-        dropout_scales: the same with dropout, where what is kept counts 1 / (1 - rate) times.
+            that do not target the module.
+        dropout_scales: the same with dropout, multiplied by 1 / (1 - rate).
 
     >>> from rankwise.nn.bank import AdapterSpec
     >>> specs = [AdapterSpec(rank, 1.0, 1.0, 7, 0.0, ("h.0.q",)) for rank in (1, 2)]
@@ -86,7 +85,7 @@ class StackedBank:
 
     @torch.no_grad()
     def leaves(self) -> dict[str, Tensor]:
-        """Name -> (adapters, rows, columns) float32, copies to differentiate with respect to."""
+        """Name -> (adapters, rows, columns) float32: copies that are leaves of the autograd graph."""
         flat = torch.cat([self.bank.flat, self.bank.flat.new_zeros(1)]).index_select(0, self._gather)
         stacks = torch.split(flat, [prod(shape) for shape in self.shapes.values()])
         return {
@@ -96,24 +95,24 @@ class StackedBank:
 
     @torch.no_grad()
     def add_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Add the gradients of the leaves, in their order, to the bank's."""
+        """Add the gradients of the leaves, in the same order, to those of the bank."""
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self.bank.grad.add_(flat.index_select(0, self._scatter))
 
 
 def _stacked_shape(bank: Bank, name: str) -> tuple[int, int, int]:
-    """(adapters, most rows, most columns) of the adapters' tensors of this name."""
+    """(adapters, max rows, max columns) of the adapters' tensors of this name."""
     shapes = [tensors[name].shape for tensors in bank.tensors if name in tensors]
     return len(bank.specs), max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
 
 
 def _places(bank: Bank, name: str, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Where each number of a stack lies in `bank.flat`; one past its end for padding.
+    """The index in `bank.flat` of each element of a stack; one past the end for padding.
 
     Args:
         bank: the adapters.
-        name: of the tensors.
-        shape: of the stack.
+        name: name of the tensors.
+        shape: shape of the stack.
 
     Returns:
         (adapters, rows, columns) int64.
@@ -133,13 +132,13 @@ def _scales(bank: Bank, name: str) -> list[float]:
 
 
 class BankHook(DropoutHook):
-    """Adds a bank's adapters, stacked, to a backbone that runs over a static batch.
+    """Adds the adapters of a stacked bank to a backbone's pass over a static-shape batch.
 
     Args:
         stacked: the bank.
-        leaves: of `stacked`.
-        masks: dropout masks of this step; None leaves out all dropout.
-        base_dropout: whether the base model's own dropout is active too.
+        leaves: from `stacked.leaves()`.
+        masks: dropout masks of this step; None for no dropout.
+        base_dropout: whether the masks also apply the base model's own dropout.
     """
 
     def __init__(
@@ -185,14 +184,14 @@ class _Use(NamedTuple):
     """All adapters at one target module."""
 
     columns: slice
-    scale: Tensor  # (adapters, 1, 1) float32, 1 / (1 - rate) included
+    scale: Tensor  # (adapters, 1, 1) float32, including 1 / (1 - rate)
     mask: Tensor | None  # (rows, in) uint8 dropout mask
 
 
 class _BankLinear(torch.autograd.Function):
-    """A frozen linear layer, and all adapters' low-rank terms on columns of its output; formulas above.
+    """A frozen linear layer plus all adapters' low-rank terms on column ranges of its output; formulas above.
 
-    A batched product keeps the adapters apart: a neighbor's NaN cannot reach another one.
+    Adapters are separate matrices of a batched product, so a NaN in one cannot reach another.
     """
 
     @staticmethod
@@ -216,7 +215,7 @@ class _BankLinear(torch.autograd.Function):
         d_factors: list[Tensor] = []
         for use, a, b, low in zip(ctx.uses, saved[0::3], saved[1::3], saved[2::3], strict=True):
             d_use = _by_adapter(dy, use)[..., use.columns]  # (adapters, rows, out)
-            d_low = d_use @ b  # (adapters, rows, rank); b has the scale in it
+            d_low = d_use @ b  # (adapters, rows, rank); b includes the scale
             d_a = (d_low.mT @ _dropped(x, use)).float()  # (adapters, rank, in)
             d_b = (d_use.mT @ low).float() * use.scale  # (adapters, out, rank)
             d_factors += [d_a, d_b]
@@ -228,10 +227,10 @@ class _BankLinear(torch.autograd.Function):
 
 
 def _by_adapter(x: Tensor, use: _Use) -> Tensor:
-    """x (rows of all adapters, width) as (adapters, rows of each, width)."""
+    """x (rows of all adapters, width) as (adapters, rows per adapter, width)."""
     return x.view(len(use.scale), -1, x.shape[1])
 
 
 def _dropped(x: Tensor, use: _Use) -> Tensor:
-    """M * x, (adapters, rows of each, in)."""
+    """M * x, (adapters, rows per adapter, in)."""
     return _by_adapter(x if use.mask is None else use.mask.to(x.dtype).mul_(x), use)

@@ -1,30 +1,32 @@
-"""Dropout masks of a static batch: each decision is a hash of its place. The pair of `ragged.masks`.
+"""Dropout masks of a static-shape batch: each mask bit is a hash of its position.
 
-A counter-based generator (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3") has no state
-that moves on. The decision at a place is a function of (seed, step, mask name, place), so a CUDA graph
-can draw the masks itself; all it needs from outside is one key for each adapter and step. From the key to
-the mask, h being the hash `_hashed`::
+The counterpart of `ragged.masks`.
+
+A counter-based generator (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3") has no
+mutable state. Each mask bit is a function of (seed, step, mask name, position), so a CUDA graph can
+generate the masks itself; its only input is one key per adapter and step. From the key to the mask, where
+h is the hash `_hashed`::
 
     adapter_key = h32(seed, step)                          `keys`, on the host
     mask_key    = h(adapter_key ^ crc32(mask name))
-    word        = h(mask_key ^ h(number))                  32 bits, for two decisions next to each other
-    decision    = 16 bits of the word >= threshold         as in `ragged.masks`
+    word        = h(mask_key ^ h(number))                  32 bits, for two adjacent mask bits
+    mask bit    = 16 bits of the word >= threshold         as in `ragged.masks`
 
-The number is that of the place within the adapter's batch, whose texts are in order of length. For rows
-of width 6, a row takes 3 words::
+The number is the position of the word within the adapter's batch, whose texts are sorted by length. A row
+of width 6 takes 3 words::
 
     column      0 1   2 3   4 5
     row 0        0     1     2
     row 1        3     4     5          number = row * 3 + column // 2
 
-For attention weights a head of a text has a key of its own, h(mask_key ^ h(text * heads + head)), and in
-it the number is query * MOST_QUERIES + key // 2. Neither padding nor the width of a bucket enters, so a
-text's masks are the same in any bank.
+For attention weights, each head of each text has its own key, h(mask_key ^ h(text * heads + head)), and
+the number is query * MOST_QUERIES + key // 2. It depends neither on padding nor on the bucket's width, so
+a text's masks are the same in any bank.
 
-In a micro-batch, rows and texts keep the numbers that they have in their whole batch (`MicroBatch`).
+In a micro-batch, rows and texts keep their numbers from the whole batch (`MicroBatch`).
 
-The hash is the integer finalizer of two multiplications that Wellons found by search ("lowbias32"). It is
-a dozen small kernels, so the masks of many names are drawn at once.
+The hash is "lowbias32", an integer finalizer with two multiplications that Wellons found by search. It
+takes a dozen small kernels, so the masks of many names are drawn at once.
 """
 
 from __future__ import annotations
@@ -44,42 +46,42 @@ from rankwise.nn.masks import Masks
 from rankwise.nn.static.batch import Shape, text_places
 
 AT_ONCE = 1 << 24
-"""Decisions that are drawn together, unless one mask alone takes more: what a GPU's cache holds."""
+"""Mask bits drawn at once, unless a single mask has more: what fits a GPU's cache."""
 
 MOST_QUERIES = 1 << 16
-"""More than the tokens of any text."""
+"""An upper bound on the number of tokens of a text."""
 
 Names = dict[Hashable, list[str]]
-"""Mask kind -> the names of the masks of this kind, in order; complete after the first step."""
+"""Mask kind -> the names of its masks, in order of use; complete after the first step."""
 
 
 class MicroBatch(NamedTuple):
-    """Where the rows and texts of a packed batch are in the whole batches of its adapters."""
+    """The indices of a packed batch's rows and texts in the whole batches of its adapters."""
 
-    tokens: Tensor  # (adapters, tokens) integers; anything for padding
-    texts: Tensor  # (adapters, texts) integers, places in the order of length
+    tokens: Tensor  # (adapters, tokens) integers; arbitrary for padding
+    texts: Tensor  # (adapters, texts) integers, positions in the batch sorted by length
 
     def of(self, adapters: Sequence[int]) -> MicroBatch:
-        """The same for some of the adapters."""
+        """The same for a subset of the adapters."""
         return MicroBatch(*(torch.stack([numbers[k] for k in adapters]) for numbers in self))
 
 
 def keys(seeds: Sequence[int], step: int) -> NDArray[np.int64]:
-    """(adapters,) a key of 31 bits for each adapter's masks of a step."""
+    """(adapters,) 31-bit keys, one per adapter, for the masks of a step."""
     return np.array(
         [np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1 for seed in seeds], dtype=np.int64
     )
 
 
 class StepMasks(Masks):
-    """The masks of one step of several adapters, of a static batch.
+    """The masks of one step of several adapters, for a static-shape batch.
 
     Args:
         keys: (adapters,) integers on the packed batch's device, from `keys`.
         packed: the step's packed batch.
-        shape: the packed batch's.
-        names: of the masks of earlier steps; this step adds new ones.
-        micro_batch: where the packed batch holds micro-batches.
+        shape: shape of the packed batch.
+        names: mask names of earlier steps; this step adds new ones.
+        micro_batch: set if the packed batch holds micro-batches.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class StepMasks(Masks):
         self._drawn: dict[tuple[Hashable, str], Tensor] = {}
 
     def distinct(self) -> StepMasks:
-        """The masks of the packed batch's distinct batches."""
+        """The masks for the packed batch's distinct batches."""
         distinct = self.packed.distinct
         if distinct is None:
             return self
@@ -126,7 +128,7 @@ class StepMasks(Masks):
 
     def _draw_rows(self, rows: int, width: int, rates: Sequence[float], pooled: bool, keys: Tensor) -> Tensor:
         """(names, adapters) mask keys -> (names, adapters, rows, width) uint8."""
-        words = -(-width // 2)  # of a row; of an odd width, half of the last word is left unused
+        words = -(-width // 2)  # per row; for an odd width, half of the last word is unused
         if self.micro_batch is None:
             numbers = self._range(rows * words)
         else:
@@ -151,10 +153,10 @@ class StepMasks(Masks):
         return torch.arange(stop, dtype=torch.int32, device=self.device)
 
     def _mask(self, kind: Hashable, name: str, draw: Callable[[Tensor], Tensor], numbers: int) -> Tensor:
-        """One name's mask, of so many numbers an adapter.
+        """The mask of one name, with `numbers` elements per adapter.
 
-        It is drawn together with the names next to it in the list of its kind, which the model will ask
-        for next; in the first step the list is not known, and each is drawn alone.
+        It is drawn together with the next names in the list of its kind, which the model will request
+        next. In the first step the list is not known yet, and each mask is drawn alone.
         """
         if (kind, name) not in self._drawn:
             known = self.names.setdefault(kind, [])
@@ -165,36 +167,36 @@ class StepMasks(Masks):
             else:
                 known.append(name)
                 names = [name]
-            keys = torch.stack([self.keys ^ _signed(zlib.crc32(each.encode())) for each in names])
+            keys = torch.stack([self.keys ^ _signed(zlib.crc32(other.encode())) for other in names])
             masks = draw(_hashed(keys)).unbind()
-            self._drawn |= zip([(kind, each) for each in names], masks, strict=True)
+            self._drawn |= zip([(kind, other) for other in names], masks, strict=True)
         return self._drawn[kind, name]
 
 
 def _numbered(places: Tensor, count: int) -> Tensor:
-    """The numbers of `count` things at each place: (adapters, n) -> (adapters, n * count) int32.
+    """The numbers of `count` items at each place: (adapters, n) -> (adapters, n * count) int32.
 
     >>> _numbered(torch.tensor([[0, 5]]), 3).tolist()
     [[0, 1, 2, 15, 16, 17]]
     """
-    things = torch.arange(count, dtype=torch.int32, device=places.device)
-    return (places.to(torch.int32)[..., None] * count + things).flatten(1)
+    items = torch.arange(count, dtype=torch.int32, device=places.device)
+    return (places.to(torch.int32)[..., None] * count + items).flatten(1)
 
 
 def _decided(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
-    """The decisions at numbered places.
+    """The mask bits at numbered positions.
 
     Args:
         keys: (names, adapters, ...) int32.
-        numbers: (n,) int32, or (adapters, n) for keys (names, adapters); each gives one word.
-        rates: each adapter's drop rate.
+        numbers: (n,) int32, or (adapters, n) for keys (names, adapters); one word per number.
+        rates: each adapter's dropout rate.
 
     Returns:
-        (names, adapters, ..., 2 n) uint8, 1 where a place is kept.
+        (names, adapters, ..., 2 n) uint8, 1 for kept elements.
 
     >>> key = torch.tensor([[7]], dtype=torch.int32)
     >>> few, more = (_decided(key, torch.arange(n, dtype=torch.int32), [0.5]) for n in (3, 9))
-    >>> few.shape, torch.equal(few, more[..., :6])  # more places change nothing at the first ones
+    >>> few.shape, torch.equal(few, more[..., :6])  # a prefix does not depend on the length
     (torch.Size([1, 1, 6]), True)
     """
     words = _hashed(keys.unsqueeze(-1) ^ _hashed(numbers))
@@ -202,20 +204,21 @@ def _decided(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
     thresholds = [round(rate * (1 << 16)) - (1 << 15) for rate in rates]
     if len(set(thresholds)) == 1:
         return (bits >= thresholds[0]).view(torch.uint8)
-    # int32, as the threshold of a rate near 1 needs. Filled, since a graph cannot copy from the host.
-    of_adapters = torch.cat([bits.new_full((1,), each, dtype=torch.int32) for each in thresholds])
+    # int32, because the threshold of a rate near 1 overflows int16. `new_full`, because a graph cannot copy
+    # from the host.
+    of_adapters = torch.cat([bits.new_full((1,), threshold, dtype=torch.int32) for threshold in thresholds])
     return (bits >= of_adapters.view(-1, *[1] * (bits.dim() - 2))).view(torch.uint8)
 
 
 def _hashed(x: Tensor) -> Tensor:
-    """A bijection of 32-bit words in which every bit of the result depends on all of x.
+    """A bijection of 32-bit words in which every bit of the result depends on every bit of x.
 
-    `>>` of a signed number copies the sign into the bits that come in, so they are masked off.
+    `>>` on signed integers shifts in copies of the sign bit, so these are masked off.
 
     >>> len(set(_hashed(torch.arange(100_000, dtype=torch.int32)).tolist()))
     100000
     """
-    x = x + _signed(0x9E3779B9)  # a new tensor, in which 0 does not stay 0
+    x = x + _signed(0x9E3779B9)  # a new tensor; without the offset, 0 would map to 0
     x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
     x.mul_(_signed(0x7FEB352D)).bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
     x.mul_(_signed(0x846CA68B)).bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
@@ -223,7 +226,7 @@ def _hashed(x: Tensor) -> Tensor:
 
 
 def _signed(word: int) -> int:
-    """The same 32 bits as a signed number.
+    """The same 32 bits as a signed integer.
 
     >>> _signed(0xFFFFFFFF)
     -1

@@ -1,19 +1,19 @@
-"""A training step on a static batch, as a CUDA graph where there is one. The pair of `ragged.step`.
+"""A training step on a static-shape batch, as a CUDA graph where possible. Counterpart of `ragged.step`.
 
 One step, from texts to gradients::
 
     host      pack(batches) + keys(seeds, number) + targets  --flatten-->  one integer array
     device    split -> unpack -> backbone with BankHook -> losses -> gradients -> bank.grad
-              (recorded once for each shape; later steps of the shape copy the array and replay)
+              (recorded once per shape; later steps of the same shape copy the array and replay)
 
-With micro-batches, a batch of adapters' texts in order of length is dealt out like cards, so that every
-micro-batch has short and long texts, needs about the same memory, and often has the same shape::
+With micro-batches, a batch is sorted by length and distributed round-robin, so that every micro-batch
+has short and long texts, needs about the same memory, and often has the same shape::
 
-    places in the batch    0 1 2 3 4 5 6        two micro-batches:  0 2 4 6  and  1 3 5
+    positions in the batch    0 1 2 3 4 5 6        two micro-batches:  0 2 4 6  and  1 3 5
 
-Each micro-batch's array says where its rows and texts are in the whole batch (`row_numbers`,
-`text_numbers`). The dropout masks are hashes of these numbers, and the loss is divided by the whole
-batch's total, so the gradients add up to those of the whole batch.
+Each micro-batch's array holds the indices of its rows and texts in the whole batch (`row_numbers`,
+`text_numbers`). The dropout masks are hashes of these indices, and the loss is divided by the whole
+batch's total, so the gradients sum to those of the whole batch.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from rankwise.nn.step import Batches, Targets
 
 
 class StepShape(NamedTuple):
-    """All that the kernels of a step, or of one micro-batch of it, depend on."""
+    """Everything that determines the kernels of a step or micro-batch."""
 
     batch: Shape
     whole: int  # texts of each adapter in the whole batch; more than `batch.texts` in a micro-batch
 
     @property
     def is_micro_batch(self) -> bool:
-        """Whether the batch is a part of a larger one."""
+        """Whether the batch is a micro-batch of a larger one."""
         return self.whole > self.batch.texts
 
     def fields(self) -> Fields:
-        """The table of what a step sends to the device."""
+        """Names and shapes of the arrays that a step sends to the device."""
         n = self.batch.adapters
         table = fields(self.batch) | {"keys": (n,), "targets": (n, self.whole)}
         if self.is_micro_batch:
@@ -57,19 +57,19 @@ class StepShape(NamedTuple):
 
 
 class StaticStep:
-    """A step on static batches, all adapters in the same kernels; a graph where `record` is given.
+    """A step on static-shape batches, with all adapters in the same kernels; a graph if `record` is given.
 
-    Autograd's accumulation into leaves would run outside of a graph's recording. So the gradients are
-    asked for, and added to the bank's by a kernel of the graph.
+    Autograd's accumulation into leaves would not be captured by the graph. The gradients are therefore
+    computed with `torch.autograd.grad` and added to the bank's by a kernel within the graph.
 
     Args:
         backbone: the frozen model.
         bank: the adapters.
-        class_weights: (classes,) float32 on the bank's device, where the loss is weighted.
+        class_weights: (classes,) float32 on the bank's device; None for an unweighted loss.
         base_dropout: whether the backbone's own dropout is active.
-        record: records a graph; None runs kernel by kernel.
-        on_failure: told why no graph can be recorded.
-        micro_batches: into how many a batch is split.
+        record: records a graph; None for eager execution.
+        on_failure: called with the reason if no graph can be recorded.
+        micro_batches: number of micro-batches per batch.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class StaticStep:
         self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
 
     def __call__(self, batches: Batches, targets: Targets, number: int) -> Tensor:
-        """See `TrainingStep`; all batches have equally many texts."""
+        """See `TrainingStep`; all batches have the same number of texts."""
         orders = [order(batch) for batch in batches]
         batches = [[batch[i] for i in places] for batch, places in zip(batches, orders, strict=True)]
         seeds = [spec.seed for spec in self.bank.specs]
@@ -101,7 +101,7 @@ class StaticStep:
         if micro_batches == 1:
             return self._launch(*pack(batches, seeds), whole)
         loss = torch.zeros(len(seeds), device=self.bank.flat.device)
-        for places in _dealt(len(batches[0]), micro_batches):
+        for places in _round_robin(len(batches[0]), micro_batches):
             shape, arrays = pack([[batch[i] for i in places] for batch in batches], seeds)
             loss += self._launch(shape, arrays | _numbers(batches, places, shape.tokens), whole)
         return loss
@@ -112,7 +112,7 @@ class StaticStep:
         return self._replayed(step_shape, torch.from_numpy(flatten(step_shape.fields(), arrays | whole)))
 
     def _run(self, shape: StepShape, flat: Tensor) -> Tensor:
-        """The device's part of a step; (adapters,) losses."""
+        """The part of a step that runs on the device; (adapters,) losses."""
         arrays = split(shape.fields(), flat)
         packed = unpack(shape.batch, arrays)
         micro_batch = _micro_batch(shape, arrays)
@@ -134,22 +134,22 @@ def _micro_batch(shape: StepShape, arrays: dict[str, Tensor]) -> MicroBatch | No
     return MicroBatch(arrays["row_numbers"], arrays["text_numbers"]) if shape.is_micro_batch else None
 
 
-def _dealt(texts: int, micro_batches: int) -> Iterator[range]:
-    """For each micro-batch, the places of its texts.
+def _round_robin(texts: int, micro_batches: int) -> Iterator[range]:
+    """For each micro-batch, the positions of its texts.
 
-    >>> list(map(list, _dealt(7, 2)))
+    >>> list(map(list, _round_robin(7, 2)))
     [[0, 2, 4, 6], [1, 3, 5]]
     """
     return (range(first, texts, micro_batches) for first in range(micro_batches))
 
 
 def _numbers(batches: Sequence[Sequence[Ids]], places: Sequence[int], tokens: int) -> Arrays:
-    """Where the rows and texts of a micro-batch are in the whole batches.
+    """The indices of a micro-batch's rows and texts in the whole batches.
 
     Args:
-        batches: the whole batches, in order of length.
-        places: of the micro-batch's texts.
-        tokens: rows of the micro-batch for each adapter, padding included.
+        batches: the whole batches, sorted by length.
+        places: positions of the micro-batch's texts.
+        tokens: rows of the micro-batch per adapter, including padding.
 
     Returns:
         row_numbers (adapters, tokens), 0 for padding, and text_numbers (adapters, texts).

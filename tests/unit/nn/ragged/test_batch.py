@@ -1,4 +1,4 @@
-"""A packed batch holds every token once, and the way to the length buckets and back loses nothing."""
+"""A packed batch contains every token once, and mapping to the length buckets and back is lossless."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankwise.nn.batch import MAX_BUCKET_SCORES, Ids, PackedBatch
 from rankwise.nn.ragged import batch as packing
 from rankwise.nn.ragged.batch import bucket_width, pack
 
-Lengths = list[list[int]]  # for each adapter, of its texts
+Lengths = list[list[int]]  # text lengths per adapter
 
 lengths_of_batches: st.SearchStrategy[Lengths] = st.lists(
     st.lists(st.integers(1, 70), min_size=1, max_size=6), min_size=1, max_size=4
@@ -21,7 +21,7 @@ often = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def batches_of(lengths: Lengths) -> list[list[Ids]]:
-    """Texts whose ids are all different, over all adapters."""
+    """Texts with distinct ids over all adapters."""
     numbers = iter(range(1, 10**6))
     return [[np.array([next(numbers) for _ in range(n)], dtype=np.int64) for n in batch] for batch in lengths]
 
@@ -89,7 +89,7 @@ def test_a_bucket_wastes_little(length: int) -> None:
 @often
 @given(lengths_of_batches, st.lists(st.integers(0, 2), min_size=1, max_size=6))
 def test_distinct_batches_are_packed_once(lengths: Lengths, keys: list[int]) -> None:
-    """Every row of the packed batch finds its token, and every text its text, among the distinct ones."""
+    """Every row and every text of the packed batch maps to its counterpart in the distinct batches."""
     batches = [batches_of(lengths)[key % len(lengths)] for key in keys]
     packed = pack(batches, same=[key % len(lengths) for key in keys])
     different = len({key % len(lengths) for key in keys})
@@ -106,7 +106,7 @@ def test_distinct_batches_are_packed_once(lengths: Lengths, keys: list[int]) -> 
 
 
 def test_without_keys_no_batch_is_taken_for_another() -> None:
-    """Equal texts alone do not make a batch the same: the adapters' masks may differ."""
+    """Batches with equal texts are not the same without equal keys, because their masks may differ."""
     batch = batches_of([[3, 4]])[0]
     assert pack([batch, batch]).distinct is None
 
@@ -114,7 +114,7 @@ def test_without_keys_no_batch_is_taken_for_another() -> None:
 @often
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.sampled_from([64, 300, 1000, 1600]))
 def test_a_bucket_has_few_scores(lengths: list[int], most: int) -> None:
-    """More texts than fit the cap start another length bucket; a text too long for it stands alone."""
+    """Texts beyond the cap start another length bucket; a text that exceeds it gets its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "MAX_BUCKET_SCORES", most)
         packed, _ = packed_from([lengths])
@@ -147,7 +147,7 @@ prefix_sharing = st.lists(
 @often
 @given(prefix_sharing)
 def test_a_shared_prefix_is_there_once(batches: list[list[list[int]]]) -> None:
-    """As many rows as a batch has different prefixes; buckets and last tokens point to the right ones."""
+    """One row per distinct prefix; buckets and last tokens point to the right rows."""
     arrays = [[np.array(text, dtype=np.int64) for text in batch] for batch in batches]
     packed = pack(arrays, shared=True)
     texts = [text for batch in batches for text in batch]

@@ -1,4 +1,4 @@
-"""Low-rank products and their hand-written backward pass equal plain autograd, written out here."""
+"""Low-rank products and their hand-written backward pass equal a plain autograd reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.nn.models import texts
 
 
 def bank_of_four(modules: dict[str, tuple[int, int]]) -> Bank:
-    """Adapters of different ranks, dropouts, scales and target modules; one is a linear probe."""
+    """Adapters with different ranks, dropout rates, scales and target modules; one is a linear probe."""
     both = tuple(modules)
     specs = [
         AdapterSpec(2, 1.0, 0.5, 1, 0.3, both),
@@ -72,7 +72,7 @@ def test_bank_linear_on_a_frozen_input() -> None:
 
 
 def test_bank_linear_without_adapters() -> None:
-    """A linear layer without an adapter stays the frozen layer."""
+    """A linear layer without an adapter equals the frozen layer."""
     packed = pack([texts([3, 9])])
     weight, x = leaves((4, 10), (12, 10))
     linear = Linear(weight.detach(), None, {"h.0.q": slice(0, 4)})

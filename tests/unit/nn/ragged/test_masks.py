@@ -1,4 +1,4 @@
-"""Seeded masks have the rate that was asked for, and depend on seed, step and name alone."""
+"""Seeded masks have the requested rate, and only depend on seed, step and name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows(masks: StepMasks, adapter: int, rate: float = 0.3, name: str = "h.0.att
 
 
 def attention(masks: StepMasks, adapter: int, pooled: bool, name: str = "h.0.attn") -> list[Tensor]:
-    """The masks (heads, queries, width) of an adapter's texts, in their order."""
+    """The masks (heads, queries, width) of an adapter's texts, in order."""
     of_texts: dict[int, Tensor] = {}
     for bucket, mask in zip(masks.packed.buckets, masks.attention(name, 2, 0.3, pooled), strict=True):
         assert mask.shape == (len(bucket.texts), 2, 1 if pooled else bucket.width, bucket.width)
@@ -33,7 +33,7 @@ def attention(masks: StepMasks, adapter: int, pooled: bool, name: str = "h.0.att
 
 
 def assert_rate(mask: Tensor, rate: float) -> None:
-    """Five standard errors around the expected share."""
+    """Five standard errors around the expected fraction."""
     error = (rate * (1 - rate) / mask.numel()) ** 0.5
     assert abs(float(mask.float().mean()) - (1 - rate)) < 5 * error
 
@@ -56,7 +56,7 @@ def test_rates(rate: float) -> None:
 
 
 def test_places_are_independent() -> None:
-    """Neighboring columns, neighboring rows and two names agree as often as by chance."""
+    """Adjacent columns, adjacent rows and two names agree as often as by chance."""
     masks = StepMasks([7], 0, long_batch())
     mask = rows(masks, 0, 0.5)
     other = rows(masks, 0, 0.5, "elsewhere")
@@ -81,7 +81,7 @@ def test_a_row_is_a_text_where_pooled() -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_neighbors_do_not_matter(place: int) -> None:
-    """Alone or anywhere in a bank: the same masks."""
+    """An adapter has the same masks alone and anywhere in a bank."""
     batches: list[list[Ids]] = list(NEIGHBORS)
     batches.insert(place, MINE)
     seeds = [100, 200]
@@ -94,7 +94,7 @@ def test_neighbors_do_not_matter(place: int) -> None:
 
 
 def test_a_text_has_its_own_mask_in_a_length_bucket() -> None:
-    """Texts of one width share a bucket, not a mask, and other texts of the bucket change nothing."""
+    """Texts in the same bucket have different masks, and do not affect each other's."""
     masks = attention(StepMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[1], masks[2])
@@ -119,13 +119,13 @@ def test_seed_step_and_name_matter() -> None:
 
 
 def test_equal_seeds_have_equal_masks() -> None:
-    """Two ranks of one seed train on the same texts in the same order, and drop the same places."""
+    """Two ranks with the same seed train on the same texts in the same order, with the same masks."""
     masks = StepMasks([7, 7], 0, pack([MINE, MINE]))
     assert torch.equal(rows(masks, 0), rows(masks, 1))
 
 
 def test_distinct_batches_keep_their_masks() -> None:
-    """What adapters of one seed share below their first layer is what each would have alone."""
+    """The masks shared below the first adapted layer are those that each adapter would have alone."""
     packed = pack([MINE, NEIGHBORS[0], MINE], same=[7, 8, 7])
     masks = StepMasks([7, 8, 7], 4, packed)
     below = masks.distinct()

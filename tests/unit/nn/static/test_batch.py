@@ -1,4 +1,4 @@
-"""A static batch has every text once, in few shapes, and is written and read by one table."""
+"""A static-shape batch contains every text once, has few shapes, and round-trips through one table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batches_of(lengths: Sequence[Sequence[int]]) -> list[list[Ids]]:
 
 
 def packed_from(batches: list[list[Ids]], same: Sequence[int] | None = None) -> tuple[Shape, PackedBatch]:
-    """By the way that a step takes: through one flat array."""
+    """Pack as a step does, through one flat array."""
     shape, arrays = pack(batches, same)
     table = fields(shape)
     return shape, unpack(shape, split(table, torch.from_numpy(flatten(table, arrays))))
@@ -36,7 +36,7 @@ def packed_from(batches: list[list[Ids]], same: Sequence[int] | None = None) -> 
 @often
 @given(batches_of_one_size)
 def test_every_text_is_there_once(lengths: list[list[int]]) -> None:
-    """In its adapter's rows, in order of length, with its positions; padding is zero."""
+    """Each text is in its adapter's rows, sorted by length, with its positions; padding is zero."""
     batches = batches_of(lengths)
     shape, packed = packed_from(batches)
     for k, (rows, batch) in enumerate(zip(packed.token_rows(), batches, strict=True)):
@@ -65,7 +65,7 @@ def test_buckets_have_every_text_once(lengths: list[list[int]]) -> None:
 @often
 @given(batches_of_one_size, st.lists(st.integers(0, 3), min_size=1, max_size=5))
 def test_distinct_batches(lengths: list[list[int]], keys: list[int]) -> None:
-    """Every row of the packed batch finds its token, and every text its text, among the distinct ones."""
+    """Every row and every text of the packed batch maps to its counterpart in the distinct batches."""
     keys = [key % len(lengths) for key in keys]
     chosen = batches_of(lengths)
     _, packed = packed_from([chosen[key] for key in keys], keys)
@@ -81,7 +81,7 @@ def test_distinct_batches(lengths: list[list[int]], keys: list[int]) -> None:
 
 
 def test_batches_of_similar_lengths_have_one_shape() -> None:
-    """Whatever order the texts come in: they are sorted by length."""
+    """The order of the texts does not matter, because they are sorted by length."""
     a, b = texts([3, 9, 60, 31]), texts([62, 28, 10, 5])
     assert shape_of([a]) == shape_of([b])
     assert shape_of([a]).groups == ((1, 16), (1, 16), (1, 32), (1, 64))
@@ -89,7 +89,7 @@ def test_batches_of_similar_lengths_have_one_shape() -> None:
 
 
 def test_shapes_are_few() -> None:
-    """A thousand batches of texts of emotion's lengths; each shape costs a recording."""
+    """A thousand batches with emotion's text lengths; each shape costs a recording."""
     random = np.random.default_rng(0)
     drawn = np.clip(random.gamma(3.5, 5.5, size=(1000, 32)).astype(int), 2, 87)
     shapes = [shape_of([texts(lengths)]) for lengths in drawn]
@@ -106,7 +106,7 @@ def test_no_text_is_cut(lengths: list[int]) -> None:
 
 
 def test_an_array_that_does_not_fit_the_table_is_refused() -> None:
-    """Before it shifts everything after it: a missing one, one too many, one of another shape."""
+    """Missing, extra and misshapen arrays are rejected, because they would shift everything after them."""
     shape, arrays = pack([texts([3, 9])])
     table = fields(shape)
     for wrong in (
@@ -119,7 +119,7 @@ def test_an_array_that_does_not_fit_the_table_is_refused() -> None:
 
 
 def test_the_arrays_share_the_flat_tensor() -> None:
-    """A graph reads the buffer that it was recorded with, so nothing may be copied out of it before."""
+    """A graph reads the buffer that it was recorded with, so the arrays must not be copies."""
     shape, arrays = pack([texts([3, 9])] * 2, [7, 7])
     table = fields(shape)
     flat = torch.from_numpy(flatten(table, arrays))

@@ -1,4 +1,4 @@
-"""What is recorded and when, and what happens where recording fails."""
+"""What is recorded and when, and what happens if recording fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Counted:
-    """Counts recordings; its graphs do nothing, so a result that changes was computed."""
+    """Counts recordings. Its graphs do nothing, so a result that changes was computed eagerly."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.recorded = 0
@@ -72,7 +72,7 @@ def test_where_nothing_can_be_recorded_training_goes_on() -> None:
 
 
 def test_too_little_memory_is_told() -> None:
-    """It has a remedy of its own: the bank is split."""
+    """Out of memory is handled elsewhere, by splitting the bank."""
     function = Replayed(doubled, CPU, Counted(torch.OutOfMemoryError("out of memory")))
     with pytest.raises(torch.OutOfMemoryError):
         results(function, "aa")

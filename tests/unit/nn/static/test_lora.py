@@ -1,4 +1,4 @@
-"""Stacked adapters are the adapters one by one, and their gradients go back to the right places."""
+"""Stacked adapters equal the individual adapters, and their gradients return to the right places."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULES = {"h.0.q": (3, 4), "h.0.v": (3, 2)}
 
 
 def numbered_bank() -> Bank:
-    """Rank 2 on both target modules, a linear probe, and rank 1 on one; parameter i has the value i + 1."""
+    """Rank 2 on both target modules, a linear probe, and rank 1 on one module; parameter i is i + 1."""
     specs = [
         AdapterSpec(2, 1.0, 0.5, 1, 0.2, ("h.0.q", "h.0.v")),
         AdapterSpec(0, 1.0, 0.0, 2, 0.0, ()),
@@ -51,7 +51,7 @@ def test_leaves_are_the_tensors_padded_with_zeros() -> None:
 
 
 def test_gradients_are_added_where_the_parameters_are() -> None:
-    """Each parameter's gradient is its own value; that of the padding goes nowhere."""
+    """Each parameter's gradient equals its value; the gradient of the padding is discarded."""
     bank = numbered_bank()
     stacked = StackedBank(bank)
     gradients = [leaf.detach() + 1000 * (leaf.detach() == 0) for leaf in stacked.leaves().values()]
@@ -62,7 +62,7 @@ def test_gradients_are_added_where_the_parameters_are() -> None:
 
 
 def test_scales() -> None:
-    """0 where an adapter is not on the target module; with dropout divided by what is kept."""
+    """Scales are 0 for adapters without the target module; with dropout, they are divided by 1 - rate."""
     stacked = StackedBank(numbered_bank())
     assert {name: scale.flatten().tolist() for name, scale in stacked.scales.items()} == {
         "h.0.q": [0.5, 0.0, 0.0],
@@ -73,7 +73,7 @@ def test_scales() -> None:
 
 @families
 def test_stacked_adapters_are_the_adapters_one_by_one(family: str) -> None:
-    """On one static batch with the same masks, dropout of all kinds and its scales included."""
+    """On one static-shape batch with the same masks, including all dropout and its scales."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     seeds = [spec.seed for spec in bank.specs]

@@ -1,4 +1,4 @@
-"""Hashed masks have the rate that was asked for, and depend on key, name and place alone."""
+"""Hashed masks have the requested rate, and only depend on key, name and position."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rows(masks: StepMasks, adapter: int = 0, rate: float = 0.3, name: str = "h.0
 
 
 def assert_rate(mask: Tensor, rate: float) -> None:
-    """Five standard errors around the expected share."""
+    """Five standard errors around the expected fraction."""
     error = (rate * (1 - rate) / mask.numel()) ** 0.5
     assert abs(float(mask.float().mean()) - (1 - rate)) < 5 * error
 
@@ -65,7 +65,7 @@ def test_a_rate_for_each_adapter() -> None:
 
 
 def test_places_are_independent() -> None:
-    """Neighbors in every direction agree as often as by chance: columns, rows, names, heads, texts."""
+    """Adjacent elements agree as often as by chance, across columns, rows, names, heads and texts."""
     masks = masks_of([texts([50] * 40)], [7])
     mask, other = rows(masks, rate=0.5), rows(masks, rate=0.5, name="elsewhere")
     dense = masks.attention("h.0.attn", 4, 0.5, pooled=False)[0]  # (texts, heads, queries, keys)
@@ -83,7 +83,7 @@ def test_places_are_independent() -> None:
 
 
 def test_masks_of_a_thousand_steps_are_independent() -> None:
-    """The share of ones in a mask varies from step to step as a binomial share does."""
+    """The fraction of ones in a mask varies over steps like a binomial fraction."""
     shares = np.array([float(rows(masks_of([MINE], [7], step)).float().mean()) for step in range(1000)])
     numbers = rows(masks_of([MINE], [7])).numel()
     expected = (0.3 * 0.7 / numbers) ** 0.5
@@ -92,7 +92,7 @@ def test_masks_of_a_thousand_steps_are_independent() -> None:
 
 
 def test_what_they_depend_on() -> None:
-    """Seed, step and name; neither the neighbors nor the padding, nor the width of a length bucket."""
+    """Masks depend on seed, step and name, but not on other adapters, padding or bucket widths."""
     alone, among = masks_of([MINE], [7]), masks_of([LONGER, MINE], [8, 7])
     real = sum(len(text) for text in MINE)
     assert torch.equal(rows(alone)[:real], rows(among, 1)[:real])
@@ -122,7 +122,7 @@ def test_masks_drawn_together_are_those_drawn_alone(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_text_has_masks_of_its_own() -> None:
-    """Two texts agree as often as by chance, in one length bucket or in two."""
+    """Two texts agree as often as by chance, in the same length bucket or in different ones."""
     buckets = masks_of([texts([50] * 40)], [7]).attention("h.0.attn", 2, 0.5, pooled=False)
     firsts = [bucket[0] for bucket in buckets]  # (heads, queries, width)
     for a, b in combinations(firsts, 2):
@@ -131,7 +131,7 @@ def test_every_text_has_masks_of_its_own() -> None:
 
 @pytest.mark.parametrize("width", [WIDTH, 33])
 def test_a_micro_batch_has_the_masks_of_its_whole_batch(width: int) -> None:
-    """Row by row and text by text, for texts from anywhere in the batch; an odd width too."""
+    """By row and by text, for texts from anywhere in the batch, and for odd widths."""
     batch = sorted(texts([5, 20, 1, 9, 33], seed=3), key=len)
     starts = np.cumsum([0, *map(len, batch)])
     chosen = [1, 2, 4]
@@ -157,5 +157,5 @@ def test_a_micro_batch_has_the_masks_of_its_whole_batch(width: int) -> None:
 
 
 def by_text(masks: StepMasks) -> list[Tensor]:
-    """The attention masks (heads, queries, width) of one adapter's texts, in order of length."""
+    """The attention masks (heads, queries, width) of one adapter's texts, sorted by length."""
     return [mask for bucket in masks.attention("h.0.attn", 2, 0.5, pooled=False) for mask in bucket]

@@ -1,4 +1,4 @@
-"""A step on static batches computes what a ragged one does, by graph and in micro-batches too."""
+"""A step on static-shape batches equals a ragged step, also with graphs and micro-batches."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tests.training import train
 from tests.unit.nn import models
 
 ONE, OTHER = models.texts([9, 30, 1, 17], seed=1), models.texts([20, 2, 40, 5], seed=2)
-BATCHES = [ONE, OTHER, ONE]  # of `unlike`: adapters of one seed see the same texts
+BATCHES = [ONE, OTHER, ONE]  # seeds of `unlike`; adapters with the same seed see the same texts
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0])
 families = pytest.mark.parametrize("family", models.FAMILIES)
 
 
 def targets_of(batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Labels that follow from the texts, so that they move with them."""
+    """Labels derived from the texts, so that they are reordered with them."""
     return [np.array([int(text.sum()) % models.CLASSES for text in batch]) for batch in batches]
 
 
 def unlike(backbone: Backbone, dropout: float = 0.0) -> list[AdapterSpec]:
-    """Adapters that differ in rank, scale, rate, targets and, but for two of them, in their seed."""
+    """Adapters that differ in rank, scale, dropout rate, targets and, except for two, seed."""
     return [
         models.spec(backbone, 2, seed=7, dropout=dropout, scale=0.8),
         models.spec(backbone, 5, seed=8, targets=["all-linear"]),
@@ -48,7 +48,7 @@ def unlike(backbone: Backbone, dropout: float = 0.0) -> list[AdapterSpec]:
 def done(
     step: TrainingStep, bank: Bank, batches: list[list[Ids]], number: int = 3
 ) -> tuple[Tensor, list[Tensor]]:
-    """Losses, and each adapter's gradient."""
+    """Losses and each adapter's gradient."""
     bank.grad.zero_()
     losses = step(batches, targets_of(batches), number).clone()
     return losses, [bank.grad[segment].clone() for segment in bank.segments]
@@ -57,7 +57,7 @@ def done(
 @families
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_losses_and_gradients_are_those_of_a_ragged_step(family: str, weights: Tensor | None) -> None:
-    """Without dropout, since the masks come from other generators."""
+    """Without dropout, because the masks come from different generators."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone))
     losses, grads = done(StaticStep(backbone, bank, weights, base_dropout=False), bank, BATCHES)
@@ -68,7 +68,7 @@ def test_losses_and_gradients_are_those_of_a_ragged_step(family: str, weights: T
 
 @families
 def test_adapters_of_the_last_layer_and_linear_probes(family: str) -> None:
-    """The layers below them run once for each different batch."""
+    """The layers below the adapters run once per distinct batch."""
     backbone = models.backbone(family)
     for specs in (
         [models.spec(backbone, rank, seed=7, targets=list(backbone.modules())[-3:]) for rank in (1, 4)],
@@ -85,7 +85,7 @@ def test_adapters_of_the_last_layer_and_linear_probes(family: str) -> None:
 @families
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_adapter_is_the_same_alone_and_in_a_bank(family: str, place: int) -> None:
-    """With all dropout on, though its neighbors change the padding and the widths of the buckets."""
+    """With all dropout on, even though the other adapters change the padding and the bucket widths."""
     backbone = models.backbone(family)
     specs = unlike(backbone, dropout=0.4)
     bank, alone = models.trained_bank(backbone, specs), models.trained_bank(backbone, [specs[place]])
@@ -120,7 +120,7 @@ def test_a_neighbor_that_is_no_number_changes_nothing(family: str) -> None:
 
 
 class Recorder:
-    """Stands in for a CUDA device: a graph that runs what was recorded, on its own tensors."""
+    """Replaces a CUDA graph: reruns the recorded function on its own tensors."""
 
     def __init__(self) -> None:
         self.replays = 0
@@ -158,7 +158,7 @@ def test_a_replayed_step_is_the_step(family: str) -> None:
 
 @families
 def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer sees the same gradients; an epoch's last batch is smaller, so it has another shape."""
+    """The optimizer gets the same gradients; an epoch's last batch is smaller, so its shape differs."""
     backbone = models.backbone(family)
     texts = models.texts([(7 * i) % 30 + 1 for i in range(22)], seed=4)
     (labels,) = targets_of([texts])
@@ -190,7 +190,7 @@ def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) 
 def test_micro_batches_have_the_gradients_of_the_batch(
     family: str, weights: Tensor | None, micro_batches: int
 ) -> None:
-    """With all dropout on. Four texts, so 9 means 4, and 3 are not of equal size."""
+    """With all dropout on. With four texts, 9 micro-batches become 4, and 3 are of unequal size."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     expected, theirs = done(StaticStep(backbone, bank, weights, base_dropout=True), bank, BATCHES)
@@ -201,7 +201,7 @@ def test_micro_batches_have_the_gradients_of_the_batch(
 
 
 def test_micro_batches_below_the_first_adapted_layer() -> None:
-    """There the distinct batches are computed, whose masks are numbered by the whole batch as well."""
+    """The distinct batches use masks numbered by the whole batch, too."""
     backbone = models.backbone("gpt2")
     targets = list(backbone.modules())[-3:]
     specs = [models.spec(backbone, rank, seed=7, dropout=0.3, targets=targets) for rank in (1, 4)]
@@ -214,7 +214,7 @@ def test_micro_batches_below_the_first_adapted_layer() -> None:
 
 
 def test_a_recorded_micro_batch_is_the_micro_batch() -> None:
-    """Each micro-batch's numbers are data: a graph that had them built in would repeat the first's."""
+    """The micro-batch's indices are inputs of the graph; as constants, they would repeat the first's."""
     backbone = models.backbone("gpt2")
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     batches = [models.texts([9, 9, 9, 9], seed=k) for k in (1, 2)]
@@ -230,7 +230,7 @@ def test_a_recorded_micro_batch_is_the_micro_batch() -> None:
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
 def test_a_cuda_device_has_static_steps_only(monkeypatch: pytest.MonkeyPatch, micro_batches: int) -> None:
-    """Falling back to micro-batches in mid-run must not change the generator of the dropout masks."""
+    """Switching to micro-batches during a run must not change the dropout mask generator."""
     backbone = models.backbone("gpt2")
     bank = models.bank(backbone, [models.spec(backbone, 2)])
     monkeypatch.setattr(training, "CudaRecorder", lambda device: None)
@@ -242,7 +242,7 @@ def test_a_cuda_device_has_static_steps_only(monkeypatch: pytest.MonkeyPatch, mi
 
 
 class Noted:
-    """Stands in for a constructor."""
+    """Replaces a constructor."""
 
     def __call__(self, *arguments: Any) -> None:
         self.arguments = arguments
