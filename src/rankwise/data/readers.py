@@ -88,9 +88,7 @@ def open_table(path: Path, *, labeled: bool = True) -> Iterator[Table]:
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except FileNotFoundError:
-        raise origin.error(
-            "no such file", hint="check the spelling and the current directory"
-        ) from None
+        raise origin.error("no such file", hint="check the spelling and the current directory") from None
     except OSError as error:
         raise origin.error(f"the file cannot be read: {error.strerror or first_line(error)}") from None
 

@@ -94,7 +94,7 @@ class LlamaConfig(ModelConfig):
 
     @property
     def qkv_bias(self) -> bool:
-        """Whether the query, key and value projections have biases."
+        """Whether the query, key and value projections have biases."""
         return self.attention_bias
 
     @property
