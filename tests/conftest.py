@@ -1,4 +1,4 @@
-"""Made once for all tests: two tiny base models, labeled files, a finished run."""
+"""Session fixtures: two tiny base models, labeled files, a finished run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path, data_folder: Path) -> RunFolder:
-    """A finished run of ranks 0, 1 and 4 on the tiny GPT-2. Not to be changed."""
+    """A finished run of ranks 0, 1 and 4 on the tiny GPT-2. Read-only."""
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "tiny")
     sweep(tiny.recipe(gpt2_base, data_folder), folder.path)
     return folder
@@ -39,11 +39,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path, data_folder: 
 
 @pytest.fixture(scope="session")
 def adapter(run: RunFolder) -> Path:
-    """The rank-4 adapter of the run. Not to be changed."""
+    """The rank-4 adapter of the run. Read-only."""
     return run.adapters / "r4-s110"
 
 
 @pytest.fixture(scope="session")
 def classifier(adapter: Path) -> Classifier:
-    """The rank-4 adapter, ready."""
+    """The rank-4 adapter, loaded as a classifier."""
     return Classifier.load(adapter, device="cpu", precision="float32")

@@ -1,4 +1,4 @@
-"""The dataset dair-ai/emotion, where it lies beside this repository or where RANKWISE_EMOTION says."""
+"""Location of the dataset dair-ai/emotion: RANKWISE_EMOTION, or a folder next to this repository."""
 
 from __future__ import annotations
 

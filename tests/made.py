@@ -1,4 +1,4 @@
-"""Run folders made up from numbers, in the form that a sweep writes: many ranks and seeds at no cost."""
+"""Synthetic run folders in a sweep's format: many ranks and seeds without training."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def made_run(
 def _logits(
     rng: np.random.Generator, accuracy: float, targets: NDArray[Any], noisy: NDArray[Any], classes: int
 ) -> NDArray[np.float32]:
-    """(texts, classes): right as often as asked, surer where right; noisy labels are never met."""
+    """(texts, classes) logits with a given accuracy, more confident if correct; noisy labels always fail."""
     confused = (targets + 1 + (rng.random(len(targets)) < 0.3)) % classes
     right = (rng.random(len(targets)) < accuracy / (1 - noisy.mean())) & ~noisy
     chosen = np.where(right, targets, np.where(noisy, (targets + 1) % classes, confused))

@@ -1,4 +1,4 @@
-"""What tests run on: base models of a few thousand random numbers, and texts that a keyword tells apart."""
+"""Test data: base models with a few thousand random parameters, and texts classified by a keyword."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ END = "<|endoftext|>"
 
 
 def rows(number: int, seed: int, labels: tuple[str, ...] = LABELS) -> Rows:
-    """So many texts, the labels in turn; each ends with a keyword of its label."""
+    """Texts with alternating labels; each text ends with a keyword of its label."""
     draw = random.Random(seed)
     chosen = [labels[i % len(labels)] for i in range(number)]
     return [(f"{draw.choice(OPENINGS)} {draw.choice(KEYWORDS[label])}", label) for label in chosen]
@@ -53,7 +53,7 @@ def data_folder(folder: Path, splits: tuple[str, ...] = tuple(SIZES)) -> Path:
 
 
 def gpt2(folder: Path) -> Path:
-    """A GPT-2 without a pad token, as OpenAI's. Its dropouts are the usual 0.1."""
+    """A GPT-2 without a pad token, like OpenAI's. Dropout is the default 0.1."""
     size = _tokenizer(folder, {})
     torch.manual_seed(1)
     config = GPT2Config(
@@ -92,7 +92,7 @@ def llama(folder: Path) -> Path:
 
 
 def recipe(base: Path, data: Path, **changes: Any) -> Recipe:
-    """A recipe that takes a second."""
+    """A recipe that runs in about a second."""
     values: dict[str, Any] = {
         "base": str(base),
         "data": str(data),
@@ -111,7 +111,7 @@ def recipe(base: Path, data: Path, **changes: Any) -> Recipe:
 
 
 def _tokenizer(folder: Path, extra: dict[str, str]) -> int:
-    """Write a byte-level BPE vocabulary; its size."""
+    """Write a byte-level BPE vocabulary and return its size."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""A trainer on given texts, for tests that train without a sweep."""
+"""Trainers on given texts, for tests that train without a sweep."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trainer(
     weights: NDArray[np.float32] | None = None,
     **settings: Any,
 ) -> Trainer:
-    """A trainer whose bank starts with the numbers of this one."""
+    """A trainer whose bank is initialized with this bank's weights."""
     data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], weights)
     made = Trainer(backbone, bank.specs, data, Recipe(**{**SMALL, **settings}).train)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def trainer(
 def train(
     backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: NDArray[np.int64], /, **settings: Any
 ) -> list[StepResult]:
-    """Train a bank to the end, and give what every step said. The bank holds the result."""
+    """Train a bank in place to the end, and return the results of all steps."""
     making = trainer(backbone, bank, texts, targets, **settings)
     steps = []
     while not making.done:

@@ -1,15 +1,15 @@
-"""What can go wrong, as one tree.
+"""Exception hierarchy.
 
-Every error that a user can cause or meet carries a message (what, where), a hint (what to do) and the
-exit status of the command line::
+Every error that a user can cause or run into has a message (what and where), a hint (what to do) and an
+exit status for the command line::
 
-    RankwiseError          1   anything below
+    RankwiseError          1   base class
     ├── UsageError         2   an option, recipe or argument that cannot be used
     ├── DataError          3   a text or label file that cannot be used: file, line, column
     ├── ModelError         4   a base model or adapter that cannot be used
     ├── Unreachable        5   the Hub, or another service, did not answer
     ├── ResourceError      6   out of memory or disk
-    └── TrainingError      7   the loss, a gradient or a weight is no longer a number
+    └── TrainingError      7   the loss, a gradient or a weight is not finite
 
 Status 70 is an error in rankwise itself, 130 and 143 are Ctrl-C and SIGTERM.
 """
@@ -21,7 +21,7 @@ from reprlib import repr as brief
 
 
 class RankwiseError(Exception):
-    """An error with a message for people. ``str(error)`` is the message, then a ``hint:`` line."""
+    """An error with a user-facing message. ``str(error)`` is the message, then a ``hint:`` line."""
 
     exit_status: int = 1
 
@@ -43,9 +43,9 @@ class UsageError(RankwiseError):
 class DataError(RankwiseError):
     """A text or label file that cannot be used.
 
-    The message begins with ``file:line:`` (or ``file:``), as compilers do, so that editors
-    can jump to it, and ends with the column's name where it is about one. ``line`` counts from 1,
-    header included.
+    The message starts with ``file:line:`` (or ``file:``) like a compiler's, so that editors can jump
+    to it, and ends with the column name if there is one. ``line`` counts from 1, including the
+    header.
     """
 
     exit_status = 3
@@ -86,6 +86,6 @@ class ResourceError(RankwiseError):
 
 
 class TrainingError(RankwiseError):
-    """The loss, a gradient or a weight is no longer a number."""
+    """The loss, a gradient or a weight is not finite."""
 
     exit_status = 7

@@ -1,4 +1,4 @@
-"""What this machine can do: device, precision, free memory."""
+"""Hardware detection: device, precision, free memory, cores."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _NO_LIMIT = 1 << 62
 
 
 def device(name: str) -> torch.device:
-    """The device of a recipe's name; `auto` takes CUDA, then MPS, then the CPU.
+    """The torch device for a recipe's device name; `auto` prefers CUDA, then MPS, then the CPU.
 
     Raises:
-        UsageError: there is no such device, or not on this machine.
+        UsageError: the name is invalid, or this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if not re.fullmatch("(cpu|cuda|mps)(:[0-9]+)?", name):
-        raise UsageError(f"no device {name!r}", hint="give auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"unknown device {name!r}", hint="use auto, cpu, cuda, cuda:N or mps")
     if (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
@@ -33,10 +33,10 @@ def device(name: str) -> torch.device:
 
 
 def dtype(precision: str, on: torch.device) -> torch.dtype:
-    """The precision of matrix products; `auto` is bfloat16 where the device multiplies it natively.
+    """The dtype of matrix products; `auto` is bfloat16 if the device supports it natively.
 
     Raises:
-        UsageError: the name is none of auto, bfloat16 and float32.
+        UsageError: the name is not auto, bfloat16 or float32.
     """
     match precision:
         case "auto":
@@ -45,11 +45,11 @@ def dtype(precision: str, on: torch.device) -> torch.dtype:
             return torch.bfloat16
         case "float32":
             return torch.float32
-    raise UsageError(f"no precision {precision!r}", hint="give auto, bfloat16 or float32")
+    raise UsageError(f"unknown precision {precision!r}", hint="use auto, bfloat16 or float32")
 
 
 def bfloat16_by(on: torch.device) -> str:
-    """What multiplies bfloat16 natively there, such as avx512_bf16; empty where nothing does."""
+    """The device's native bfloat16 support, such as avx512_bf16; empty if it has none."""
     if on.type == "cuda":
         return "cuda" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     if on.type == "cpu":
@@ -59,12 +59,12 @@ def bfloat16_by(on: torch.device) -> str:
 
 
 def number_bytes(precision: str, name: str) -> int:
-    """Bytes of a number in matrix products of a recipe's precision and device, in planning.
+    """Bytes per number in matrix products, for planning.
 
-    A device that this machine does not have is planned for as well; `auto` is bfloat16 on it.
+    The device need not exist on this machine; `auto` precision then means bfloat16.
 
     Raises:
-        UsageError: the precision is none of auto, bfloat16 and float32.
+        UsageError: the precision is not auto, bfloat16 or float32.
     """
     try:
         return dtype(precision, device(name)).itemsize
@@ -73,13 +73,13 @@ def number_bytes(precision: str, name: str) -> int:
 
 
 def limits_kernels() -> bool:
-    """Whether the environment limits how many compiled products oneDNN keeps, as the command line has it."""
+    """Whether the environment limits oneDNN's cache of compiled kernels, as the command line does."""
     capacity = os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
     return capacity.isdecimal() and int(capacity) <= 256
 
 
 def free_memory(on: torch.device) -> int:
-    """Bytes that this process may still take on the device."""
+    """Bytes that this process can still allocate on the device."""
     if on.type == "cuda":
         return torch.cuda.mem_get_info(on)[0]
     if on.type == "mps":
@@ -90,41 +90,41 @@ def free_memory(on: torch.device) -> int:
 
 
 def _container_limit() -> int:
-    """Bytes left under a Linux control group's limit, which the machine's own figures do not show."""
+    """Bytes left under the Linux cgroup's memory limit, which system-wide figures do not reflect."""
     try:
         with open(f"{_GROUP}/memory.max") as limit, open(f"{_GROUP}/memory.current") as used:
             return int(limit.read()) - int(used.read())
-    except (OSError, ValueError):  # no such group, or "max"
+    except (OSError, ValueError):  # no cgroup, or "max"
         return _NO_LIMIT
 
 
 def is_limited() -> bool:
-    """Whether a container's limit, not the machine, says how much memory there is."""
+    """Whether a container limits this process's memory."""
     return _container_limit() < _NO_LIMIT
 
 
 def cores() -> int:
-    """Logical cores that this process may run on."""
+    """Logical cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota() -> float:
-    """Cores' worth of time that a Linux control group leaves this process; infinite without a limit."""
+    """The Linux cgroup's CPU quota, in cores; infinite without a limit."""
     try:
         with open(f"{_GROUP}/cpu.max") as file:
             quota, period = file.read().split()
         return int(quota) / int(period)
-    except (OSError, ValueError):  # no such group, or "max"
+    except (OSError, ValueError):  # no cgroup, or "max"
         return math.inf
 
 
 def threads() -> int:
-    """Threads that torch computes with; as many as this process may run on."""
+    """Threads that torch uses, capped at the cores available to this process."""
     return min(torch.get_num_threads(), cores())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no more memory, on the device or on the host."""
+    """Whether an error reports that device or host memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = ("can't allocate memory", "not enough memory", "out of memory")

@@ -1,7 +1,7 @@
-"""What the Hub's clients say when something goes wrong, sorted once for models and datasets.
+"""Classification of errors from the Hub's clients, shared by models and datasets.
 
-Either the Hub could not be reached, or it answered and said no, or this machine's disk said no. What is none
-of these is a mistake in a program, and passes through as what it is.
+An error means that the Hub is unreachable, that the Hub refused the request, or that the local disk failed.
+Anything else is a bug and propagates unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rankwise.errors import RankwiseError, ResourceError, UsageError
 from rankwise.store import files
 
 TRY_LATER = (429, 500, 502, 503, 504)
-"""HTTP statuses of a server that is in trouble or busy."""
+"""HTTP statuses that indicate a busy or failing server."""
 MISTAKES = (
     TypeError,
     AttributeError,
@@ -23,11 +23,11 @@ MISTAKES = (
     LookupError,
     NotImplementedError,
 )
-"""Exceptions of programs, ours or a library's, that no network causes."""
+"""Exceptions that indicate a bug, in rankwise or a library, and not a network error."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error, or what led to it, is the network's or the server's fault."""
+    """Whether an error or one of its causes is a network or server failure."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 
@@ -35,7 +35,7 @@ def is_outage(error: BaseException) -> bool:
     for each in _causes(error):
         if isinstance(each, MISTAKES):
             return False
-        if isinstance(each, HfHubHTTPError):  # a ClientError too, but the server did answer
+        if isinstance(each, HfHubHTTPError):  # also a ClientError, but the server did answer
             if each.response.status_code in TRY_LATER:
                 return True
         elif isinstance(each, outages):
@@ -44,22 +44,22 @@ def is_outage(error: BaseException) -> bool:
 
 
 def disk_error(name: str, error: BaseException) -> RankwiseError | None:
-    """What to say where this machine's disk is the reason; None where it is not."""
+    """The error to raise if the local disk is the cause, else None."""
     for each in _causes(error):
         if isinstance(each, OSError) and each.errno in files.OUT_OF_ROOM:
-            return ResourceError(f"{name}: cannot be fetched: {each}", hint="free some room, or move HF_HOME")
+            return ResourceError(f"{name}: cannot be fetched: {each}", hint="free disk space or move HF_HOME")
         if isinstance(each, PermissionError):
-            return UsageError(f"{name}: cannot be fetched: {each}", hint="set HF_HOME to a folder of yours")
+            return UsageError(f"{name}: cannot be fetched: {each}", hint="set HF_HOME to a writable folder")
     return None
 
 
 def reason(error: BaseException) -> str:
-    """An error's first line, or its class where it says nothing."""
+    """The first line of an error's message, or its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it, each once: a library may raise an error from itself."""
+    """The error and its chain of causes. Cycles are broken: a library may raise an error from itself."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,15 +1,15 @@
-"""What training takes of memory, from a model's shape.
+"""Estimate the memory that training needs, from a model's shape.
 
-The peak of the whole process on a CPU, as a sum::
+The peak memory of the whole process on a CPU is a sum::
 
-    process                         Python, torch, the tokenizer, compiled products
+    process                         Python, torch, the tokenizer, compiled kernels
   + weights                         embeddings float32, linear layers twice from the first adapted layer on
-  + 1.4 * (kept + working)          what all layers keep for the backward pass, and what one computes with
-  + 20 bytes a trained number       itself, its gradient, two moments of Adam, a copy
+  + 1.4 * (kept + working)          activations of all layers for the backward pass, and one layer's workspace
+  + 20 bytes per trained parameter  the value, its gradient, two Adam moments, a copy
 
-The 1.4 and the process are fitted to measured runs (`bench/memory.py`, docs/records). The estimate lies
-between 5 % below and 35 % above them and above others that nothing was fitted to. A GPU needs less, as it
-keeps weights in one layout and neither Python nor torch.
+The factor 1.4 and the process size are fitted to measured runs (`bench/memory.py`, docs/records). The
+estimate is between 5 % below and 35 % above the peaks of those runs, and above the peaks of held-out runs.
+A GPU needs less: it stores weights in one layout and holds neither Python nor torch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from rankwise.nn.bank import AdapterSpec, tensor_shapes
 from rankwise.nn.batch import MAX_BUCKET_SCORES
 
 PROCESS_BYTES = 650_000_000
-"""What Python, torch, the tokenizer and the compiled products take that the command line lets be kept."""
+"""Memory of Python, torch, the tokenizer and the compiled kernels, within the command line's kernel limit."""
 KERNEL_BYTES = 1_000_000_000
-"""What compiled products take beyond that where nothing limits them, as in a program of the user's own: 0.5
-to 1.1 GB more were measured after 20 to 40 steps (docs/log.md)."""
+"""Additional memory of compiled kernels without that limit, as when rankwise is used as a library. After 20
+to 40 steps, 0.5 to 1.1 GB were measured (docs/log.md)."""
 HOLES = 1.4
-"""What a process holds for each byte that a step needs: a freed block seldom has the size asked for next."""
+"""Allocator overhead: bytes held per byte needed, as freed blocks rarely fit the next allocation."""
 BUCKET_SHARE = 1.25
-"""Rows of attention's length buckets for each token of a packed batch, at the lengths of short texts."""
+"""Rows of attention's length buckets per token of a packed batch, for short texts."""
 BUCKET_STEP = 8
-"""By how much a length bucket is wider than a text is long, at most, at the lengths of short texts."""
+"""Maximum padding of a text in its length bucket, for short texts."""
 
 
 def expected_memory(
@@ -43,25 +43,25 @@ def expected_memory(
     number_bytes: int = 2,
     base_dropout: bool = True,
 ) -> int:
-    """Bytes of the whole process at the peak of training on a CPU.
+    """Peak memory of the whole process during training on a CPU, in bytes.
 
-    Compiled products are counted as this process's environment limits them: a program that uses rankwise
-    without the limits of the command line needs more (`hardware.limits_kernels`).
+    The estimate includes compiled kernels as limited by this process's environment: a program that uses
+    rankwise as a library, without the command line's limits, needs more (`hardware.limits_kernels`).
 
     Args:
         bank: the adapters that train together.
         config: the base model's shape.
-        batch: texts of one adapter in a step.
-        length: their mean tokens in the longest batch.
-        number_bytes: bytes of a number in matrix products; 2 for bfloat16.
+        batch: texts per adapter and step.
+        length: mean tokens per text in the longest batch.
+        number_bytes: bytes per number in matrix products; 2 for bfloat16.
         base_dropout: whether the base model's own dropout is active.
     """
     texts, widest = batch * len(bank), max(bank, key=lambda spec: len(spec.modules))
     linear = sum(n_in * n_out for n_in, n_out in config.module_shapes().values())
     depth = config.layers - config.layer_of(widest.modules[0]) if widest.modules else 0
-    # Embeddings stay float32. Linear weights have a layout of their own for the backward pass.
+    # Embeddings stay float32. The backward pass uses a second copy of linear weights in another layout.
     weights = 4 * (config.parameters() - linear) + number_bytes * linear * (1 + depth / config.layers)
-    # Of the last layer's tokens only each text's last one goes on to the MLP.
+    # In the last layer, the MLP sees only the last token of each text.
     kept = texts * length * max(0.0, depth - 0.5) * _kept(widest, config, length, number_bytes, base_dropout)
     step = kept + _working(config, texts, length, number_bytes)
     trained = sum(trained_parameters(spec, config, classes=2) for spec in bank)
@@ -70,7 +70,7 @@ def expected_memory(
 
 
 def trained_parameters(spec: AdapterSpec, config: ModelConfig, classes: int) -> int:
-    """Numbers that an adapter trains: its factors and its score head."""
+    """Trainable parameters of an adapter: its low-rank factors and its score head."""
     shapes = tensor_shapes(spec, config.module_shapes(), config.d_model, classes)
     return sum(map(math.prod, shapes.values()))
 
@@ -78,7 +78,7 @@ def trained_parameters(spec: AdapterSpec, config: ModelConfig, classes: int) -> 
 def _kept(
     spec: AdapterSpec, config: ModelConfig, length: float, number_bytes: int, base_dropout: bool
 ) -> float:
-    """Bytes that a layer keeps of a token for the backward pass."""
+    """Bytes per token that a layer keeps for the backward pass."""
     layer, shapes = config.layer_memory(), config.layer_shapes()
     last = f"{config.layer_name.format(config.layers - 1)}."
     adapted = [module.removeprefix(last) for module in spec.modules if module.startswith(last)]
@@ -86,8 +86,8 @@ def _kept(
     masks = layer.masks if base_dropout else 0
     if spec.dropout:
         masks += sum(shapes[module][0] for module in adapted)
-    # In the precision of matrix products: what adapters read, the heads with what fills up their length
-    # buckets, what the activation needs, and attention's weights.
+    # In the precision of matrix products: adapter inputs, heads padded to their length buckets, the
+    # activation's inputs, and attention weights.
     numbers = sum(read.values()) + BUCKET_SHARE * layer.heads + layer.activation
     weight = number_bytes + (layer.attention_masks if base_dropout else 0)
     scores = config.heads * (length + BUCKET_STEP) * weight
@@ -95,7 +95,7 @@ def _kept(
 
 
 def _working(config: ModelConfig, texts: int, length: float, number_bytes: int) -> float:
-    """Bytes of what one layer computes with, beside what it keeps."""
+    """Bytes of one layer's temporary workspace, in addition to what it keeps."""
     layer = config.layer_memory()
     token = 4 * 4 * config.d_model + 3 * number_bytes * max(layer.widest, layer.heads)
     pairs = min(texts * (length + BUCKET_STEP) ** 2, MAX_BUCKET_SCORES)

@@ -1,6 +1,6 @@
-"""Stage 2: a recipe -> adapters, banks, steps, parameter table, expected memory.
+"""Stage 2: plan a recipe's adapters, banks, steps, parameter counts and expected memory.
 
-A plan needs no weights and no network for the known bases: the arithmetic of a model's shape is
+Planning for the built-in base models needs neither weights nor a network: the config's shapes are
 enough.
 """
 
@@ -22,8 +22,8 @@ from rankwise.recipe import Recipe
 PROBE = "linear-probe"
 """Name of the linear probe among a run's adapters."""
 SPREAD = 2.4
-"""The longest batch of an epoch lies this far over the mean, for batches of one text; the root of the
-batch size divides it. Measured on dair-ai/emotion (docs/log.md)."""
+"""Relative excess of an epoch's longest batch over the mean length, for batches of one text. It shrinks
+with the square root of the batch size. Measured on dair-ai/emotion (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class PlannedAdapter:
     trainable_params: int
     total_params: int  # as PEFT's print_trainable_parameters counts them
     trainable_percent: float  # of total_params
-    merged_params: int  # of the classifier once the adapter is merged
-    bank: int  # which pass of the sweep trains it, from 1
+    merged_params: int  # parameters of the classifier after merging the adapter
+    bank: int  # index of the bank that trains it, from 1
 
 
 @dataclass(frozen=True)
@@ -49,31 +49,31 @@ class Plan:
     rows: tuple[PlannedAdapter, ...]
     banks: tuple[tuple[AdapterSpec, ...], ...]
     steps: int | None  # optimizer steps of each adapter; None while the data is unknown
-    tokens: int | None  # tokens that each adapter is trained on
-    memory_bytes: int  # expected peak of the largest bank, weights included
-    probe: AdapterSpec | None = None  # the linear probe, where it is a baseline; it has no row
+    tokens: int | None  # training tokens of each adapter; None while the data is unknown
+    memory_bytes: int  # expected peak of the largest bank, including weights
+    probe: AdapterSpec | None = None  # the linear probe if it is a baseline; it has no row
 
     @property
     def names(self) -> list[str]:
-        """The adapters' names, in the order of the rows."""
+        """The adapters' names, in row order."""
         return [row.name for row in self.rows]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One object a row, as `rankwise plan --json` prints them."""
+        """One object per row, as printed by `rankwise plan --json`."""
         shared = {"steps": self.steps, "tokens": self.tokens, "memory_bytes": self.memory_bytes}
         return [asdict(row) | shared for row in self.rows]
 
 
 def adapters(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[str]) -> list[AdapterSpec]:
-    """Every adapter of a recipe, ranks within seeds.
+    """All adapters of a recipe, ordered by seed, then rank.
 
     Args:
         recipe: what to train.
         modules: the backbone's linear layers, in order.
-        default_targets: what the family adapts where the recipe does not say.
+        default_targets: the family's targets if the recipe sets none.
 
     Raises:
-        UsageError: a target names no linear layer, or none in the last layers that were asked for.
+        UsageError: a target matches no linear layer, or none within `last_layers`.
     """
     chosen = match_modules(modules, recipe.lora.targets or default_targets)
     if recipe.lora.last_layers:
@@ -96,7 +96,7 @@ def adapters(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[s
 
 
 def probe_of(recipe: Recipe) -> AdapterSpec | None:
-    """The linear probe, a trained head on the frozen base, where the recipe has it as a baseline."""
+    """The linear probe (a trained head on the frozen base), or None if it is not a baseline."""
     if not recipe.train.baselines or 0 in recipe.lora.ranks:
         return None
     alpha, seed = recipe.lora.alpha_of(0), recipe.train.seeds[0]
@@ -120,14 +120,14 @@ def make(
     Args:
         recipe: what to train.
         config_json: the base model's config.json.
-        has_pad_token: False where PEFT's users must add a pad token, whose row PEFT's total counts.
+        has_pad_token: False if PEFT users must add a pad token, whose embedding PEFT's total includes.
         classes: number of labels.
-        texts: training texts, where known.
-        tokens_per_text: their mean length, where known.
-        memory_bytes: what one bank may take, weights included; None for no limit.
-        number_bytes: bytes of a number in matrix products; 2 for bfloat16.
-        decided: adapters' names, bank by bank, where a run goes on: those banks come first and stay as
-            they are, and what the recipe has besides is split into further ones.
+        texts: number of training texts, if known.
+        tokens_per_text: mean length of the training texts, if known.
+        memory_bytes: memory limit of a bank, including weights; None for no limit.
+        number_bytes: bytes per number in matrix products; 2 for bfloat16.
+        decided: adapter names of each existing bank when a run is resumed. These banks come first and
+            are not changed; the remaining adapters are split into further banks.
 
     Raises:
         ModelError: the base model is not supported.
@@ -137,7 +137,7 @@ def make(
     if recipe.train.max_length > config.max_positions:
         raise UsageError(
             f"max_length {recipe.train.max_length}: {recipe.base} has {config.max_positions} positions",
-            hint=f"give --max-length {config.max_positions} or less",
+            hint=f"use --max-length {config.max_positions} or less",
         )
     specs = adapters(recipe, list(config.module_shapes()), family_of(config_json).default_targets)
     longest = (tokens_per_text or recipe.train.max_length) * (1 + SPREAD / math.sqrt(recipe.train.batch_size))
@@ -180,7 +180,7 @@ def _rows(
     head = classes * config.d_model
     for spec in specs:
         trainable = trained_parameters(spec, config, classes)
-        # PEFT counts the head twice, the original and the trained copy, and the row of an added pad token.
+        # PEFT counts the head twice (original and trained copy), plus the embedding of an added pad token.
         total = config.parameters() + (0 if has_pad_token else config.d_model) + head + trainable
         merged = config.parameters() + head
         share = 100 * trainable / total
@@ -192,7 +192,10 @@ def _split(
     estimate: Callable[[Sequence[AdapterSpec]], int],
     memory_bytes: int | None,
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
-    """Banks that fit the memory. Heads alone go together: their bank needs no backward pass."""
+    """Split adapters into banks that fit in memory.
+
+    Linear probes (rank 0) form their own banks, which need no backward pass through the backbone.
+    """
     banks: list[list[AdapterSpec]] = []
     for group in ([s for s in specs if not s.rank], [s for s in specs if s.rank]):
         full = True

@@ -1,10 +1,11 @@
-"""Every JSON file that rankwise writes, as types.
+"""Schemas of the JSON files that rankwise writes.
 
-results.json holds `Results`, timing.json `Timing`, data.json `DataReport`. `rankwise compare --json` prints a
-`Comparison`, `rankwise runs --json` a list of `RunSummary`. results.json is byte-identical whenever the same
-recipe runs on the same machine. What differs from run to run, such as seconds, is in timing.json.
+results.json contains `Results`, timing.json `Timing`, data.json `DataReport`. `rankwise compare --json`
+prints a `Comparison`, `rankwise runs --json` a list of `RunSummary`. results.json is byte-identical whenever
+the same recipe runs on the same machine. Values that vary between runs, such as wall times, are in
+timing.json.
 
-Shares, probabilities, accuracies and F1 scores are fractions from 0 to 1.
+Proportions, probabilities, accuracies and F1 scores are fractions from 0 to 1.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from typing import Literal
 from pydantic import BaseModel
 
 SCHEMA = 2
-"""Version of results.json and timing.json. A run folder of another version is refused."""
+"""Version of results.json and timing.json. Run folders with another version are rejected."""
 
 
 class Versioned(BaseModel):
-    """What every version of results.json and timing.json says of itself."""
+    """Fields common to all versions of results.json and timing.json."""
 
     schema_version: int
 
 
 class ClassMetrics(BaseModel):
-    """How well one class is recognized; fractions from 0 to 1."""
+    """Metrics of one class; fractions from 0 to 1."""
 
     label: str
-    precision: float  # share of its predictions that are right; 0 without predictions
-    recall: float  # share of its texts that were found; 0 without texts
+    precision: float  # 0 if the class was never predicted
+    recall: float  # 0 if the class has no texts
     f1: float
-    texts: int  # of this class
+    texts: int  # number of texts with this label
 
 
 class Bin(BaseModel):
-    """Texts whose predicted label has a probability above `low`, up to `high`; fractions from 0 to 1."""
+    """Texts whose predicted label has a probability in (`low`, `high`]; fractions from 0 to 1."""
 
     low: float
     high: float
@@ -44,7 +45,7 @@ class Bin(BaseModel):
 
 
 class Metrics(BaseModel):
-    """How well a classifier does on one split; fractions from 0 to 1."""
+    """Metrics of a classifier on one split; fractions from 0 to 1."""
 
     split: str
     texts: int
@@ -52,35 +53,35 @@ class Metrics(BaseModel):
     accuracy_low: float  # 95 % interval over texts
     accuracy_high: float
     macro_f1: float
-    log_loss: float | None  # nats a text; null, as `ece`, for a classifier without probabilities
+    log_loss: float | None  # nats per text; null, like `ece`, for a classifier without probabilities
     ece: float | None  # expected calibration error
-    reliability: list[Bin]  # bins without texts are left out
+    reliability: list[Bin]  # non-empty bins only
     classes: list[ClassMetrics]
-    confusion: list[list[int]]  # true label down, predicted label across
+    confusion: list[list[int]]  # rows: true labels; columns: predicted labels
 
 
 class AdapterResult(BaseModel):
     """One trained adapter, in results.json."""
 
-    name: str  # of its folder under adapters/
-    rank: int  # 0: a linear probe, the score head alone
+    name: str  # folder name under adapters/
+    rank: int  # 0: a linear probe
     seed: int
-    alpha: float  # as PEFT counts it
+    alpha: float  # PEFT's lora_alpha
     scale: float  # factor on the low-rank product; 0 for rank 0
     trainable_params: int
     total_params: int
     trainable_percent: float  # from 0 to 100
-    merged_params: int  # of the classifier once the adapter is merged
-    bank: int  # which pass trained it, from 1
+    merged_params: int  # parameters of the classifier after merging the adapter
+    bank: int  # index of the bank that trained it, from 1
     adapter_bytes: int  # size of adapter_model.safetensors
-    train_loss: float  # mean over all steps, nats a text
+    train_loss: float  # mean over all steps, nats per text
     kept_epoch: int  # from 1
     validation: Metrics
     test: Metrics | None  # null without a test split
 
 
 class Baseline(BaseModel):
-    """A baseline, in results.json: what is reached without the ranks that are compared."""
+    """A baseline, in results.json: a classifier that uses none of the compared ranks."""
 
     name: str  # such as "majority class"
     validation: Metrics
@@ -88,42 +89,42 @@ class Baseline(BaseModel):
 
 
 class Diverged(BaseModel):
-    """An adapter that was dropped because its loss, gradient or weights were no longer numbers."""
+    """An adapter that was dropped because its loss, gradient or weights became non-finite."""
 
     name: str  # such as "r16-s110"
     rank: int
     seed: int
-    step: int  # optimizer step at which it was noticed, from 1
-    reason: str  # what was no longer a number
+    step: int  # optimizer step at which this was detected, from 1
+    reason: str  # the non-finite quantity
 
 
 class Results(BaseModel):
-    """results.json: what a sweep found. The same recipe on the same machine gives the same bytes."""
+    """results.json: the results of a sweep. The same recipe on the same machine gives the same bytes."""
 
     schema_version: int = SCHEMA
     rankwise: str  # version of rankwise
     base: str  # base model, as the recipe names it
     labels: list[str]  # in the model's order
-    texts: dict[str, int]  # split -> texts
-    notes: list[str]  # what was said about the data
+    texts: dict[str, int]  # split -> number of texts
+    notes: list[str]  # notes about the data
     device: str
     precision: str  # bfloat16 or float32
-    threads: int  # of torch
+    threads: int  # torch threads
     versions: dict[str, str]  # package -> version
-    fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of what was read
+    fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of its content
     adapters: list[AdapterResult]
     baselines: list[Baseline] = []
     diverged: list[Diverged] = []
 
 
 class Timing(BaseModel):
-    """timing.json: what differs between two runs of one recipe. Times are wall seconds."""
+    """timing.json: values that vary between runs of a recipe. Times are wall seconds."""
 
     schema_version: int = SCHEMA
     created: str  # when the run ended: ISO 8601, UTC
     seconds: dict[str, float]  # stage -> wall seconds
-    train_seconds: dict[str, float]  # adapter -> its bank's, validation left out, over the bank's adapters
-    tokens_per_second: float  # trained tokens of all adapters, over the training seconds
+    train_seconds: dict[str, float]  # adapter -> its bank's time without validation / adapters in the bank
+    tokens_per_second: float  # training tokens of all adapters / training seconds
 
 
 class RankSummary(BaseModel):
@@ -132,7 +133,7 @@ class RankSummary(BaseModel):
     rank: int
     seeds: int
     accuracy: float  # mean over seeds
-    accuracy_low: float  # 95 % interval, over texts and, where there are several, over seeds
+    accuracy_low: float  # 95 % interval, over texts and, if there are several, over seeds
     accuracy_high: float
     accuracy_spread: float | None  # standard deviation over seeds; null for one seed
 
@@ -143,9 +144,9 @@ class PairSummary(BaseModel):
     rank: int
     other: int
     difference: float  # accuracy of `rank` minus that of `other`
-    low: float  # simultaneous 95 % interval: all pairs' intervals hold the truth together
+    low: float  # simultaneous 95 % interval: joint coverage over all pairs
     high: float
-    p: float  # two-sided, of no difference; adjusted for the number of pairs, as the interval is
+    p: float  # two-sided, of no difference; adjusted for the number of pairs, like the interval
     mcnemar: list[float]  # exact p within each seed
 
 
@@ -157,47 +158,47 @@ class BaselineSummary(BaseModel):
     difference: float  # accuracy of the rank minus that of the baseline
     low: float  # simultaneous 95 % interval
     high: float
-    p: float  # two-sided, of no difference; adjusted as the interval is
+    p: float  # two-sided, of no difference; adjusted like the interval
 
 
 class Comparison(BaseModel):
-    """What a run's validation texts say of its ranks. The test split is never looked at."""
+    """Comparison of a run's ranks on the validation split. The test split is never used."""
 
     margin: float
     seeds: list[int]
     ranks: list[RankSummary]
     pairs: list[PairSummary]
     baselines: list[BaselineSummary]
-    best: int  # rank of the highest mean accuracy, the smallest among equals; by itself no claim
-    enough: int | None  # smallest rank shown to be enough, or the best; null where the data do not decide
+    best: int  # rank with the highest mean accuracy, ties to the smallest; not a significance claim
+    enough: int | None  # smallest rank shown to be enough, or the best; null if the data are inconclusive
     headline: str
     verdict: str
 
 
 class RunSummary(BaseModel):
-    """One run in a list; what is not known is null."""
+    """One run in a list; unknown values are null."""
 
-    name: str  # of its folder
-    state: str  # finished, unfinished, damaged, or "other version": of another schema
-    created: str | None  # when it ended: ISO 8601, UTC
+    name: str  # folder name
+    state: str  # finished, unfinished, damaged, or "other version" (of the schema)
+    created: str | None  # end time: ISO 8601, UTC
     base: str | None
     data: str | None
     ranks: list[int]
     seeds: list[int]
-    accuracy: float | None  # best mean accuracy of a rank on validation, a fraction
-    verdict: str | None  # in a few words
+    accuracy: float | None  # highest mean validation accuracy of a rank, a fraction
+    verdict: str | None  # short form
     problem: str | None  # why it cannot be read
 
 
 class ClassCount(BaseModel):
-    """Texts of one class in a split."""
+    """Number of texts of one class in a split."""
 
     label: str
     texts: int
 
 
 class SplitReport(BaseModel):
-    """One split. Lengths are in the report's unit, before anything is cut off."""
+    """One split. Lengths are in the report's unit, before truncation."""
 
     name: str
     texts: int
@@ -206,35 +207,35 @@ class SplitReport(BaseModel):
     tokens_p50: int
     tokens_p95: int
     tokens_max: int
-    truncated: int | None  # texts longer than max_length; null where lengths are in words
-    duplicates: int  # texts that repeat an earlier one of the split to the letter
-    duplicates_normalized: int  # the same, ignoring case, spaces and Unicode form
+    truncated: int | None  # texts longer than max_length; null if lengths are in words
+    duplicates: int  # texts identical to an earlier text of the split
+    duplicates_normalized: int  # the same, ignoring case, whitespace and Unicode form
 
 
 class Contradiction(BaseModel):
-    """A text that carries several labels, in one split or in several."""
+    """A text with conflicting labels, within or across splits."""
 
-    text: str  # as it is written first
+    text: str  # its first occurrence
     labels: list[str]  # in the model's order
     splits: list[str]
 
 
 class Leak(BaseModel):
-    """Texts of one split that are in another split too."""
+    """Texts of one split that also occur in another split."""
 
-    splits: list[str]  # the two
-    texts: int  # of the second split that are in the first too
-    same_label: int  # of these, with a label that they have in the first
-    other_label: int  # of these, with none of the labels that they have in the first
+    splits: list[str]  # the pair of splits
+    texts: int  # texts of the second split that also occur in the first
+    same_label: int  # of these, texts whose label matches one of theirs in the first split
+    other_label: int  # of these, texts whose label matches none of theirs in the first split
     examples: list[str]
 
 
 class DataReport(BaseModel):
-    """data.json. Texts that differ only in case, spaces or Unicode form count as the same."""
+    """data.json. Texts that differ only in case, whitespace or Unicode form count as the same."""
 
-    unit: Literal["tokens", "words"]  # of the lengths
+    unit: Literal["tokens", "words"]  # unit of the lengths
     max_length: int  # tokens
     splits: list[SplitReport]
-    contradictions: list[Contradiction]  # the first of them
+    contradictions: list[Contradiction]  # at most 100
     contradictions_total: int
-    leaks: list[Leak]  # pairs of splits without a leak are left out
+    leaks: list[Leak]  # only pairs of splits with a leak

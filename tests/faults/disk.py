@@ -1,4 +1,4 @@
-"""Faults at the disk: the n-th write, flush, fsync or rename of rankwise fails, or is the process's last."""
+"""Disk fault injection: rankwise's n-th write, flush, fsync or rename fails or kills the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPERATIONS = ("write", "flush", "fsync", "replace")
 
 
 class Disk:
-    """Counts the operations of `rankwise.store.files`, and lets one of them go wrong.
+    """Counts the operations of `rankwise.store.files` and injects a fault into one of them.
 
     Args:
         at: number of the operation, from 1; 0 for none.
@@ -29,21 +29,21 @@ class Disk:
         self.saving = False
 
     def step(self) -> bool:
-        """Count an operation; whether it is the one."""
+        """Count an operation, and return whether it is the one to fail."""
         if self.saves_only and not self.saving:
             return False
         self.count += 1
         return self.count == self.at
 
     def strike(self) -> None:
-        """What happens then."""
+        """Inject the fault."""
         if isinstance(self.fault, int):
             raise OSError(self.fault, os.strerror(self.fault))
         os.kill(os.getpid(), signal.SIGKILL if self.fault == "kill" else signal.SIGTERM)
 
     @contextmanager
     def installed(self) -> Iterator[Disk]:
-        """Stand between rankwise and the disk in the block."""
+        """Patch disk operations within the block."""
         theirs: Any = files
         kept = os.fsync, os.replace, checkpoint.save
         os.fsync, os.replace = self._fsync(os.fsync), self._replace(os.replace)
@@ -86,7 +86,7 @@ class Disk:
 
 
 class _File:
-    """An open file whose writes and flushes are counted; the fated write gets half of its content down."""
+    """An open file whose writes and flushes are counted; the failing write is half complete."""
 
     def __init__(self, disk: Disk, file: Any) -> None:
         self._disk, self._file = disk, file

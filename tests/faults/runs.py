@@ -1,4 +1,4 @@
-"""What the server's children do."""
+"""Functions run by the server's child processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.faults.disk import Disk
 
 
 def command(arguments: list[str], at: int = 0, fault: int | str = "kill", saves_only: bool = False) -> int:
-    """The command line, with a fault at the n-th operation of the disk. The last line is their number."""
+    """Run a command with a fault at the n-th disk operation. The last output line is their total."""
     sys.argv = ["rankwise", *arguments]
     with Disk(at, fault, saves_only=saves_only).installed() as disk:
         try:
@@ -30,7 +30,7 @@ def command(arguments: list[str], at: int = 0, fault: int | str = "kill", saves_
 
 
 def command_signalled(arguments: list[str], stage: str, units: int, number: int) -> int:
-    """The command line; a signal comes to it in a stage, when so many units are done, and again at once."""
+    """Run a command; send it a signal twice when a stage has completed a number of units."""
     seen = {"stage": "", "units": 0}
 
     class Bars(terminal.ProgressBars):
@@ -59,7 +59,7 @@ def command_signalled(arguments: list[str], stage: str, units: int, number: int)
 
 
 def save(folder: str, value: int, at: int, fault: int | str) -> int:
-    """Save a checkpoint, with a fault at the n-th operation. The last line is the number of operations."""
+    """Save a checkpoint with a fault at the n-th operation. The last output line is their total."""
     with Disk(at, fault).installed() as disk:
         checkpoint.save(Path(folder), sample(value))
     print(disk.count, flush=True)
@@ -67,7 +67,7 @@ def save(folder: str, value: int, at: int, fault: int | str) -> int:
 
 
 def sample(value: int) -> Checkpoint:
-    """A checkpoint of one adapter, all its numbers the same."""
+    """A checkpoint of one adapter whose weights are all equal."""
     progress = AdapterProgress(parameters=300, steps=value)
     state = SweepState(
         recipe={},

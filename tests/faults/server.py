@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks a child for each run, which may then be killed.
+"""A process with all imports done that forks a killable child per run.
 
 Importing torch takes seconds, and a kill test wants hundreds of fresh processes. The server reads a
 JSON line for each run on stdin and answers with one on stdout. It computes nothing itself, and with
@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[2]
 class Ended:
     """How a run ended."""
 
-    status: int  # exit status; minus the signal's number where one ended the process
+    status: int  # exit status; the negative signal number if killed by a signal
     seconds: float
-    after_signal: float  # seconds from the first signal to the end; 0 where none was sent
+    after_signal: float  # seconds from the first signal to the end; 0 without signals
     output: str  # stdout and stderr
 
 
 class Server:
-    """The server, from the side of the test.
+    """Client for the server process.
 
     Args:
         folder: where commands are run.
@@ -106,12 +106,12 @@ def _serve() -> None:
 
 
 def _send(pid: int, signals: list[int], at: float) -> float:
-    """Send the signals, the first at a time of the clock; when it was sent."""
+    """Send the signals, the first at a given time, and return when it was sent."""
     first = 0.0
     for number in signals:
         time.sleep(max(0.0, at - time.perf_counter()) if not first else 0.02)
         first = first or time.perf_counter()
-        os.kill(pid, number)  # a child that has ended is there until it is waited for
+        os.kill(pid, number)  # safe: an exited child remains a zombie until waited for
     return first
 
 

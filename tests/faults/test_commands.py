@@ -1,4 +1,4 @@
-"""Random command lines: each ends in a documented exit status, without a traceback, and in its own folder."""
+"""Random commands exit with a documented status, no traceback, and no files outside their folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JUNK = st.sampled_from(
     ["", "x", "-1", "0", "1.5", "nan", "1e999", "../here/x", "/", ".", "\ud800", "é\n", "[red]x", "a,b", ",",
      "--", "-", "a" * 300, "a\0b", "9" * 30, "none/such", "starter", "gpt2", "null", "=1+1", "{}", "\x1b[31m"]
 ) | st.text(max_size=12)  # fmt: skip
-"""Values that nobody means; what is meant is in `Place.values`."""
+"""Unusual values; plausible ones are in `Place.values`."""
 SETTINGS = {f"--{name.replace('_', '-')}": name for name in Recipe.settings()}
 VALUES = {
     "--ranks": ["0", "1", "1,2", "1,1", "5000", "0,x"],
@@ -67,7 +67,7 @@ VERBS = {
 
 
 class Place:
-    """A folder with data, a base, a run, and files that are none of these; nothing outside it is written."""
+    """A folder with data, a base model, a run and unrelated files; all writes must stay inside it."""
 
     def __init__(self, folder: Path, base: Path, data: Path, run: RunFolder) -> None:
         self.folder = folder
@@ -100,7 +100,7 @@ class Place:
         return st.sampled_from(sorted(VERBS)).flatmap(self._line)
 
     def _line(self, verb: str) -> st.SearchStrategy[list[str]]:
-        """The verb, with a base that is at hand, so that nothing large is trained; then random arguments."""
+        """The command with a tiny base model, so that nothing large is trained, plus random arguments."""
         small = ["--base", "base", "--epochs", "1", "--ranks", "1", "--data", "data"]
         start = [verb, *small] if verb in ("sweep", "plan") else [verb]
         own = [self._option(name) for name in VERBS[verb]] or [st.just(["--json"])]
@@ -115,7 +115,7 @@ class Place:
         if name == "--base-dropout":
             return st.just([name])
         junk = JUNK
-        if name in ("--base", "--epochs", "--ranks"):  # a number that is meant would train for hours
+        if name in ("--base", "--epochs", "--ranks"):  # a valid large number would train for hours
             junk = st.sampled_from(["", "x", "-1", "1.5", "\ud800", "a\0b", "nan"])
         known = st.sampled_from(self.values[name]) if name in self.values else junk
         return (known | junk).map(lambda value: [name, value])
@@ -125,7 +125,7 @@ class Place:
 def place(
     tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path, data_folder: Path, run: RunFolder
 ) -> Iterator[Place]:
-    """The folder to be in. The network is out of reach, and a try to reach it is an error of its own."""
+    """The working folder. The network is blocked, and attempts to use it raise a distinct error."""
 
     def refuse(*args: Any) -> NoReturn:
         raise OSError("no network in this test")
@@ -156,7 +156,7 @@ def test_random_command_lines(place: Place, data: st.DataObject) -> None:
 
 
 def tidy(place: Place) -> None:
-    """What a line wrote lies within the folder, and is taken away."""
+    """Check that files were only written inside the folder, and remove them."""
     assert {path.name for path in place.folder.parent.iterdir()} <= {"here", "hub", "cache"}
     for name in sorted(place.listing() - place.before, reverse=True):
         path = place.folder / name

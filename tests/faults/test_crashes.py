@@ -1,6 +1,6 @@
-"""Killed, full disks, signals, damaged checkpoints: nothing is lost, and all ends in the same bits.
+"""Kills, full disks, signals and damaged checkpoints: nothing is lost, and results are bit-identical.
 
-Each count is small here. `make faults` sets RANKWISE_FAULTS=full for the whole counts.
+Counts are small here. `make faults` sets RANKWISE_FAULTS=full for full counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DAMAGES = 2000 if FULL else 200
 SWEEP = ["sweep", "--recipe", "recipe.toml", "--out", "run", "--checkpoint-steps", "2"]
 RESUME = ["sweep", "--resume", "run", "--checkpoint-steps", "2"]
 LIMIT = 5.0
-"""Seconds from a signal to the end."""
+"""Maximum seconds from a signal to exit."""
 
 
 class Place:
@@ -53,16 +53,16 @@ class Place:
         shutil.rmtree(self.run, ignore_errors=True)
 
     def finish(self) -> Ended:
-        """Go on with the run, as its own messages advise."""
+        """Resume the run as its messages advise."""
         ended = self.server.run("command", RESUME)
-        if ended.status == 2 and "give the command without --resume" in ended.output:
+        if ended.status == 2 and "run the command without --resume" in ended.output:
             ended = self.server.run("command", SWEEP)
         assert ended.status == 0, ended.output
         assert "Traceback" not in ended.output
         return ended
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of all that must be the same: timing.json, and the page that quotes it, apart."""
+        """SHA-256 of all reproducible files, so without timing.json and the report page that quotes it."""
         assert not list(self.folder.rglob(".rankwise-*")) and not (self.run / ".lock").exists()
         assert not (self.run / "checkpoint").exists()
         return {
@@ -74,7 +74,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    """In memory where there is a folder for it: hundreds of runs flush a hundred times each."""
+    """In shared memory if available, as hundreds of runs flush a hundred times each."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         found = Place(Path(folder))
@@ -84,7 +84,7 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def whole(place: Place) -> tuple[dict[str, str], Ended]:
-    """The run that nothing stops."""
+    """The uninterrupted run."""
     place.fresh()
     ended = place.server.run("command", SWEEP)
     assert ended.status == 0, ended.output
@@ -116,7 +116,7 @@ def test_killed_inside_a_save(place: Place, whole: tuple[dict[str, str], Ended])
 
 
 def test_killed_at_any_operation(place: Place, whole: tuple[dict[str, str], Ended]) -> None:
-    """Of the disk, in saves or not: while a finished adapter or a result is written, too."""
+    """At any disk operation, including while a finished adapter or a result is written."""
     operations = int(whole[1].output.splitlines()[-1])
     step = 8 if FULL else operations // 3
     for at in range(operations, 0, -step):
@@ -135,7 +135,7 @@ def test_killed_at_any_operation(place: Place, whole: tuple[dict[str, str], Ende
 def test_signals_by_stage(
     place: Place, whole: tuple[dict[str, str], Ended], stage: str, units: int, number: signal.Signals
 ) -> None:
-    """Each comes twice. What is saved is said, and the status is as documented."""
+    """Each signal is sent twice. Saved state is reported, and the exit status is as documented."""
     if number == signal.SIGINT and not FULL and units not in (1, 18):
         pytest.skip("make faults runs this one")
     place.fresh()
@@ -152,7 +152,7 @@ def test_signals_by_stage(
 
 
 def test_signals_at_random_moments(place: Place, whole: tuple[dict[str, str], Ended]) -> None:
-    """Three in a row, Ctrl-C and SIGTERM mixed; a save is never cut in two."""
+    """Three in a row, mixing Ctrl-C and SIGTERM; a save is never interrupted."""
     draw = random.Random(3)
     for i in range(40 if FULL else 2):
         place.fresh()
@@ -193,7 +193,7 @@ def _value(folder: Path) -> int:
 
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, "kill"], ids=["ENOSPC", "EIO", "death"])
 def test_an_error_at_every_operation_of_a_save(place: Place, tmp_path: Path, fault: int | str) -> None:
-    """Write, flush, fsync, rename: the old checkpoint or the new one is there, whole."""
+    """At every write, flush, fsync and rename: either the old or the new checkpoint is intact."""
     operations = int(place.server.run("save", str(tmp_path / "count"), 1, 0, "kill").output.split()[-1])
     assert operations >= 15
     seen = set()
@@ -244,7 +244,7 @@ def _folder(path: Path, draw: random.Random) -> None:
 
 
 def _older(path: Path, draw: random.Random) -> None:
-    """The file of the checkpoint before."""
+    """The corresponding file of the previous checkpoint."""
     shutil.copy(path.parent.parent / f"{int(path.parent.name) - 1:08d}" / path.name, path)
 
 
@@ -255,7 +255,7 @@ def _swap(path: Path, draw: random.Random) -> None:
 
 
 def _signed(change: Callable[[dict[str, torch.Tensor], str], None]) -> Callable[[Path, random.Random], None]:
-    """A change to the tensors, with a manifest that agrees."""
+    """Modify the tensors and update the manifest to match."""
 
     def damage(path: Path, draw: random.Random) -> None:
         folder = path.parent
@@ -290,7 +290,7 @@ KINDS = [_flip, _truncate, _append, _noise, _empty, _remove, _folder, _older, _s
 
 @pytest.fixture(scope="module")
 def stopped(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was ended by SIGTERM in its second bank."""
+    """A run terminated by SIGTERM in its second bank."""
     place.fresh()
     ended = place.server.run("command_signalled", SWEEP, "train 2/2", 9, signal.SIGTERM)
     assert ended.status == 143, ended.output
@@ -300,7 +300,7 @@ def stopped(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_damaged_checkpoints_are_detected(stopped: Path, tmp_path: Path) -> None:
-    """All of them; the checkpoint before is used, and the damage said."""
+    """All kinds of damage: the previous checkpoint is used, and the damage is reported."""
     draw = random.Random(4)
     good = stopped / "checkpoint"
     before, newest = sorted(good.iterdir())
@@ -336,7 +336,7 @@ def test_damaged_finished_adapters_are_detected(stopped: Path, tmp_path: Path) -
 
 
 def test_a_damaged_run_is_resumed(place: Place, whole: tuple[dict[str, str], Ended], stopped: Path) -> None:
-    """The whole way, by the command line: said, without a traceback, to the same end."""
+    """End to end on the command line: reported without a traceback, with the same final result."""
     draw = random.Random(6)
     for kind in KINDS if FULL else KINDS[:1]:
         place.fresh()
@@ -358,7 +358,7 @@ def test_the_same_elsewhere(whole: tuple[dict[str, str], Ended], tmp_path: Path)
 
 
 def test_the_checkpoint_holds_what_is_said(stopped: Path) -> None:
-    """Safetensors and JSON, nothing else."""
+    """Only safetensors and JSON."""
     for path in (stopped / "checkpoint").rglob("*"):
         if path.is_file():
             assert path.name in (STATE, TENSORS, MANIFEST)

@@ -1,4 +1,4 @@
-"""Adapter folders that were damaged: each is refused with a ModelError, and no damaged one is used."""
+"""Damaged adapter folders are rejected with a ModelError and never used."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WEIGHTS, CONFIG, MODEL = "adapter_model.safetensors", "adapter_config.json", "co
 
 
 def trusted(folder: Path) -> list[Path]:
-    """The files that an adapter is loaded from; its card is for people."""
+    """The files that an adapter is loaded from, so not its model card."""
     return [path for path in sorted(folder.iterdir()) if path.name != "README.md"]
 
 
 def flip(folder: Path, other: Path, draw: random.Random) -> str:
-    """One bit of one file."""
+    """Flip one bit of one file."""
     path = draw.choice(trusted(folder))
     data = bytearray(path.read_bytes())
     bit = draw.randrange(8 * len(data))
@@ -40,7 +40,7 @@ def flip(folder: Path, other: Path, draw: random.Random) -> str:
 
 
 def flip_tensors(folder: Path, other: Path, draw: random.Random) -> str:
-    """One bit of the weights, which are most of an adapter."""
+    """Flip one bit of the weights, the largest part of an adapter."""
     path = folder / WEIGHTS
     data = bytearray(path.read_bytes())
     bit = draw.randrange(8 * len(data))
@@ -70,14 +70,14 @@ def empty(folder: Path, other: Path, draw: random.Random) -> str:
 
 
 def swap(folder: Path, other: Path, draw: random.Random) -> str:
-    """A file of another adapter, whole in itself."""
+    """An intact file from another adapter."""
     name = draw.choice([WEIGHTS, CONFIG, MODEL, files.DIGESTS])
     shutil.copy(other / name, folder / name)
     return f"{name} of another adapter"
 
 
 def exchange(folder: Path, other: Path, draw: random.Random) -> str:
-    """Two files under each other's name."""
+    """Two files swapped."""
     one, two = draw.sample(trusted(folder), 2)
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
@@ -92,11 +92,11 @@ def remove(folder: Path, other: Path, draw: random.Random) -> str:
 
 
 def reshape(folder: Path, other: Path, draw: random.Random) -> str:
-    """A tensor of another shape in a file that is whole, digests and all."""
+    """A tensor with another shape in a valid file with matching digests."""
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     name = draw.choice(sorted(tensors))
     rows, columns = tensors[name].shape
-    # The score head may have other classes or another width: then the labels or the base do not fit it.
+    # If the score head has another shape, it does not match the labels or the base model.
     if "score" in name:
         tensors[name] = torch.zeros(draw.choice([rows + 1, 1, rows + 7]), columns)
     elif "lora_A" in name:
@@ -108,7 +108,7 @@ def reshape(folder: Path, other: Path, draw: random.Random) -> str:
 
 
 def spoil(folder: Path, other: Path, draw: random.Random) -> str:
-    """A number that is none, in a file that is whole, digests and all."""
+    """A NaN in a valid file with matching digests."""
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     name = draw.choice(sorted(tensors))
     flat = tensors[name].view(-1)
@@ -173,7 +173,7 @@ def test_digests_that_cannot_be(run: RunFolder, tmp_path: Path, listing: str) ->
 def test_any_bytes_in_the_weights_without_digests(
     run: RunFolder, tmp_path: Path, data: bytes, keep: int
 ) -> None:
-    """PEFT's folders have no digests: what is noticed is then a ModelError, and never anything else."""
+    """PEFT's folders have no digests: damage that is detected raises a ModelError, nothing else."""
     folder = tmp_path / "a"
     if not folder.exists():
         shutil.copytree(run.adapters / "r4-s110", folder)

@@ -1,4 +1,4 @@
-"""Whatever a file holds, it becomes exactly its rows, or one message: file, line, column, cause, hint."""
+"""Any file gives exactly its rows or one error message with file, line, column, cause and hint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def written(folder: Path, file: str, content: bytes) -> Path:
 
 
 def said_of(path: Path) -> str:
-    """What the command line says of data, where it refuses them; nothing else, and status 3."""
+    """The command line's error for rejected data, with status 3 and no other output."""
     result = CliRunner().invoke(app, ["plan", "--data", str(path), "--validation", str(path)])
     assert (result.exit_code, result.stdout) == (3, ""), result.output
     assert result.stderr.startswith(f"error: {path}")
@@ -53,9 +53,9 @@ def test_refusals(tmp_path: Path, file: str, content: bytes, said: str) -> None:
 def test_predictions_keep_the_texts(
     tmp_path: Path, classifier: Classifier, name: str, file: str, content: bytes, rows: Rows
 ) -> None:
-    """What can be read can be labeled, into any format, and is read back as it was."""
+    """Any readable file can be labeled into any format and read back unchanged."""
     if file.endswith(".txt"):
-        return  # there a line is a text, label included
+        return  # a whole .txt line is a text, including the label
     source = written(tmp_path, file, content)
     for suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
         target = tmp_path / f"out{suffix}"
@@ -65,23 +65,23 @@ def test_predictions_keep_the_texts(
         assert kept == [text for text, _ in rows], suffix
 
 
-# What is no file
+# Not a file
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    said = ": no such file\nhint: check the spelling, and the folder that you are in"
+    said = ": no such file\nhint: check the spelling and the current directory"
     assert said_of(tmp_path / "a.csv") == said
     (tmp_path / "link.csv").symlink_to(tmp_path / "gone.csv")
     assert said_of(tmp_path / "link.csv") == said
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    assert "no training file in this folder; it holds nothing" in said_of(tmp_path)
+    assert "no training file in this folder; it contains nothing" in said_of(tmp_path)
 
 
 def test_a_folder_in_a_file_s_place(tmp_path: Path) -> None:
     (tmp_path / "a.csv").mkdir()
-    with pytest.raises(DataError, match=r"a\.csv: a folder, where a file is expected"):
+    with pytest.raises(DataError, match=r"a\.csv: expected a file, not a folder"):
         read_rows(tmp_path / "a.csv")
 
 
@@ -89,12 +89,12 @@ def test_a_folder_in_a_file_s_place(tmp_path: Path) -> None:
 def test_devices(device: str) -> None:
     if not Path(device).exists():
         pytest.skip(f"no {device} on this machine")
-    assert said_of(Path(device)).startswith(": not a plain file")
+    assert said_of(Path(device)).startswith(": not a regular file")
 
 
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
-    assert said_of(tmp_path / "a.csv").startswith(": not a plain file")
+    assert said_of(tmp_path / "a.csv").startswith(": not a regular file")
 
 
 def test_a_link_to_itself(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
         ": the file cannot be read: File name too long"
     )
     for name in ("a\0.csv", "a\ud800.csv"):
-        with pytest.raises(DataError, match="no file can have this name"):
+        with pytest.raises(DataError, match="invalid file name"):
             read_rows(Path(name))
 
 

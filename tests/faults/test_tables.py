@@ -1,4 +1,4 @@
-"""Random tables, written in every format and read back: what was written is what is read."""
+"""Random tables round-trip through every format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 TEXTS = st.text(CHARACTERS, max_size=40) | st.sampled_from(
     ["", " ", "null", "NA", "nan", "None", "=1+1", "a,b", 'so ""good""', "a\nb", "a\r\nb", "\r", "\ufeff"]
 )
-# At a file's start U+FEFF is the byte-order mark, and no part of a name.
+# At the start of a file, U+FEFF is the byte-order mark, not part of a name.
 NAMES = TEXTS.map(lambda text: text.strip().lstrip("\ufeff").strip()).filter(bool)
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 NESTED = st.recursive(
@@ -44,7 +44,7 @@ CELLS: dict[str, list[st.SearchStrategy[Any]]] = {
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[str, list[Row]]:
-    """A suffix, and rows of at least two columns; a Parquet column holds values of one kind."""
+    """A suffix and rows with at least two columns; values of a Parquet column have one type."""
     suffix = draw(st.sampled_from(sorted(CELLS)))
     names = draw(st.lists(NAMES, min_size=2, max_size=5, unique_by=str.strip))
     kinds = [draw(st.sampled_from(CELLS[suffix])) for _ in names]
@@ -76,10 +76,10 @@ def test_there_and_back(table: tuple[str, list[Row]]) -> None:
     labels=st.lists(st.text("abc", min_size=1, max_size=2), min_size=2, max_size=8),
 )
 def test_data_are_what_was_written(suffix: str, texts: list[str], labels: list[str]) -> None:
-    """The same through the whole of stage 1: texts and label names as they were written."""
+    """The same through all of stage 1: texts and label names are unchanged."""
     labels[:2] = ["x", "y"]
     pairs = list(zip(texts, labels, strict=False))
-    if suffix == ".txt":  # a line is a text there
+    if suffix == ".txt":  # a line is a text
         pairs = [(" ".join(text.split()) or "-", label) for text, label in pairs]
         pairs = [(text.lstrip("\ufeff") or "-", label) for text, label in pairs]
     with tempfile.TemporaryDirectory() as folder:

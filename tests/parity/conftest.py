@@ -1,4 +1,4 @@
-"""Tiny base models of the families that only the parity tests need on disk."""
+"""Tiny base models on disk, for families that only the parity tests need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests import tiny
 
 
 def base(folder: Path, name: str) -> Path:
-    """The family's small shape, large random weights, with a tokenizer and a pad token."""
+    """A small model of the family with large random weights, a tokenizer and a pad token."""
     size = tiny._tokenizer(folder, {"pad_token": tiny.END})
     torch.manual_seed(4)
     peer = FAMILIES[name].peer

@@ -1,4 +1,4 @@
-"""The peer: transformers + PEFT, and our backbone and bank with the same weights."""
+"""Pairs of a transformers + PEFT model and our backbone and bank with the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = 6
 SMALL: dict[str, dict[str, Any]] = {
     name: {"vocab_size": 500, **family.peer.small} for name, family in families.FAMILIES.items()
 }
-"""A small shape of each family, and of its variants."""
+"""Small configs of each family and its variants."""
 SMALL["llama3"] = SMALL["llama"] | {
     "rope_parameters": {
         "rope_type": "llama3",
@@ -49,7 +49,7 @@ _NAME = re.compile(rf"base_model\.model\.(?:{_PREFIXES})\.(.*)\.(lora_[AB])\.def
 
 @dataclass
 class Pair:
-    """A PEFT model and our backbone and one-adapter bank, alike in every weight."""
+    """A PEFT model, and our backbone and one-adapter bank with the same weights."""
 
     peft: Any
     backbone: Backbone
@@ -68,7 +68,7 @@ class Pair:
         return logits
 
     def peer_parameters(self) -> dict[str, Tensor]:
-        """What PEFT trains, under our names."""
+        """PEFT's trainable parameters, under our names."""
         return {our_name(name): p for name, p in self.peft.named_parameters() if p.requires_grad}
 
 
@@ -96,7 +96,7 @@ def our_name(name: str) -> str:
 def make_pair(
     family: str, targets: list[str] | str | None = None, *, rank: int = 4, shape: dict[str, Any] | None = None
 ) -> Pair:
-    """A PEFT model of random weights, biases and B among them, and ours with the same."""
+    """A PEFT model with random weights, including biases and B, and ours with the same weights."""
     torch.manual_seed(0)
     json = CONFIGS[family](**(SMALL[family] if shape is None else shape)).to_dict()
     config = CONFIGS[family](
@@ -114,7 +114,7 @@ def make_pair(
     prefix = families.family_of(json).prefix
     backbone = families.build(json, StateDict(model, prefix), torch.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
+        warnings.simplefilter("ignore")  # PEFT warns when it sets fan_in_fan_out for GPT-2
         lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=rank, lora_alpha=8, target_modules=targets)
         wrapped: Any = peft.get_peft_model(model, lora)
     for name, parameter in wrapped.named_parameters():
@@ -131,6 +131,6 @@ def make_pair(
 
 
 def random_texts(lengths: list[int], vocabulary: int, seed: int = 0) -> list[Ids]:
-    """Texts of random ids above 0, which is the pad token."""
+    """Texts of random token ids above 0, the pad token."""
     random = np.random.default_rng(seed)
     return [random.integers(1, vocabulary, n) for n in lengths]

@@ -1,4 +1,4 @@
-"""Our adapters in PEFT, and PEFT's in ours: the same logits."""
+"""Adapters saved by rankwise and PEFT give the same logits in the other library."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests import tiny
 
 TOLERANCE = 1e-4
 TEXTS = [*tiny.texts(5, seed=3), "x", "naïve 日本", "scared " * 20]
-# The width of attn.c_proj is the same on both sides: a wrong axis there gives no error, only wrong answers.
+# attn.c_proj is square: a transposed weight would raise no error, only give wrong logits.
 RECIPES: dict[str, dict[str, Any]] = {
     "gpt2-default": {"alpha": 0.8},
     "gpt2-ratio": {"alpha": 2.0, "alpha_mode": "ratio", "targets": ("all-linear",)},
@@ -66,10 +66,10 @@ def our_logits(folder: Path, **options: Any) -> NDArray[np.float32]:
 
 
 def in_peft(folder: Path) -> Any:
-    """The adapter as PEFT's users load it, label names from the folder's config.json."""
+    """Load the adapter as PEFT users do, with label names from the folder's config.json."""
     config = AutoConfig.from_pretrained(folder)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT uses what transformers has renamed
+        warnings.simplefilter("ignore")  # PEFT uses deprecated transformers names
         return peft.AutoPeftModelForSequenceClassification.from_pretrained(
             folder, num_labels=config.num_labels, id2label=config.id2label, label2id=config.label2id
         )
@@ -90,7 +90,7 @@ def test_our_adapters_in_peft(
         theirs, ours = peft_logits(model, folder), our_logits(folder)
         np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0, err_msg=row.name)
         adapted = [p for name, p in model.named_parameters() if "lora_" in name or "modules_to_save" in name]
-        if row.rank:  # rank 0 takes PEFT's smallest, of zeros
+        if row.rank:  # rank 0 is stored as rank 1 with zero factors
             assert sum(p.numel() for p in adapted) == row.trainable_params
             trained = adapters.load(folder).state
             assert all(t.abs().max() > 1e-3 for name, t in trained.items() if name.endswith("lora_B"))
@@ -121,7 +121,7 @@ def test_merged_is_unmerged(family: str, request: pytest.FixtureRequest, tmp_pat
 
 
 def test_the_wrong_axis_would_show(gpt2_base: Path, tmp_path: Path) -> None:
-    """What the comparison with PEFT rests on: a square weight merged on the wrong axis gives other logits."""
+    """Validates the comparison with PEFT: a transposed square weight gives different logits."""
     theirs = from_peft(gpt2_base, tmp_path / "a", target_modules=["attn.c_proj"])
     np.testing.assert_allclose(our_logits(tmp_path / "a"), theirs, atol=TOLERANCE, rtol=0)
     saved = adapters.load(tmp_path / "a")
@@ -139,12 +139,12 @@ def test_the_wrong_axis_would_show(gpt2_base: Path, tmp_path: Path) -> None:
 
 
 def from_peft(base: Path, folder: Path, **settings: Any) -> NDArray[np.float32]:
-    """Save an adapter of random numbers with PEFT; the logits of PEFT's own model."""
+    """Save a random adapter with PEFT and return the logits of PEFT's model."""
     return peft_logits(save_with_peft(base, folder, **settings), base)
 
 
 def save_with_peft(base: Path, folder: Path, *, pad: bool = False, **settings: Any) -> Any:
-    """PEFT's model, which it has saved; `pad` adds a pad token to the base before."""
+    """A PEFT model that has been saved; `pad` first adds a pad token to the base model."""
     torch.manual_seed(5)
     values: dict[str, Any] = {
         "task_type": peft.TaskType.SEQ_CLS,
@@ -153,7 +153,7 @@ def save_with_peft(base: Path, folder: Path, *, pad: bool = False, **settings: A
         "lora_dropout": 0.1,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
+        warnings.simplefilter("ignore")  # PEFT warns when it sets fan_in_fan_out for GPT-2
         causal = settings.get("task_type") == peft.TaskType.CAUSAL_LM
         kind = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
         model = kind.from_pretrained(base, num_labels=4)
@@ -190,7 +190,7 @@ def test_pefts_adapters_here(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_added_pad_token(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """With a pad token added, as GPT-2 needs it there, PEFT saves the whole table of embeddings."""
+    """With an added pad token, which GPT-2 needs, PEFT saves all token embeddings."""
     theirs = from_peft(request.getfixturevalue(f"{family}_base"), tmp_path, pad=True)
     assert adapters.load(tmp_path).embedding is not None
     np.testing.assert_allclose(our_logits(tmp_path), theirs, atol=TOLERANCE, rtol=0)

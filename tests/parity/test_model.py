@@ -1,4 +1,4 @@
-"""Logits and gradients equal those of transformers + PEFT, in float32."""
+"""Logits and gradients match transformers + PEFT in float32."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _compare_gradients(pair: Pair, lengths: list[int], vocabulary: int) -> None:
     theirs = pair.peer_logits(texts)
     (ours,) = logits(pair.backbone, pair.bank, pack([texts]))
     assert (ours - theirs).abs().max() < 1e-4
-    # The bar stands well under the logits' own size, so that a wrong model cannot pass.
+    # The tolerance is far below the magnitude of the logits, so that a wrong model cannot pass.
     assert theirs.abs().max() > 1e-2
     torch.autograd.backward(F.cross_entropy(theirs, targets) + losses([ours], [targets]).sum())
     for name, parameter in pair.peer_parameters().items():
@@ -80,6 +80,6 @@ def test_gpt2_at_its_true_shape() -> None:
 
 
 def test_fine_targets_are_told_apart() -> None:
-    """`c_proj` names two target modules of a GPT-2 layer, `attn.c_proj` one."""
+    """`c_proj` matches two target modules per GPT-2 layer, `attn.c_proj` one."""
     modules = list(make_pair("gpt2").backbone.modules())
     assert len(match_modules(modules, ["c_proj"])) == 2 * len(match_modules(modules, ["attn.c_proj"]))

@@ -1,4 +1,4 @@
-"""Fifty optimizer steps end where transformers' Trainer + PEFT end."""
+"""Fifty optimizer steps give the same result as transformers' Trainer + PEFT."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS, BATCH, SEED = 50, 8, 0
 
 
 class InOrder(transformers.Trainer):
-    """The Trainer without its shuffle, so that both sides meet the same batches."""
+    """The Trainer without shuffling, so that both sides see the same batches."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(train_dataset)
@@ -37,7 +37,9 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
     for module in pair.peft.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):  # OPT's layers keep a rate, no module
+        elif isinstance(
+            getattr(module, "dropout", None), float
+        ):  # OPT layers store a dropout rate, not a module
             module.dropout = 0.0
     random = np.random.default_rng(3)
     texts = random_texts(random.integers(1, 30, STEPS * BATCH).tolist(), 500)
@@ -76,7 +78,7 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(ours) == len(theirs) == STEPS
-    # The Trainer's log is rounded; the adapters below are not.
+    # The Trainer's log is rounded; the adapters compared below are not.
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     for name, parameter in pair.peer_parameters().items():
         mine, other = pair.bank.tensors[0][name].detach(), parameter.detach()

@@ -1,4 +1,4 @@
-"""Texts and labels that would be markup, formulas, links or signs that steer, if somebody let them."""
+"""Texts and labels that could be read as markup, formulas, links or control characters."""
 
 from __future__ import annotations
 

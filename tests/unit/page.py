@@ -1,4 +1,4 @@
-"""An HTML page as a reader's program sees it."""
+"""Parse an HTML page for assertions."""
 
 from __future__ import annotations
 

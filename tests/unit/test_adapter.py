@@ -1,4 +1,4 @@
-"""An adapter folder comes back as it was saved; one that cannot be trusted is refused in one sentence."""
+"""Adapter folders round-trip; invalid or untrusted ones are rejected with a clear message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = ("h.0.attn.c_proj", "h.1.attn.c_proj")
 
 
 def saved_adapter(rank: int = 2, *, scale: float = 0.4, alpha: float = 0.8) -> adapters.SavedAdapter:
-    """An adapter of random numbers for a GPT-2 of width 4."""
+    """An adapter with random weights for a GPT-2 of width 4."""
     torch.manual_seed(rank)
     modules = MODULES if rank else ()
     state: dict[str, Tensor] = {}
@@ -60,7 +60,7 @@ def test_targets_are_named_shortly_where_that_names_just_them(run: RunFolder, tm
     assert (stored["fan_in_fan_out"], stored["modules_to_save"]) == (True, ["score"])
     adapters.save(tmp_path / "a", saved_adapter(), CONFIG, [])
     stored = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    assert stored["target_modules"] == list(MODULES)  # c_proj alone would name the MLP's as well
+    assert stored["target_modules"] == list(MODULES)  # "c_proj" alone would also match the MLP
     assert stored["lora_alpha"] == 0.8
 
 
@@ -78,12 +78,12 @@ def test_label_names_of_any_kind(tmp_path: Path) -> None:
     assert adapters.load(tmp_path / "a").labels == labels
 
 
-# What is refused
+# Rejected adapters
 
 
 @pytest.fixture
 def copy(adapter: Path, tmp_path: Path) -> Path:
-    """A copy of a good adapter, to spoil; without digests, as PEFT would leave it."""
+    """A copy of a valid adapter, to be modified; without digests, as written by PEFT."""
     return shutil.copytree(adapter, tmp_path / "copy", ignore=shutil.ignore_patterns("sha256.json"))
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_adapter_config(copy: Path, content: str) -> None:
 
 def test_no_adapter_folder(tmp_path: Path, gpt2_base: Path) -> None:
     for folder in (tmp_path / "none", tmp_path, gpt2_base):
-        assert "this is no adapter folder" in refusal(folder)
+        assert "this is not an adapter folder" in refusal(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 40, b"\x10\0\0\0\0\0\0\0{", b"x" * 1000])
@@ -178,18 +178,18 @@ SCORE = "base_model.model.score.weight"
         (lambda t: t | {"base_model.model.transformer.ln_f.weight": torch.ones(16)}, "unexpected tensor"),
         (lambda t: t | {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(48)}, "unexpected"),
         (lambda t: {"x" + name: tensor for name, tensor in t.items()}, "score head is missing"),
-        (lambda t: {name: tensor for name, tensor in t.items() if name != B}, "pairs of lora_A and lora_B"),
-        (lambda t: {name: tensor for name, tensor in t.items() if name != A}, "pairs of lora_A and lora_B"),
-        (lambda t: {SCORE: t[SCORE]}, "pairs of lora_A and lora_B"),
+        (lambda t: {name: tensor for name, tensor in t.items() if name != B}, "must come in pairs"),
+        (lambda t: {name: tensor for name, tensor in t.items() if name != A}, "must come in pairs"),
+        (lambda t: {SCORE: t[SCORE]}, "must come in pairs"),
         (lambda t: t | {A: t[A].T.contiguous()}, "do not fit"),
         (lambda t: t | {B: t[B][:16].contiguous()}, "do not fit"),
         (lambda t: t | {A: t[A][:2].contiguous()}, "do not fit"),
-        (lambda t: t | {A: t[A].flatten()}, "no matrix"),
-        (lambda t: t | {A: t[A] * float("nan")}, "no matrix of finite numbers"),
+        (lambda t: t | {A: t[A].flatten()}, "not a matrix"),
+        (lambda t: t | {A: t[A] * float("nan")}, "not a matrix of finite numbers"),
         (lambda t: t | {SCORE: torch.ones(3, 15)}, "does not fit a model of width 16"),
-        (lambda t: t | {SCORE: torch.ones(16)}, "no matrix"),
-        (lambda t: t | {SCORE: torch.ones(1, 16)}, "a classifier needs two"),
-        (lambda t: t | {SCORE: torch.ones(4, 16)}, "each of 4 classes its name"),
+        (lambda t: t | {SCORE: torch.ones(16)}, "not a matrix"),
+        (lambda t: t | {SCORE: torch.ones(1, 16)}, "a classifier needs 2"),
+        (lambda t: t | {SCORE: torch.ones(4, 16)}, "name each of 4 classes"),
         (lambda t: t | {name.replace("h.1", "h.2"): t[name] + 1 for name in (A, B)}, "no linear layer h.2"),
         (lambda t: t | {"base_model.model.transformer.wte.weight": torch.ones(5, 16)}, "embeddings (5, 16)"),
     ],
@@ -213,7 +213,7 @@ def test_tensors_that_do_not_belong(copy: Path, edit: Callable[[Tensors], Tensor
 )
 def test_label_names_that_do_not_fit_the_head(copy: Path, names: Any) -> None:
     change(copy / "config.json", id2label=names)
-    assert "id2label must give each of 3 classes its name" in refusal(copy)
+    assert "id2label must name each of 3 classes" in refusal(copy)
 
 
 def test_settings_of_the_wrong_kind_are_passed_over(copy: Path) -> None:

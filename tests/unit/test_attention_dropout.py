@@ -1,4 +1,4 @@
-"""The base model's attention dropout in training: on the same masks, transformers' own logits."""
+"""The base model's attention dropout: given the same dropout masks, logits match transformers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ family = pytest.mark.parametrize("name", LAYER)
 
 
 def whole(masks: StepMasks, module: str, heads: int, length: int, last: bool) -> Tensor:
-    """(1, heads, length, length): a text's masks; in the last layer only its last token's query counts."""
+    """(1, heads, length, length): a text's masks; the last layer only uses the last token's query."""
     (mask,) = masks.attention(module, heads, RATE, last)
     if not last:
         return mask[:, :, :length, :length]
@@ -40,7 +40,7 @@ def whole(masks: StepMasks, module: str, heads: int, length: int, last: bool) ->
 def dropped(
     masks: Iterator[Tensor], x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """In place of torch's dropout: the next of these masks."""
+    """Replacement for torch's dropout that applies the next of these masks."""
     return x * next(masks).to(x.dtype) / (1 - p) if training and p else x
 
 
@@ -59,7 +59,7 @@ def test_the_same_masks_give_the_same_logits(name: str, monkeypatch: pytest.Monk
         with monkeypatch.context() as patched, warnings.catch_warnings():
             patched.setattr(torch.nn.functional, "dropout", partial(dropped, drawn))
             pair.peft.train()
-            for module in pair.peft.modules():  # PEFT's own dropout stays out
+            for module in pair.peft.modules():  # disable LoRA dropout
                 if isinstance(module, torch.nn.Dropout) and module.p != RATE:
                     module.p = 0.0
             theirs = pair.peer_logits(texts)

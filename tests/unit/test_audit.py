@@ -1,4 +1,4 @@
-"""The check of dependencies fails on a finding, and says so where it could not ask."""
+"""The dependency audit fails on a finding, and reports when the service is unreachable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Baselines: right, on the same texts, and the same each time."""
+"""Baselines are correct, use the same texts, and are deterministic."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_rows_of_a_run_that_has_rank_0(run: RunFolder) -> None:
         assert (row.validation.split, row.validation.texts) == ("validation", tiny.SIZES["validation"])
         assert row.test is not None and row.test.split == "test"
     assert rows["majority class"].validation.accuracy == pytest.approx(1 / 3)
-    # Keywords tell the classes apart.
+    # Keywords separate the classes.
     assert rows["TF-IDF + linear SVM"].validation.accuracy == 1.0
     assert rows["TF-IDF + linear SVM"].validation.log_loss is None
 
@@ -137,11 +137,13 @@ def test_the_majority_says_the_shares_of_train() -> None:
     splits = material([("a", 0), ("b", 1), ("c", 1), ("d", 1)], [("e", 0), ("f", 1)])
     logits = majority(*splits, 3)["validation"]
     assert logits.argmax(axis=1).tolist() == [1, 1]
-    assert np.exp(logits[0]) == pytest.approx([0.25, 0.75, 0.125])  # a class without texts: half a text
+    assert np.exp(logits[0]) == pytest.approx(
+        [0.25, 0.75, 0.125]
+    )  # a class without texts counts as half a text
 
 
 def test_a_linear_svm_takes_any_text_and_two_or_more_classes() -> None:
-    """Signs alone, one letter, other scripts, a label that train lacks; two classes give one column."""
+    """Punctuation only, one letter, other scripts, a label missing in train; two classes, one column."""
     train = [(":-)", 2), ("!!", 0), ("я рад", 2), ("怒", 0), ("i", 2), ("no", 0)]
     splits = material(train, [(":-)", 2), ("!!", 0), ("never seen", 1)])
     logits = linear_svm(*splits, 3)["validation"]

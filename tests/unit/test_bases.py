@@ -1,4 +1,4 @@
-"""Names become model folders: known names, local folders, the packaged model; and what each refuses."""
+"""Resolving names to model folders: known names, local folders, the packaged model, and rejections."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_other_families_are_refused(tmp_path: Path, kind: object) -> None:
     folder = model_folder(tmp_path, TINY | {"model_type": kind})
     with pytest.raises(ModelError, match="is not supported") as caught:
         bases.find(str(folder))
-    assert caught.value.hint == f"supported are {', '.join(FAMILIES)}"
+    assert caught.value.hint == f"supported types are {', '.join(FAMILIES)}"
     assert str(folder) in caught.value.message
 
 
@@ -148,12 +148,12 @@ def test_pad_token_of_a_folder(
     assert bases.has_pad_token(str(tmp_path)) is has
 
 
-# The model in a Python package
+# The packaged model
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The GGUF file in a package that fails when it is imported; the cache is empty."""
+    """The GGUF file in a package that raises on import; the cache is empty."""
     module = tmp_path / "site" / "tiny_llm"
     module.mkdir(parents=True)
     (module / "__init__.py").write_text("raise ImportError('must not be imported')")

@@ -27,7 +27,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def look_up(what: str, home: Path, **settings: str) -> dict[str, Any]:
-    """What `bases.<what>` gives, or the error, in a fresh process."""
+    """The result of `bases.<what>`, or its error, in a fresh process."""
     script = (
         "import json\nfrom rankwise.models import base as bases\nfrom rankwise.errors import RankwiseError\n"
         f"bases.HUB_SECONDS = 0.5\ntry:\n    value = bases.{what}\n"
@@ -51,7 +51,7 @@ def look_up(what: str, home: Path, **settings: str) -> dict[str, Any]:
 
 
 class Hub(ThreadingHTTPServer):
-    """The few calls of the Hub that a download makes, over the files of `repos`; `asked` has every path."""
+    """The Hub endpoints that a download uses, serving the files in `repos`; `asked` records all paths."""
 
     daemon_threads = True
 
@@ -122,7 +122,7 @@ def hub() -> Iterator[Hub]:
 
 
 def cached(home: Path, name: str) -> Path:
-    """A model in the Hub's cache folder, as an earlier download left it."""
+    """A model in the Hub's cache folder, as left by an earlier download."""
     repo = home / "hub" / f"models--{name.replace('/', '--')}"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(COMMIT)

@@ -59,14 +59,14 @@ addEventListener("message", each => {
 });
 </script>
 """
-"""A page of frames: a window cannot be made as narrow as a phone, a frame can."""
+"""A page of frames: unlike a window, a frame can be as narrow as a phone."""
 WIDTHS = (360, 800, 1440)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page that measures itself: without its policy, which lets no script run."""
+    """A page that measures itself, with the content security policy removed so that scripts run."""
     long = "Donaudampfschifffahrtsgesellschaft" * 8
     folder = tmp_path_factory.mktemp("made") / ("name-" * 30)
     run = made_run(folder, labels=("yes", "no", "x" * 200), texts=("a text", long, "<b>bold</b> " * 40))
@@ -81,7 +81,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(page: Path, profile: Path, *, dark: bool) -> list[dict[str, Any]]:
-    """What the page finds at each width."""
+    """The page's measurements at each width."""
     assert BROWSER is not None
     frames = page.with_name("frames.html")
     shown = [

@@ -1,4 +1,4 @@
-"""Model cards: metadata that the Hub reads, text that stays text, nothing made up."""
+"""Model cards: valid Hub metadata, escaped text, no invented facts."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_what_the_cards_import_exists(made: RunFolder) -> None:
     "ignore:.*is_gradient_checkpointing:FutureWarning"
 )  # PEFT's and transformers' own
 def test_the_code_in_the_card_runs(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both ways to load, as the card of a real adapter gives them, answer alike."""
+    """Both loading snippets in a real adapter's card give the same predictions."""
     folder = run.adapters / "r4-s110"
     text = (folder / "README.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -1,4 +1,4 @@
-"""The verbs as people and machines use them: answers on stdout, talk on stderr, exit status."""
+"""Commands end to end: results on stdout, messages on stderr, exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HERE = ["--device", "cpu", "--precision", "float32"]
 
 
 def rankwise(*arguments: object, status: int = 0) -> Result:
-    """Run a verb in this process; its exit status must be as expected."""
+    """Run a command in this process and check its exit status."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == status, result.output
     assert "Traceback" not in result.output
@@ -35,7 +35,7 @@ def rankwise(*arguments: object, status: int = 0) -> Result:
 
 
 def refusal(*arguments: object, status: int) -> str:
-    """What a verb that fails says, after the stages that it got to; nothing on stdout."""
+    """The error message of a failing command, without progress messages; stdout must be empty."""
     result = rankwise(*arguments, status=status)
     assert result.stdout == ""
     stages, found, message = result.stderr.partition("error: ")
@@ -49,7 +49,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# Every verb
+# Commands
 
 
 def test_sweep(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
@@ -175,10 +175,10 @@ def test_compare(run: RunFolder) -> None:
     assert "Ranks on the validation texts" in shown
     assert "One seed was trained" in shown
     found = json.loads(rankwise("compare", run.path, "--margin", 100, "--json").stdout)
-    # Nobody can lose more than 100 points: the smallest rank is enough. Rank 0 is a baseline.
+    # No rank can lose more than 100 points, so the smallest rank is enough. Rank 0 is a baseline.
     assert found["enough"] == 1
     assert found["margin"] == 1.0
-    assert "no finished run" in refusal("compare", run.adapters, status=2)
+    assert "not a finished run" in refusal("compare", run.adapters, status=2)
     assert "--margin must be above 0" in refusal("compare", run.path, "--margin", 0, status=2)
 
 
@@ -192,7 +192,7 @@ def test_version_and_help() -> None:
         assert verb in rankwise("--help").stdout
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
     assert "give either texts, or --input" in refusal("predict", adapter, status=2)
     assert "give either texts, or --input" in refusal("predict", adapter, "--input", "x.csv", status=2)
     assert "no adapter r9" in refusal("samples", run.path, "--adapter", "r9", status=2)
-    assert "no finished run" in refusal("samples", elsewhere, status=2)
+    assert "not a finished run" in refusal("samples", elsewhere, status=2)
 
 
 def test_a_folder_in_use(gpt2_base: Path, data_folder: Path, run: RunFolder) -> None:
@@ -304,7 +304,7 @@ def test_an_error_of_our_own(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-# As a process of its own
+# In a separate process
 
 
 def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -353,7 +353,7 @@ def test_a_reader_that_goes_away(run: RunFolder) -> None:
 def test_fewer_compiled_products_are_kept(
     monkeypatch: pytest.MonkeyPatch, given: str | None, found: str
 ) -> None:
-    """Unless the environment says how many; other programs that import rankwise are left as they are."""
+    """The environment takes precedence; programs that import rankwise are not affected."""
     names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
     for name in names:
         monkeypatch.setenv(name, given or "")

@@ -91,7 +91,7 @@ class TestRealEmotionFiles:
         emotion = load(EMOTION / "train.txt", labels=LABELS)
         assert (len(emotion.train), len(emotion.validation)) == (14_400, 1_600)
         assert emotion.notes == (
-            "no validation split: 1,600 of 16,000 training texts were set aside for it, "
+            "no validation split: 1,600 of 16,000 training texts were held out for it, "
             "10 % of each class, seed 110",
         )
         assert [Counter(emotion.validation.labels)[n] for n in range(6)] == [467, 536, 130, 216, 194, 57]
@@ -113,9 +113,7 @@ class TestLabels:
 
     @pytest.mark.parametrize("value", ["0.5", "NaN", "[1]", "{}", "1e400"])
     def test_other_values(self, tmp_path: Path, value: str) -> None:
-        with pytest.raises(
-            DataError, match=r"a\.jsonl:1: the label is .*neither a string nor a whole number"
-        ):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: the label is .*neither a string nor an integer"):
             labeled(tmp_path, f'{{"text": "a", "label": {value}}}\n', "a.jsonl")
 
     @pytest.mark.parametrize("line", ['{"text": "a", "label": null}', '{"text": "a"}'])
@@ -147,10 +145,10 @@ class TestLabels:
 
     def test_one_class_only(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "a.txt", pairs("a", "a")))
-        assert "a.txt: one class only: every text has the label 'a'\nhint: " in message
+        assert "a.txt: only one class: every text has the label 'a'\nhint: " in message
         write(tmp_path, "train.txt", pairs("a", "a"))
         write(tmp_path, "val.txt", pairs("b", "a"))
-        assert "one class only" in refused(tmp_path, labels=("a", "b"))
+        assert "only one class" in refused(tmp_path, labels=("a", "b"))
 
     def test_class_names_noted_in_a_parquet_file(self, tmp_path: Path) -> None:
         note = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["neg", "pos"]}}}}
@@ -179,8 +177,8 @@ class TestTexts:
             ('{"text": null, "label": "joy"}', "the text is missing"),
             ('{"label": "joy"}', "the text is missing"),
             ('{"text": 5, "label": "joy"}', "the text is of type int, not a string"),
-            ('{"text": "a\\ud83d b", "label": "joy"}', r"\ud83d, half of a surrogate pair"),
-            ('{"text": "a", "label": "\\udc00"}', r"\udc00, half of a surrogate pair"),
+            ('{"text": "a\\ud83d b", "label": "joy"}', r"the value contains \ud83d, a lone surrogate"),
+            ('{"text": "a", "label": "\\udc00"}', r"the value contains \udc00, a lone surrogate"),
         ],
     )
     def test_what_is_no_text_is_named(self, tmp_path: Path, line: str, what: str) -> None:
@@ -235,7 +233,7 @@ class TestColumns:
             "a.csv: no column for the text is known by its name; the columns are i feel fine, joy, 3"
             in message
         )
-        assert "hint: name it: --text-column NAME" in message
+        assert "hint: use --text-column NAME" in message
         assert "--label-column NAME" in refused(write(tmp_path, "b.csv", "text,x,y\na,b,c\n"))
 
 
@@ -284,7 +282,7 @@ class TestFolder:
         write(tmp_path, "train.csv.gz", "")
         message = refused(tmp_path)
         assert (
-            "no training file in this folder; it holds test.csv, train.csv.gz\nhint: name the files train,"
+            "no training file in this folder; it contains test.csv, train.csv.gz\nhint: name the files train,"
             in message
         )
 
@@ -412,10 +410,10 @@ class TestRows:
         )
         rows, kilobytes = map(int, python(script, str(path)).split())
         assert rows == 320_000
-        assert kilobytes < 8_000  # of a file of 32,000
+        assert kilobytes < 8_000  # the file has 32,000
 
 
-# --- the Hub, played by a server on this machine --------------------------------------------
+# --- the Hub, simulated by a local server ---------------------------------------------------
 
 COMMIT = "a" * 40
 CARD = """---
@@ -463,12 +461,12 @@ FILES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the Hub answers of one small dataset, org/tiny; it breaks off in the middle of `lost.parquet`."""
+    """Hub responses for a small dataset, org/tiny; the connection drops in the middle of `lost.parquet`."""
 
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Suppress request logging."""
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -518,7 +516,7 @@ def hub() -> Iterator[str]:
 
 
 def python(script: str, *arguments: str, **environment: str) -> str:
-    """What a script prints, in a process of its own: the Hub's client reads its settings on import."""
+    """The output of a script in a new process, because the Hub client reads its settings on import."""
     paths = {"PYTHONPATH": str(REPOSITORY / "src"), "NO_PROXY": "127.0.0.1"}
     outside = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", script, *arguments]
@@ -572,12 +570,12 @@ def test_the_hub(tmp_path: Path) -> None:
     }  # fmt: skip
     assert usual["validation"]["labels"] == [0, 2] and usual["test"] is None
     assert usual["notes"] == [
-        "the split test of org/tiny has no labels (all are -1) and was left out",
+        "the split test of org/tiny has no labels (all are -1) and was skipped",
         "no training text has the label joy",
     ]
     assert named["labels"] == ["love", "joy", "sadness"] and named["train"]["labels"] == [0, 2, 0, 2]
     assert named["validation"]["texts"] == ["mine"] and named["test"]["texts"] == ["text e", "text f"]
-    assert odd["validation"]["texts"] and "were set aside" in odd["notes"][-1] and odd["test"] is None
+    assert odd["validation"]["texts"] and "were held out" in odd["notes"][-1] and odd["test"] is None
     assert (
         no_config[0] == "DataError" and "'none' not found" in no_config[1] and "--data-config" in no_config[2]
     )
@@ -595,7 +593,7 @@ def test_without_the_hub(tmp_path: Path) -> None:
         "Unreachable",
         "dair-ai/emotion: no such path here, and the Hub cannot be reached: HF_HUB_OFFLINE is set, and it is "
         "not in the cache",
-        "try again with a connection, or give a file or folder as the data (--data PATH)",
+        "try again when online, or use a local file or folder (--data PATH)",
     ]
 
 

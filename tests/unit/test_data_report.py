@@ -1,4 +1,4 @@
-"""The data report: what the texts and labels say by themselves."""
+"""The data report."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_lengths_in_tokens_and_what_is_cut_off(gpt2_base: Path) -> None:
     assert found.unit == "tokens"
     assert [split.truncated for split in found.splits] == [1, 0]
     assert found.splits[0].tokens_max == max(lengths)
-    assert tokenizer([rows[1][0]], 3)[0].shape == (3,)  # counting has not switched truncation off
+    assert tokenizer([rows[1][0]], 3)[0].shape == (3,)  # counting lengths did not disable truncation
 
 
 def test_many_contradictions_are_counted_and_not_all_listed() -> None:
@@ -132,7 +132,7 @@ def test_reading_a_report_needs_no_torch() -> None:
 
 @needs_emotion
 def test_the_figures_of_emotion() -> None:
-    """Train and validation: 37 texts have two labels; 5 of validation stand in train, under another label."""
+    """37 texts of train and validation have two labels; 5 of validation occur in train with another label."""
     found = report(data.load(Recipe(data=os.fspath(EMOTION))), 128)
     assert {split.name: (split.texts, split.duplicates) for split in found.splits} == {
         "train": (16_000, 31),

@@ -1,4 +1,4 @@
-"""Adapters that stop being numbers are dropped and said; memory that runs out halves what is computed."""
+"""Diverged adapters are dropped and reported; out-of-memory errors halve the batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ computing: Any = step_module
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Injected:
-    """Make an adapter's loss, gradient or weight something else from a step on."""
+    """Corrupt an adapter's loss, gradient or weight from a given step on."""
 
     def inject(name: str, step: int, value: float = float("nan"), where: str = "loss") -> None:
         forward, update = computing.logits, AdamW.step
@@ -66,7 +66,7 @@ def test_the_neighbors_go_on(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, poisoned: Injected,
     where: str, value: float,
 ) -> None:  # fmt: skip
-    """r2 is dropped within the step; r1 and r4 become what they are without it."""
+    """r2 is dropped within the step; r1 and r4 are the same as without it."""
     poisoned("r2-s110", 4, value, where)
     folder, ears = RunFolder(tmp_path / "run"), Stop()
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(0, 1, 2, 4))
@@ -89,7 +89,7 @@ def test_the_neighbors_go_on(
 def test_a_sweep_that_dropped_one_is_resumed(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, poisoned: Injected
 ) -> None:
-    """Before it, and after it: the same bits."""
+    """Bit-identical before and after."""
     poisoned("r4-s110", 8)
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 2, 4))
     sweep(recipe, tmp_path / "whole")
@@ -163,7 +163,7 @@ ERRORS = [
 def full(
     monkeypatch: pytest.MonkeyPatch, error: Exception, *, adapters: int, texts: int, after: int = 0
 ) -> None:
-    """Refuse forward passes of more adapters or texts than that, after so many passes."""
+    """Fail forward passes with more adapters or texts than the limits, after `after` passes."""
     real, passes = computing.logits, [0]
 
     def logits(backbone: Any, bank: Bank, packed: Any, *more: Any) -> list[Tensor]:
@@ -201,7 +201,7 @@ def test_a_bank_is_halved(
         one, other = (adapters.load(each.adapters / name).state for each in (whole, folder))
         assert_alike(one, other, 1e-4)
     steps = [line for line in folder.history.read_text("utf-8").splitlines() if '"step"' in line]
-    shared = STEPS if after else 0  # that were made together, up to the last checkpoint
+    shared = STEPS if after else 0  # trained together, up to the last checkpoint
     assert len(steps) == shared + 3 * (3 * STEPS - shared)
 
 
@@ -211,10 +211,10 @@ def test_a_lone_adapter_adds_up_its_gradients(
     request: pytest.FixtureRequest, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     base: str, weights: str,
 ) -> None:  # fmt: skip
-    """With all dropout on: a part's masks are those of the whole batch."""
+    """With all dropout on: a micro-batch has the same dropout masks as in the whole batch."""
     folders = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     changes: dict[str, Any] = {"ranks": (4,), "lora_dropout": 0.1, "class_weights": weights, "batch_size": 7}
-    changes["baselines"] = False  # a head alone needs as much room, and has no parts
+    changes["baselines"] = False  # a linear probe needs as much memory, and has no micro-batches
     recipe: Recipe = tiny.recipe(request.getfixturevalue(base), data_folder, **changes)
     sweep(recipe, folders[0].path)
     full(monkeypatch, MemoryError(), adapters=1, texts=2)

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, says what to do, and is quiet about the rest."""
+"""The doctor reports problems with advice, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_check_says_something() -> None:
     assert all(bool(each.hint) == (each.state != "ok") for each in found)
 
 
-# The numbers
+# Numerics
 
 
 def test_the_numbers_are_right() -> None:
@@ -183,7 +183,7 @@ def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
     assert two.state == "problem"
 
 
-# The verb
+# The command
 
 
 @pytest.mark.parametrize(("state", "status"), [("ok", 0), ("note", 0), ("problem", 1)])

@@ -1,4 +1,4 @@
-"""Drawings: the same bytes for the same numbers, text that stays text, colors that follow the page."""
+"""Drawings: deterministic bytes, escaped text, colors from the page's theme."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_colours_follow_the_page_inline_and_stand_still_in_a_file() -> None:
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 def test_colours_can_be_told_from_the_paper(palette: dict[str, str]) -> None:
-    """Contrast as WCAG 2.2 counts it: 4.5 for what is read, in both modes."""
+    """WCAG 2.2 contrast: at least 4.5 for text, in both color modes."""
     for name, color in palette.items():
         if name not in ("paper", "rule", "grid"):
             assert contrast(color, palette["paper"]) >= 4.5, name

@@ -1,4 +1,4 @@
-"""Texts that the adapters get wrong: all-wrong first, then the most confident."""
+"""Misclassified texts: all adapters wrong first, then the most confident."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def line(label: str, *predictions: tuple[str, float], text: str = "t", split: st
 
 
 def run_of(folder: Path, *lines: Line) -> Run:
-    """A run of three adapters that predict these lines."""
+    """A run of three adapters with these predictions."""
     made = made_run(folder, accuracies={1: 0.8}, labels=LABELS, baselines=False)
     header = ["split", "text", "label", *(cell for name in NAMES for cell in (name, f"{name} probability"))]
     table: list[list[Any]] = [header]
@@ -48,7 +48,7 @@ def test_all_wrong_comes_before_confident(tmp_path: Path) -> None:
     assert [each.text for each in found] == ["all, surer", "all, unsure", "sure"]
     first = found[0]
     assert (first.predicted, first.wrong, first.number) == ("=y", 1.0, 4)
-    assert first.confidence == pytest.approx(0.7)  # of those that said y
+    assert first.confidence == pytest.approx(0.7)  # mean over those that predicted y
     assert first.predictions == (("=y", 2), ("z", 1))
 
 
@@ -62,7 +62,7 @@ def test_numbers_count_within_the_split(tmp_path: Path) -> None:
 
 
 def test_the_list_for_people_who_correct_labels(tmp_path: Path) -> None:
-    """No cell is a formula, though texts and labels begin like one."""
+    """No cell is a formula, even if texts and labels look like one."""
     lines = line("x", *[("=y", 0.9)] * 3, text=" \uff1dcmd|'x'!A1"), line("x", *[("x", 0.9)] * 3)
     found = errors_csv(wrong_texts(run_of(tmp_path / "run", *lines)))
     rows = list(csv.reader(io.StringIO(found)))

@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, and a file of labeled texts gives them."""
+"""Metrics match scikit-learn's, and can be computed from a labeled file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("a", "b", "c", "d")
 
 
 def random_case(texts: int, classes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Targets below `classes`, and logits for all four labels that lean to them."""
+    """Targets below `classes`, and logits over four labels that are biased toward the targets."""
     random = np.random.default_rng(seed)
     targets = random.integers(0, classes, texts)
     logits = random.normal(size=(texts, len(NAMES))).astype(np.float32)
@@ -53,7 +53,7 @@ def test_a_class_that_is_absent_counts_only_where_it_is_predicted() -> None:
         f1_score(targets, logits.argmax(axis=1), average="macro", zero_division=0.0)
     )
     assert (found.classes[3].texts, found.classes[3].recall) == (0, 0.0)
-    logits[:, 3] = -100.0  # never predicted: three classes are left
+    logits[:, 3] = -100.0  # never predicted, so three classes remain
     found = metrics("test", targets, logits, NAMES)
     assert found.macro_f1 == pytest.approx(f1_score(targets, logits.argmax(axis=1), average="macro"))
     assert found.confusion[3] == [0, 0, 0, 0] and len(found.confusion) == 4
@@ -62,7 +62,7 @@ def test_a_class_that_is_absent_counts_only_where_it_is_predicted() -> None:
 def test_one_text_all_right() -> None:
     found = metrics("test", np.array([1]), np.array([[0.0, 9.0, 0.0, 0.0]], dtype=np.float32), NAMES)
     assert (found.accuracy, found.macro_f1) == (1.0, 1.0)
-    assert found.accuracy_low == pytest.approx(0.2065, abs=1e-4)  # Wilson's interval of one in one
+    assert found.accuracy_low == pytest.approx(0.2065, abs=1e-4)  # Wilson interval for 1 of 1
     assert found.accuracy_high == 1.0
 
 
@@ -83,7 +83,7 @@ def test_calibration_by_hand() -> None:
 
 
 def test_calibration_of_shares_that_are_true() -> None:
-    """Labels drawn by the stated probabilities: no bin is far off, and a sharpened model is worse."""
+    """Labels sampled from the predicted probabilities are calibrated; a sharpened model is worse."""
     random = np.random.default_rng(2)
     logits = random.normal(size=(20_000, 4)).astype(np.float32)
     shares = softmax(logits.astype(np.float64), axis=-1)

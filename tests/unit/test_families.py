@@ -1,4 +1,4 @@
-"""Every family: configs are read as transformers reads them or refused by name; the checklist is walked."""
+"""All families: configs match transformers or are rejected by name; the contributor checklist holds."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def theirs(json: dict[str, Any]) -> Any:
-    """transformers' config of a config.json."""
-    return transformers.AutoConfig.for_model(**deepcopy(json))  # it adds to the tables that it is given
+    """transformers' config object for a config.json."""
+    return transformers.AutoConfig.for_model(**deepcopy(json))  # it modifies its arguments
 
 
-# As transformers reads them
+# Same as transformers
 
 
 def required(config: type[ModelConfig]) -> dict[str, Any]:
-    """The settings without a default, from the family's small shape."""
+    """The family's small config without settings that have defaults."""
     keys = [field.alias or name for name, field in config.model_fields.items() if field.is_required()]
     values = SMALL[family_name(config)] | {"vocab_size": 500, "hidden_size": 96}
     return {key: values[key] for key in keys}
@@ -137,7 +137,7 @@ def test_null_counts_as_missing() -> None:
     assert config.d_ff == 96
 
 
-# Refused by name
+# Rejected by name
 
 GPT2 = {"model_type": "gpt2", "n_embd": 24, "n_head": 3}
 BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
@@ -167,12 +167,12 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (GPT2, {"hidden_size": 48}, "n_embd = 24 and hidden_size = 48 contradict each other"),
     (GPT2, {"num_attention_heads": "3"}, "contradict each other"),
     (GPT2, {"use_cache": 1}, "use_cache must be true or false, not 1"),
-    (GPT2, {"bos_token_id": "0"}, "bos_token_id must be a whole number or a list of such, not '0'"),
+    (GPT2, {"bos_token_id": "0"}, "bos_token_id must be a whole number or a list of whole numbers, not '0'"),
     (GPT2, {"architectures": "GPT2"}, "architectures must be a list"),
-    (LLAMA, {"hidden_size": None}, "hidden_size must be a whole number from 1 to 131072, and is missing"),
+    (LLAMA, {"hidden_size": None}, "hidden_size must be a whole number from 1 to 131072, but is missing"),
     (LLAMA, {"hidden_act": "gelu"}, "hidden_act must be silu"),
-    (LLAMA, {"num_key_value_heads": 4}, "6 heads, 4 key-value heads of size 8 do not fit"),
-    (LLAMA, {"head_dim": 5}, "key-value heads of size 5 do not fit"),
+    (LLAMA, {"num_key_value_heads": 4}, "6 heads, 4 key-value heads of size 8 do not match"),
+    (LLAMA, {"head_dim": 5}, "key-value heads of size 5 do not match"),
     (LLAMA, {"hidden_size": 50}, "hidden_size 50 is not a multiple of num_attention_heads 6"),
     (LLAMA, {"attention_bias": 1}, "attention_bias must be true or false"),
     (LLAMA, {"rope_scaling": "linear"}, "rope_scaling must be an object, not 'linear'"),
@@ -209,7 +209,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"model_type": "qwen2", "layer_types": ["sliding_attention"]},
         "layer_types must be full_attention",
     ),
-    (NEOX, {"rotary_pct": 0.1}, "rotary_pct 0.1 of 12 numbers a head turns 1 of them"),
+    (NEOX, {"rotary_pct": 0.1}, "rotary_pct 0.1 of head size 12 rotates 1 dimensions"),
     (NEOX, {"rotary_pct": 1.5}, "rotary_pct must be a number above 0 and up to 1, not 1.5"),
     (
         NEOX,
@@ -259,7 +259,7 @@ def test_only_known_keys_are_handed_on() -> None:
 
 @family
 def test_names_of_layers(name: str) -> None:
-    """The family's pattern and the bank's rule agree on every target module."""
+    """The family's pattern and the bank's rule agree on all target modules."""
     config = parse_config({"model_type": name, "vocab_size": 500, **SMALL[name]})
     for module in config.module_shapes():
         assert config.layer_of(module) == layer_of(module)
@@ -310,7 +310,7 @@ def test_every_family_is_mentioned(name: str, page: str) -> None:
 
 
 def test_no_other_module_names_a_family() -> None:
-    """So that a new family needs no other file. Names of single models may stand where a model is meant."""
+    """A new family needs no other file. Names of specific models may appear elsewhere."""
     types, classes = "|".join(FAMILIES), "|".join(each.config.__name__ for each in FAMILIES.values())
     words = re.compile(rf"[\"'](?:{types})[\"']|\b(?:{classes})\b")
     own = {f"models/{name}.py" for name in FAMILIES} | {"models/gguf.py", "report/card.py"}
@@ -334,7 +334,7 @@ def test_known_models_are_read(name: str) -> None:
      ("EleutherAI/pythia-410m", 302_311_424), ("EleutherAI/pythia-1b", 805_736_448)],
 )  # fmt: skip
 def test_pythia_has_its_published_parameters(name: str, parameters: int) -> None:
-    """Without embeddings, as its authors count."""
+    """Without embeddings, as counted by its authors."""
     config = parse_config(KNOWN[name])
     assert config.parameters() - config.vocab_size * config.d_model == parameters
 
@@ -343,5 +343,5 @@ def test_pythia_has_its_published_parameters(name: str, parameters: int) -> None
     ("name", "parameters"), [("facebook/opt-125m", 125_239_296), ("Qwen/Qwen2.5-0.5B", 494_032_768)]
 )
 def test_others_have_their_published_parameters(name: str, parameters: int) -> None:
-    """With tied embeddings, of which there is one table."""
+    """With tied embeddings, which are counted once."""
     assert parse_config(KNOWN[name]).parameters() == parameters

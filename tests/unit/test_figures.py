@@ -1,4 +1,4 @@
-"""The figures: the run's numbers are in them, whatever the run looks like."""
+"""Figures show the run's numbers for runs of any shape."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def texts(drawing: Drawing) -> list[str]:
-    """What the figure says in words, tick labels included."""
+    """The text of a figure, including tick labels."""
     tree = ElementTree.fromstring(drawing.inline())
     return ["".join(each.itertext()).strip() for each in tree.iter("text")]
 
@@ -56,7 +56,7 @@ def test_accuracy_by_rank(made: Run, split: str) -> None:
 
 
 def test_the_interval_has_the_length_that_it_should(made: Run) -> None:
-    """A bar's ends against the axis' ticks, from the SVG alone."""
+    """The ends of a bar in axis units, computed from the SVG."""
     shown = accuracy(made)
     tree = ElementTree.fromstring(shown.inline())
     scale = ticks(tree)
@@ -197,7 +197,7 @@ def test_after_one_epoch_there_is_no_curve_of_accuracies(made: Run) -> None:
     ids=["point above", "point below", "point on both sides"],
 )
 def test_a_name_keeps_clear_of_the_points(low: float, high: float, expected: tuple[bool, bool]) -> None:
-    """Beside a line at 75: at the right end, above or below it; else to the left of the point."""
+    """Next to a line at 75: at the right end, above or below it; otherwise left of the point."""
     axes = Figure(figsize=(6, 4)).add_axes((0, 0, 1, 1))
     axes.set(xlim=(-0.6, 4.6), ylim=(43.0, 87.0))
     score = Score(0.75, low / 100, high / 100, None, (), 0.0, 0.0)
@@ -257,7 +257,7 @@ def test_names_that_the_font_can_draw_stay(made: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["disappointment", "extraordinarily good", "喜" * 30, "W" * 40])
 def test_long_names_leave_room_for_the_axis_titles(label: str) -> None:
-    """Everything that is written lies within the picture."""
+    """All text is inside the figure."""
     names, counts = (label, "b", "c"), [[5, 1, 1]] * 3
     drawing = diagnostics.confusion("validation", "rank 1", names, counts)
     with _settings("x"):

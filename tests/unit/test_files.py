@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what stands in the way is said."""
+"""Files are written atomically, and failures have clear messages."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_full_disk_is_a_resource_error(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="cannot write") as caught, files.writing(tmp_path / "a") as file:
         file.write("x")
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert "room" in caught.value.hint
+    assert "disk space" in caught.value.hint
     assert names(tmp_path) == []
 
 
@@ -244,7 +244,7 @@ def test_sha256(tmp_path: Path) -> None:
         (b"\xff\xfe\xfa", "cannot be read as JSON"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
-        (b"[1, 2]", "must hold a JSON object, not a list"),
+        (b"[1, 2]", "must contain a JSON object, not a list"),
         (b'{"a": "' + b"x" * (1 << 20) + b'"}', "larger than 1048576 bytes"),
     ],
 )
@@ -260,7 +260,7 @@ def test_json_objects_are_read(tmp_path: Path) -> None:
     assert files.read_object(tmp_path / "config.json") == {"a": [1, None]}
     with pytest.raises(ModelError, match="no such file"):
         files.read_object(tmp_path / "missing.json")
-    with pytest.raises(ModelError, match="not a plain file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         files.read_object(tmp_path)
     for text in ("{", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000):
         (tmp_path / "bad.json").write_text(text)
@@ -269,7 +269,7 @@ def test_json_objects_are_read(tmp_path: Path) -> None:
 
 
 def test_files_are_verified_against_their_digests(tmp_path: Path) -> None:
-    files.verify(tmp_path)  # no list, nothing to verify
+    files.verify(tmp_path)  # no digests, nothing to verify
     files.write_text(tmp_path / "a", "content")
     files.write_json(tmp_path / files.DIGESTS, {"a": files.sha256(tmp_path / "a")})
     files.verify(tmp_path)

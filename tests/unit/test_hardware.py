@@ -1,4 +1,4 @@
-"""Devices, precisions and memory as this machine has them."""
+"""Detection of devices, precisions and memory."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def test_auto_takes_the_best_there_is() -> None:
 
 @pytest.mark.parametrize("name", ["", "tpu", "CPU", "cpu:", "cpu:x", "cpu:-1", "cuda:", "cuda:1:1", "cuda 0"])
 def test_no_such_device(name: str) -> None:
-    with pytest.raises(UsageError, match="no device") as caught:
+    with pytest.raises(UsageError, match="unknown device") as caught:
         hardware.device(name)
-    assert caught.value.hint == "give auto, cpu, cuda, cuda:N or mps"
+    assert caught.value.hint == "use auto, cpu, cuda, cuda:N or mps"
 
 
 def test_a_device_that_this_machine_lacks() -> None:
-    """Said before any weights are loaded, with what to do instead."""
+    """Reported before weights are loaded, with a hint."""
     absent = [f"cuda:{torch.cuda.device_count()}"]
     absent += [] if torch.cuda.is_available() else ["cuda"]
     absent += [] if torch.backends.mps.is_available() else ["mps"]
@@ -45,7 +45,7 @@ def test_a_device_that_this_machine_lacks() -> None:
 def test_precision() -> None:
     assert hardware.dtype("float32", HERE) == torch.float32
     assert hardware.dtype("bfloat16", HERE) == torch.bfloat16
-    with pytest.raises(UsageError, match="no precision 'float16'"):
+    with pytest.raises(UsageError, match="unknown precision 'float16'"):
         hardware.dtype("float16", HERE)
 
 

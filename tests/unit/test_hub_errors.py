@@ -1,4 +1,4 @@
-"""What the Hub's clients raise, sorted: an outage, a refusal, the disk, or a mistake in a program."""
+"""Classification of Hub errors: an outage, a refusal, a disk error, or a bug."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_refusal_is_no_outage(error: Exception, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("kind", [TypeError, AttributeError, KeyError, ImportError])
 def test_a_mistake_in_a_program_is_no_outage(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it came up while an outage was dealt with."""
+    """Also if it was raised while an outage was being handled."""
     for error in (kind("oops"), led_to(kind("oops"), ConnectionError())):
         assert not hub.is_outage(error)
         assert caught_of_model(error, monkeypatch) is error

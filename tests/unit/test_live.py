@@ -1,4 +1,4 @@
-"""The board of a running sweep, on terminals of any size."""
+"""The live display of a running sweep, on terminals of any size."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_nothing_before_the_first_step() -> None:
 
 
 def told() -> None:
-    """What a sweep of two epochs tells."""
+    """The events of a sweep with two epochs."""
     with terminal.ProgressBars() as bars:
         bars.begin("data", None)
         bars.end()

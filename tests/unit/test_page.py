@@ -1,4 +1,4 @@
-"""report.html: one page, whole in itself, with the run's figures, and nothing of the data as markup."""
+"""report.html: one self-contained page with the run's figures and escaped data."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_verdict_comes_first(made: RunFolder) -> None:
 
 
 def test_it_is_whole_in_itself(made: RunFolder) -> None:
-    """No script, no address but those within the page, nothing to fetch."""
+    """No scripts, no external links, nothing to fetch."""
     shown = page(made)
     assert shown.tags["script"] == shown.tags["img"] == shown.tags["iframe"] == 0
     for _, name, value in shown.attributes:
@@ -86,7 +86,7 @@ def test_it_is_whole_in_itself(made: RunFolder) -> None:
 
 
 def test_its_structure_can_be_followed(made: RunFolder) -> None:
-    """Language, landmarks, headings without gaps, ids once, names for figures and tables."""
+    """Language, landmarks, heading levels, unique ids, labels for figures and tables."""
     shown = page(made)
     assert ("html", "lang", "en") in shown.attributes
     assert all(shown.tags[tag] == 1 for tag in ("main", "header", "footer", "nav", "h1"))
@@ -128,7 +128,7 @@ def test_every_figure_names_its_split(made: RunFolder) -> None:
 
 
 def test_the_choice_does_not_look_at_test(made: RunFolder, tmp_path: Path) -> None:
-    """The test split's figures turned upside down change neither verdict nor choice."""
+    """Reversing the test metrics changes neither the verdict nor the choice."""
     copy = RunFolder(shutil.copytree(made.path, tmp_path / "run"))
     results = copy.read_results()
     for row in results.adapters:
@@ -159,7 +159,7 @@ def test_hostile_data_stays_text(tmp_path: Path) -> None:
     assert set(shown.tags) <= TAGS
     assert shown.tags["style"] == 1 and shown.tags["title"] == 1 + shown.tags["svg"]
     assert not any(name.startswith("on") for _, name, _ in shown.attributes)
-    # Each text is drawn often enough to be among the errors or samples; it reads as it was written.
+    # Each text is sampled often enough to appear among the errors or samples, unchanged.
     assert sum(one_line(text) in shown.text for text in TEXTS) > 5
     assert all(label in shown.text for label in LABELS)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown.source)
@@ -168,7 +168,7 @@ def test_hostile_data_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_run_without_most_things(tmp_path: Path) -> None:
-    """One rank, one seed, no test, baselines, history, timing or calibration: the sections are left out."""
+    """One rank, one seed, no test, baselines, history, timing or calibration: their sections are omitted."""
     made = made_run(
         tmp_path / "run", accuracies={4: 0.9}, seeds=(1,), sizes={"validation": 60}, baselines=False,
         calibration=False,

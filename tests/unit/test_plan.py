@@ -1,4 +1,4 @@
-"""Plans: parameters to the digit, banks that fit the memory, steps, and what does not fit the model."""
+"""Plans: exact parameter counts, banks that fit in memory, steps, and recipes that do not fit the model."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_known_bases(base: str, parameters: int, per_rank: int, head: int) -> No
 @pytest.mark.parametrize("targets", [None, "all-linear"])
 @pytest.mark.parametrize("name", TINY)
 def test_totals_are_pefts_own(name: str, targets: str | None, pad_added: bool) -> None:
-    """Counted on a real model, with and without a pad token that the user had to add."""
+    """Compared with counts on a real model, with and without an added pad token."""
     json = TINY[name].to_dict()
     config = type(TINY[name])(**json | {"num_labels": CLASSES, "pad_token_id": 0})
     made: Any = transformers.AutoModelForSequenceClassification
@@ -114,7 +114,7 @@ def test_totals_are_pefts_own(name: str, targets: str | None, pad_added: bool) -
     if pad_added:
         model.resize_token_embeddings(71, mean_resizing=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out for GPT-2 by itself, and says so
+        warnings.simplefilter("ignore")  # PEFT warns when it sets fan_in_fan_out for GPT-2
         lora = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=3, target_modules=targets)
         wrapped: Any = peft.get_peft_model(model, lora)
     recipe = Recipe(ranks=(3,), targets=(targets,) if targets else None, max_length=16)
@@ -144,7 +144,7 @@ def test_json_rows() -> None:
 
 
 def test_adapters() -> None:
-    """Ranks within seeds; rank 0 has neither target modules nor dropout."""
+    """Ordered by seed, then rank; rank 0 has neither target modules nor dropout."""
     recipe = Recipe(ranks=(0, 4), seeds=(1, 2), alpha=0.8, alpha_mode="fixed", lora_dropout=0.1)
     modules = list(parse_config(GPT2).module_shapes())
     specs = plan.adapters(recipe, modules, ("c_attn",))
@@ -227,7 +227,7 @@ def test_heads_alone_have_a_bank_of_their_own() -> None:
 
 
 def test_the_linear_probe_is_an_adapter_of_the_plan() -> None:
-    """Where rank 0 is not among the ranks, the baseline is trained last, in a bank of its own."""
+    """If rank 0 is not among the ranks, the linear probe is trained last, in a separate bank."""
     found = make(Recipe.preset("emotion"))
     assert found.probe is not None and found.banks[-1] == (found.probe,)
     assert (found.probe.name, found.probe.rank, found.probe.seed) == ("linear-probe", 0, 110)
@@ -239,7 +239,7 @@ def test_the_linear_probe_is_an_adapter_of_the_plan() -> None:
 def test_memory_splits_banks() -> None:
     one, two = (make(Recipe.preset("emotion", ranks=list(range(1, n + 1)))).memory_bytes for n in (1, 2))
     assert one < two
-    limit = two + 10_000_000  # room for higher ranks, not for a third adapter's activations
+    limit = two + 10_000_000  # enough for higher ranks, not for a third adapter's activations
     assert banks(limit) == [[1, 2], [4, 8], [16]]
     assert make(memory_bytes=limit).memory_bytes <= limit
     assert banks(one + 1_000_000_000 * 100) == [[1, 2, 4, 8, 16]]
@@ -267,7 +267,7 @@ def test_attention_needs_memory_with_the_square_of_the_length() -> None:
 
 
 def test_no_batch_is_longer_than_its_cut_texts() -> None:
-    """Texts of 20 tokens may meet in a batch of 28; texts that are all cut at 20 may not."""
+    """With a mean of 20 tokens, a batch may average 28, but not if texts are truncated at 20."""
     free, cut = (make(Recipe.preset("emotion", max_length=n), tokens_per_text=20.0) for n in (128, 20))
     assert cut.memory_bytes < free.memory_bytes
     assert (
@@ -298,7 +298,7 @@ def test_dropout_that_is_off_keeps_no_masks() -> None:
 
 
 def measured() -> dict[str, float]:
-    """The records' peaks in GB, by the case's name."""
+    """Case name -> recorded peak memory in GB."""
     lines = [
         line
         for name in ("2026-11-25-memory.md", "2026-11-25-memory-checked.md")
@@ -310,7 +310,7 @@ def measured() -> dict[str, float]:
 
 @pytest.mark.parametrize("case", memory.CASES, ids=lambda case: case.name)
 def test_expected_memory_is_what_was_measured(case: memory.Case) -> None:
-    """Within the 5 % below and 35 % above that the plan promises. Emotion's texts have 20.2 tokens.
+    """Between 5 % below and 35 % above, as documented. The emotion texts have 20.2 tokens on average.
 
     The estimate's two constants were fitted to `memory.FITTED`, and to none of `memory.CHECKED`.
     """

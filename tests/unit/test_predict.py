@@ -1,4 +1,4 @@
-"""A classifier answers each text alike, whatever its company; files come out as they went in, and more."""
+"""A text's prediction does not depend on its batch; predict files keep their rows and add columns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def write_rows(path: Path, rows: list[Row]) -> Path:
-    """Rows of strings as a file of any format, by other means than rankwise's."""
+    """Write rows of strings in any format without using rankwise."""
     if path.suffix in (".csv", ".tsv"):
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0], delimiter="," if path.suffix == ".csv" else "\t")
@@ -75,7 +75,7 @@ def test_a_text_alone_is_answered_as_among_others(classifier: Classifier) -> Non
 
 
 def test_the_company_of_many_windows_changes_nothing(classifier: Classifier) -> None:
-    many = TEXTS * 40  # more tokens than one pass takes
+    many = TEXTS * 40  # more tokens than fit in one forward pass
     np.testing.assert_allclose(
         classifier.probabilities(many), np.tile(classifier.probabilities(TEXTS), (40, 1)), atol=1e-5, rtol=0
     )
@@ -126,7 +126,7 @@ def test_a_typed_special_token_is_plain_text(classifier: Classifier, adapter: Pa
 
 
 def test_a_long_text_loses_its_end(classifier: Classifier) -> None:
-    start = "scared " * 40  # more than the 32 tokens of the recipe
+    start = "scared " * 40  # more than the recipe's 32 tokens
     one, other = classifier.probabilities([start + "glad", start + "furious"])
     np.testing.assert_array_equal(one, other)
 
@@ -134,9 +134,9 @@ def test_a_long_text_loses_its_end(classifier: Classifier) -> None:
 def test_another_base_is_refused(adapter: Path, llama_base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no linear layer h\.0\.attn\.c_attn"):
         Classifier.load(adapter, base=str(llama_base))
-    with pytest.raises(UsageError, match="no precision 'float16'"):
+    with pytest.raises(UsageError, match="unknown precision 'float16'"):
         Classifier.load(adapter, precision="float16")
-    with pytest.raises(UsageError, match="no device 'tpu'"):
+    with pytest.raises(UsageError, match="unknown device 'tpu'"):
         Classifier.load(adapter, device="tpu")
 
 
@@ -199,7 +199,7 @@ def test_values_keep_their_types(classifier: Classifier, tmp_path: Path) -> None
 
 @pytest.fixture
 def ragged(tmp_path: Path) -> tuple[Path, list[Row]]:
-    """JSON Lines whose second batch of rows is unlike the first."""
+    """JSON Lines whose second batch of rows has other columns than the first."""
     text = {"text": "so glad"}
     rows: list[Row] = [
         {**text, "late": None, "n": 1, "x": 1, "nested": {}, "list": [], "mixed": 1}
@@ -313,7 +313,7 @@ def test_a_bad_row_leaves_nothing_behind(
 def test_what_texts_begin_with_in_common_is_computed_once(
     classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text that is there twice, and one that goes on where another ends, cost only what is new."""
+    """Duplicate texts and texts with a shared prefix only cost their new tokens."""
     rows: list[int] = []
 
     def spying(*args: Any, **options: Any) -> PackedBatch:

@@ -1,4 +1,4 @@
-"""A plan before anything is fetched, equal to what the sweep then does."""
+"""A plan that downloads nothing matches the sweep."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_plan_is_what_the_sweep_does(run: RunFolder, gpt2_base: Path, data_f
         ):
             assert getattr(planned, figure) == getattr(done, figure)
     tokens = sum(line["tokens"] / len(line["adapters"]) for line in steps if line["kind"] == "step")
-    assert plan.tokens == pytest.approx(tokens / 2, rel=0.6)  # two banks; without the tokenizer a guess
+    assert plan.tokens == pytest.approx(tokens / 2, rel=0.6)  # two banks; an estimate without the tokenizer
 
 
 def test_what_does_not_fit_is_said(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:

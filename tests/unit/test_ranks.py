@@ -1,4 +1,4 @@
-"""Which rank is enough: from predictions alone, in words that fit the figures."""
+"""Which rank is enough: computed from predictions, with wording that matches the numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankwise.store.run_folder import RunFolder
 def invented(
     run: RunFolder, folder: Path, accuracies: dict[int, float], seeds: int, texts: int, shared: float
 ) -> RunFolder:
-    """A run of made-up predictions: ranks of given accuracies, wrong on the same texts to a degree.
+    """A run of synthetic predictions: ranks with given accuracies and correlated errors.
 
     Args:
         run: a real run, whose results.json lends its form.
@@ -115,7 +115,7 @@ def test_a_wider_margin_lets_more_ranks_pass(run: RunFolder, tmp_path: Path) -> 
 
 
 def test_the_test_split_is_never_looked_at(run: RunFolder, tmp_path: Path) -> None:
-    """The one test text of the made-up run, which all get wrong, changes no figure."""
+    """The only test text of the synthetic run, which all ranks get wrong, changes no number."""
     found = verdict(run, tmp_path / "run", {1: 0.9, 8: 1.0}, texts=100)
     assert [each.accuracy for each in found.ranks] == pytest.approx([0.9, 1.0])
 

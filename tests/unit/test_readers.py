@@ -1,4 +1,4 @@
-"""Every format becomes the same numbered rows, and every damaged file is named with its line."""
+"""All formats give the same numbered rows, and errors in damaged files name the line."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TestText:
     def test_a_line_without_a_semicolon_is_named(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "a.txt", "a;b\nno label here\n"))
         assert message.startswith(f"{tmp_path}/a.txt:2: no ';'")
-        assert "hint: each line of a .txt file is text;label" in message
+        assert "hint: each line of a .txt file must be text;label" in message
 
     def test_an_empty_line_is_named_unless_it_ends_the_file(self, tmp_path: Path) -> None:
         assert "a.txt:2: the line is empty" in refused(write(tmp_path, "a.txt", "a;b\n \n\nc;d\n"))
@@ -101,18 +101,18 @@ class TestCsv:
         assert rows_of(write(tmp_path, "a.csv", "text,label\ra,b\r")) == [(2, {"text": "a", "label": "b"})]
 
     def test_a_column_named_twice(self, tmp_path: Path) -> None:
-        assert "a.csv:1: the column 'text' stands twice" in refused(
+        assert "a.csv:1: the column 'text' appears twice" in refused(
             write(tmp_path, "a.csv", "text,text \na,b\n")
         )
 
     @pytest.mark.parametrize(("line", "fields"), [("c", "1 field"), ("c,d,e", "3 fields")])
     def test_a_row_of_another_width(self, tmp_path: Path, line: str, fields: str) -> None:
         message = refused(write(tmp_path, "a.csv", f'text,label\n"a\nb",x\n{line}\n'))
-        assert f"a.csv:4: {fields}, where the header has 2" in message
+        assert f"a.csv:4: {fields}, but the header has 2" in message
 
     def test_a_quote_left_open_is_named_where_it_begins(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "a.csv", 'text,label\na,b\n"c,d\ne,f\n'))
-        assert "a.csv:3: not CSV" in message and "quotation mark" in message
+        assert "a.csv:3: not CSV" in message and "quote left open" in message
         long = 'text,label\n"' + "word, word\n" * 20_000
         assert "a.csv:2: not CSV" in refused(write(tmp_path, "a.csv", long))
 
@@ -128,7 +128,7 @@ class TestCsv:
         writer = csv.writer(out)
         begins, expected = [], []
         for pair in [("text", "label"), *pairs]:
-            # Inside a field, \r, \n and \r\n each end a line, as they do for an editor.
+            # Inside a field, \r, \n and \r\n each count as one line ending, as in an editor.
             written = out.getvalue()
             begins.append(len(written.replace("\r\n", "\n").replace("\r", "\n").split("\n")))
             expected.append(pair)
@@ -153,9 +153,9 @@ class TestJsonLines:
             ('{"text": "a"', "not JSON: Expecting ',' delimiter (column 13)"),
             ("[1]", "not a JSON object"),
             ('"a"', "not a JSON object"),
-            ('{"text": "a", "text": "b"}', "the same name twice"),
-            ("[" * 100_000, "not JSON"),
-            ("1" * 5000, "not JSON that can be read"),
+            ('{"text": "a", "text": "b"}', "duplicate names"),
+            ("[" * 100_000, "cannot be read as JSON"),
+            ("1" * 5000, "cannot be read as JSON"),
         ],
     )
     def test_what_is_no_object_is_named(self, tmp_path: Path, line: str, what: str) -> None:
@@ -164,7 +164,7 @@ class TestJsonLines:
 
     def test_an_array_is_refused_with_a_hint(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "a.json", '[\n{"text": "a", "label": "b"}\n]\n'))
-        assert "a.json:1: not JSON" in message and "one object a line" in message
+        assert "a.json:1: not JSON" in message and "one object per line" in message
 
     @quick
     @given(rows=st.lists(st.dictionaries(TEXTS, TEXTS, min_size=1), min_size=1, max_size=6))
@@ -197,7 +197,7 @@ class TestParquet:
     def test_a_string_that_is_not_utf8(self, tmp_path: Path) -> None:
         bad = pyarrow.array([b"good", b"\xff"]).cast(pyarrow.string(), safe=False)
         pyarrow.parquet.write_table(pyarrow.table({"text": bad}), tmp_path / "a.parquet")
-        assert "a.parquet: row 1: a string in this row, or in one after it" in refused(tmp_path / "a.parquet")
+        assert "a.parquet: row 1: a string in this row or a later one" in refused(tmp_path / "a.parquet")
 
     def test_class_names_are_found_and_odd_notes_passed_over(self, tmp_path: Path) -> None:
         note = {
@@ -246,14 +246,14 @@ class TestFiles:
 
     def test_utf16(self, tmp_path: Path) -> None:
         assert "iconv -f UTF-16" in refused(write(tmp_path, "a.csv", "text,label\na,b\n".encode("utf-16")))
-        assert "a.csv:1: a NUL byte" in refused(
+        assert "a.csv:1: the line contains a NUL byte" in refused(
             write(tmp_path, "a.csv", "text,label\na,b\n".encode("utf-16-le"))
         )
 
     @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
     def test_a_nul_byte(self, tmp_path: Path, name: str) -> None:
         good = {"a.txt": "a;b\n", "a.csv": "text,label\n", "a.jsonl": '{"text": "a"}\n'}[name]
-        assert f"{name}:2: a NUL byte" in refused(write(tmp_path, name, good + "a\0;b\n"))
+        assert f"{name}:2: the line contains a NUL byte" in refused(write(tmp_path, name, good + "a\0;b\n"))
 
     def test_no_such_file(self, tmp_path: Path) -> None:
         assert refused(tmp_path / "none.csv").startswith(f"{tmp_path}/none.csv: no such file\nhint: ")
@@ -261,8 +261,8 @@ class TestFiles:
     def test_a_folder_and_a_pipe(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").mkdir()
         os.mkfifo(tmp_path / "b.csv")
-        assert "a.csv: a folder, where a file is expected" in refused(tmp_path / "a.csv")
-        assert "b.csv: not a plain file" in refused(tmp_path / "b.csv")
+        assert "a.csv: expected a file, not a folder" in refused(tmp_path / "a.csv")
+        assert "b.csv: not a regular file" in refused(tmp_path / "b.csv")
 
     def test_paths_that_the_system_refuses(self, tmp_path: Path) -> None:
         (tmp_path / "loop.csv").symlink_to("loop.csv")
@@ -278,7 +278,7 @@ class TestFiles:
 
 @contextmanager
 def _without_root() -> Iterator[None]:
-    """Root may read everything, so that a test of permissions must be somebody else."""
+    """Root ignores permissions, so tests of permissions must run as another user."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)

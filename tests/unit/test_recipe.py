@@ -1,4 +1,4 @@
-"""Recipes: the presets, the round trip through TOML, and a message for whatever is wrong."""
+"""Recipes: presets, TOML round trip, and error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from rankwise.errors import UsageError
 from rankwise.recipe import PRESETS, Recipe
 
-# Every field with a value that is not its default.
+# Every field with a non-default value.
 EVERYTHING: dict[str, Any] = {
     "base": "gpt2",
     "data": 'folder/with = signs, "quotes" and é',

@@ -1,4 +1,4 @@
-"""The published table next to a run, and what passes."""
+"""Comparison of a run with the published table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rankwise.cli import terminal
 from rankwise.commands import reproduce
 from rankwise.schema import AdapterResult, Metrics, Results
 
-PUBLISHED = {1: 1829, 2: 1826, 4: 1834, 8: 1830, 16: 1828}  # rank -> right answers in 2,000 texts
+PUBLISHED = {1: 1829, 2: 1826, 4: 1834, 8: 1830, 16: 1828}  # rank -> correct predictions of 2,000 texts
 TOLERANCE = 24  # texts: 1.2 points
 
 
@@ -20,7 +20,7 @@ def metrics(right: int) -> Metrics:
 
 
 def results(right: dict[int, int]) -> Results:
-    """A run with so many right answers in 2,000 at each rank."""
+    """A run with the given number of correct predictions of 2,000 at each rank."""
     adapters = [
         AdapterResult(
             name=f"r{rank}-s110",

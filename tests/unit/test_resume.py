@@ -1,4 +1,4 @@
-"""A sweep that was stopped ends in the same bits; a finished one is not trained again."""
+"""A resumed sweep is bit-identical to an uninterrupted one; a finished sweep is not retrained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Whole = Callable[[tuple[int, ...]], dict[str, bytes]]
 
 
 class Stop(Callback):
-    """Presses Ctrl-C after so many steps of the run, or when the n-th stage of a name begins."""
+    """A callback that sends Ctrl-C after some steps, or at the start of the n-th stage with a name."""
 
     def __init__(self, step: int | None = None, stage: tuple[str, int] = ("", 0)) -> None:
         self.at, self.stage, self.nth = step, *stage
@@ -53,7 +53,7 @@ class Stop(Callback):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a run that must be the same each time."""
+    """All files of a run that must be reproducible."""
     found = {name: (folder / name).read_bytes() for name in SAME}
     for part in ("adapters", "logits"):
         for path in sorted((folder / part).rglob("*.*")):
@@ -63,7 +63,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def stopped(recipe: Recipe, folder: Path, stop: Stop, **options: Any) -> Stop:
-    """Run a sweep, or go on with it, until the callback stops it."""
+    """Run or resume a sweep until the callback stops it."""
     from rankwise.training import signals
 
     real, signals.check = signals.check, stop.check
@@ -77,7 +77,7 @@ def stopped(recipe: Recipe, folder: Path, stop: Stop, **options: Any) -> Stop:
 
 @pytest.fixture(scope="module")
 def whole(gpt2_base: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """Ranks -> what their sweep comes to when nothing stops it."""
+    """Ranks -> the files of their uninterrupted sweep."""
 
     @cache
     def of(ranks: tuple[int, ...]) -> dict[str, bytes]:
@@ -93,16 +93,14 @@ def whole(gpt2_base: Path, data_folder: Path, tmp_path_factory: pytest.TempPathF
 def test_stopped_at_a_step(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, whole: Whole, ranks: tuple[int, ...], step: int
 ) -> None:
-    """Mid-epoch, at an epoch's end before its validation, at the last step; heads, one bank, several."""
+    """Mid-epoch, at an epoch's end before validation, at the last step; probes, one bank, several banks."""
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=ranks, keep="best")
     stop = stopped(recipe, tmp_path / "cut", Stop(step))
     assert (tmp_path / "cut" / "checkpoint").exists()
     assert stop.notes == [f"saved; go on with: rankwise sweep --resume {tmp_path / 'cut'}"]
     again = Stop()
     sweep(recipe, tmp_path / "cut", again, resume=True)
-    left = (
-        3 * STEPS * (1 if ranks == (0,) else 2) - step
-    )  # heads, or the linear probe, are a bank of their own
+    left = 3 * STEPS * (1 if ranks == (0,) else 2) - step  # linear probes have a separate bank
     assert again.steps == left, "steps were made twice, or left out"
     assert content(tmp_path / "cut") == whole(ranks)
 
@@ -119,7 +117,7 @@ def test_stopped_while_evaluating(
 
 @pytest.mark.parametrize("stage", ["data", "base", "tokens", "load"])
 def test_stopped_before_training(gpt2_base: Path, data_folder: Path, tmp_path: Path, stage: str) -> None:
-    """There is nothing to save, which is said, and no folder is left in the way."""
+    """There is nothing to save, which is reported, and no folder is left behind."""
     recipe = tiny.recipe(gpt2_base, data_folder)
     stop = stopped(recipe, tmp_path / "cut", Stop(stage=(stage, 1)))
     assert stop.notes == ["nothing was trained yet, so there is nothing to save"]
@@ -138,7 +136,7 @@ def test_stopped_again_and_again(gpt2_base: Path, data_folder: Path, tmp_path: P
 def test_killed_between_checkpoints(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder
 ) -> None:
-    """What came after the last checkpoint is done again, and its lines of the history are cut off."""
+    """Steps after the last checkpoint are repeated, and their lines are removed from the history."""
     recipe, folder = tiny.recipe(gpt2_base, data_folder), tmp_path / "cut"
     stopped(recipe, folder, Stop(8))
     saved = shutil.copytree(folder, tmp_path / "saved")
@@ -162,7 +160,7 @@ def test_a_finished_sweep_is_not_trained_again(run: RunFolder, gpt2_base: Path, 
 def test_a_sweep_is_extended(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, finished: bool
 ) -> None:
-    """By a rank and a seed: what was trained stays as it is, what is new is trained."""
+    """By a rank and a seed: trained adapters are unchanged, new ones are trained."""
     folder = RunFolder(tmp_path / "more")
     recipe = tiny.recipe(gpt2_base, data_folder)
     if finished:
@@ -237,7 +235,7 @@ def _damage(path: Path) -> None:
 def test_damaged_checkpoints(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, damaged: int
 ) -> None:
-    """The one before is taken; without any, what is not finished begins anew. Both are said."""
+    """The previous one is used; if there is none, unfinished banks restart. Both are reported."""
     recipe, folder, ears = tiny.recipe(gpt2_base, data_folder), tmp_path / "cut", Stop()
     stopped(recipe, folder, Stop(3 * STEPS + STEPS + 2))
     for path in sorted((folder / "checkpoint").iterdir())[-damaged:]:
@@ -266,11 +264,11 @@ def _hold(folder: str, ready: Any, done: Any) -> None:
     with files.locked(folder):
         ready.set()
         done.wait(30)
-        os._exit(0)  # as a killed process does: nothing is tidied up
+        os._exit(0)  # like a killed process, without cleanup
 
 
 def test_two_processes(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
-    """The second is refused; the lock of one that died is no hindrance."""
+    """The second is rejected; the lock of a dead process does not block."""
     folder, recipe = tmp_path / "run", tiny.recipe(gpt2_base, data_folder, ranks=(1,), epochs=1)
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
@@ -292,7 +290,7 @@ def test_two_processes(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> No
 def test_checkpoints_by_steps_and_by_time(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, options: dict[str, Any], saves: int
 ) -> None:
-    """At the start, then every so often, then at Ctrl-C; the last two are kept."""
+    """At the start, then periodically, then at Ctrl-C; the last two are kept."""
     stopped(tiny.recipe(gpt2_base, data_folder, ranks=(1,)), tmp_path / "run", Stop(5), **options)
     kept = sorted(int(name) for name in os.listdir(tmp_path / "run" / "checkpoint"))
     assert kept == [saves - 1, saves]

@@ -1,4 +1,4 @@
-"""A run folder is read once, into a value that cannot be changed; one message says what cannot be read."""
+"""A run folder is read once into an immutable value; unreadable files have one clear message."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def made(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def reads(made: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each file of the run is opened to be read."""
+    """Counts how often each file of the run is opened for reading."""
     found: Counter[str] = Counter()
     plain_open, path_open = builtins.open, Path.open
 
@@ -132,8 +132,8 @@ def test_another_schema_is_refused_in_one_message(made: RunFolder, words: list[s
     shown = CliRunner().invoke(app, [*words, str(made.path)])
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert shown.stderr == (
-        f"error: {made.results}: has schema version {version}, and this rankwise reads version {SCHEMA}\n"
-        "hint: run the sweep again into a new folder, or use the version of rankwise that wrote this one\n"
+        f"error: {made.results}: has schema version {version}, but this rankwise reads version {SCHEMA}\n"
+        "hint: rerun the sweep into a new folder, or use the version of rankwise that wrote this one\n"
     )
 
 
@@ -151,7 +151,7 @@ def test_another_schema_of_timing_is_refused(made: RunFolder) -> None:
 
 
 def rewrite(path: Path, version: int) -> None:
-    """Another version, and whatever else that one may have looked like."""
+    """Another schema version, with arbitrary other fields."""
     path.write_text(json.dumps({"schema_version": version, "rows": []}), "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""`rankwise runs` and a page on several runs; both from files alone."""
+"""`rankwise runs` and the report on several runs, from files only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.page import Page
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Three runs: a finished one, one without results, a damaged one; and a folder that is none."""
+    """A finished run, one without results, a damaged one, and a folder that is not a run."""
     made_run(tmp_path / "a-done", accuracies={1: 0.8, 4: 0.9}, seeds=(0, 1))
     made_run(tmp_path / "b-open", accuracies={1: 0.8}, seeds=(0,)).results.unlink()
     made_run(tmp_path / "c-damaged", accuracies={1: 0.8}, seeds=(0,)).results.write_text("{", "utf-8")
@@ -100,9 +100,9 @@ def test_what_cannot_be_reported(runs: Path) -> None:
     done, unfinished = RunFolder(runs / "a-done"), RunFolder(runs / "b-open")
     with pytest.raises(UsageError, match="needs an output file"):
         build.report([done, done])
-    with pytest.raises(UsageError, match="no finished run"):
+    with pytest.raises(UsageError, match="not a finished run"):
         build.report([unfinished])
-    with pytest.raises(UsageError, match="no finished run"):
+    with pytest.raises(UsageError, match="not a finished run"):
         build.report([done, unfinished], runs / "page.html")
     with pytest.raises(UsageError, match=r"predictions\.csv"):
         done.predictions.write_text("split,text,label\n", "utf-8")
@@ -110,7 +110,7 @@ def test_what_cannot_be_reported(runs: Path) -> None:
 
 
 def test_a_report_needs_no_torch(runs: Path) -> None:
-    """With torch and its company made impossible to import."""
+    """With imports of torch and other heavy packages blocked."""
     code = f"""
 import sys
 

@@ -52,14 +52,14 @@ def test_no_mistake_at_all_is_wilson() -> None:
 
 
 def test_seeds_that_agree_by_chance_still_have_an_interval() -> None:
-    """Two seeds with as many mistakes on different texts: both mean squares are 0 or below what is left."""
+    """Two seeds with equally many errors on different texts: neither mean square exceeds the residual."""
     answers = np.array([[True, False, True, True], [False, True, True, True]])
     low, high = mean_accuracy_interval(answers)
     assert 0 <= low < 0.75 < high <= 1
 
 
 def test_seeds_that_answer_every_text_alike_are_the_sample() -> None:
-    """Texts then add nothing, and the interval is that of a t test over seeds."""
+    """Texts add no variance, and the interval is that of a t test over seeds."""
     by_seed = np.array([0.1, 0.4, 0.3, 0.6])
     theirs = ttest_1samp(by_seed, 0).confidence_interval()
     assert mean_interval(np.repeat(by_seed[:, None], 50, axis=1)) == pytest.approx(tuple(theirs))

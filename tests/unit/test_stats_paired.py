@@ -39,7 +39,7 @@ def crossed(rng: np.random.Generator, seeds: int, texts: int, by_seed: float, by
 
 
 def test_the_van_dyke_study() -> None:
-    """Spin-echo against cine MRI, five readers, 114 patients: the worked example of the field.
+    """Spin-echo versus cine MRI, five readers, 114 patients: the standard example in the literature.
 
     Areas under the curve (trapezoidal) and Cov2 - Cov3 (jackknife) as published; the Obuchowski-Rockette
     analysis with Hillis' degrees of freedom gives F = 4.456 on 1 and 15.26 degrees, p = 0.0517.
@@ -108,14 +108,14 @@ def test_the_f_test_of_three_ranks_is_that_of_a_general_analysis_of_variance() -
 
 
 def test_the_f_test_of_equal_ranks_errs_as_often_as_it_says() -> None:
-    """With ten seeds, of whom Hillis' degrees of freedom are nearly exact."""
+    """With ten seeds, for which Hillis' degrees of freedom are nearly exact."""
     rng = np.random.default_rng(3)
     p = [f_test({i: crossed(rng, 10, 60, 0.5, 0.0) for i in range(3)}).p for _ in range(1500)]
     assert 0.035 <= np.mean(np.array(p) < 0.05) <= 0.065
 
 
 def test_a_difference_of_seeds_alone_is_the_t_test_over_seeds() -> None:
-    """Real scores that are the same for all texts: texts add nothing, and seeds are the sample."""
+    """Real scores that are equal for all texts: texts add no variance, and seeds are the sample."""
     by_seed = np.array([0.3, -0.1, 0.4, 0.2])
     pairs = one_pair(np.repeat(by_seed[:, None], 20, axis=1), np.full((4, 20), 0.05))
     theirs = ttest_1samp(by_seed - 0.05, 0)
@@ -133,7 +133,7 @@ def test_one_seed_of_real_scores_is_the_paired_t_test() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_the_bound_never_errs_too_often(seeds: int) -> None:
-    """Of normal means with any mixture of variances over seeds and over texts; Hillis' t does, with few."""
+    """For normal means with any mix of seed and text variances; Hillis' t reaches it with few."""
     rng, freedom = np.random.default_rng(5), seeds - 1
     z, scale = rng.standard_normal(40_000), chi2.rvs(freedom, size=40_000, random_state=rng) / freedom
     satterthwaite = []
@@ -160,7 +160,7 @@ def test_a_tail_is_where_the_half_width_is_the_distance() -> None:
 def test_the_variance_under_a_value_is_that_of_the_likeliest_answers(
     wins: int, losses: int, value: float
 ) -> None:
-    """Tango's closed form against a search for the maximum of the likelihood."""
+    """Tango's closed form versus numerical maximization of the likelihood."""
     texts = 200
 
     def unlikely(second: float) -> float:
@@ -180,7 +180,7 @@ def test_the_variance_under_a_value_is_that_of_the_likeliest_answers(
 
 @pytest.mark.parametrize(("texts", "shown"), [(100, False), (140, False), (200, True)])
 def test_identical_answers_need_as_many_texts_as_the_rule_of_three(texts: int, shown: bool) -> None:
-    """No disagreement on n texts leaves room for a loss of about 3 / n: 2 % needs 150 texts."""
+    """Zero disagreements on n texts bound the loss at about 3 / n: 2 % needs 150 texts."""
     same = answers(6, 1, texts)
     assert bool(one_pair(same, same).exceeds(-0.02, 0.05)[0]) is shown
 
@@ -196,7 +196,7 @@ def test_identical_answers_differ_by_nothing() -> None:
 @pytest.mark.parametrize("seeds", [1, 2, 4])
 @pytest.mark.parametrize("confidence", [0.95, 0.995])
 def test_an_interval_holds_0_just_where_p_says_so(seeds: int, confidence: float) -> None:
-    """At the sizes where they could part: few texts, differences near the limit."""
+    """At sizes where they could differ: few texts, differences near the limit."""
     decided = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -225,7 +225,7 @@ def test_one_seed_is_never_surer_than_mcnemar() -> None:
 
 
 def test_a_pair_with_an_unstable_rank_has_a_variance_of_its_own() -> None:
-    """A third rank that varies much with the seed does not touch the pair of two stable ones."""
+    """A third rank with a high seed variance does not affect the pair of two stable ranks."""
     tables = [answers(i, 3, 500) for i in range(2)]
     unstable = np.concatenate([answers(9, 1, 500, share=share) for share in (0.7, 0.85, 0.95)])
     alone, among = pair_up(tables), pair_up([*tables, unstable])
@@ -244,7 +244,7 @@ def test_mcnemar_is_the_sign_test() -> None:
 def test_pseudo_values_are_those_of_leaving_one_out() -> None:
     rng = np.random.default_rng(11)
     truth, predicted = rng.integers(0, 4, 40), rng.integers(0, 4, (2, 40))
-    truth[truth == 3] = 0  # a class that is only predicted
+    truth[truth == 3] = 0  # a class that is predicted but never true
     truth[0] = 2
     found = macro_f1_pseudo_values(predicted, truth, classes=4)
 

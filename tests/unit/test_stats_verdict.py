@@ -1,4 +1,4 @@
-"""The verdict: what is claimed, what is not, and in which words."""
+"""The verdict: its claims and their wording."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 def sweep(
     shares: dict[int, float], seeds: int = 3, texts: int = 2000, alike: float = 0.9
 ) -> dict[int, Floats]:
-    """Answers of ranks of these accuracies, wrong on the same texts to a degree.
+    """Predictions of ranks with these accuracies and correlated errors.
 
     Args:
         shares: rank -> accuracy.
@@ -75,7 +75,7 @@ def test_the_smallest_rank_is_the_best_only_if_larger_ones_are_shown_to_be_worse
 
 
 def test_six_texts_and_a_tie_claim_nothing() -> None:
-    """A real run that was once said to show that rank 1 is the best."""
+    """A real run from which an earlier version concluded that rank 1 is the best."""
     one = np.array([[1, 0, 1, 0, 0, 1]], dtype=bool)
     other = np.array([[0, 1, 1, 0, 1, 0]], dtype=bool)
     found = judge({1: one, 4: other}, 0.005, baselines={"TF-IDF + SVM": np.ones(6, dtype=bool)})
@@ -88,7 +88,7 @@ def test_six_texts_and_a_tie_claim_nothing() -> None:
 
 
 def test_a_small_rank_that_is_unstable_over_seeds_is_not_enough() -> None:
-    """Pooled with four stable ranks its spread would vanish: here are its lucky seeds."""
+    """Pooling with four stable ranks would hide its seed variance: these are lucky seeds."""
     rows = {rank: [0.9, 0.9, 0.9] for rank in (2, 4, 8, 16)}
     stable = scores({1: [0.905, 0.9, 0.895], **rows})
     lucky = scores({1: [0.94, 0.91, 0.89], **rows})
@@ -100,7 +100,7 @@ def test_the_walk_begins_at_the_largest_rank_and_ends_at_the_first_failure() -> 
     rows = {1: [0.9, 0.9, 0.9], 4: [0.93, 0.90, 0.87], 16: [0.9, 0.9, 0.9]}
     assert decide(scores(rows), 0.02).enough is None  # rank 4 may be better than rank 16
     assert decide(scores({1: rows[1], 16: rows[16]}), 0.02).enough == 1
-    unsure = {**rows, 4: [0.83, 0.80, 0.74]}  # a rank that is neither close nor shown to lose more
+    unsure = {**rows, 4: [0.83, 0.80, 0.74]}  # neither shown to be close nor shown to lose more
     assert decide(scores(unsure), 0.02).enough == 16
 
 
@@ -227,7 +227,7 @@ def test_advice_for_one_seed_is_of_texts_alone() -> None:
 
 
 def test_advice_always_asks_for_more() -> None:
-    """Also where equal ranks would be settled by sizes like these."""
+    """Also at sample sizes that would be enough for equal ranks."""
     found = advise(list(sweep({1: 0.93, 8: 0.93}, seeds=5, alike=0.99).values()), 0.2)
     assert found.seeds is not None and found.texts is not None
     assert found.seeds > 5 or found.texts >= 3000
@@ -246,7 +246,7 @@ NESTED = Setting(2, 1, 500, 0.97, 0.0, items="nested", truth="smallest at the ed
 
 @pytest.mark.parametrize("at", [EQUAL, replace(EQUAL, seeds=1, spread=0.0), UNSTABLE, NESTED])
 def test_false_claims_are_rare(at: Setting) -> None:
-    """A short form of bench/coverage.py: of 300 sweeps, 5 % is 15, and 26 are seen by chance in 1 of 300."""
+    """A short bench/coverage.py: 5 % of 300 sweeps is 15; 26 or more occur by chance 1 time in 300."""
     assert coverage.worst(coverage.measure(at, sweeps=300)) <= 100 * 26 / 300
 
 

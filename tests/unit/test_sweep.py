@@ -1,4 +1,4 @@
-"""A sweep's run folder: complete, true to itself, the same each time."""
+"""A sweep's run folder is complete, consistent and reproducible."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = 6  # of 8 texts, in 48
 
 
 class Ears(Callback):
-    """Remembers what it is told."""
+    """A callback that records events."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -145,7 +145,7 @@ def test_the_keywords_are_learned(run: RunFolder) -> None:
 
 def test_the_history_has_a_line_for_each_step_and_each_validation(run: RunFolder) -> None:
     steps, validations = history(run, "step"), history(run, "validation")
-    for bank, names in ((1, NAMES[:1]), (2, NAMES[1:])):  # the head alone is a bank of its own
+    for bank, names in ((1, NAMES[:1]), (2, NAMES[1:])):  # the linear probe has a separate bank
         mine = [line for line in steps if line["bank"] == bank]
         assert [line["number"] for line in mine] == list(range(1, 3 * STEPS + 1))
         assert all(line["adapters"] == names and line["steps"] == 3 * STEPS for line in mine)
@@ -210,7 +210,7 @@ def test_every_adapter_starts_from_its_own_fresh_head(
     still = RunFolder(tmp_path / "still")
     changes: dict[str, Any] = {"learning_rate": 1e-12, "epochs": 2, "keep": "best", "memory_gb": 1e-6}
     results = sweep(tiny.recipe(gpt2_base, data_folder, **changes), still.path)
-    assert [row.kept_epoch for row in results.adapters] == [1, 1, 1]  # the first among equals
+    assert [row.kept_epoch for row in results.adapters] == [1, 1, 1]  # the first of tied epochs
     heads = [state(still, name)["score"] for name in NAMES]
     torch.testing.assert_close(heads[1], heads[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(heads[2], heads[0], rtol=1e-6, atol=1e-6)
@@ -219,7 +219,7 @@ def test_every_adapter_starts_from_its_own_fresh_head(
 
 @pytest.fixture(scope="module")
 def restless(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path, data_folder: Path) -> RunFolder:
-    """A run that keeps the best epoch and learns too fast, so that its last epoch is not always its best."""
+    """A run that keeps the best epoch, with a learning rate so high that the last is not always the best."""
     folder = RunFolder(tmp_path_factory.mktemp("restless") / "run")
     changes: dict[str, Any] = {"keep": "best", "epochs": 5, "learning_rate": 0.3, "schedule": "constant"}
     sweep(tiny.recipe(gpt2_base, data_folder, **changes), folder.path)
@@ -268,7 +268,7 @@ def test_a_missing_validation_split_is_cut_and_said(gpt2_base: Path, tmp_path: P
 def test_what_is_chosen_does_not_depend_on_the_test_split(
     gpt2_base: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    """Other labels in the test file change test figures, and nothing else: no kept epoch, no verdict."""
+    """Other labels in the test file only change test metrics, not kept epochs or the verdict."""
     data = shutil.copytree(data_folder, tmp_path / "data")
     turned = [(text, tiny.LABELS[(tiny.LABELS.index(label) + 1) % 3]) for text, label in tiny.rows(12, 2)]
     tiny.write_csv(data / "test.csv", turned)

@@ -1,4 +1,4 @@
-"""Tables say what the run folder says, and nothing in the data can turn into markup."""
+"""Tables match the run folder, and data is escaped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOSTILE = [
 
 @pytest.fixture
 def copy(run: RunFolder, tmp_path: Path) -> RunFolder:
-    """A copy of the run's reports, to change; without its adapters."""
+    """A modifiable copy of the run without its adapters."""
     shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("adapters"))
     return RunFolder(tmp_path / "run")
 
@@ -57,7 +57,7 @@ def rewrite(folder: RunFolder, lines: list[dict[str, str]]) -> None:
 
 
 def cells(markdown: str) -> list[list[str]]:
-    """The rows of the one table in a Markdown text, which must hold plain text alone."""
+    """The rows of the only table in a Markdown text, whose cells must be plain text."""
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     tokens = parser.parse(markdown)
     rows: list[list[str]] = []
@@ -91,7 +91,7 @@ def test_what_github_would_turn_into_links_is_broken_up() -> None:
 
 def test_nothing_steers_the_terminal() -> None:
     assert one_line("a\x1b[2J\x9bb\u202ec\n\td") == "a\ufffd[2J\ufffdb\ufffdc d"
-    assert one_line("👩\u200d🔬 na\u200cme é") == "👩\u200d🔬 na\u200cme é"  # joiners belong to the text
+    assert one_line("👩\u200d🔬 na\u200cme é") == "👩\u200d🔬 na\u200cme é"  # joiners are part of the text
     assert printable("a\nb\rc") == "a\nb\ufffdc"
 
 
@@ -174,7 +174,7 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path) -> None:
 
 
 def test_the_linear_probe_is_called_so(tmp_path: Path) -> None:
-    """results.json names the baseline "rank 0"; tables say what that is."""
+    """results.json calls the baseline "rank 0"; tables call it a linear probe."""
     made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
     results = made.read_results()
     results.baselines[0].name = "rank 0"
@@ -220,7 +220,7 @@ def test_an_unknown_adapter(run: RunFolder) -> None:
 
 
 def test_no_finished_run(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no finished run"):
+    with pytest.raises(UsageError, match="not a finished run"):
         load(RunFolder(tmp_path))
 
 

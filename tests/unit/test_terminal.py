@@ -1,4 +1,4 @@
-"""What people see fits their terminal, whole, whatever the data holds."""
+"""Output fits the terminal without truncation, for any data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Screen = Callable[[int], io.StringIO]
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    """Makes stdout a terminal of so many columns; what is printed there."""
+    """Return the output of printing to a terminal with a given number of columns."""
 
     def make(columns: int) -> io.StringIO:
         file = io.StringIO()
@@ -37,7 +37,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def assert_whole(text: str, columns: int, table: Table) -> None:
-    """No line is too long, nothing is cut, and every word of every cell is there."""
+    """No line is too long, nothing is truncated, and every word of every cell is present."""
     assert max(map(cell_len, text.splitlines())) <= columns
     assert "…" not in text
     words = set(text.split())
@@ -57,7 +57,7 @@ def test_the_rank_table(run: RunFolder, screen: Screen, columns: int) -> None:
     if columns == 250:
         assert len(shown.splitlines()) == 1 + 2 + 6 + 1  # title, header, ranks and baselines, note
         assert "validation accuracy" in shown and "% trainable" in shown
-    # Columns that stand below begin with the rank again.
+    # Columns that wrap below repeat the rank.
     assert sum(line.lstrip().startswith("rank") for line in shown.splitlines()) == {60: 3, 80: 2, 100: 2}.get(
         columns, 1
     )
@@ -103,7 +103,7 @@ def test_many_classes_are_broken_into_blocks(screen: Screen) -> None:
     shown = file.getvalue()
     lines = shown.split("Confusion")[1].splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum("emotion07" in line for line in lines) >= 4  # a row in every block, and a column
+    assert sum("emotion07" in line for line in lines) >= 4  # a row in every section, and a column
     assert "test: 300 texts, accuracy" in shown
     assert all(label in shown for label in labels)
 

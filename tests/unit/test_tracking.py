@@ -1,4 +1,4 @@
-"""Tracking: TensorBoard's files as TensorBoard reads them; other trackers by accelerate's interface."""
+"""Tracking: TensorBoard files are readable by TensorBoard; other trackers use accelerate's interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import tiny
 
 
 class Spy(theirs.GeneralTracker):  # type: ignore[misc]
-    """A tracker in memory, made as accelerate makes its own; it can be told to fail."""
+    """An in-memory tracker, created like accelerate's own, that can be set to fail."""
 
     name = "spy"
     requires_logging_directory = False
@@ -58,7 +58,7 @@ class Spy(theirs.GeneralTracker):  # type: ignore[misc]
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> type[Spy]:
-    """Stands for Weights & Biases, MLflow and Trackio."""
+    """Stand-in for Weights & Biases, MLflow and Trackio."""
     monkeypatch.setattr(Spy, "made", [])
     monkeypatch.setattr(Spy, "fails_at", "")
     for kind, name in (("WandBTracker", "wandb"), ("MLflowTracker", "mlflow"), ("TrackioTracker", "trackio")):
@@ -70,7 +70,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> type[Spy]:
 
 
 def tracked(gpt2_base: Path, data_folder: Path, folder: Path, names: list[str]) -> list[str]:
-    """A sweep of two ranks and twelve steps, tracked; what was said."""
+    """Output of a tracked sweep with two ranks and twelve steps."""
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), epochs=2, baselines=False)
     said: list[str] = []
     with Trackers(names, recipe, RunFolder(folder), said.append) as trackers:
@@ -108,7 +108,7 @@ def test_the_others_by_their_interface(
         for figure in ("accuracy", "macro_f1", "log_loss")
         for adapter in ("r1-s110", "r4-s110")
     }
-    # A tracker that numbers its lines itself gets the step as a figure.
+    # A tracker with its own line numbers gets the step as a metric.
     assert (values.get("train/step"), step) == ((6, None) if KINDS[name].orders else (None, 6))
 
 

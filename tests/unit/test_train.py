@@ -1,4 +1,4 @@
-"""The loop: every text once an epoch, learning, repeatable to the last bit, loud at a NaN."""
+"""The training loop: every text once per epoch, learns, bit-identical when repeated, reports NaNs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 @pytest.mark.parametrize("batch_size", [8, 5, 32, 100])
 def test_every_text_once_an_epoch(backbone: Backbone, batch_size: int) -> None:
-    """While nothing is learnt, the batches' losses make up the loss over all texts; a short batch is last."""
+    """At learning rate 0, batch losses average to the loss over all texts; the short batch is last."""
     bank = models.bank(backbone, [models.spec(backbone, 2, seed=7), models.spec(backbone, 4, seed=8)])
     steps = run(backbone, bank, batch_size=batch_size, epochs=2, learning_rate=1e-30, base_dropout=False)
     sizes = [min(batch_size, 32 - start) for start in range(0, 32, batch_size)]
@@ -61,7 +61,7 @@ def test_every_text_once_an_epoch(backbone: Backbone, batch_size: int) -> None:
             assert found == pytest.approx(expected, rel=1e-5)
     tokens = sum(map(len, TEXTS))
     assert sum(step.tokens for step in steps) == 2 * 2 * tokens
-    if len(sizes) > 1:  # each epoch and each seed has an order of its own
+    if len(sizes) > 1:  # the order depends on the epoch and the seed
         assert steps[0].losses != pytest.approx(steps[len(sizes)].losses, rel=1e-5)
         assert steps[0].losses[0] != pytest.approx(steps[0].losses[1], rel=1e-5)
 
@@ -77,7 +77,7 @@ def test_what_a_step_says(backbone: Backbone) -> None:
 
 
 def test_masks_are_new_in_every_epoch(backbone: Backbone) -> None:
-    """One text, nothing learnt: only its dropout masks tell the epochs apart."""
+    """One text, learning rate 0: only dropout masks differ between epochs."""
     settings = {"batch_size": 1, "epochs": 4, "learning_rate": 1e-30}
     steps = train(backbone, a_bank(backbone), TEXTS[:1], TARGETS[:1], **settings)
     assert len({step.losses[0] for step in steps}) == 4
@@ -85,7 +85,7 @@ def test_masks_are_new_in_every_epoch(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_it_learns(family: str) -> None:
-    """32 texts with labels drawn at random are learnt by heart."""
+    """32 texts with random labels are memorized."""
     backbone = models.backbone(family)
     bank = models.bank(backbone, [models.spec(backbone, 4, seed=7), models.spec(backbone, 8, seed=8)])
     steps = run(backbone, bank, epochs=40, learning_rate=2e-2, batch_size=16, base_dropout=False)
@@ -104,7 +104,7 @@ def test_the_backbone_stays_frozen(backbone: Backbone) -> None:
 
 
 def test_the_same_seed_gives_the_same_bits(backbone: Backbone) -> None:
-    """With all dropout on, whatever was drawn from the process's generators in between."""
+    """With all dropout on, regardless of other draws from the global generators."""
     banks = [a_bank(backbone), a_bank(backbone)]
     losses = []
     for bank in banks:
@@ -152,7 +152,7 @@ def test_class_weights_enter_the_loss(backbone: Backbone) -> None:
 
 
 def test_an_adapter_that_is_no_number_leaves_the_bank(backbone: Backbone) -> None:
-    """The first step whose loss is NaN names the adapter and its texts; the others go on."""
+    """The first step with a NaN loss names the adapter and its texts; the others continue."""
     making = trainer(backbone, a_bank(backbone), TEXTS, TARGETS, epochs=2)
     making.step()
     making.step()
@@ -183,7 +183,7 @@ def test_a_learning_rate_far_too_high(backbone: Backbone) -> None:
 
 
 def test_a_trainer_goes_on_from_a_state(backbone: Backbone) -> None:
-    """Half of the steps, a copy, and another trainer make the same bits as one trainer."""
+    """Half of the steps, a copy and a second trainer are bit-identical to one trainer."""
     whole = trainer(backbone, a_bank(backbone), TEXTS, TARGETS, epochs=2)
     half = trainer(backbone, a_bank(backbone), TEXTS, TARGETS, epochs=2)
     while not whole.done:
@@ -191,7 +191,7 @@ def test_a_trainer_goes_on_from_a_state(backbone: Backbone) -> None:
     for _ in range(3):
         half.step()
     saved = half.state()
-    half.step()  # leaves the copies alone
+    half.step()  # does not affect the copies
     again = Trainer(backbone, half.bank.specs, half.data, half.settings, saved=saved)
     assert again.step_number == 3
     while not again.done:

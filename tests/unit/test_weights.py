@@ -1,4 +1,4 @@
-"""Tensors of model folders: names, shards, and what is refused."""
+"""Tensors of model folders: names, shards, and rejections."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_pointer_instead_of_weights(tmp_path: Path) -> None:
 
 def test_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"pickled weights only \(pytorch_model\.bin\)") as caught:
+    with pytest.raises(ModelError, match=r"only pickled weights \(pytorch_model\.bin\)") as caught:
         Weights(tmp_path)
     assert "safetensors only" in caught.value.hint
     assert "save_pretrained" in caught.value.hint
@@ -146,14 +146,14 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
 
 def test_the_same_tensor_twice(tmp_path: Path) -> None:
     twice = {"model.norm.weight": torch.ones(2), "norm.weight": torch.zeros(2)}
-    with pytest.raises(ModelError, match=r"holds the tensor norm\.weight twice"):
+    with pytest.raises(ModelError, match=r"contains the tensor norm\.weight twice"):
         Weights(folder_of(tmp_path, twice), "model")
 
 
 def test_take_checks_name_and_shape(tmp_path: Path) -> None:
     weights = Weights(folder_of(tmp_path, LLAMA), "model")
     assert weights.take("norm.weight", (2,)).shape == (2,)
-    with pytest.raises(ModelError, match=r"tensor norm\.weight has shape \(2,\), expected was \(3,\)"):
+    with pytest.raises(ModelError, match=r"tensor norm\.weight has shape \(2,\), expected \(3,\)"):
         weights.take("norm.weight", (3,))
     with pytest.raises(ModelError, match=r"lacks the tensor layers\.7\.bias, of shape \(4, 5\)"):
         weights.take("layers.7.bias", (4, 5))

@@ -1,4 +1,4 @@
-"""Rows of any values become a file that others read."""
+"""Rows with any values are written to files that other libraries can read."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_parquet_columns_take_the_narrowest_type(tmp_path: Path) -> None:
 
 
 def test_what_parquet_cannot_hold_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no type of Parquet") as caught:
+    with pytest.raises(UsageError, match="no Parquet type") as caught:
         written(tmp_path / "out.parquet", [{"a": 2**53 + 1}], [{"a": 0.5}])
     assert ".jsonl" in caught.value.hint
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The folder of a GPT-2 so small that it has no meaning."""
+"""A folder with a tiny, untrained GPT-2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Llama of a few thousand parameters in a GGUF file, as llama.cpp's converter would write it."""
+"""A GGUF file of a Llama with a few thousand parameters, as llama.cpp's converter would write it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Arrays = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 
 def tensors() -> Arrays:
-    """Random weights under transformers' names, exact in Q8_0 but for its float16 scale."""
+    """Random weights under transformers' names, exact in Q8_0 except for its float16 scale."""
     shapes = {"model.embed_tokens": (len(TOKENS), D_MODEL), "model.norm": (D_MODEL,)}
     for i in range(LAYERS):
         layer = f"model.layers.{i}"
@@ -47,7 +47,7 @@ def tensors() -> Arrays:
     arrays = {}
     for name, shape in shapes.items():
         whole = random.integers(-126, 127, shape).astype(np.float32)
-        whole[..., ::32] = 127  # the largest of each block of 32, so that its step is 1 / 128
+        whole[..., ::32] = 127  # the maximum of each block of 32, so that the step size is 1 / 128
         arrays[f"{name}.weight"] = whole / np.float32(128)
     return arrays
 
@@ -97,7 +97,7 @@ def _ggml_name(name: str) -> str:
 
 
 def _paired(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Rows that the rotary embedding turns together, side by side: llama.cpp's order."""
+    """Reorder rows to llama.cpp's order, where rows that are rotated together are adjacent."""
     if "q_proj" not in name and "k_proj" not in name:
         return array
     half = HEAD_DIM // 2

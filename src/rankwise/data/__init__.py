@@ -1,1 +1,1 @@
-"""Data: files, folders or the Hub, as checked texts and labels."""
+"""Loading and validation of texts and labels from files, folders or the Hub."""

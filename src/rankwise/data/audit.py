@@ -1,4 +1,4 @@
-"""The data before anything is trained: sizes, classes, lengths, duplicates, contradictions, leaks."""
+"""Data report before training: sizes, classes, lengths, duplicates, contradictions and leaks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
 LISTED = 100
-"""Contradictions that a report lists; the others are counted."""
+"""Maximum number of contradictions listed in a report; all are counted."""
 EXAMPLES = 5
-"""Texts that a report lists of each leak."""
+"""Maximum number of example texts per leak."""
 Lengths = Callable[[Sequence[str]], NDArray[np.int64]]
-"""Texts -> (texts,) their lengths."""
+"""Texts -> (texts,) lengths."""
 
 
 def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) -> DataReport:
     """Sizes, classes, lengths, duplicates, contradictions and leaks of a dataset.
 
     Args:
-        dataset: checked splits.
-        max_length: longest text in tokens, as in the recipe.
-        lengths: counts tokens, special tokens included; None to count words instead.
+        dataset: validated splits.
+        max_length: maximum tokens per text, as in the recipe.
+        lengths: counts tokens, including special tokens; None counts words instead.
     """
     splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
     found = _contradictions(splits, dataset.labels)
@@ -44,14 +44,14 @@ def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) ->
 
 
 def write(run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths) -> DataReport:
-    """Write data.json and return its content."""
+    """Write data.json and return the report."""
     found = report(dataset, max_length, lengths)
     files.write_text(run.data, found.model_dump_json(indent=1) + "\n")
     return found
 
 
 def normalized(text: str) -> str:
-    """A text without what rarely changes its meaning: case, runs of spaces, Unicode form (NFKC).
+    """A text with case, runs of whitespace and Unicode form (NFKC) normalized.
 
     >>> normalized("  So  Glad ")
     'so glad'
@@ -77,7 +77,7 @@ def _split(split: Split, labels: Sequence[str], max_length: int, lengths: Length
 
 
 def _contradictions(splits: Sequence[Split], names: Sequence[str]) -> list[Contradiction]:
-    """In the order in which their texts first appear."""
+    """Contradictions, in order of first appearance of their texts."""
     first: dict[str, str] = {}
     labels: dict[str, set[int]] = {}
     where: dict[str, dict[str, None]] = {}

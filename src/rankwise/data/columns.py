@@ -1,4 +1,4 @@
-"""How data is named: columns, splits, paths; and the checked content of cells."""
+"""Naming conventions for columns, splits and paths, and validation of cell values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid",
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """One file or Hub split, read: labels are strings still, and lines are kept for messages."""
+    """The rows of one file or Hub split: labels are still strings, line numbers are for messages."""
 
     origin: Origin
     texts: list[str]
@@ -46,7 +46,7 @@ class LabeledRows:
 def text_and_label(
     origin: Origin, columns: list[str], text: str | None, label: str | None
 ) -> tuple[str, str]:
-    """(text column, label column): as given, by their usual names, or the other one of two."""
+    """(text column, label column): as given, by common names, or the remaining one of two columns."""
     text = _given(origin, columns, text) or _usual(TEXT_COLUMNS, columns, besides=label)
     label = _given(origin, columns, label) or _usual(LABEL_COLUMNS, columns, besides=text)
     text = text or _other(columns, label)
@@ -59,10 +59,10 @@ def text_and_label(
 
 
 def find_text_column(origin: Origin, columns: list[str], text: str | None) -> str:
-    """The text column of rows without labels: as given, by its usual name, or the only one.
+    """The text column of unlabeled rows: as given, by a common name, or the only column.
 
     Raises:
-        DataError: no column is known to be it.
+        DataError: the text column cannot be determined.
     """
     text = _given(origin, columns, text) or _usual(TEXT_COLUMNS, columns, besides=None)
     text = text or _other(columns, _usual(LABEL_COLUMNS, columns, besides=None))
@@ -75,9 +75,9 @@ def find_text_column(origin: Origin, columns: list[str], text: str | None) -> st
 
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
-    hint = f"name it: --{what}-column NAME; the file's first line must hold the names"
+    hint = f"use --{what}-column NAME; the first line of the file must contain the column names"
     if len(columns) == 1 and (sign := next((sign for sign in ";\t|" if sign in columns[0]), None)):
-        hint = f"the separator seems to be {sign!r}: .csv has commas, .tsv has tabs, .txt is text;label"
+        hint = f"the separator seems to be {sign!r}: .csv uses commas, .tsv tabs, .txt is text;label"
     return origin.error(message, hint=hint)
 
 
@@ -93,39 +93,39 @@ def _usual(names: tuple[str, ...], columns: list[str], *, besides: str | None) -
 
 
 def _other(columns: list[str], column: str | None) -> str | None:
-    """The second of two columns, where the first is known."""
+    """The other column of exactly two."""
     if len(columns) != 2 or column is None:
         return None
     return columns[1] if columns[0] == column else columns[0]
 
 
 def collect(table: Table, text_column: str, label_column: str) -> LabeledRows:
-    """All rows of a table, each text and label checked."""
+    """Read and validate all rows of a table."""
     origin, names = table.origin, table.classes.get(label_column, ())
     texts: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
-    once: dict[str, str] = {}  # of a million equal labels one string is kept
+    once: dict[str, str] = {}  # share one string among equal labels
     for number, row in table.rows:
         texts.append(text_of(origin, number, row, text_column))
         label = _label_of(origin, number, row, label_column, names)
         labels.append(once.setdefault(label, label))
         lines.append(number)
     if not texts:
-        raise origin.error("there are no texts in it", hint=INCOMPLETE)
+        raise origin.error("the file has no texts", hint=INCOMPLETE)
     return LabeledRows(origin, texts, labels, lines, names)
 
 
 def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
-    """A row's text, checked.
+    """The validated text of a row.
 
     Raises:
-        DataError: it is missing, empty, no string, or holds what no text can.
+        DataError: the text is missing, empty, not a string, or contains a NUL or a lone surrogate.
     """
     value = row.get(column)
     if not isinstance(value, str):
         what = "missing" if value is None else f"of type {type(value).__name__}, not a string"
-        hint = "give it a text, or take the row out; the column of the texts is named by --text-column NAME"
+        hint = "add a text or remove the row; --text-column NAME selects the text column"
         raise origin.error(f"the text is {what}", number, column=column, hint=hint)
     if not value.strip():
         hint = "give it a text, or take the line out"
@@ -134,7 +134,7 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
 
 
 def _label_of(origin: Origin, number: int, row: Row, column: str, names: Sequence[str]) -> str:
-    """A label as a string: 1 and 1.0 -> '1', True -> 'true', the index of a ClassLabel -> its name."""
+    """A label as a string: 1 and 1.0 -> '1', True -> 'true', a ClassLabel index -> its name."""
     value = row.get(column)
     if isinstance(value, str):
         label = value.strip()
@@ -143,37 +143,37 @@ def _label_of(origin: Origin, number: int, row: Row, column: str, names: Sequenc
     elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         if names and not 0 <= value < len(names):
             what = f"the label {short(value)} is outside 0 to {len(names) - 1}"
-            hint = "the data names its classes, and this is none of them; -1 stands for a row without label"
+            hint = "labels must be indices into the dataset's class names; -1 marks an unlabeled row"
             raise origin.error(what, number, column=column, hint=hint)
         label = names[int(value)] if names else str(int(value))
     else:
-        what = "missing" if value is None else f"{short(value)}, neither a string nor a whole number"
-        hint = "give it a label, or take the row out; labels are strings, whole numbers, true or false"
+        what = "missing" if value is None else f"{short(value)}, neither a string nor an integer"
+        hint = "add a label or remove the row; labels are strings, integers, true or false"
         raise origin.error(f"the label is {what}", number, column=column, hint=hint)
     if not label:
-        hint = "give it a label, or take the line out"
+        hint = "add a label or remove the line"
         raise origin.error("the label is empty", number, column=column, hint=hint)
     if not label.isprintable() and any(category(sign) == "Cc" for sign in label):
-        hint = "is a quotation mark left open, or is this the column of the texts?"
-        what = f"the label {short(label)} holds a control character"
+        hint = "is a quote left open, or is this the text column?"
+        what = f"the label {short(label)} contains a control character"
         raise origin.error(what, number, column=column, hint=hint)
     return _encodable(origin, number, label, column)
 
 
 def _encodable(origin: Origin, number: int, value: str, column: str) -> str:
-    """The value, unless it holds a NUL or a lone surrogate: JSON allows both, other formats do not."""
+    """The value, checked for NULs and lone surrogates: JSON allows both, other formats do not."""
     if "\0" in value:
-        raise origin.error("a NUL, which no text holds", number, column=column, hint="take it out")
+        raise origin.error("the value contains a NUL", number, column=column, hint="remove it")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            what = f"\\u{ord(value[error.start]):04x}, half of a surrogate pair, is no character"
-            hint = "the text was cut inside a character: write that character whole, or leave it out"
+            what = f"the value contains \\u{ord(value[error.start]):04x}, a lone surrogate"
+            hint = "the text was cut inside a character: restore or remove that character"
             raise origin.error(what, number, column=column, hint=hint) from None
     return value
 
 
 def is_path(value: str) -> bool:
-    """Whether a value names a file or folder, not a Hub dataset or split."""
+    """Whether a value is a file or folder path, not a Hub dataset or split."""
     return value.startswith(("/", ".", "~")) or Path(value).suffix.lower() in SUFFIXES

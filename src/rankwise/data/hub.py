@@ -1,4 +1,4 @@
-"""Datasets from the Hugging Face Hub, read as rows. None of a dataset's own code is run."""
+"""Datasets from the Hugging Face Hub, read as rows. Code in a dataset repository is never run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rankwise.recipe import Recipe
 
 
 def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
-    """The splits of a Hub dataset: train, and validation and test where it has them."""
+    """The splits of a Hub dataset: train, plus validation and test if it has them."""
     splits = _download(recipe.data.source, recipe.data.data_config)
     given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
     parts = {}
@@ -32,7 +32,7 @@ def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
         part = _read_hub_split(recipe, found, splits[found], optional=name == "test" and not wanted)
         if part is None:
             notes.append(
-                f"the split {found} of {recipe.data.source} has no labels (all are -1) and was left out"
+                f"the split {found} of {recipe.data.source} has no labels (all are -1) and was skipped"
             )
         else:
             parts[name] = [part]
@@ -40,17 +40,17 @@ def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
 
 
 def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | None) -> str | None:
-    """What the Hub dataset calls this split; None where it has none and need not have one."""
+    """The Hub dataset's name for this split; None if an optional split is missing."""
     choices = (wanted,) if wanted else SPLIT_NAMES[name]
     found = next((choice for choice in choices if choice in splits), None)
     if found is None and (wanted or name == "train"):
-        hint = "another configuration of it may have one (--data-config NAME)"
+        hint = "another configuration of the dataset may have it (--data-config NAME)"
         raise Origin(data).error(f"no split {choices[0]!r}; it has {listed(list(splits))}", hint=hint)
     return found
 
 
 def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> LabeledRows | None:
-    """One split, or None where it is optional and was published without its labels."""
+    """One split, or None if it is optional and was published without labels."""
     origin = Origin(f"{recipe.data.source}[{name}]", in_rows=True)
     text, label = text_and_label(
         origin, split.column_names, recipe.data.text_column, recipe.data.label_column
@@ -71,15 +71,15 @@ def _hub_rows(split: Any) -> NumberedRows:
 
 
 def _download(name: str, config: str | None) -> Mapping[str, Any]:
-    """All splits of a Hub dataset, from the cache or the Hub. The library runs no dataset's own code."""
+    """All splits of a Hub dataset, from the cache or the Hub. `datasets` does not run repository code."""
     import datasets
 
-    logger = logging.getLogger("huggingface_hub")  # it warns of each of six attempts; we say it once
+    logger = logging.getLogger("huggingface_hub")  # it warns on each of six attempts; one error is enough
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         splits: Mapping[str, Any] = datasets.load_dataset(name, config)
-    except Exception as error:  # the library's own, the Hub client's, the HTTP client's, ValueErrors
+    except Exception as error:  # from datasets, the Hub client or the HTTP client; no common base class
         raise _hub_error(name, error) from None
     finally:
         logger.setLevel(level)
@@ -94,10 +94,10 @@ def _hub_error(name: str, error: BaseException) -> RankwiseError:
         return broken
     if hub.is_outage(error):
         why = "HF_HUB_OFFLINE is set, and it is not in the cache" if config.HF_HUB_OFFLINE else "no answer"
-        hint = "try again with a connection, or give a file or folder as the data (--data PATH)"
+        hint = "try again when online, or use a local file or folder (--data PATH)"
         return Unreachable(f"{name}: no such path here, and the Hub cannot be reached: {why}", hint=hint)
     if isinstance(error, DatasetNotFoundError):
-        hint = "check the name; for a private or gated dataset log in first (hf auth login)"
+        hint = "check the name; for a private or gated dataset, log in first (hf auth login)"
         return DataError("no such file or folder, and no such dataset on the Hub", path=name, hint=hint)
-    hint = "name a configuration it has (--data-config NAME), or give a file or folder as the data"
+    hint = "select one of its configurations (--data-config NAME), or use a local file or folder"
     return DataError(f"the dataset cannot be loaded: {first_line(error)}", path=name, hint=hint)

@@ -1,6 +1,6 @@
-"""Stage 1: files, folders or the Hub -> checked texts and labels.
+"""Stage 1: load and validate texts and labels from files, folders or the Hub.
 
-Whatever they come from, texts and labels are checked in one place, and a fault is named by file
+Texts and labels are validated in one place regardless of their source, and errors give the file
 and line. Labels are strings throughout; their order, fixed here, is the order of the model's
 outputs.
 """
@@ -57,7 +57,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Checked splits, the label names in the model's order, and lines worth saying to the user."""
+    """Validated splits, label names in model output order, and notes for the user."""
 
     labels: tuple[str, ...]
     train: Split
@@ -67,15 +67,15 @@ class Dataset:
 
     @property
     def splits(self) -> list[Split]:
-        """Train, validation, and test where there is one."""
+        """Train, validation and, if present, test."""
         return [split for split in (self.train, self.validation, self.test) if split is not None]
 
 
 def load(recipe: Recipe) -> Dataset:
-    """The data that a recipe names: starter, a file, a folder or a Hub id.
+    """Load the data of a recipe: starter, a file, a folder or a Hub id.
 
     Label order: `recipe.data.labels`, else the dataset's ClassLabel, else first appearance in train.
-    Without a validation split one is cut from train, stratified, by the recipe's first seed.
+    If there is no validation split, a stratified sample of train is held out with the first seed.
 
     Raises:
         DataError: a file, split, column, text or label cannot be used.
@@ -102,23 +102,23 @@ def read_labeled(
     text_column: str | None = None,
     label_column: str | None = None,
 ) -> Split:
-    """A file of texts and labels, to evaluate an adapter that knows `labels`, in that order.
+    """Read a labeled file to evaluate an adapter whose labels are `labels`, in that order.
 
     Raises:
-        DataError: the file cannot be used, or holds a label that is not in `labels`.
+        DataError: the file cannot be used, or contains a label that is not in `labels`.
     """
     part = _read(path, text_column, label_column)
     return _join(path.stem, [part], labels, "is not one of the adapter's")
 
 
 def read_rows(path: Path, *, text_column: str | None = None) -> tuple[str, Iterator[list[Row]]]:
-    """Any number of rows with a text in each: (name of the text column, batches of rows).
+    """Read rows lazily: (name of the text column, batches of rows).
 
-    Rows keep all their columns, and no more than `BATCH_ROWS` of them are in memory. A `.txt`
-    file is one text a line, in the column `text`. The iterator reads the file from its start.
+    Rows keep all their columns, and at most `BATCH_ROWS` rows are in memory. A `.txt` file has one
+    text per line, in the column `text`. The iterator reads the file from its start.
 
     Raises:
-        DataError: the file cannot be used; from the iterator: a row or its text cannot be used.
+        DataError: the file cannot be used; while iterating, a row or its text cannot be used.
     """
     with open_table(path, labeled=False) as table:
         column = find_text_column(table.origin, table.columns, text_column)
@@ -126,7 +126,7 @@ def read_rows(path: Path, *, text_column: str | None = None) -> tuple[str, Itera
 
 
 def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
-    """The parts of every split that the recipe's data has; train is always there."""
+    """Split -> its files or shards, for every split of the recipe's data; always includes train."""
     on_hub = is_hub_id(recipe.data.source)
     if recipe.data.source == "starter":
         parts = _starter()
@@ -145,7 +145,7 @@ def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
 
 
 def is_hub_id(value: str) -> bool:
-    """Whether a value that is no existing path has the shape of a Hub id: name, or org/name."""
+    """Whether a value is not an existing path and has the form of a Hub id: name or org/name."""
     if value == "starter" or is_path(value) or os.path.exists(value):
         return False
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
@@ -173,19 +173,19 @@ def _folder(folder: Path) -> dict[str, list[Path]]:
     for split in SPLIT_NAMES:
         whole, shards = _candidates(split, names)
         if len(whole) > 1 or (whole and shards):
-            hint = "leave one of them in the folder, or name the files themselves"
+            hint = "keep only one of them in the folder, or pass the files explicitly"
             several = listed(whole + shards)
             raise origin.error(f"more than one file could be the {split} split: {several}", hint=hint)
         if whole or shards:
             found[split] = [folder / name for name in whole or shards]
     if "train" not in found:
         hint = f"name the files train, validation and test, with one of {', '.join(SUFFIXES)}"
-        raise origin.error(f"no training file in this folder; it holds {listed(names)}", hint=hint)
+        raise origin.error(f"no training file in this folder; it contains {listed(names)}", hint=hint)
     return found
 
 
 def _candidates(split: str, names: list[str]) -> tuple[list[str], list[str]]:
-    """(whole files, Parquet shards) among these file names that could be this split."""
+    """(single files, Parquet shards) among these file names that match this split."""
     stem = f"({'|'.join(SPLIT_NAMES[split])})"
     suffix = f"({'|'.join(map(re.escape, SUFFIXES))})"
     whole = [name for name in names if re.fullmatch(stem + suffix, name, re.IGNORECASE)]
@@ -212,7 +212,7 @@ def _batches(path: Path, column: str) -> Iterator[list[Row]]:
         if batch:
             yield batch
         if not number:
-            raise table.origin.error("there are no texts in it", hint=INCOMPLETE)
+            raise table.origin.error("the file has no texts", hint=INCOMPLETE)
 
 
 def _label_order(train: list[LabeledRows]) -> tuple[str, ...]:
@@ -221,30 +221,30 @@ def _label_order(train: list[LabeledRows]) -> tuple[str, ...]:
 
 
 def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str) -> Split:
-    """Parts joined, labels turned into indices; `why` a label that is not in `labels` is refused."""
+    """Concatenate parts and map labels to indices. `why` completes the error for an unknown label."""
     index = {label: position for position, label in enumerate(labels)}
     for part in parts:
         if not index.keys() >= set(part.labels):
             at = next(at for at, label in enumerate(part.labels) if label not in index)
             what = f"the label {short(part.labels[at])} {why}; the labels are {listed(labels)}"
-            hint = "labels are told apart by case and spelling"
+            hint = "labels are case-sensitive"
             raise part.origin.error(what, part.lines[at], hint=hint)
     texts = list(chain.from_iterable(part.texts for part in parts))
     return Split(name, texts, [index[label] for part in parts for label in part.labels])
 
 
 def _check_classes(train: Split, labels: tuple[str, ...], where: Origin) -> list[str]:
-    """Notes on labels without a training text; an error where all texts share one label."""
+    """Notes on labels without training texts. Raises DataError if all texts share one label."""
     used = set(train.labels)
     if len(used) == 1:
-        hint = "a classifier needs texts of at least two labels"
-        raise where.error(f"one class only: every text has the label {short(labels[used.pop()])}", hint=hint)
+        hint = "a classifier needs texts with at least two labels"
+        raise where.error(f"only one class: every text has the label {short(labels[used.pop()])}", hint=hint)
     missing = [label for index, label in enumerate(labels) if index not in used]
     return [f"no training text has the label {listed(missing)}"] if missing else []
 
 
 def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -> tuple[Split, Split, str]:
-    """(train, validation, note): a share of each class set aside, by that class and the seed alone."""
+    """(train, validation, note). The sample of each class depends only on that class and the seed."""
     fraction, seed = recipe.data.validation_fraction, recipe.train.seeds[0]
     aside: set[int] = set()
     members: list[list[int]] = [[] for _ in labels]
@@ -252,14 +252,14 @@ def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -
         members[index].append(row)
     for label, rows in zip(labels, members, strict=True):
         if len(rows) == 1:
-            hint = "add texts of this label, or give a validation file (--validation FILE)"
-            what = f"only one text has the label {short(label)}: none can be set aside for validation"
+            hint = "add texts with this label, or pass a validation file (--validation FILE)"
+            what = f"only one text has the label {short(label)}: none can be held out for validation"
             raise where.error(what, hint=hint)
         if rows:
             size = min(max(1, round(fraction * len(rows))), len(rows) - 1)
             aside.update(random.Random(f"{seed} {label}").sample(rows, size))
     note = (
-        f"no validation split: {len(aside):,} of {len(train):,} training texts were set aside for it, "
+        f"no validation split: {len(aside):,} of {len(train):,} training texts were held out for it, "
         f"{fraction * 100:g} % of each class, seed {seed}"
     )
     kept = [row for row in range(len(train)) if row not in aside]

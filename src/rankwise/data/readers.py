@@ -1,9 +1,8 @@
-"""A file of any known format -> a table of numbered rows.
+"""Read a file of any supported format as a table of numbered rows.
 
-CSV, TSV, JSON Lines and Parquet rows keep all their columns; a `.txt` file holds `text;label`
-lines, or one text a line. Rows are read as they are asked for, so a file may have any length.
-Whatever is wrong with a file's bytes or form is said here, with the line; what its texts and
-labels must be like is not known here.
+CSV, TSV, JSON Lines and Parquet rows keep all their columns; a `.txt` file contains `text;label`
+lines, or one text per line. Rows are read lazily, so a file may have any length. This module
+reports encoding and syntax errors with their line numbers; it does not validate texts or labels.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from rankwise.errors import DataError
 
 BATCH_ROWS = 1024
 LONGEST_FIELD = 2**31 - 1
-"""Characters of a CSV field: any text that fits the memory, where the standard library stops at 131,072."""
+"""Maximum characters of a CSV field; the standard library's default is 131,072."""
 csv.field_size_limit(LONGEST_FIELD)
 
-INCOMPLETE = "is it the right file, and was it written to its end?"
-AGAIN = "write the file again, or copy it again"
+INCOMPLETE = "is this the right file, and is it complete?"
+AGAIN = "write or copy the file again"
 
 Row = dict[str, Any]
 NumberedRows = Iterator[tuple[int, Row]]
@@ -38,18 +37,18 @@ NumberedRows = Iterator[tuple[int, Row]]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where rows come from, to be put in front of an error: a file, or a split of a Hub dataset."""
+    """Where rows come from, for error messages: a file, or a split of a Hub dataset."""
 
     path: Path | str
     in_rows: bool = False
-    """Numbers count rows (Parquet, the Hub), not lines of a text file."""
+    """Whether numbers count rows (Parquet, the Hub) instead of lines of a text file."""
     named: bool = True
-    """Columns have names there, as they have not in a `.txt` file."""
+    """Whether columns have names; those of a `.txt` file do not."""
 
     def error(
         self, message: str, number: int | None = None, *, column: str | None = None, hint: str = ""
     ) -> DataError:
-        """A DataError here: at a line or row (from 1), about a column, where they are given."""
+        """A DataError at this origin, optionally with a line or row number (from 1) and a column."""
         column = column if self.named else None
         if self.in_rows and number is not None:
             return DataError(f"row {number}: {message}", path=self.path, column=column, hint=hint)
@@ -58,46 +57,44 @@ class Origin:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, and rows one by one with the line or row number of each."""
+    """Columns, and an iterator of rows with their line or row numbers."""
 
     origin: Origin
     columns: list[str]
     rows: NumberedRows
     classes: Mapping[str, Sequence[str]]
-    """ClassLabel names by column, where the format has them."""
+    """Column -> ClassLabel names, for formats that have them."""
 
 
 @contextmanager
 def open_table(path: Path, *, labeled: bool = True) -> Iterator[Table]:
-    """The table in a file, open while the context lasts.
+    """Open a file as a table for the duration of the context.
 
-    `labeled` says what a `.txt` file is: lines of `text;label` (columns text and label), or,
-    where it is false, one text a line (column text).
+    `labeled` selects the format of a `.txt` file: `text;label` lines (columns text and label) if
+    true, one text per line (column text) if false.
 
     Raises:
-        DataError: here and from the rows, whatever makes the file unreadable or malformed.
+        DataError: the file is unreadable or malformed; also raised while iterating over the rows.
     """
     suffix = path.suffix.lower()
     origin = Origin(path, in_rows=suffix == ".parquet", named=suffix != ".txt")
     if not _is_name(path):
-        raise origin.error("no file can have this name", hint="it holds a sign that is no character")
+        raise origin.error("invalid file name", hint="it contains a NUL or a lone surrogate")
     try:
         if path.exists() and not path.is_file():
-            raise origin.error("a folder, where a file is expected" if path.is_dir() else "not a plain file")
+            raise origin.error("expected a file, not a folder" if path.is_dir() else "not a regular file")
         with path.open("rb") as file:
             yield _reader(origin, file.peek(8)[:8], suffix, labeled)(origin, file)
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except FileNotFoundError:
-        raise origin.error(
-            "no such file", hint="check the spelling, and the folder that you are in"
-        ) from None
+        raise origin.error("no such file", hint="check the spelling and the current directory") from None
     except OSError as error:
         raise origin.error(f"the file cannot be read: {error.strerror or first_line(error)}") from None
 
 
 def _is_name(path: Path) -> bool:
-    """Whether a file can have this name: none holds a NUL, or half of a surrogate pair."""
+    """Whether this is a valid file name, without NUL or lone surrogates."""
     try:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
@@ -105,19 +102,19 @@ def _is_name(path: Path) -> bool:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message, no more than twenty of them: a, b and c."""
+    """Names joined for a message, at most twenty."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return (", ".join(short(name).strip("'\"") for name in names[:20]) or "nothing") + more
 
 
 def short(value: object) -> str:
-    """A value for a message, quoted and no longer than 60 characters."""
+    """A value quoted for a message, at most 60 characters."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def first_line(error: BaseException) -> str:
-    """What an error from a library says, without its explanations."""
+    """The first line of a library error's message, or its class name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
 
 
@@ -131,8 +128,8 @@ def _reader(origin: Origin, head: bytes, suffix: str, labeled: bool) -> _Reader:
         if head.startswith(mark) and suffix != of:
             raise origin.error(what, hint=hint)
     if suffix not in _READERS:
-        what = f"the suffix {suffix!r} is of no known format" if suffix else "a file name without a suffix"
-        raise origin.error(what, hint=f"the known ones are {', '.join(_READERS)}")
+        what = f"the suffix {suffix!r} is not supported" if suffix else "the file name has no suffix"
+        raise origin.error(what, hint=f"supported suffixes are {', '.join(_READERS)}")
     return _read_plain if suffix == ".txt" and not labeled else _READERS[suffix]
 
 
@@ -146,11 +143,11 @@ _MARKS = {
     ),
     b"PAR1": (".parquet", "the file is Parquet", "give it the suffix .parquet"),
 }  # fmt: skip
-"""First bytes -> (the suffix that they belong to, what the file is, what to do)."""
+"""Magic bytes -> (the suffix they are valid for, error message, hint)."""
 
 
 def _not_utf8(path: Path) -> DataError:
-    """The first byte that is not UTF-8, found by reading again: decoding in blocks loses the place."""
+    """Locate the first byte that is not UTF-8. Buffered decoding loses the position, so read again."""
     offset = 0
     with path.open("rb") as file:
         head = file.peek(4)
@@ -167,12 +164,12 @@ def _not_utf8(path: Path) -> DataError:
 
 
 def _lines(origin: Origin, file: BinaryIO, newline: str) -> Iterator[str]:
-    """Lines with their ends; a byte-order mark is dropped."""
+    """Lines with their line endings; a byte-order mark is dropped."""
     with io.TextIOWrapper(file, "utf-8-sig", newline=newline) as lines:
         for number, line in enumerate(lines, 1):
             if "\0" in line:
-                hint = "take it out; if the file is UTF-16: iconv -f UTF-16 -t UTF-8 OLD > NEW"
-                raise origin.error("a NUL byte, which no text holds", number, hint=hint)
+                hint = "remove it; if the file is UTF-16: iconv -f UTF-16 -t UTF-8 OLD > NEW"
+                raise origin.error("the line contains a NUL byte", number, hint=hint)
             yield line
 
 
@@ -180,15 +177,15 @@ def _lines(origin: Origin, file: BinaryIO, newline: str) -> Iterator[str]:
 
 
 def _filled_lines(origin: Origin, file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends. Empty lines may only stand at the end of the file."""
+    """Numbered lines without line endings. Empty lines are only allowed at the end of the file."""
     empty = 0
     for number, line in enumerate(_lines(origin, file, "\n"), 1):
         if not line.strip():
             empty = empty or number
         elif empty:
-            raise origin.error("the line is empty", empty, hint="take the line out")
+            raise origin.error("the line is empty", empty, hint="remove the line")
         elif "\r" in (line := line.rstrip("\r\n")):
-            hint = "line ends are LF or CR LF here; where they are CR alone: tr '\\r' '\\n' < OLD > NEW"
+            hint = "line endings must be LF or CR LF; to convert CR: tr '\\r' '\\n' < OLD > NEW"
             raise origin.error("a carriage return within the line", number, hint=hint)
         else:
             yield number, line
@@ -204,11 +201,11 @@ def _read_pairs(origin: Origin, file: BinaryIO) -> Table:
 
 
 def _pairs(origin: Origin, lines: Iterable[tuple[int, str]]) -> NumberedRows:
-    """Lines split at the last semicolon, without the header `text;label` if there is one."""
+    """Lines split at the last semicolon, skipping the optional header `text;label`."""
     for number, line in lines:
         text, semicolon, label = line.rpartition(";")
         if not semicolon:
-            hint = "each line of a .txt file is text;label"
+            hint = "each line of a .txt file must be text;label"
             raise origin.error("no ';' between text and label", number, hint=hint)
         if number > 1 or (text.strip().lower(), label.strip().lower()) != ("text", "label"):
             yield number, {"text": text, "label": label}
@@ -227,7 +224,7 @@ def _read_csv(origin: Origin, file: BinaryIO, delimiter: str) -> Table:
 
 
 def _records(origin: Origin, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Records with the line each begins on; empty lines are passed over."""
+    """Records with the numbers of their first lines; empty lines are skipped."""
     while True:
         begins = reader.line_num + 1
         try:
@@ -235,7 +232,7 @@ def _records(origin: Origin, reader: Any) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            hint = 'is a quotation mark left open? One inside a field is doubled: "so ""good"", they said"'
+            hint = 'is a quote left open? Quotes inside a field are doubled: "so ""good"", they said"'
             raise origin.error(f"not {_named(reader)}: {error}", begins, hint=hint) from None
         if record:
             yield begins, record
@@ -249,9 +246,9 @@ def _csv_rows(origin: Origin, records: Iterable[tuple[int, list[str]]], columns:
     width = len(columns)
     for number, record in records:
         if len(record) != width:
-            hint = "a field that holds the separator, a quotation mark or a line end stands in quotes"
+            hint = "quote fields that contain the separator, a quote or a newline"
             found = f"{len(record)} field" + "s" * (len(record) != 1)
-            raise origin.error(f"{found}, where the header has {width}", number, hint=hint)
+            raise origin.error(f"{found}, but the header has {width}", number, hint=hint)
         yield number, dict(zip(columns, record, strict=True))
 
 
@@ -262,12 +259,12 @@ def _read_json_lines(origin: Origin, file: BinaryIO) -> Table:
     rows = _json_rows(origin, _lines(origin, file, "\n"))
     first = next(rows, None)
     if first is None:
-        raise origin.error("the file holds no rows", hint=INCOMPLETE)
+        raise origin.error("the file has no rows", hint=INCOMPLETE)
     return Table(origin, list(first[1]), chain([first], rows), {})
 
 
 def _json_rows(origin: Origin, lines: Iterable[str]) -> NumberedRows:
-    hint = 'JSON Lines: one object a line, such as {"text": "...", "label": "..."}'
+    hint = 'JSON Lines: one object per line, such as {"text": "...", "label": "..."}'
     for number, line in enumerate(lines, 1):
         line = line.rstrip()
         if not line:
@@ -277,8 +274,8 @@ def _json_rows(origin: Origin, lines: Iterable[str]) -> NumberedRows:
         except json.JSONDecodeError as error:
             raise origin.error(f"not JSON: {error.msg} (column {error.colno})", number, hint=hint) from None
         except (ValueError, RecursionError) as error:
-            what = str(error).partition(";")[0]  # after it Python speaks to programmers
-            raise origin.error(f"not JSON that can be read: {what}", number, hint=hint) from None
+            what = str(error).partition(";")[0]  # the rest is advice for Python programmers
+            raise origin.error(f"cannot be read as JSON: {what}", number, hint=hint) from None
         if not isinstance(row, dict):
             raise origin.error("not a JSON object", number, hint=hint)
         yield number, row
@@ -287,14 +284,14 @@ def _json_rows(origin: Origin, lines: Iterable[str]) -> NumberedRows:
 def _fields(pairs: list[tuple[str, Any]]) -> Row:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("an object holds the same name twice")
+        raise ValueError("an object has duplicate names")
     return fields
 
 
 def _read_parquet(origin: Origin, file: BinaryIO) -> Table:
     from pyarrow.parquet import ParquetFile
 
-    with _parquet_errors(origin, "not a Parquet file that can be read"):
+    with _parquet_errors(origin, "cannot be read as Parquet"):
         source = ParquetFile(file)
         schema = source.schema_arrow
         names = list(schema.names)
@@ -306,7 +303,7 @@ def _parquet_rows(origin: Origin, source: Any) -> NumberedRows:
     done = 0
     batches = source.iter_batches(batch_size=BATCH_ROWS)
     while True:
-        with _parquet_errors(origin, "this row, or one after it, cannot be read", done + 1):
+        with _parquet_errors(origin, "this row or a later one cannot be read", done + 1):
             batch = next(batches, None)
             rows = [] if batch is None else batch.to_pylist()
         if batch is None:
@@ -317,21 +314,21 @@ def _parquet_rows(origin: Origin, source: Any) -> NumberedRows:
 
 @contextmanager
 def _parquet_errors(origin: Origin, what: str, number: int | None = None) -> Iterator[None]:
-    """What pyarrow raises at a damaged file or a value that Python cannot hold, as a DataError."""
+    """Turn pyarrow's errors (a damaged file, a value out of Python's range) into DataErrors."""
     from pyarrow import ArrowException
 
     try:
         yield
     except UnicodeDecodeError:
-        what = "a string in this row, or in one after it, is not UTF-8"
+        what = "a string in this row or a later one is not UTF-8"
         raise origin.error(what, number, hint=AGAIN) from None
     except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        why = re.split(r"[:.] ", first_line(error))[0]  # what follows are bytes of the file, or advice
+        why = re.split(r"[:.] ", first_line(error))[0]  # the rest is raw bytes or advice
         raise origin.error(f"{what}: {why}", number, hint=AGAIN) from None
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """ClassLabel names by column, as the datasets library notes them in a Parquet file it writes."""
+    """Column -> ClassLabel names, from the metadata that the datasets library writes to Parquet."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return {
@@ -340,17 +337,17 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
             if feature.get("_type") == "ClassLabel"
         }
     except (KeyError, ValueError, TypeError, AttributeError):
-        return {}  # no such note, or one that is not understood: labels are then taken as they stand
+        return {}  # no metadata, or an unknown layout: use the labels as stored
 
 
 def _check_header(origin: Origin, columns: list[str], number: int | None) -> None:
     if not any(columns):
-        hint = "the first line holds them, such as text,label"
-        raise origin.error("there are no column names", hint=INCOMPLETE if origin.in_rows else hint)
+        hint = "put them in the first line, such as text,label"
+        raise origin.error("the file has no column names", hint=INCOMPLETE if origin.in_rows else hint)
     double = next((name for name in columns if columns.count(name) > 1), None)
     if double is not None:
-        hint = "give each column a name of its own"
-        raise origin.error(f"the column {short(double)} stands twice in the header", number, hint=hint)
+        hint = "give each column a unique name"
+        raise origin.error(f"the column {short(double)} appears twice in the header", number, hint=hint)
 
 
 _Reader = Callable[[Origin, BinaryIO], Table]

@@ -1,4 +1,4 @@
-"""Rows -> a file of any known format, written as they come."""
+"""Write rows to a file of any supported format, in batches."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from rankwise.errors import UsageError
 from rankwise.store import files
 
 Record = Mapping[str, Any]
-"""Column -> value, of one line of a file."""
+"""One row: column -> value."""
 WriteRows = Callable[[Sequence[Record]], None]
 BLANK = re.compile(r"[\s\x00-\x1f\x7f\xad\u200b-\u200f\u2060\ufeff]*")
-"""Spaces, control characters and others without width, which a spreadsheet may skip."""
+"""Whitespace, control characters and zero-width characters, which a spreadsheet may skip."""
 
 
 @contextmanager
 def write_rows(path: Path, preview: Iterable[Sequence[Record]], *, safe: bool = False) -> Iterator[WriteRows]:
-    """A function that writes batches of rows; the file is put in place at the end.
+    """Yield a function that writes batches of rows; the file is moved into place at the end.
 
-    In JSON Lines each row may have columns of its own. The other formats say first of all which
-    columns there are, and Parquet of which type, so for them `preview` is read through before.
+    In JSON Lines, each row may have its own columns. The other formats declare their columns up
+    front (and Parquet also their types), so for them `preview` is consumed first.
 
     Args:
         path: .csv, .tsv, .jsonl, .ndjson or .parquet.
-        preview: batches of rows with the same columns, and values of the same kinds, as those to come.
-        safe: make every cell `neutral`, for .csv and .tsv.
+        preview: batches of rows with the same columns and value types as the rows to be written.
+        safe: pass every cell through `neutral`; .csv and .tsv only.
 
     Raises:
-        UsageError: the suffix is not known, or not of a file for spreadsheets where it should be safe for
-            them; or a Parquet column has no type that holds its values.
+        UsageError: the suffix is not supported, `safe` is set for a format other than .csv and .tsv,
+            or no Parquet type can hold a column's values.
     """
     if safe and path.suffix.lower() not in (".csv", ".tsv"):
         raise UsageError(
-            f"{path}: only .csv and .tsv are made safe for spreadsheets", hint="leave the option out"
+            f"{path}: only .csv and .tsv can be made safe for spreadsheets", hint="leave the option out"
         )
     match path.suffix.lower():
         case ".csv" | ".tsv" as suffix:
@@ -53,18 +53,18 @@ def write_rows(path: Path, preview: Iterable[Sequence[Record]], *, safe: bool = 
                 yield write
         case other:
             raise UsageError(
-                f"{path}: cannot write {other or 'a file without suffix'}",
+                f"{path}: cannot write {other or 'a file without a suffix'}",
                 hint="use .csv, .tsv, .jsonl or .parquet",
             )
 
 
 def neutral(text: str) -> str:
-    """Text as a cell of CSV that no spreadsheet takes for a formula: an apostrophe goes before it.
+    """Prefix a CSV cell with an apostrophe if a spreadsheet could read it as a formula.
 
-    This is the one rule for every CSV that people open: errors.csv, table.csv and `--safe-csv`. It covers
-    what OWASP names under "CSV Injection": cells that begin with = + - @, in their full-width and small
-    forms too, also behind blanks; and cells that begin with a tab or a line end. predictions.csv keeps
-    its texts as they are: programs read it back, and an apostrophe more would be another text.
+    Every CSV that people open uses this rule: errors.csv, table.csv and `--safe-csv` output. It covers
+    the cases that OWASP lists under "CSV Injection": cells that start with = + - @ (including full-width
+    and small forms, and after leading blanks) and cells that start with a tab or newline.
+    predictions.csv keeps texts unchanged because programs read it back.
 
     >>> neutral("=1+1"), neutral(" -1"), neutral("so glad")
     ("'=1+1", "' -1", 'so glad')
@@ -76,12 +76,12 @@ def neutral(text: str) -> str:
 
 
 def csv_line(cells: Iterable[Any], delimiter: str = ",", *, safe: bool = False) -> str:
-    r"""A line of CSV, its end included. Strings as they are, None as nothing, nested values as JSON.
+    r"""One line of CSV, including the newline. None becomes an empty cell, nested values become JSON.
 
-    With `safe` strings are made `neutral`; numbers stay as they are.
+    With `safe`, strings pass through `neutral`; numbers are unchanged.
 
-    The standard library leaves a lone carriage return without quotes (before Python 3.13), and
-    then cannot read its own file.
+    This replaces `csv.writer`, which before Python 3.13 does not quote a lone carriage return and
+    then cannot read its own output.
 
     >>> csv_line(["a", 1.5, None, "b, c", "d\r", [True]])
     'a,1.5,,"b, c","d\r",[true]\n'
@@ -98,7 +98,7 @@ def _quoted(text: str, delimiter: str) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """A value as the text of a cell. Half a surrogate pair, which no file can hold, becomes its escape."""
+    """The text of a cell. A lone surrogate cannot be encoded as UTF-8, so it is escaped."""
     if value is None:
         return None
     nested = isinstance(value, dict | list | tuple | bool)
@@ -107,7 +107,7 @@ def _text(value: Any) -> str | None:
 
 
 def _columns(preview: Iterable[Sequence[Record]]) -> list[str]:
-    """Every column, in the order of first appearance."""
+    """All columns, in order of first appearance."""
     return list(dict.fromkeys(column for rows in preview for row in rows for column in row))
 
 
@@ -121,7 +121,7 @@ def _csv_writer(file: TextIO, columns: list[str], delimiter: str, safe: bool) ->
 
 
 def _json_line(row: Record) -> str:
-    # JSON knows no NaN and no infinity, and a Parquet column may hold them.
+    # JSON has no NaN or infinity, but a Parquet column may contain them.
     plain = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in row.items()
@@ -129,7 +129,7 @@ def _json_line(row: Record) -> str:
     line = json.dumps(plain, ensure_ascii=False, default=str) + "\n"
     try:
         line.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold as an escape only
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can only represent as an escape
         line = json.dumps(plain, default=str) + "\n"
     return line
 
@@ -140,7 +140,7 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Recor
     import pyarrow.parquet as pq
 
     kinds = _kinds(preview)
-    # Half of a surrogate pair, which JSON allows in a name, is no character.
+    # JSON allows lone surrogates in names; Arrow does not.
     schema = pa.schema([(_text(column), kind) for column, kind in kinds.items()])
     with pq.ParquetWriter(file, schema) as writer:
 
@@ -149,8 +149,8 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Recor
                 arrays = [_array([row.get(name) for row in rows], kind) for name, kind in kinds.items()]
             except (pa.ArrowException, OverflowError) as error:
                 raise UsageError(
-                    f"{path}: a column holds values that no type of Parquet takes together: {error}",
-                    hint="write .jsonl, which takes any value",
+                    f"{path}: no Parquet type can hold all values of a column: {error}",
+                    hint="write .jsonl, which accepts any value",
                 ) from None
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
@@ -158,7 +158,7 @@ def _parquet_writer(path: Path, file: BinaryIO, preview: Iterable[Sequence[Recor
 
 
 def _kinds(preview: Iterable[Sequence[Record]]) -> dict[str, Any]:
-    """Column -> the narrowest Arrow type for all rows; a column of mixed kinds becomes text."""
+    """Column -> the narrowest Arrow type for all rows; a column of mixed types becomes string."""
     import pyarrow as pa
 
     types: dict[str, Any] = {}
@@ -166,7 +166,7 @@ def _kinds(preview: Iterable[Sequence[Record]]) -> dict[str, Any]:
         for column in _columns([rows]):
             found = _type([row.get(column) for row in rows])
             types[column] = _common(types.get(column, pa.null()), found)
-    # Parquet has no structure without fields, which is what {} comes to.
+    # Parquet has no struct without fields, which is the type inferred for {}.
     return {name: pa.string() if "struct<>" in str(t) else t for name, t in types.items()}
 
 

@@ -1,1 +1,1 @@
-"""Base models: where they come from, their files, and one module for each family."""
+"""Base models: lookup, file formats, and one module per model family."""

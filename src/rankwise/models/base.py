@@ -1,13 +1,13 @@
-"""Base models: a name -> a folder with config.json, safetensors and tokenizer files.
+"""Base models: resolve a name to a folder with config.json, safetensors and tokenizer files.
 
-A name is, in this order,
+A name is resolved in this order:
 
-- ``smollm2-135m``: SmolLM2-135M (Allal et al. 2025, arXiv 2502.02737) out of a Python package (`packaged`);
+- ``smollm2-135m``: SmolLM2-135M (Allal et al. 2025, arXiv 2502.02737) from a Python package (`packaged`);
 - a local folder;
 - the id of a model on the Hub.
 
-Whatever a model brings along is untrusted: it is read as data, and nothing of it is run. Only JSON, text,
-tokenizer and safetensors files are fetched.
+Model files are untrusted: they are read as data, and no code in them is run. Only JSON, text, tokenizer and
+safetensors files are downloaded.
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ from rankwise.nn.batch import Ids
 from rankwise.store import files
 
 PAD_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-PAD_FILE_LIMIT = 1 << 24  # bytes; some tokenizers list thousands of added tokens there
+PAD_FILE_LIMIT = 1 << 24  # bytes; some tokenizers list thousands of added tokens
 SETTINGS = ["config.json", *PAD_FILES]
 EVERYTHING = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
-HUB_SECONDS = 10.0  # to wait for the Hub's answer
+HUB_SECONDS = 10.0  # timeout for the Hub's response
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model on this machine's disk."""
+    """A base model on local disk."""
 
     name: str
-    """As the user wrote it."""
+    """The name as given by the user."""
     folder: Path
-    """Holds config.json, *.safetensors and the tokenizer's files."""
+    """Contains config.json, *.safetensors and the tokenizer files."""
 
 
 def find(name: str, *, revision: str | None = None) -> Base:
-    """The base model of this name, fetched or converted where that has not been done before.
+    """Find a base model by name, and download or convert it if necessary.
 
     Args:
         name: smollm2-135m, a local folder, or a Hub id.
-        revision: branch, tag or commit of a Hub id; None for the newest.
+        revision: branch, tag or commit of a Hub id; None for the latest.
 
     Raises:
-        ModelError: there is no such model, or it cannot be used: what is wrong, and where.
+        ModelError: there is no such model, or it cannot be used.
         Unreachable: the Hub does not answer, and the model is not in its cache.
-        ResourceError: there is no room on the disk.
+        ResourceError: the disk is full.
     """
     if name in packaged.PACKAGED:
         return Base(name, packaged.unpacked(name))
     folder = _local_folder(name)
     if folder is None:
-        # Settings first: a model that cannot be used is refused before its weights are fetched.
+        # Fetch the settings first, to reject an unsupported model before downloading its weights.
         _read_config(_hub_folder(name, revision, SETTINGS), name)
         folder = _hub_folder(name, revision, EVERYTHING)
     _read_config(folder, name)
@@ -73,7 +73,7 @@ def find(name: str, *, revision: str | None = None) -> Base:
 
 
 def config(name: str) -> dict[str, Any]:
-    """The model's config.json. No weights are fetched, and for the names in `KNOWN` nothing is.
+    """The model's config.json. Downloads no weights, and nothing at all for names in `KNOWN`.
 
     Raises:
         ModelError: there is no such model, or its family or one of its settings is not supported.
@@ -85,15 +85,15 @@ def config(name: str) -> dict[str, Any]:
 
 
 def has_pad_token(name: str) -> bool:
-    """Whether the model has a pad token; where not, users of PEFT add one, and a row of embeddings.
+    """Whether the model has a pad token. If not, PEFT users must add one, with an embedding.
 
-    Raises as `config` does.
+    Raises the same errors as `config`.
     """
     if _is_known(name):
         return "pad_token_id" in KNOWN[name]
     folder = _local_folder(name) or _hub_folder(name, None, SETTINGS)
     pad = _read_config(folder, name).get("pad_token_id")
-    # Some Llamas have -1 there, which stands for none.
+    # Some Llama configs use -1 for no pad token.
     if type(pad) is int and pad >= 0:
         return True
     present = [folder / file for file in PAD_FILES if (folder / file).is_file()]
@@ -101,10 +101,10 @@ def has_pad_token(name: str) -> bool:
 
 
 def at_hand(name: str) -> Path | None:
-    """The folder of a model whose tokenizer is on this machine already; None where it must be fetched.
+    """The folder of a model whose tokenizer is available locally; None if it must be downloaded.
 
     Raises:
-        ModelError: the name is a file's.
+        ModelError: the name is a file.
     """
     if name in packaged.PACKAGED:
         found: Path | None = packaged.folder_of(name)
@@ -114,7 +114,7 @@ def at_hand(name: str) -> Path | None:
 
 
 def package(name: str) -> tuple[str, str]:
-    """(module, pip requirement) of the Python package that a base comes in; KeyError where it is in none."""
+    """(module, pip requirement) of a base model's Python package; KeyError if it has none."""
     return packaged.PACKAGED[name].module, packaged.PACKAGED[name].requirement
 
 
@@ -133,38 +133,38 @@ def check_ids(texts: Sequence[Ids], backbone: Backbone) -> None:
     """Check that the model has an embedding for every token.
 
     Raises:
-        ModelError: the tokenizer is another model's, or tokens were added to it and not to the model.
+        ModelError: the tokenizer belongs to another model, or has added tokens that the model lacks.
     """
     largest = max(int(ids.max()) for ids in texts)
     if largest >= len(backbone.tokens):
         raise ModelError(
-            f"the tokenizer gives token {largest}, and the model has {len(backbone.tokens)} tokens",
-            hint="the tokenizer's files in the folder belong to another model, or to another version of it",
+            f"the tokenizer gives token {largest}, but the model has {len(backbone.tokens)} tokens",
+            hint="the tokenizer files in the folder belong to another model or another version of it",
         )
 
 
 def _is_known(name: str) -> bool:
-    """Whether the built-in table speaks for the model that `find` finds under this name."""
+    """Whether `find` resolves this name to a model whose config is built in."""
     return name in packaged.PACKAGED or (name in KNOWN and _local_folder(name) is None)
 
 
 def _local_folder(name: str) -> Path | None:
     path = os.path.expanduser(name)
     if os.path.isfile(path):
-        raise ModelError(f"{name}: is a file", hint="give the folder that holds config.json and the weights")
+        raise ModelError(f"{name}: is a file", hint="pass the folder with config.json and the weights")
     return Path(path) if os.path.isdir(path) else None
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    """The known keys of the model's config.json, checked."""
+    """Validate the model's config.json and return its known keys."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{name}: has no config.json",
-            hint="a base model's folder holds config.json, model.safetensors and the tokenizer's files",
+            hint="a base model's folder contains config.json, model.safetensors and the tokenizer files",
         )
     config = files.read_object(folder / "config.json")
     if config.get("quantization_config"):
-        raise ModelError(f"{name}: quantized weights are not supported", hint="take the original model")
+        raise ModelError(f"{name}: quantized weights are not supported", hint="use the original model")
     try:
         family = registry.family_of(config)
         family.config.from_json(config)
@@ -174,20 +174,20 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _cached_folder(name: str) -> Path | None:
-    """The newest folder of a model in the Hub's cache."""
+    """The latest snapshot of a model in the Hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
         found = try_to_load_from_cache(name, "tokenizer.json")
-    except ValueError:  # the name is no Hub id
+    except ValueError:  # not a Hub id
         return None
     return Path(found).parent if isinstance(found, str) else None
 
 
 def _hub_folder(name: str, revision: str | None, patterns: list[str]) -> Path:
-    """The Hub's files that match the patterns, in the Hub's own cache folder.
+    """Download files that match the patterns into the Hub's cache folder.
 
-    Where the Hub cannot be asked, what was fetched before serves.
+    If the Hub is unreachable, fall back to cached files.
     """
     from huggingface_hub import snapshot_download
 
@@ -197,10 +197,10 @@ def _hub_folder(name: str, revision: str | None, patterns: list[str]) -> Path:
             name,
             revision=revision,
             allow_patterns=patterns,
-            ignore_patterns=["*/*"],  # other formats of the same weights stand in sub-folders
+            ignore_patterns=["*/*"],  # subfolders contain other formats of the same weights
             local_files_only=refusal is not None,
         )
-    except Exception as error:  # the Hub's client lets through whatever its HTTP library raises
+    except Exception as error:  # the Hub client lets errors of its HTTP library through
         reason = refusal or error
         if isinstance(reason, hub.MISTAKES):
             raise reason from None
@@ -209,9 +209,9 @@ def _hub_folder(name: str, revision: str | None, patterns: list[str]) -> Path:
 
 
 def _ask_hub(name: str, revision: str | None) -> Exception | None:
-    """Why the Hub does not give this model; None where it does.
+    """The error with which the Hub refuses this model; None if it is available.
 
-    Asked apart from the download, since that would wait without end for a network that is silent.
+    This is a separate request because the download itself never times out on an unresponsive network.
     """
     from huggingface_hub import HfApi
 
@@ -223,20 +223,20 @@ def _ask_hub(name: str, revision: str | None) -> Exception | None:
 
 
 def _explained(name: str, revision: str | None, error: Exception) -> RankwiseError:
-    """What to say of an error of the Hub's client."""
+    """The error to raise for an error from the Hub client."""
     if refused := _refused(name, revision, error) or hub.disk_error(name, error):
         return refused
     if hub.is_outage(error):
         return Unreachable(
             f"{name}: not a folder here, and the Hub cannot be reached: {hub.reason(error)}",
-            hint=f"give a local folder, or use {SMOLLM2}, which needs no Hub; behind a proxy, "
+            hint=f"use a local folder, or {SMOLLM2}, which does not need the Hub; behind a proxy, "
             "set HTTPS_PROXY",
         )
     return ModelError(f"{name}: cannot be fetched: {hub.reason(error)}")
 
 
 def _refused(name: str, revision: str | None, error: Exception) -> RankwiseError | None:
-    """What to say where the Hub, or its client, refuses the name; None where it does not."""
+    """The error to raise if the Hub or its client rejects the name, else None."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.HFValidationError):

@@ -1,8 +1,8 @@
-"""A model's config.json, which is untrusted input, as a strict model of the settings that are known.
+"""Strict validation of a model's config.json, which is untrusted input.
 
-Each family declares its settings in a subclass of `ModelConfig`, in its own file. What is not declared is
-neither read nor passed on, so nothing in a config.json can run code in another library (`auto_map`, the name
-of a kernel for attention). A config is read as transformers reads it, or refused by name.
+Each family declares its settings in a subclass of `ModelConfig`, in its own file. Undeclared settings are
+neither read nor passed on, so a config.json cannot run code in another library (`auto_map`, the name of an
+attention kernel). A setting either has the same meaning as in transformers, or is rejected by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rankwise.nn.rotary import Llama3Scaling
 STRICT = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 T = TypeVar("T")
 
-# Sizes. Each bound is several times that of the largest model there is: more is an error or an attack.
+# Sizes. Each bound is several times that of the largest existing model, to reject errors and attacks.
 Size = Annotated[int, Field(ge=1, le=1 << 24, description=f"a whole number from 1 to {1 << 24}")]
 Layers = Annotated[int, Field(ge=1, le=1 << 10, description=f"a whole number from 1 to {1 << 10}")]
 Heads = Annotated[int, Field(ge=1, le=1 << 12, description=f"a whole number from 1 to {1 << 12}")]
@@ -36,7 +36,7 @@ Share = Annotated[float, Field(gt=0, le=1, description="a number above 0 and up 
 Flag = Annotated[bool, Field(description="true or false")]
 Word = Annotated[str, Field(description="a string")]
 Items = Annotated[list[Any], Field(description="a list")]
-TokenId = Annotated[int | list[int], Field(description="a whole number or a list of such")]
+TokenId = Annotated[int | list[int], Field(description="a whole number or a list of whole numbers")]
 
 
 def _only(wanted: Any) -> AfterValidator:
@@ -65,7 +65,7 @@ Zero = Annotated[float, _only(0), Field(description="0 (nothing else is supporte
 
 
 class RotarySettings(BaseModel):
-    """The object `rope_parameters`, or `rope_scaling` as transformers called it before version 5."""
+    """The object `rope_parameters`, called `rope_scaling` before transformers 5."""
 
     model_config = STRICT
 
@@ -84,33 +84,33 @@ Table = Annotated[RotarySettings, Field(description="an object")]
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """What a layer keeps of each token for the backward pass, beside what adapters read."""
+    """What a layer keeps per token for the backward pass, in addition to adapter inputs."""
 
     heads: int
-    """Numbers of queries, keys and values, in the precision of matrix products."""
+    """Values in queries, keys and values, in the precision of matrix products."""
     activation: int
-    """Numbers that the MLP's activation needs for its gradient, in that precision."""
+    """Values that the MLP's activation needs for its gradient, in that precision."""
     widest: int
-    """Numbers of the MLP's widest intermediate result."""
+    """Values in the MLP's widest intermediate result."""
     residuals: int = 2
-    """Inputs of norms, each d_model float32 numbers."""
+    """Norm inputs, each d_model float32 values."""
     masks: int = 0
     """Bytes of the residual branches' dropout masks."""
     attention_masks: int = 0
-    """Bytes of dropout masks for each attention weight."""
+    """Bytes of dropout masks per attention weight."""
     same_input: Mapping[str, str] = field(default_factory=dict)
-    """Target module -> another one of the layer that reads the same input, which is kept once."""
+    """Target module -> another module of the layer with the same input, which is kept only once."""
 
 
 class ModelConfig(BaseModel):
-    """What the families' configs have in common. Fields have our names, their aliases are transformers'."""
+    """Base class of the families' configs. Fields have our names, with transformers' names as aliases."""
 
     model_config = STRICT
 
     layer_name: ClassVar[str]
-    """What transformers calls layer {} inside the backbone."""
+    """Name of layer {} inside the backbone, as in transformers."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """A setting's other name in config.json -> its own; transformers' `attribute_map`."""
+    """Alternative setting name in config.json -> canonical name; transformers' `attribute_map`."""
 
     vocab_size: Size
     max_positions: int
@@ -133,11 +133,11 @@ class ModelConfig(BaseModel):
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> Self:
-        """The checked settings of a model folder's config.json; null counts as missing.
+        """Validate the settings of a config.json. Null counts as missing.
 
         Raises:
-            ModelError: a value is missing, out of range, contradicts another one, or asks for what the
-                family's backbone does not do.
+            ModelError: a value is missing, out of range, contradicts another value, or is not supported
+                by the family's backbone.
         """
         values = {key: json[key] for key in cls.accepted() if json.get(key) is not None}
         for other, key in cls.renamed.items():
@@ -157,14 +157,14 @@ class ModelConfig(BaseModel):
 
     @classmethod
     def known(cls, json: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a config.json may be passed on: the known keys, with their values as they are."""
+        """The known keys of a config.json, which may be passed on, with their values unchanged."""
         return {key: json[key] for key in cls.accepted() if key in json}
 
     def check(self) -> None:
-        """Check what no single value shows.
+        """Check constraints between settings.
 
         Raises:
-            ModelError: values do not fit each other.
+            ModelError: settings are inconsistent.
         """
 
     @abstractmethod
@@ -173,11 +173,11 @@ class ModelConfig(BaseModel):
 
     @abstractmethod
     def parameters(self) -> int:
-        """Parameters of the backbone, embeddings included and without any head."""
+        """Parameters of the backbone, including embeddings and without any head."""
 
     @abstractmethod
     def layer_memory(self) -> LayerMemory:
-        """What a layer keeps of each token for the backward pass."""
+        """What a layer keeps per token for the backward pass."""
 
     def module_shapes(self) -> dict[str, tuple[int, int]]:
         """Target module -> (in, out), in the order of the forward pass."""
@@ -187,7 +187,7 @@ class ModelConfig(BaseModel):
         }
 
     def layer_of(self, module: str) -> int:
-        """The layer of a target module, from 0."""
+        """Layer index of a target module, from 0."""
         return int(module.removeprefix(self.layer_name.format("")).partition(".")[0])
 
     def _check_heads(self, width: str, heads: str) -> None:
@@ -196,32 +196,32 @@ class ModelConfig(BaseModel):
 
 
 def one_of(values: Mapping[str, T | None], default: T) -> T:
-    """What one or several keys say of the same setting; `default` where none says anything.
+    """The value of a setting that several keys may give; `default` if none does.
 
     Raises:
-        ModelError: they contradict each other.
+        ModelError: the keys contradict each other.
     """
     given = {key: value for key, value in values.items() if value is not None}
     if any(value != next(iter(given.values())) for value in given.values()):
         both = " and ".join(f"{key} = {brief(value)}" for key, value in given.items())
-        raise ModelError(f"config.json: {both} contradict each other", hint="leave one of them out")
+        raise ModelError(f"config.json: {both} contradict each other", hint="remove one of them")
     return next(iter(given.values()), default)
 
 
 def table_of(rope_parameters: RotarySettings | None, rope_scaling: RotarySettings | None) -> RotarySettings:
-    """The rotary settings, which stand in one of two places; an empty object counts as none."""
+    """The rotary settings from either of two keys; an empty object counts as missing."""
     places = {"rope_parameters": rope_parameters, "rope_scaling": rope_scaling}
     filled = {key: table if table and table.model_fields_set else None for key, table in places.items()}
     return one_of(filled, RotarySettings())
 
 
 def scaling_of(table: RotarySettings, max_positions: int, original: int | None) -> Llama3Scaling | None:
-    """How rotary wavelengths are stretched.
+    """The scaling of rotary wavelengths.
 
     Args:
         table: the rotary settings.
-        max_positions: positions of the model, which it was first trained on where nothing else is said.
-        original: positions it was first trained on, where config.json says so beside the table.
+        max_positions: positions of the model; the default for its original training length.
+        original: original training length, if config.json has it outside the table.
 
     Raises:
         ModelError: the rotary type is not supported, or one of its settings is missing.
@@ -243,7 +243,7 @@ def scaling_of(table: RotarySettings, max_positions: int, original: int | None) 
 
 
 def refusal(model: type[BaseModel], error: ValidationError, where: str) -> ModelError:
-    """The first of pydantic's complaints in a sentence: where, which key, what is allowed, what is there."""
+    """The first of pydantic's errors as one sentence: file, key, allowed values, actual value."""
     first = error.errors(include_url=False, include_context=False)[0]
     names: list[str] = []
     allowed, inner = "", [model]
@@ -256,12 +256,12 @@ def refusal(model: type[BaseModel], error: ValidationError, where: str) -> Model
         allowed = next(each.description for each in parts if isinstance(each, FieldInfo) and each.description)
         inner = [each for each in parts if isinstance(each, type) and issubclass(each, BaseModel)]
     key = ".".join(names)
-    found = "and is missing" if first["type"] == "missing" else f"not {brief(first['input'])}"
+    found = "but is missing" if first["type"] == "missing" else f"not {brief(first['input'])}"
     return ModelError(f"{where}: {key} must be {allowed}, {found}")
 
 
 def _parts_of(annotation: Any) -> Iterator[Any]:
-    """Everything that a type annotation is made of, the descriptions in it included."""
+    """All parts of a type annotation, recursively, including descriptions."""
     yield annotation
     for part in get_args(annotation):
         yield from _parts_of(part)

@@ -1,4 +1,4 @@
-"""A model family: all that the rest of rankwise asks of it, in one record in the family's own file."""
+"""Interface of a model family: one record per family, defined in the family's own file."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from rankwise.nn.norms import NormWeights
 
 @dataclass(frozen=True)
 class Peer:
-    """The family in transformers, for comparisons with it."""
+    """The family's counterpart in transformers, for comparisons."""
 
     config: str
     """Name of the config class."""
     small: Mapping[str, Any]
-    """A small shape: the arguments of that class, in which every setting has a value of its own."""
+    """Arguments of that class for a small model, with a distinct value for every setting."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Everything about a family that other modules ask for."""
+    """Everything that other modules need to know about a family."""
 
     title: str
-    """What people call it."""
+    """Display name."""
     model_type: str
-    """The word in config.json."""
+    """`model_type` in config.json."""
     config: type[ModelConfig]
     backbone: Callable[[Any, Source, torch.dtype, torch.device | str], Backbone]
     """(config, weights, dtype, device) -> the frozen model."""
     prefix: str
-    """What transformers calls the backbone inside its classifier."""
+    """Name of the backbone inside transformers' classifier."""
     architecture: str
-    """transformers' name of the classifier."""
+    """Class name of the classifier in transformers."""
     embedding: str
-    """The table of token embeddings inside the backbone; PEFT saves it where a pad token was added."""
+    """Name of the token embeddings inside the backbone; PEFT saves them if a pad token was added."""
     default_targets: tuple[str, ...]
-    """What PEFT adapts where nobody says."""
+    """PEFT's default target modules."""
     peer: Peer
     fan_in_fan_out: bool = False
     """Whether checkpoints store linear weights as (in, out)."""
     known: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """Name or Hub id -> config.json of the models that can be planned for without a network."""
+    """Name or Hub id -> config.json of models whose sweeps can be planned offline."""
 
 
 class Loader:
-    """Takes a backbone's tensors from where they come.
+    """Loads a backbone's tensors.
 
     Args:
-        weights: where they come from, under transformers' names without the family's prefix.
-        dtype: of the linear layers; everything else is float32.
-        device: where they shall live.
+        weights: source of the tensors, under transformers' names without the family's prefix.
+        dtype: dtype of the linear layers; everything else is float32.
+        device: device for the tensors.
     """
 
     def __init__(self, weights: Source, dtype: torch.dtype, device: torch.device) -> None:
@@ -67,7 +67,7 @@ class Loader:
         """A tensor in float32.
 
         Raises:
-            ModelError: it is missing, has another shape, or cannot be used.
+            ModelError: the tensor is missing, has another shape, or cannot be used.
         """
         return self.weights.take(name, shape).to(self.device, torch.float32)
 
@@ -78,12 +78,12 @@ class Loader:
     def linear(
         self, modules: Mapping[str, tuple[int, int]], *, bias: bool = True, transposed: bool = False
     ) -> Linear:
-        """The linear layer of one target module, or of several that read the same input, side by side.
+        """The linear layer of one target module, or the fused layer of several with the same input.
 
         Args:
             modules: target module -> (in, out).
-            bias: whether they have biases.
-            transposed: whether their weights are stored as (in, out).
+            bias: whether the modules have biases.
+            transposed: whether weights are stored as (in, out).
         """
         columns, weights, biases, start = {}, [], [], 0
         for name, (n_in, n_out) in modules.items():

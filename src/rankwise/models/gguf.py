@@ -1,7 +1,7 @@
-"""A Llama model in a GGUF file as plain float32 tensors and a tokenizer.
+"""Read a Llama model from a GGUF file as float32 tensors and a tokenizer.
 
-GGUF is llama.cpp's format: metadata and quantized tensors in one file. What is read here is what a
-Llama of the safetensors world needs, under transformers' names.
+GGUF is llama.cpp's format: metadata and quantized tensors in one file. Tensors and tokenizer are
+converted to transformers' names and layout.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SPECIAL = (3, 4)
 
 
 class GGUF:
-    """A GGUF file, its metadata read and its tensors mapped into memory.
+    """A GGUF file, with its tensors memory-mapped.
 
     Raises:
-        ModelError: the file is damaged, or holds another family than Llama.
+        ModelError: the file is damaged, or is not a Llama.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,10 +51,10 @@ class GGUF:
         except (OSError, ValueError, IndexError, KeyError) as error:
             raise ModelError(f"{path}: not a GGUF file, or damaged: {error}") from None
         if self.value("general.architecture") != "llama":
-            raise ModelError(f"{path}: holds {self.value('general.architecture')!r}, not a llama")
+            raise ModelError(f"{path}: contains {self.value('general.architecture')!r}, not a llama")
 
     def value(self, key: str) -> Any:
-        """A metadata field: a number, a text, or a list of either; None where it is missing."""
+        """A metadata field: a number, a string, or a list of either; None if it is missing."""
         field = self._reader.get_field(key)
         return None if field is None else field.contents()
 
@@ -76,11 +76,11 @@ class GGUF:
         """The byte-level BPE tokenizer, as the content of a tokenizer.json.
 
         Raises:
-            ModelError: the file's tokenizer is of another kind.
+            ModelError: the file has another kind of tokenizer.
         """
         kind = self.value("tokenizer.ggml.model"), self.value("tokenizer.ggml.pre")
         if kind != ("gpt2", "smollm"):
-            raise ModelError(f"{self.path}: the tokenizer {kind} is not known")
+            raise ModelError(f"{self.path}: unknown tokenizer {kind}")
         tokens: list[str] = self.value("tokenizer.ggml.tokens")
         kinds: list[int] = self.value("tokenizer.ggml.token_type")
         special = [i for i, kind in enumerate(kinds) if kind in SPECIAL]
@@ -91,7 +91,7 @@ class GGUF:
             "padding": None,
             "added_tokens": [_added(i, tokens[i]) for i in special],
             "normalizer": None,
-            # SmolLM2 was trained with every digit a token of its own, split off before the words are.
+            # SmolLM2 was trained with each digit as a separate token, split off before words.
             "pre_tokenizer": {
                 "type": "Sequence",
                 "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
@@ -106,7 +106,7 @@ class GGUF:
         }
 
     def special_tokens(self) -> dict[str, str]:
-        """transformers' name of each special token -> the token, for the ones the file has."""
+        """transformers' name of a special token -> the token, for those that the file has."""
         tokens = self.value("tokenizer.ggml.tokens")
         kinds = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
         ids = {name: self.value(f"tokenizer.ggml.{kind}_token_id") for name, kind in kinds.items()}
@@ -118,15 +118,15 @@ class GGUF:
         bucket, _, rest = name.removeprefix("blk.").partition(".")
         part = rest.removesuffix(".weight")
         if not bucket.isdecimal() or part not in LAYER_NAMES:
-            raise ModelError(f"{self.path}: the tensor {name} is not known")
+            raise ModelError(f"{self.path}: unknown tensor {name}")
         return f"model.layers.{bucket}.{LAYER_NAMES[part]}.weight"
 
 
 def _halves(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Undo GGUF's order of a query or key weight's rows.
+    """Undo GGUF's permutation of the rows of a query or key weight.
 
-    The rotary embedding turns pairs of rows. GGUF has the two of a pair side by side, transformers
-    has them half a head apart.
+    The rotary embedding rotates pairs of rows. The rows of a pair are adjacent in GGUF, and half a
+    head apart in transformers.
     """
     pairs = weight.reshape(heads, -1, 2, weight.shape[-1])  # (heads, head_dim / 2, 2, in)
     return pairs.swapaxes(1, 2).reshape(weight.shape)

@@ -1,10 +1,10 @@
 """The GPT-2 family (Radford et al. 2019).
 
-Layer norm before attention and before the MLP, learned positions, biases everywhere. The checkpoints store
-linear weights as (in, out); the backbone holds them as (out, in)::
+Pre-layer norm, learned positions, biases everywhere. Checkpoints store linear weights as (in, out); the
+backbone stores them as (out, in)::
 
     x = wte[ids] + wpe[positions]
-    x = x + attn.c_proj(attention(attn.c_attn(ln_1(x))))     c_attn: query, key and value side by side
+    x = x + attn.c_proj(attention(attn.c_attn(ln_1(x))))     c_attn: query, key and value concatenated
     x = x + mlp.c_proj(gelu(mlp.c_fc(ln_2(x))))
     ln_f(x)
 """
@@ -73,7 +73,7 @@ class GPT2Config(ModelConfig):
     scale_attn_by_inverse_layer_idx: No = False
     reorder_and_upcast_attn: No = False
     add_cross_attention: No = False
-    # Not read, only passed on.
+    # Not used, only passed on.
     n_ctx: Size | None = None
     summary_type: Word | None = None
     summary_use_proj: Flag | None = None
@@ -95,13 +95,13 @@ class GPT2Config(ModelConfig):
         return {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, ff), "mlp.c_proj": (ff, d)}
 
     def parameters(self) -> int:
-        """Parameters of the backbone, embeddings included and without any head."""
+        """Parameters of the backbone, including embeddings and without any head."""
         d, linears = self.d_model, self.module_shapes().values()
         embeddings, norms = (self.vocab_size + self.max_positions) * d, (2 * self.layers + 1) * 2 * d
         return embeddings + sum(n_in * n_out + n_out for n_in, n_out in linears) + norms
 
     def layer_memory(self) -> LayerMemory:
-        """What a layer keeps of each token; of the activation its slope."""
+        """What a layer keeps per token; for the activation, its derivative."""
         return LayerMemory(
             heads=3 * self.d_model,
             activation=self.d_ff,
@@ -125,10 +125,10 @@ class GPT2(Backbone):
     """A frozen GPT-2.
 
     Args:
-        config: its shape.
-        weights: where its tensors come from, under transformers' names without `transformer.`.
-        dtype: of the linear weights and of matrix products.
-        device: where it shall live.
+        config: shape of the model.
+        weights: source of the tensors, under transformers' names without `transformer.`.
+        dtype: dtype of linear weights and matrix products.
+        device: device for the model.
     """
 
     default_targets = TARGETS
@@ -147,12 +147,12 @@ class GPT2(Backbone):
         self.norm = loader.norm("ln_f", config.d_model)
 
     def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
-        """(tokens, d_model) float32: what goes into the first layer."""
+        """(tokens, d_model) float32: the input of the first layer."""
         x = self.tokens[packed.ids] + self.positions[packed.positions]
         return hook.drop("embd", x, self.config.embd_dropout)
 
     def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
-        """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
+        """Apply layer i to x (tokens, d_model) float32. The last layer returns (texts, d_model)."""
         config, layer, pooled = self.config, self.layers[i], i == self.depth - 1
         qkv = hook.linear(layer.attn, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
         qkv = qkv.view(len(qkv), 3 * config.heads, -1)  # (tokens, 3 * heads, head_dim)
@@ -166,11 +166,11 @@ class GPT2(Backbone):
         return hook.add(f"h.{i}.mlp.resid", x, branch, config.resid_dropout, pooled)
 
     def normed(self, x: Tensor) -> Tensor:
-        """The final norm of x (texts, d_model) float32."""
+        """Apply the final norm to x (texts, d_model) float32."""
         return layer_norm(x, self.norm, self.config.norm_eps, torch.float32)
 
     def linears(self) -> Iterator[Linear]:
-        """Every linear layer, in the order of the forward pass."""
+        """All linear layers, in the order of the forward pass."""
         for layer in self.layers:
             yield from (layer.attn, layer.attn_out, layer.fc, layer.fc_out)
 
@@ -186,7 +186,7 @@ def _layer(loader: Loader, config: GPT2Config, name: str) -> _Layer:
 
 
 def _published(d_model: int, layers: int, heads: int) -> dict[str, Any]:
-    """config.json of a GPT-2 by OpenAI, or of one distilled from it."""
+    """config.json of OpenAI's GPT-2 models and DistilGPT-2."""
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],

@@ -1,7 +1,7 @@
-"""The GPT-NeoX family (Black et al. 2022, arXiv 2204.06745), of which Pythia is (arXiv 2304.01373).
+"""The GPT-NeoX family (Black et al. 2022, arXiv 2204.06745), including Pythia (arXiv 2304.01373).
 
-Layer norm, rotary positions on the first part of each head, biases, and attention and the MLP side by side on
-the same input (`use_parallel_residual`), or one after the other::
+Layer norm, rotary positions on the first part of each head, biases. Attention and MLP run in parallel on the
+same input (`use_parallel_residual`) or sequentially::
 
     x = embed_in[ids]
     a = dense(attention(rotate(query_key_value(input_layernorm(x)))))
@@ -9,7 +9,7 @@ the same input (`use_parallel_residual`), or one after the other::
     x = x + a;  x = x + dense_4h_to_h(gelu(dense_h_to_4h(post_attention_layernorm(x))))   not parallel
     final_layer_norm(x)
 
-query_key_value gives the query, key and value of one head side by side, then those of the next head.
+query_key_value interleaves heads: query, key and value of the first head, then those of the next.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ class GPTNeoXConfig(ModelConfig):
     head_std: Positive = Field(0.02, alias="initializer_range")
     attention_bias: Flag = True
     parallel: Flag = Field(True, alias="use_parallel_residual")
-    # transformers 5 keeps the rotary settings in one table, older versions in these keys.
+    # transformers 5 has one table of rotary settings; older versions use these keys.
     rope_parameters: Table | None = None
     rope_scaling: Table | None = None
     rotary_emb_base: Positive | None = None
     rotary_pct: Share | None = None
     original_max_position_embeddings: Size | None = None
-    # Not read, only passed on.
+    # Not used, only passed on.
     classifier_dropout: Rate | None = None
 
     @property
     def head_dim(self) -> int:
-        """Numbers of a head."""
+        """Head dimension."""
         return self.d_model // self.heads
 
     @property
@@ -103,9 +103,9 @@ class GPTNeoXConfig(ModelConfig):
         turned = int(self.head_dim * self.rotary.share)
         if turned < 2 or turned % 2:
             what = (
-                f"rotary_pct {self.rotary.share:g} of {self.head_dim} numbers a head turns {turned} of them"
+                f"rotary_pct {self.rotary.share:g} of head size {self.head_dim} rotates {turned} dimensions"
             )
-            raise ModelError(f"config.json: {what}, and that must be an even number")
+            raise ModelError(f"config.json: {what}, which must be an even number")
 
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
         """Target module within a layer -> (in, out), in the order of the forward pass."""
@@ -118,7 +118,7 @@ class GPTNeoXConfig(ModelConfig):
         }
 
     def parameters(self) -> int:
-        """Parameters of the backbone, embeddings included and without any head."""
+        """Parameters of the backbone, including embeddings and without any head."""
         linears = self.module_shapes().items()
         biases = sum(n_out for module, (_, n_out) in linears if self.has_bias(module))
         matrices = sum(n_in * n_out for _, (n_in, n_out) in linears)
@@ -129,7 +129,7 @@ class GPTNeoXConfig(ModelConfig):
         return self.attention_bias or ".mlp." in f".{module}"
 
     def layer_memory(self) -> LayerMemory:
-        """What a layer keeps of each token; side by side, its two norms have one input."""
+        """What a layer keeps per token; parallel branches share one norm input."""
         return LayerMemory(
             heads=3 * self.d_model,
             activation=self.d_ff,
@@ -154,10 +154,10 @@ class GPTNeoX(Backbone):
     """A frozen GPT-NeoX.
 
     Args:
-        config: its shape.
-        weights: where its tensors come from, under transformers' names without `gpt_neox.`.
-        dtype: of the linear weights and of matrix products.
-        device: where it shall live.
+        config: shape of the model.
+        weights: source of the tensors, under transformers' names without `gpt_neox.`.
+        dtype: dtype of linear weights and matrix products.
+        device: device for the model.
     """
 
     default_targets = TARGETS
@@ -176,15 +176,15 @@ class GPTNeoX(Backbone):
         self.norm = loader.norm("final_layer_norm", config.d_model)
 
     def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
-        """(tokens, d_model) float32: what goes into the first layer."""
+        """(tokens, d_model) float32: the input of the first layer."""
         return hook.drop("embd", self.tokens[packed.ids], self.config.hidden_dropout)
 
     def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
-        """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
+        """Apply layer i to x (tokens, d_model) float32. The last layer returns (texts, d_model)."""
         pooled, name, rate = i == self.depth - 1, f"layers.{i}", self.config.hidden_dropout
         branch = self._attention(i, x, packed, hook)  # (rows, d_model)
         x = x.index_select(0, packed.last) if pooled else x  # (rows, d_model)
-        if self.config.parallel:  # the MLP reads x before it may be changed
+        if self.config.parallel:  # the MLP must read x before x is modified
             mlp = self._mlp(i, x, hook)
             x = hook.add(f"{name}.attention.resid", x, branch, rate, pooled)
         else:
@@ -193,16 +193,16 @@ class GPTNeoX(Backbone):
         return hook.add(f"{name}.mlp.resid", x, mlp, rate, pooled)
 
     def normed(self, x: Tensor) -> Tensor:
-        """The final norm of x (texts, d_model) float32."""
+        """Apply the final norm to x (texts, d_model) float32."""
         return layer_norm(x, self.norm, self.config.norm_eps, torch.float32)
 
     def linears(self) -> Iterator[Linear]:
-        """Every linear layer, in the order of the forward pass."""
+        """All linear layers, in the order of the forward pass."""
         for layer in self.layers:
             yield from (layer.qkv, layer.out, layer.up, layer.down)
 
     def _attention(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
-        """(rows, d_model): attention's branch; a row is a token, in the last layer a text."""
+        """(rows, d_model): the attention branch. Rows are tokens, or texts in the last layer."""
         config, layer, pooled, rate = (
             self.config,
             self.layers[i],
@@ -218,7 +218,7 @@ class GPTNeoX(Backbone):
         return hook.linear(layer.out, attend(packed, qkv, config.heads, mask, rate, pooled), pooled)
 
     def _mlp(self, i: int, x: Tensor, hook: Hook) -> Tensor:
-        """(rows, d_model): the MLP's branch."""
+        """(rows, d_model): the MLP branch."""
         layer, pooled = self.layers[i], i == self.depth - 1
         hidden = hook.activated(
             layer.up, self._normed(x, layer.norm_2), self._activation, pooled

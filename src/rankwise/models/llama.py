@@ -7,7 +7,7 @@ RMS norm, rotary positions, grouped-query attention, SwiGLU::
     x = x + down_proj(silu(gate_proj(h)) * up_proj(h))       h = post_attention_layernorm(x)
     norm(x)
 
-Query, key and value read the same input and are held as one matrix, as are gate and up.
+Query, key and value have the same input and are fused into one matrix, as are gate and up.
 """
 
 from __future__ import annotations
@@ -73,33 +73,33 @@ class LlamaConfig(ModelConfig):
     head_std: Positive = Field(0.02, alias="initializer_range")
     attention_bias: Flag = False
     mlp_bias: Flag = False
-    # transformers 5 keeps the rotary settings in one table, older versions in two keys.
+    # transformers 5 has one table of rotary settings; older versions use two keys.
     rope_parameters: Table | None = None
     rope_scaling: Table | None = None
     rope_theta: Positive | None = None
     partial_rotary_factor: Share | None = None
     original_max_position_embeddings: Size | None = None
-    # Not read, only passed on.
+    # Not used, only passed on.
     pretraining_tp: Whole | None = None
 
     @property
     def kv_heads(self) -> int:
-        """Heads of the keys, and of the values."""
+        """Number of key-value heads."""
         return self.num_key_value_heads or self.heads
 
     @property
     def head_dim(self) -> int:
-        """Numbers of a head."""
+        """Head dimension."""
         return self.head_size or max(1, self.d_model // self.heads)
 
     @property
     def qkv_bias(self) -> bool:
-        """Whether query, key and value have biases."""
+        """Whether the query, key and value projections have biases."""
         return self.attention_bias
 
     @property
     def out_bias(self) -> bool:
-        """Whether attention's output has a bias."""
+        """Whether the attention output projection has a bias."""
         return self.attention_bias
 
     @property
@@ -120,7 +120,7 @@ class LlamaConfig(ModelConfig):
         """See `ModelConfig.check`."""
         if self.heads % self.kv_heads or self.head_dim % 2:
             what = f"{self.heads} heads, {self.kv_heads} key-value heads of size {self.head_dim}"
-            raise ModelError(f"config.json: {what} do not fit")
+            raise ModelError(f"config.json: {what} do not match")
         self._check_heads("hidden_size", "num_attention_heads")
         _ = self.rotary
 
@@ -131,7 +131,7 @@ class LlamaConfig(ModelConfig):
         return shapes | dict.fromkeys(MLP, (d, self.d_ff)) | {"mlp.down_proj": (self.d_ff, d)}
 
     def parameters(self) -> int:
-        """Parameters of the backbone, embeddings included and without any head."""
+        """Parameters of the backbone, including embeddings and without any head."""
         linears = self.module_shapes().items()
         biases = sum(n_out for module, (_, n_out) in linears if self.has_bias(module))
         norms = (2 * self.layers + 1) * self.d_model
@@ -145,7 +145,7 @@ class LlamaConfig(ModelConfig):
         return self.out_bias if module.endswith("o_proj") else self.mlp_bias
 
     def layer_memory(self) -> LayerMemory:
-        """What a layer keeps of each token; of the activation gate and up."""
+        """What a layer keeps per token; for the activation, gate and up."""
         return LayerMemory(
             heads=(self.heads + 2 * self.kv_heads) * self.head_dim,
             activation=2 * self.d_ff,
@@ -166,13 +166,13 @@ class _Layer:
 
 
 class Llama(Backbone):
-    """A frozen Llama, or a model built like it.
+    """A frozen Llama, or a model with the same architecture.
 
     Args:
-        config: its shape.
-        weights: where its tensors come from, under transformers' names without `model.`.
-        dtype: of the linear weights and of matrix products.
-        device: where it shall live.
+        config: shape of the model.
+        weights: source of the tensors, under transformers' names without `model.`.
+        dtype: dtype of linear weights and matrix products.
+        device: device for the model.
     """
 
     default_targets = TARGETS
@@ -191,11 +191,11 @@ class Llama(Backbone):
         self.norm = loader.tensor("norm.weight", config.d_model)
 
     def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
-        """(tokens, d_model) float32: what goes into the first layer."""
+        """(tokens, d_model) float32: the input of the first layer."""
         return self.tokens[packed.ids]
 
     def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
-        """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
+        """Apply layer i to x (tokens, d_model) float32. The last layer returns (texts, d_model)."""
         layer, pooled, name, rate = (
             self.layers[i],
             i == self.depth - 1,
@@ -214,11 +214,11 @@ class Llama(Backbone):
         return hook.add(f"{name}.mlp.resid", x, hook.linear(layer.down, hidden, pooled), 0.0, pooled)
 
     def normed(self, x: Tensor) -> Tensor:
-        """The final norm of x (texts, d_model) float32."""
+        """Apply the final norm to x (texts, d_model) float32."""
         return rms_norm(x, self.norm, self.config.norm_eps, torch.float32)
 
     def linears(self) -> Iterator[Linear]:
-        """Every linear layer, in the order of the forward pass."""
+        """All linear layers, in the order of the forward pass."""
         for layer in self.layers:
             yield from (layer.qkv, layer.out, layer.gate_up, layer.down)
 

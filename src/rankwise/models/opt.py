@@ -1,6 +1,6 @@
 """The OPT family (Zhang et al. 2022, arXiv 2205.01068).
 
-Layer norm before attention and before the MLP, biases, ReLU, learned positions from the table's third row::
+Pre-layer norm, biases, ReLU, learned positions that start at the third row of the table::
 
     x = embed_tokens[ids] + embed_positions[positions + 2]
     x = x + out_proj(attention(q_proj, k_proj, v_proj of self_attn_layer_norm(x)))
@@ -46,7 +46,7 @@ from rankwise.nn.norms import NormWeights, layer_norm
 TARGETS = ("q_proj", "v_proj")
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 OFFSET = 2
-"""Rows of the table of positions before that of a text's first token."""
+"""Offset of a text's first position in the position embeddings."""
 NORM_EPS = 1e-5
 
 
@@ -85,7 +85,7 @@ class OPTConfig(ModelConfig):
         return dict.fromkeys((*ATTENTION, "self_attn.out_proj"), (d, d)) | {"fc1": (d, ff), "fc2": (ff, d)}
 
     def parameters(self) -> int:
-        """Parameters of the backbone, embeddings included and without any head."""
+        """Parameters of the backbone, including embeddings and without any head."""
         d, linears = self.d_model, self.module_shapes().values()
         embeddings = (self.vocab_size + self.max_positions + OFFSET) * d
         biases = sum(n_out for _, n_out in linears) if self.enable_bias else 0
@@ -94,7 +94,7 @@ class OPTConfig(ModelConfig):
         )
 
     def layer_memory(self) -> LayerMemory:
-        """What a layer keeps of each token."""
+        """What a layer keeps per token."""
         return LayerMemory(
             heads=3 * self.d_model,
             activation=self.d_ff,
@@ -119,10 +119,10 @@ class OPT(Backbone):
     """A frozen OPT.
 
     Args:
-        config: its shape.
-        weights: where its tensors come from, under transformers' names without `model.`.
-        dtype: of the linear weights and of matrix products.
-        device: where it shall live.
+        config: shape of the model.
+        weights: source of the tensors, under transformers' names without `model.`.
+        dtype: dtype of linear weights and matrix products.
+        device: device for the model.
     """
 
     default_targets = TARGETS
@@ -142,11 +142,11 @@ class OPT(Backbone):
         self.norm = loader.norm("decoder.final_layer_norm", config.d_model)
 
     def embed(self, packed: PackedBatch, hook: Hook) -> Tensor:
-        """(tokens, d_model) float32: what goes into the first layer."""
+        """(tokens, d_model) float32: the input of the first layer."""
         return self.tokens[packed.ids] + self.positions[packed.positions]
 
     def layer(self, i: int, x: Tensor, packed: PackedBatch, hook: Hook) -> Tensor:
-        """Layer i on x (tokens, d_model) float32; the last layer gives (texts, d_model)."""
+        """Apply layer i to x (tokens, d_model) float32. The last layer returns (texts, d_model)."""
         config, layer, pooled, name = self.config, self.layers[i], i == self.depth - 1, f"decoder.layers.{i}"
         qkv = hook.linear(layer.qkv, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
         qkv = qkv.view(len(qkv), 3 * config.heads, -1)  # (tokens, 3 * heads, head_dim)
@@ -160,11 +160,11 @@ class OPT(Backbone):
         return hook.add(f"{name}.resid", x, branch, config.dropout, pooled)
 
     def normed(self, x: Tensor) -> Tensor:
-        """The final norm of x (texts, d_model) float32."""
+        """Apply the final norm to x (texts, d_model) float32."""
         return layer_norm(x, self.norm, NORM_EPS, torch.float32)
 
     def linears(self) -> Iterator[Linear]:
-        """Every linear layer, in the order of the forward pass."""
+        """All linear layers, in the order of the forward pass."""
         for layer in self.layers:
             yield from (layer.qkv, layer.out, layer.fc, layer.fc_out)
 
@@ -190,7 +190,7 @@ def _layer(loader: Loader, config: OPTConfig, name: str) -> _Layer:
 
 
 def _published(d_model: int, layers: int, heads: int) -> dict[str, Any]:
-    """config.json of an OPT by Meta AI."""
+    """config.json of Meta AI's OPT models."""
     return {
         "model_type": "opt",
         "architectures": ["OPTForCausalLM"],

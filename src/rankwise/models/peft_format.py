@@ -1,10 +1,14 @@
 """Adapters on disk, in PEFT's format.
 
-An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes
-them, the score head among the tensors; ``config.json``, the base model's with the label names as
-transformers keeps them (``id2label``) and rankwise's own settings under ``rankwise``; the
-tokenizer's files; and ``sha256.json``, the digest of each of these, which PEFT passes over. Where it
-is there, every file is verified before it is read. PEFT's own folders have none.
+An adapter folder contains:
+
+- ``adapter_config.json`` and ``adapter_model.safetensors`` as written by PEFT, including the score
+  head;
+- ``config.json``: the base model's config, with label names as in transformers (``id2label``) and
+  rankwise's settings under ``rankwise``;
+- the tokenizer files;
+- ``sha256.json``: the digests of these files, which PEFT ignores. If it exists, all files are
+  verified before they are read. Folders written by PEFT do not have it.
 """
 
 from __future__ import annotations
@@ -39,13 +43,13 @@ _FACTOR = re.compile(rf"base_model\.model\.(?:{_PREFIXES})\.(?P<module>[\w.]+)\.
 _HEAD = re.compile(r"base_model\.model\.score\.(?:modules_to_save\.)?weight")
 _EMBEDDING = re.compile(rf"base_model\.model\.(?:{_TABLES})\.weight")
 _TOKENS = "tokens"
-_LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved along may have two gigabytes
-_LARGEST_CONFIG = 1 << 24  # bytes; thousands of label names fit
+_LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved with the adapter may be 2 GB
+_LARGEST_CONFIG = 1 << 24  # bytes; enough for thousands of label names
 _LARGEST_RANK = 4096  # as in a recipe
 _LARGEST_HEAD = 1 << 16  # classes
 _LARGEST_ALPHA = 1e6
 _NEUTRAL_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Ways to draw A and B that leave the base model's weights alone; PEFT has others, such as pissa."""
+"""Initializations of A and B that do not change the base weights, unlike PEFT's pissa and others."""
 
 
 def _check(value: Any, good: bool) -> Any:
@@ -62,7 +66,7 @@ _Unused = Annotated[
 
 
 class _AdapterConfig(BaseModel):
-    """adapter_config.json, as far as it is read: plain LoRA and nothing else."""
+    """The settings read from adapter_config.json. Only plain LoRA is supported."""
 
     model_config = STRICT
 
@@ -87,7 +91,7 @@ class _AdapterConfig(BaseModel):
     init_lora_weights: Annotated[
         Any,
         AfterValidator(lambda value: _check(value, value in _NEUTRAL_INITS)),
-        Field(description="a way that leaves the base as it is"),
+        Field(description="an initialization that does not change the base weights"),
     ] = True
     r: Annotated[int, Field(ge=1, le=_LARGEST_RANK, description=f"a whole number from 1 to {_LARGEST_RANK}")]
     lora_alpha: Annotated[
@@ -107,36 +111,36 @@ _HINTS = {
     "init_lora_weights": "convert it with PEFT: "
     "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
 }
-"""What to do about a setting that is refused, beside choosing another adapter."""
+"""Setting -> hint for when its value is rejected."""
 
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter as it is stored."""
+    """An adapter as stored on disk."""
 
     spec: AdapterSpec
     state: dict[str, Tensor]  # names and shapes as in `Bank.tensors`, float32
     labels: tuple[str, ...]
-    base: str  # name of the base model; empty where PEFT knew none
-    max_length: int  # tokens at which texts are cut
+    base: str  # name of the base model; empty if PEFT stored none
+    max_length: int  # tokens at which texts are truncated
     embedding: Tensor | None = None
-    """(vocabulary, d_model) instead of the base's, as PEFT saves it where a pad token was added."""
+    """(vocabulary, d_model) replaces the base's embeddings. PEFT saves it if a pad token was added."""
 
 
 def save(
     folder: Path, adapter: SavedAdapter, base_config: Mapping[str, Any], tokenizer_files: Sequence[Path]
 ) -> None:
-    """Write an adapter folder, whole or not at all.
+    """Write an adapter folder atomically.
 
     Args:
-        folder: where; must not exist, or be empty.
-        adapter: what to store.
+        folder: target folder, which must be missing or empty.
+        adapter: the adapter to save.
         base_config: the base model's config.json.
         tokenizer_files: the base model's tokenizer, copied beside the adapter.
 
     Raises:
         UsageError: the folder exists and is not empty.
-        ResourceError: it cannot be written.
+        ResourceError: the disk is full.
     """
     with files.new_folder(folder) as new:
         files.write_json(new / "adapter_config.json", _peft_config(adapter, base_config))
@@ -150,11 +154,11 @@ def save(
 
 
 def load(folder: Path) -> SavedAdapter:
-    """Read an adapter folder that rankwise or PEFT wrote.
+    """Read an adapter folder written by rankwise or PEFT.
 
     Raises:
-        ModelError: it is no such folder, a file is damaged, its score head is missing, or it asks
-            for a variant of LoRA that is not supported.
+        ModelError: this is not an adapter folder, a file is damaged, the score head is missing, or the
+            adapter uses an unsupported variant of LoRA.
     """
     config = _read_config(folder)
     files.verify(folder)
@@ -189,7 +193,7 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=max(spec.rank, 1),
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated int, computed with as it is
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated int, but floats work
         lora_dropout=spec.dropout,
         use_rslora=rslora,
         target_modules=_short_targets(modules, list(config.module_shapes())),
@@ -199,7 +203,7 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
         inference_mode=True,
     )
     stored: dict[str, Any] = lora.to_dict()  # type: ignore[no-untyped-call]
-    # PEFT's sets come out in an order that changes from process to process.
+    # The iteration order of sets differs between processes.
     return {key: sorted(v) if isinstance(v, set) else v for key, v in stored.items()}
 
 
@@ -209,7 +213,7 @@ def _placeholder_modules(base_config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _short_targets(modules: Sequence[str], every: Sequence[str]) -> list[str]:
-    """The last parts of the target modules' names, where these name just them; else the whole names."""
+    """Short names of the target modules if these match no other module, else the full names."""
     short = sorted({module.rsplit(".", 1)[-1] for module in modules})
     return short if match_modules(every, short) == tuple(modules) else list(modules)
 
@@ -239,12 +243,12 @@ def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
 
 
 def _read_config(folder: Path) -> _AdapterConfig:
-    """adapter_config.json, if it asks for plain LoRA; null counts as missing."""
+    """Read and validate adapter_config.json. Null counts as missing."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise ModelError(
-            f"{folder}: no adapter_config.json: this is no adapter folder",
-            hint="give runs/NAME/adapters/rR-sS",
+            f"{folder}: no adapter_config.json: this is not an adapter folder",
+            hint="pass a folder such as runs/NAME/adapters/rR-sS",
         )
     given = {key: value for key, value in files.read_object(path).items() if value is not None}
     try:
@@ -261,25 +265,25 @@ def _whole(json: Mapping[str, Any], key: str, default: int) -> int:
 
 
 def _labels(folder: Path, model: Mapping[str, Any], *, classes: int) -> tuple[str, ...]:
-    """Label names in the head's order: transformers' id2label, or LABEL_0 and so on."""
+    """Label names in the head's order: transformers' id2label, or LABEL_0, LABEL_1, ..."""
     names = model.get("id2label")
     if not names:
         return tuple(f"LABEL_{i}" for i in range(classes))
     found = [names.get(str(i)) for i in range(classes)] if isinstance(names, dict) else []
     if not len(names) == classes == len(found) == len({name for name in found if isinstance(name, str)}):
-        raise ModelError(f"{folder / 'config.json'}: id2label must give each of {classes} classes its name")
+        raise ModelError(f"{folder / 'config.json'}: id2label must name each of {classes} classes")
     if odd := next((name for name in found if not _is_name(name)), None):
-        raise ModelError(f"{folder / 'config.json'}: id2label: {brief(odd)} holds a control character")
+        raise ModelError(f"{folder / 'config.json'}: id2label: {brief(odd)} contains a control character")
     return tuple(map(str, found))
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a label can be shown and written: no control characters, no half of a surrogate pair."""
+    """Whether a label is a string without control characters and lone surrogates."""
     return isinstance(value, str) and not any(category(sign) in ("Cc", "Cs") for sign in value)
 
 
 def _our_name(name: str) -> str | None:
-    """PEFT's name of a tensor -> the bank's, or `_TOKENS`; None for what is neither."""
+    """The bank's name, or `_TOKENS`, for PEFT's name of a tensor; None if it is unknown."""
     if factor := _FACTOR.fullmatch(name):
         return f"{factor['module']}.{factor['half']}"
     if _HEAD.fullmatch(name):
@@ -288,7 +292,7 @@ def _our_name(name: str) -> str | None:
 
 
 def _read_tensors(folder: Path, rank: int) -> dict[str, Tensor]:
-    """Names as in the bank -> float32 tensors; names and shapes are checked before anything is read."""
+    """Bank name -> float32 tensor. Names and shapes are checked before tensors are read."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder}: no {WEIGHTS}", hint="pickle files are not read")
@@ -302,15 +306,15 @@ def _read_tensors(folder: Path, rank: int) -> dict[str, Tensor]:
         raise ModelError(f"{path}: damaged or unreadable: {error}") from None
     for name, ours in names.items():
         if not torch.isfinite(stored[ours]).all():
-            raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
+            raise ModelError(f"{path}: damaged: {name} is not a matrix of finite numbers")
     return {ours: tensor.float() for ours, tensor in stored.items()}
 
 
 def _checked_names(path: Path, headers: Mapping[str, Any], rank: int) -> dict[str, str]:
-    """Stored name -> the bank's, if every tensor belongs there and has a shape that it may have."""
+    """Stored name -> bank name. Rejects unexpected tensors and invalid shapes."""
     if not any(map(_HEAD.fullmatch, headers)):
         raise ModelError(
-            f"{path}: the score head is missing; with a random head every answer would be noise",
+            f"{path}: the score head is missing; with a random head, predictions would be random",
             hint='train with task_type SEQ_CLS, or modules_to_save=["score"], so that PEFT saves it',
         )
     names: dict[str, str] = {}
@@ -319,21 +323,21 @@ def _checked_names(path: Path, headers: Mapping[str, Any], rank: int) -> dict[st
         if ours is None:
             raise ModelError(f"{path}: unexpected tensor {brief(name)}")
         if ours in names.values():
-            raise ModelError(f"{path}: holds the tensor {ours} twice")
+            raise ModelError(f"{path}: contains the tensor {ours} twice")
         if len(shape) != 2 or 0 in shape or header.get_dtype() not in DTYPES:
-            raise ModelError(f"{path}: damaged: {name} is no matrix of finite numbers")
+            raise ModelError(f"{path}: damaged: {name} is not a matrix of finite numbers")
         _check_shape(path, ours, shape, rank)
         names[name] = ours
     halves = [{name[:-1] for name in names.values() if name.endswith(end)} for end in ("lora_A", "lora_B")]
     if not halves[0] or halves[0] != halves[1]:
-        raise ModelError(f"{path}: must hold pairs of lora_A and lora_B, and some of them are missing")
+        raise ModelError(f"{path}: lora_A or lora_B tensors are missing: they must come in pairs")
     return names
 
 
 def _check_shape(path: Path, name: str, shape: Sequence[int], rank: int) -> None:
     if name == HEAD and not 2 <= shape[0] <= _LARGEST_HEAD:
         raise ModelError(
-            f"{path}: the score head has {shape[0]} outputs, and a classifier needs two to {_LARGEST_HEAD}"
+            f"{path}: the score head has {shape[0]} outputs, but a classifier needs 2 to {_LARGEST_HEAD}"
         )
     found = shape[0] if name.endswith("lora_A") else shape[1] if name.endswith("lora_B") else rank
     if found != rank:

@@ -1,4 +1,4 @@
-"""The Qwen2 family (Yang et al. 2024, arXiv 2407.10671): Llama with biases on query, key and value alone."""
+"""The Qwen2 family (Yang et al. 2024, arXiv 2407.10671): Llama with biases only on query, key and value."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Qwen2Config(LlamaConfig):
     num_key_value_heads: Heads | None = 32
     use_sliding_window: No = False
     layer_types: Items | None = None
-    # Without a window these two mean nothing; they are only passed on.
+    # These two have no effect without a sliding window; they are only passed on.
     sliding_window: Whole | None = None
     max_window_layers: Whole | None = None
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> Self:
-        """See `ModelConfig.from_json`; of key-value heads, null does not count as missing."""
+        """See `ModelConfig.from_json`; for key-value heads, null does not count as missing."""
         if "num_key_value_heads" in json and json["num_key_value_heads"] is None:
             json = {**json, "num_key_value_heads": json.get("num_attention_heads")}
         return super().from_json(json)

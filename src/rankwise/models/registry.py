@@ -1,4 +1,4 @@
-"""The model families. A new one is a file of its own and a line here."""
+"""Registry of model families. To add a family, add its module here."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FAMILIES: dict[str, Family] = {
         opt.FAMILY,
     )
 }
-"""The word in config.json -> family."""
+"""`model_type` in config.json -> family."""
 
 KNOWN: dict[str, dict[str, Any]] = {
     name: json for each in FAMILIES.values() for name, json in each.known.items()
 }
-"""Name -> config.json of the models that can be planned for without a network."""
+"""Name or Hub id -> config.json of models whose sweeps can be planned offline."""
 
 
 def family_of(json: Mapping[str, Any]) -> Family:
@@ -40,13 +40,13 @@ def family_of(json: Mapping[str, Any]) -> Family:
     """
     kind = json.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        supported = f"supported are {', '.join(FAMILIES)}"
+        supported = f"supported types are {', '.join(FAMILIES)}"
         raise ModelError(f"config.json: model_type {brief(kind)} is not supported", hint=supported)
     return FAMILIES[kind]
 
 
 def parse_config(json: Mapping[str, Any]) -> ModelConfig:
-    """The checked settings of a model from its config.json.
+    """Validate a model's config.json.
 
     Raises:
         ModelError: the model type or one of its settings is not supported.
@@ -57,15 +57,15 @@ def parse_config(json: Mapping[str, Any]) -> ModelConfig:
 def build(
     json: Mapping[str, Any], weights: Source, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Backbone:
-    """A frozen backbone.
+    """Build a frozen backbone.
 
     Args:
         json: the model's config.json.
-        weights: where its tensors come from, under transformers' names without the family's prefix.
-        dtype: of the linear weights and of matrix products.
-        device: where it shall live.
+        weights: source of the tensors, under transformers' names without the family's prefix.
+        dtype: dtype of linear weights and matrix products.
+        device: device for the model.
 
     Raises:
-        ModelError: the model is not supported, or a tensor is missing or misshapen.
+        ModelError: the model is not supported, or a tensor is missing or has the wrong shape.
     """
     return family_of(json).backbone(parse_config(json), weights, dtype, device)

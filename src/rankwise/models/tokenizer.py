@@ -1,11 +1,10 @@
-"""Texts -> token ids, by the base model's own tokenizer.
+"""Tokenization with the base model's own tokenizer.
 
-Ids are those of transformers' default call (special tokens added, the end of a long text cut off) with one
-difference: a special token spelled out in a text is read as plain text, so that nobody can put the model's
-control tokens into it.
+Token ids match transformers' default call (special tokens added, long texts truncated) with one difference:
+special tokens spelled out in a text are tokenized as plain text, so that texts cannot inject control tokens.
 
-A tokenizer.json is read by the `tokenizers` library itself. Only where a folder has the older vocab.json and
-merges.txt instead, transformers puts a tokenizer together from them and from the family's name.
+The `tokenizers` library reads tokenizer.json directly. If a folder only has the older vocab.json and
+merges.txt, transformers builds a tokenizer from them and the family's name.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FILE_NAMES = (
     "tokenizer.model",
 )
 WHOLE, CONFIG, SPECIAL = FILE_NAMES[:3]
-LARGEST_FILE = 1 << 27  # bytes; the tokenizer.json of a vocabulary of 256,000 has 35 MB
+LARGEST_FILE = 1 << 27  # bytes; a tokenizer.json with a vocabulary of 256,000 has 35 MB
 LARGEST_SETTINGS = 1 << 24  # bytes; some list thousands of added tokens
 SETTINGS = (
     "tokenizer_class", "model_max_length", "bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
@@ -41,20 +40,20 @@ SETTINGS = (
     "split_special_tokens", "padding_side", "truncation_side", "trim_offsets", "errors", "legacy",
     "model_input_names",
 )  # fmt: skip
-"""The keys of tokenizer_config.json that are read: none names a file, or code to run."""
+"""The keys read from tokenizer_config.json. None of them refers to a file or code."""
 CHUNK_TEXTS = 512
 CHUNK_CHARACTERS = 1_000_000
 NEEDS = f"it needs {WHOLE}, or vocab.json and merges.txt beside the model's config.json"
 
 
 class Tokenizer:
-    """The tokenizer in a base model's or adapter's folder. Threads may share it: no call changes it.
+    """The tokenizer in a base model's or adapter's folder. It is thread-safe: calls do not modify it.
 
     Args:
-        folder: where it was read from.
-        backend: a `tokenizers.Tokenizer`, which from now on belongs to this object alone.
+        folder: folder that it was read from.
+        backend: a `tokenizers.Tokenizer`; this object takes ownership of it.
         has_pad_token: whether the model has a pad token.
-        keeps_end: whether a text that is too long loses its beginning instead of its end.
+        keeps_end: whether long texts are truncated at the start instead of the end.
     """
 
     folder: Path
@@ -72,17 +71,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer in a folder; nothing is downloaded, and no code of the folder's is run.
+        """Load the tokenizer in a folder. Nothing is downloaded, and no code from the folder is run.
 
         Raises:
-            ModelError: the folder has no tokenizer, a damaged one, or one that contradicts itself.
+            ModelError: the tokenizer is missing, damaged or inconsistent.
         """
         if not cls.is_in(folder):
             raise ModelError(f"{folder}: no tokenizer in this folder", hint=f"it needs {WHOLE}")
         paths, objects = _checked(folder)
         settings = {**objects.get(SPECIAL, {}), **objects.get(CONFIG, {})}
         backend = _read(folder, settings) if WHOLE in paths else _put_together(folder, paths, objects)
-        # A family's class makes do with an empty vocabulary where the file that holds it is missing.
+        # transformers' classes silently use an empty vocabulary if the vocabulary file is missing.
         if backend.get_vocab_size(with_added_tokens=False) < 2:
             raise ModelError(f"{folder}: the tokenizer has no vocabulary", hint=NEEDS)
         pad = settings.get("pad_token") or (backend.padding or {}).get("pad_token")
@@ -95,32 +94,32 @@ class Tokenizer:
 
     @classmethod
     def is_in(cls, folder: Path) -> bool:
-        """Whether a folder holds a tokenizer's files."""
+        """Whether a folder contains tokenizer files."""
         return bool(cls._files(folder))
 
     def __call__(self, texts: Sequence[str], max_length: int) -> list[NDArray[np.int64]]:
-        """The ids of each text, (1 to max_length,) int64.
+        """Tokenize texts: for each text, its token ids (1 to max_length,) int64.
 
         Raises:
-            DataError: a text is no string, cannot be encoded, or has no tokens in this vocabulary.
-            UsageError: max_length has no room for the special tokens that are always added.
+            DataError: a text is not a string, cannot be encoded, or has no tokens in this vocabulary.
+            UsageError: max_length leaves no room for text besides the special tokens.
         """
         if max_length <= self._added:
-            what = f"max_length {max_length} has no room for text beside {self._added} special tokens"
+            what = f"max_length {max_length} leaves no room for text besides {self._added} special tokens"
             raise UsageError(what)
         ids: list[NDArray[np.int64]] = []
         for chunk in _chunks(texts):
             for encoding in self._encode(chunk):
                 ids.append(self._cut(encoding, max_length))
                 if not len(ids[-1]):
-                    raise DataError(f"no token stands for this text: {texts[len(ids) - 1][:60]!r}")
+                    raise DataError(f"the vocabulary has no tokens for {texts[len(ids) - 1][:60]!r}")
         return ids
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """(texts,) int64 tokens of each text as it is, special tokens included: nothing is cut off.
+        """(texts,) int64: the number of tokens per text, including special tokens, without truncation.
 
         Raises:
-            DataError: as for a call.
+            DataError: see `__call__`.
         """
         found = [len(encoding) for chunk in _chunks(texts) for encoding in self._encode(chunk)]
         return np.array(found, dtype=np.int64) + self._added
@@ -129,21 +128,21 @@ class Tokenizer:
         """Encodings without the special tokens that are always added."""
         try:
             encodings: list[Any] = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
-        except TypeError:  # what the library says of a string with a lone surrogate
+        except TypeError:  # raised for a string with a lone surrogate
             text = next(text for text in chunk if not _is_encodable(text))
-            raise DataError(f"half of a surrogate pair, no character, stands in {text[:60]!r}") from None
-        except BaseException as error:  # a tokenizer.json may be read well and fail at a text
+            raise DataError(f"a lone surrogate in {text[:60]!r}") from None
+        except BaseException as error:  # a tokenizer.json may load and still fail on a text
             raise _unusable(self.folder, error) from None
         return encodings
 
     def _cut(self, encoding: Any, max_length: int) -> NDArray[np.int64]:
-        """Ids of at most so many tokens, the special ones among them."""
+        """Token ids truncated to max_length, including special tokens."""
         encoding.truncate(max_length - self._added, direction=self._direction)
         whole = self._backend.post_process(encoding) if self._added else encoding
         return np.array(whole.ids, dtype=np.int64)
 
     def files(self) -> list[Path]:
-        """The tokenizer's files in its folder, to be copied beside an adapter."""
+        """The tokenizer's files, to be copied into an adapter's folder."""
         return self._files(self.folder)
 
     @staticmethod
@@ -152,7 +151,7 @@ class Tokenizer:
 
 
 def _read(folder: Path, settings: Mapping[str, Any]) -> Any:
-    """tokenizer.json, which alone says what is put before and after a text, as for transformers."""
+    """Read tokenizer.json. As in transformers, it alone determines the special tokens added to a text."""
     from tokenizers import Tokenizer as Backend
 
     try:
@@ -164,7 +163,7 @@ def _read(folder: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any]) -> None:
-    """Refuse settings of tokenizer_config.json that contradict tokenizer.json and would change ids."""
+    """Reject settings of tokenizer_config.json that contradict tokenizer.json and would change ids."""
     spaces = json.dumps(settings.get("add_prefix_space"))
     before = json.loads(backend.to_str())["pre_tokenizer"] or {}
     for part in before.get("pretokenizers", [before]):
@@ -172,7 +171,7 @@ def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any])
             "null",
             json.dumps(part.get("add_prefix_space")),
         ):
-            raise ModelError(f"{folder / CONFIG}: add_prefix_space is {spaces}, and {WHOLE} has it otherwise")
+            raise ModelError(f"{folder / CONFIG}: add_prefix_space is {spaces}, which contradicts {WHOLE}")
     added = settings.get("added_tokens_decoder")
     for token in added.values() if isinstance(added, dict) else ():
         plain = isinstance(token, dict) and not token.get("special")
@@ -181,16 +180,16 @@ def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any])
 
 
 def _content(token: Any) -> str:
-    """A special token, which is written as a string or as an object."""
+    """The content of a special token, which is stored as a string or an object."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else ""
 
 
 def _put_together(folder: Path, paths: Mapping[str, Path], objects: Mapping[str, Any]) -> Any:
-    """A tokenizer of vocab.json and merges.txt, by transformers' class for the family.
+    """Build a tokenizer from vocab.json and merges.txt with transformers' class for the family.
 
-    transformers sees a copy with the settings that are known, and links to the vocabulary: what else the
-    folder's JSON asks for (code, other files) it never reads.
+    transformers only sees a temporary folder with the known settings and links to the vocabulary. It never
+    reads anything else that the folder's JSON refers to, such as code or other files.
     """
     if not {"vocab.json", "merges.txt"} <= paths.keys():
         raise ModelError(f"{folder}: the tokenizer has no vocabulary", hint=NEEDS)
@@ -207,7 +206,7 @@ def _put_together(folder: Path, paths: Mapping[str, Path], objects: Mapping[str,
 
 
 def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
-    """(files of the vocabulary, JSON objects of settings) of a tokenizer that may be read."""
+    """(vocabulary files, JSON objects of settings) of a tokenizer, checked to be safe to read."""
     paths: dict[str, Path] = {}
     objects: dict[str, dict[str, Any]] = {}
     for path in Tokenizer._files(folder):
@@ -215,7 +214,7 @@ def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
         if path.name in (CONFIG, SPECIAL):
             found = read_object(path, limit=LARGEST_SETTINGS)
             if found.get("auto_map"):
-                raise ModelError(f"{path}: asks for code of its own (auto_map), and none is run")
+                raise ModelError(f"{path}: requires custom code (auto_map), which is not supported")
             objects[path.name] = {key: found[key] for key in SETTINGS if key in found}
         elif path.stat().st_size > LARGEST_FILE:
             raise ModelError(f"{path}: larger than {LARGEST_FILE} bytes")
@@ -229,19 +228,19 @@ def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
 
 
 def _refuse_outside(folder: Path, path: Path) -> None:
-    """A tokenizer is copied beside adapters: a link in it must not bring along another file of this machine.
+    """Reject links out of the folder, since tokenizer files are copied into adapter folders.
 
-    The Hub's cache links from `snapshots/REVISION` to `blobs`.
+    The exception is the Hub's cache, which links from `snapshots/REVISION` to `blobs`.
     """
     real, home = path.resolve(), folder.resolve()
     blobs = home.parent.parent / "blobs"
     if not any(real.is_relative_to(inside) for inside in (home, blobs)):
-        hint = "put the file itself into the folder"
+        hint = "copy the file itself into the folder"
         raise ModelError(f"{path}: a link that leads out of its folder", hint=hint)
 
 
 def _unusable(folder: Path, error: BaseException, copy: str = "") -> ModelError:
-    """What the tokenizers library says: bare Exceptions at a damaged file, or a panic of its Rust code."""
+    """A ModelError for errors of the tokenizers library: bare Exceptions, or panics of its Rust code."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
     what = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -250,7 +249,7 @@ def _unusable(folder: Path, error: BaseException, copy: str = "") -> ModelError:
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """A bounded number of texts and characters at a time: between two chunks Ctrl-C is answered."""
+    """Split texts into chunks of bounded size, so that Ctrl-C is handled between chunks."""
     chunk: list[str] = []
     characters = 0
     for text in texts:

@@ -1,6 +1,6 @@
-"""The tensors of a model folder: safetensors only, mapped into memory, one tensor read at a time.
+"""Read tensors from a model folder's safetensors files, memory-mapped, one tensor at a time.
 
-Pickled weights are never opened: a pickle can run code.
+Pickled weights are never opened, because unpickling can run arbitrary code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rankwise.store.files import read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-INDEX_LIMIT = 1 << 24  # bytes; the index of a model of 400 billion parameters has 0.1 MB
+INDEX_LIMIT = 1 << 24  # bytes; the index of a model with 400 billion parameters has 0.1 MB
 SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 DTYPES = ("BF16", "F16", "F32", "F64")
@@ -29,15 +29,14 @@ HINT = "rankwise reads safetensors only; convert with transformers: from_pretrai
 class Weights(Mapping[str, Tensor]):
     """The tensors in a model folder, by their names in transformers' base model.
 
-    What transformers puts before them is left out, as far as the file has it. Heads such as `lm_head.weight`
-    have no such prefix and keep their names.
+    The backbone's prefix is removed from names that have it. Heads such as `lm_head.weight` keep their names.
 
     Args:
-        folder: holds model.safetensors, or shards and model.safetensors.index.json.
-        prefix: what transformers calls the backbone inside its classifier.
+        folder: contains model.safetensors, or shards and model.safetensors.index.json.
+        prefix: name of the backbone inside transformers' classifier.
 
     Raises:
-        ModelError: there are no safetensors, or a file is missing or damaged.
+        ModelError: there are no safetensors files, or a file is missing or damaged.
     """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
@@ -48,23 +47,23 @@ class Weights(Mapping[str, Tensor]):
             stored = dict.fromkeys(sorted(file.keys()))
             for full in stored if names is None else names:
                 if full not in stored:
-                    raise ModelError(f"{folder / shard}: lacks the tensor {full}, which {INDEX} says it has")
+                    raise ModelError(f"{folder / shard}: lacks the tensor {full}, which {INDEX} lists")
                 short = full.removeprefix(f"{prefix}.")
                 if self._where.setdefault(short, (file, full)) != (file, full):
-                    raise ModelError(f"{folder}: holds the tensor {short} twice")
+                    raise ModelError(f"{folder}: contains the tensor {short} twice")
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor as it is stored, on the CPU.
+        """The tensor as stored, on the CPU.
 
         Raises:
-            KeyError: there is none of this name.
+            KeyError: there is no tensor with this name.
         """
         file, full = self._where[name]
         tensor: Tensor = file.get_tensor(full)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        """Every tensor's name."""
+        """Iterate over tensor names."""
         return iter(self._where)
 
     def __len__(self) -> int:
@@ -72,37 +71,36 @@ class Weights(Mapping[str, Tensor]):
         return len(self._where)
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor, checked, in the floating-point type in which it is stored, on the CPU.
+        """The validated tensor in its stored floating-point dtype, on the CPU.
 
-        Shape and type are read from the file's header, before anything is allocated.
+        Shape and dtype are checked in the file header before anything is allocated.
 
         Raises:
-            ModelError: there is none of this name, or it has another shape, or holds quantized numbers
-                or such that are not finite.
+            ModelError: the tensor is missing, has another shape, is quantized, or has non-finite values.
         """
         if name not in self._where:
             raise ModelError(f"{self.folder}: lacks the tensor {name}, of shape {shape}")
         file, full = self._where[name]
         header = file.get_slice(full)
         if (found := tuple(header.get_shape())) != shape:
-            raise ModelError(f"{self.folder}: the tensor {name} has shape {found}, expected was {shape}")
-        # Without their scales, 8-bit numbers are other numbers.
+            raise ModelError(f"{self.folder}: the tensor {name} has shape {found}, expected {shape}")
+        # Quantized values are meaningless without their scales.
         if (dtype := header.get_dtype()) not in DTYPES:
             raise ModelError(
                 f"{self.folder}: the tensor {name} is {dtype}; quantized weights are not supported",
-                hint="take the model in bfloat16, float16 or float32",
+                hint="use the model in bfloat16, float16 or float32",
             )
         tensor = self[name]
         if not torch.isfinite(tensor).all():
             raise ModelError(
-                f"{self.folder}: the tensor {name} holds numbers that are not finite",
-                hint="the file is damaged, or the model's training diverged; take another copy of it",
+                f"{self.folder}: the tensor {name} has non-finite values",
+                hint="the file is damaged, or the model's training diverged; use another copy",
             )
         return tensor
 
 
 def _shards(folder: Path) -> dict[str, list[str] | None]:
-    """File name -> names of the tensors to read from it; None for all."""
+    """File name -> names of its tensors to read; None for all."""
     if (folder / SINGLE).is_file():
         return {SINGLE: None}
     if not (folder / INDEX).is_file():
@@ -112,7 +110,7 @@ def _shards(folder: Path) -> dict[str, list[str] | None]:
         raise ModelError(f"{folder / INDEX}: has no weight_map")
     shards: dict[str, list[str]] = {}
     for name, shard in entries.items():
-        # A path could lead out of the folder, to any file of this machine.
+        # A path could escape the folder.
         if not isinstance(shard, str) or not SHARD.fullmatch(shard):
             raise ModelError(f"{folder / INDEX}: {shard!r} is not the name of a safetensors file")
         shards.setdefault(shard, []).append(name)
@@ -121,12 +119,12 @@ def _shards(folder: Path) -> dict[str, list[str] | None]:
 
 def _absent(folder: Path) -> str:
     pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
-    return f"has pickled weights only ({pickles[0]}), no {SINGLE}" if pickles else f"has no {SINGLE}"
+    return f"has only pickled weights ({pickles[0]}), no {SINGLE}" if pickles else f"has no {SINGLE}"
 
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise ModelError(f"{path}: no such file, though {INDEX} names it")
+        raise ModelError(f"{path}: no such file, but {INDEX} lists it")
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

@@ -1,12 +1,12 @@
-"""Files, written whole or not at all. The only module of rankwise that opens files to write.
+"""Atomic file operations. This is the only module of rankwise that opens files for writing.
 
-What is written goes to a temporary file in the target's folder, is flushed to the disk, and takes
-the target's name in one step. A reader, and a machine that loses power, finds the old content or
-the new, never a part of it. Folders on the way that do not exist are made.
+Data is written to a temporary file in the target's folder, flushed to disk, and then renamed to the
+target. After a crash or power loss, the file has either its old or its new content, never a part of
+it. Missing parent folders are created.
 
-Everything here raises the same two errors where a file cannot be read or written: ResourceError
-where the disk or the system has run out of room, UsageError for anything else (no permission, a
-folder or a device in the file's place, a name that cannot be).
+All functions raise the same two errors if a file cannot be read or written: ResourceError if the
+disk or the system has run out of space, UsageError for anything else (no permission, a folder or
+device in the file's place, an invalid name).
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ OUT_OF_ROOM = frozenset(
 )
 
 DIGESTS = "sha256.json"
-"""Beside files that must stay as they were written: an object of file name -> SHA-256."""
+"""File of digests, file name -> SHA-256, in folders whose files must not change."""
 LOCK = ".lock"
-"""File in a folder that one process at a time works in."""
+"""Lock file of a folder that only one process may use at a time."""
 _TEMP_PREFIX = ".rankwise-"
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Put `data` at `path`."""
+    """Write `data` to `path`."""
     with writing(path, binary=True) as file:
         file.write(data)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Put `text` at `path`, as UTF-8 and with its line ends as they are."""
+    """Write `text` to `path` as UTF-8, without newline translation."""
     with writing(path) as file:
         file.write(text)
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Put `value` at `path`, as indented JSON and a line end.
+    """Write `value` to `path` as indented JSON with a trailing newline.
 
     Raises:
-        ValueError: a number in it is not finite, which JSON cannot say.
+        ValueError: a number is not finite, which JSON cannot represent.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -69,14 +69,14 @@ def writing(
 def writing(
     path: Path | str, *, newline: str | None = None, binary: bool = False
 ) -> AbstractContextManager[TextIO] | AbstractContextManager[BinaryIO]:
-    """A file object to write to; what was written is at `path` once the block ends well.
+    """Open a file for writing; `path` is replaced when the block exits without an exception.
 
-    Where the block raises, `path` stays as it was. A symbolic link is followed, not replaced.
+    If the block raises, `path` is unchanged. A symbolic link is followed, not replaced.
 
     Args:
-        path: where the content shall be.
-        newline: what a line end in a text file becomes; None leaves it as it is.
-        binary: bytes instead of UTF-8 text.
+        path: target file.
+        newline: line ending to translate newlines to in a text file; None for no translation.
+        binary: whether to write bytes instead of UTF-8 text.
     """
     return _writing(Path(path), newline, binary)
 
@@ -103,12 +103,12 @@ def _writing(path: Path, newline: str | None, binary: bool) -> Iterator[Any]:
 
 @contextmanager
 def new_folder(path: Path | str) -> Iterator[Path]:
-    """A temporary folder to fill; it is renamed to `path` once the block ends well.
+    """Yield a temporary folder that is renamed to `path` when the block exits without an exception.
 
-    Where the block raises, the temporary folder and all in it is removed.
+    If the block raises, the temporary folder is removed.
 
     Raises:
-        UsageError: `path` is there already and is not an empty folder.
+        UsageError: `path` exists and is not an empty folder.
     """
     target = Path(path)
     with _explained("write", target):
@@ -132,7 +132,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(links: Mapping[str, Path], objects: Mapping[str, Any]) -> Iterator[Path]:
-    """A temporary folder of links to files and of JSON files, each by its name; gone after the block."""
+    """Yield a temporary folder of symbolic links and JSON files, by name; it is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="rankwise-") as name:
         folder = Path(name)
         with _explained("write", folder):
@@ -144,7 +144,7 @@ def scratch_folder(links: Mapping[str, Path], objects: Mapping[str, Any]) -> Ite
 
 
 def is_free(path: Path | str) -> bool:
-    """Whether a folder may be made at `path`: nothing is there, or what a killed process left behind."""
+    """Whether a folder can be created at `path`: nothing exists, or only leftovers of a killed process."""
     path = Path(path)
     if not path.is_dir():
         return not path.exists() and not path.is_symlink()
@@ -152,7 +152,7 @@ def is_free(path: Path | str) -> bool:
 
 
 def append_line(path: Path | str, line: str) -> int:
-    """Add `line` and a line end to the UTF-8 file at `path`, made where it is missing; its size after."""
+    """Append `line` and a newline to a UTF-8 file, created if missing. Returns the new size in bytes."""
     with _explained("write", Path(path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8", newline="") as file:
@@ -162,13 +162,13 @@ def append_line(path: Path | str, line: str) -> int:
 
 
 def sync(path: Path | str) -> None:
-    """Flush what was appended to the file at `path`, if it is there, to the disk."""
+    """Flush data appended to the file at `path`, if it exists, to disk."""
     with _explained("write", Path(path)), suppress(FileNotFoundError), open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
 def truncate(path: Path | str, size: int) -> None:
-    """Cut what lies beyond the first `size` bytes off the file at `path`, if it is there."""
+    """Truncate the file at `path`, if it exists, to at most `size` bytes."""
     with _explained("write", Path(path)), suppress(FileNotFoundError):
         if os.stat(path).st_size > size:
             os.truncate(path, size)
@@ -176,14 +176,14 @@ def truncate(path: Path | str, size: int) -> None:
 
 
 def size(path: Path | str) -> int:
-    """Bytes of the file at `path`; 0 where there is none."""
+    """Size of the file at `path` in bytes; 0 if it does not exist."""
     with _explained("read", Path(path)), suppress(FileNotFoundError):
         return os.stat(path).st_size
     return 0
 
 
 def remove(path: Path | str) -> None:
-    """Remove the file or folder at `path`, if it is there."""
+    """Remove the file or folder at `path`, if it exists."""
     path = Path(path)
     with _explained("remove", path):
         if path.is_dir() and not path.is_symlink():
@@ -193,7 +193,7 @@ def remove(path: Path | str) -> None:
 
 
 def remove_litter(folder: Path | str) -> None:
-    """Remove the temporary files and folders that a killed process left in a folder and those below."""
+    """Recursively remove temporary files and folders left behind by a killed process."""
     for path in sorted(Path(folder).rglob(f"{_TEMP_PREFIX}*")):
         if _is_temporary(path):
             remove(path)
@@ -201,9 +201,9 @@ def remove_litter(folder: Path | str) -> None:
 
 @contextmanager
 def locked(folder: Path | str) -> Iterator[None]:
-    """Keep other processes out of a folder during the block. The folder is made, and goes again if empty.
+    """Hold an exclusive lock on a folder. The folder is created if missing, and removed again if empty.
 
-    The lock ends with the process that holds it, however that dies.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises:
         UsageError: another process holds the lock.
@@ -218,12 +218,13 @@ def locked(folder: Path | str) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise UsageError(
-                f"{folder}: another process is at work in this folder", hint="wait for it, or choose another"
+                f"{folder}: another process is at work in this folder",
+                hint="wait for it, or use another folder",
             ) from None
     try:
         yield
     finally:
-        # filelock sees that a file it has opened is gone, and starts over with the new one.
+        # Unlinking before release is safe: filelock detects a deleted file and retries with a new one.
         with suppress(OSError):
             (folder / LOCK).unlink()
         lock.release()
@@ -232,7 +233,7 @@ def locked(folder: Path | str) -> Iterator[None]:
 
 
 def copy(source: Path | str, target: Path | str) -> None:
-    """Put the content of the file `source` at `target`."""
+    """Copy the content of the file `source` to `target`."""
     with (
         _explained("read", Path(source)),
         open(source, "rb") as original,
@@ -242,16 +243,16 @@ def copy(source: Path | str, target: Path | str) -> None:
 
 
 def sha256(path: Path | str) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits; it is read in pieces."""
+    """SHA-256 hex digest of a file, which is read in chunks."""
     with _explained("read", Path(path)), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path) -> None:
-    """Check the files of a folder against its list of digests, if it has one.
+    """Check a folder's files against its digests, if it has any.
 
     Raises:
-        ModelError: a file is missing, or differs from what was written.
+        ModelError: a file is missing or does not match its digest.
     """
     listing = folder / DIGESTS
     if not listing.exists():
@@ -259,25 +260,25 @@ def verify(folder: Path) -> None:
     hint = f"copy the folder again; if you changed the file yourself, remove {DIGESTS}"
     for name, digest in read_object(listing).items():
         if Path(name).name != name or not (folder / name).is_file():
-            raise ModelError(f"{listing}: names {name!r}, and the folder has no such file", hint=hint)
+            raise ModelError(f"{listing}: lists {name!r}, but the folder has no such file", hint=hint)
         if sha256(folder / name) != digest:
             raise ModelError(f"{folder / name}: damaged: it is not as it was written", hint=hint)
 
 
 def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
-    """The JSON object in a model's file, which is untrusted input.
+    """Read the JSON object in a model's file, which is untrusted input.
 
     Args:
-        path: the file, UTF-8.
-        limit: largest size in bytes that is read.
+        path: a UTF-8 file.
+        limit: maximum size in bytes.
 
     Raises:
-        ModelError: the file is missing, no plain file, larger than `limit`, or holds no JSON object; a
-            name stands twice in an object; or a number is not finite.
+        ModelError: the file is missing, not a regular file, larger than `limit`, or not a JSON object;
+            an object has duplicate names; or a number is not finite.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait for ever
-            raise ModelError(f"{path}: not a plain file")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would block forever
+            raise ModelError(f"{path}: not a regular file")
         with open(path, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
@@ -288,29 +289,29 @@ def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
+        raise ModelError(f"{path}: must contain a JSON object, not a {type(value).__name__}")
     return value
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names differ: of two equal ones, two readers may take different ones."""
+    """Reject duplicate names, which JSON parsers resolve differently."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("an object holds the same name twice")
+        raise ValueError("an object has duplicate names")
     return found
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number that JSON knows")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _file_target(path: Path) -> Path:
-    """`path` with links followed; anything but a regular file there must not be replaced."""
+    """`path` with links resolved. Anything other than a regular file must not be replaced."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise UsageError(f"{path}: is a folder, and a file shall be written there")
+        raise UsageError(f"{path}: is a folder, but a file is to be written there")
     if target.exists() and not target.is_file():
-        raise UsageError(f"{path}: is not a regular file", hint="give the name of a file")
+        raise UsageError(f"{path}: is not a regular file", hint="choose another name")
     return target
 
 
@@ -332,7 +333,7 @@ def _is_temporary(path: Path) -> bool:
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":
         return
-    # Some network file systems cannot sync a folder; the file itself is safe by then.
+    # Some network file systems cannot sync a folder; the file itself is already synced.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -343,19 +344,19 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _explained(verb: str, path: Path, *, ours: Path | None = None) -> Iterator[None]:
-    """OSErrors of the block as errors for people.
+    """Turn OSErrors of the block into RankwiseErrors.
 
     Args:
-        verb: "read" or "write".
-        path: the file that the user knows of.
-        ours: where the block runs other people's code too, the file whose errors are ours to explain.
+        verb: "read", "write" or "remove".
+        path: the file to name in the message.
+        ours: if the block also runs the caller's code, the only file whose errors are translated.
     """
     try:
         yield
     except OSError as error:
         what = f"{path}: cannot {verb}: {error.strerror or error}"
         if error.errno in OUT_OF_ROOM:
-            raise ResourceError(what, hint="free some room on the disk, or choose another one") from error
+            raise ResourceError(what, hint="free disk space, or use another disk") from error
         if ours is not None and error.filename != str(ours):
             raise
         raise UsageError(what, hint="check that the path exists and that you have permission") from error

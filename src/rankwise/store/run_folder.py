@@ -1,4 +1,4 @@
-"""A run folder: the names of its files, and reading results.json and timing.json."""
+"""Layout of a run folder, and access to results.json and timing.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RunFolder:
-    """Where a run keeps its files."""
+    """Paths of the files of a run."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -40,28 +40,28 @@ class RunFolder:
         """Check that there is a sweep to resume.
 
         Raises:
-            UsageError: there is none, or it is of another schema version.
+            UsageError: there is none, or it has another schema version.
         """
         if not self.is_begun():
             raise UsageError(
                 f"{self.path}: nothing to resume: no sweep was started here",
-                hint="give the command without --resume",
+                hint="run the command without --resume",
             )
         self.require_known_schema()
 
     def is_complete(self) -> bool:
-        """Whether a sweep ran to its end here."""
+        """Whether a sweep was completed here."""
         return self.results.exists() and not self.checkpoint.exists()
 
     def has_known_schema(self) -> bool:
-        """Whether results.json, if it is there, has the schema version that we read."""
+        """Whether results.json, if it exists, has the supported schema version."""
         return not self.results.exists() or _version(self.results) in (SCHEMA, None)
 
     def require_known_schema(self) -> None:
-        """Check the schema version of results.json, if it is there.
+        """Check the schema version of results.json, if it exists.
 
         Raises:
-            UsageError: it is of another version.
+            UsageError: the version is not supported.
         """
         if not self.has_known_schema():
             raise _other_schema(self.results, _version(self.results))
@@ -70,15 +70,15 @@ class RunFolder:
         """The finished run's results.
 
         Raises:
-            UsageError: this is not a finished run, or it is of another schema version.
+            UsageError: this is not a finished run, or its schema version is not supported.
         """
         return self._read(self.results, Results)
 
     def read_timing(self) -> Timing:
-        """How long the finished run took.
+        """The finished run's wall times.
 
         Raises:
-            UsageError: this is not a finished run, or it is of another schema version.
+            UsageError: this is not a finished run, or its schema version is not supported.
         """
         return self._read(self.timing, Timing)
 
@@ -91,15 +91,15 @@ class RunFolder:
             return model.model_validate_json(text)
         except FileNotFoundError:
             raise UsageError(
-                f"{self.path}: no {path.name}: this is no finished run",
-                hint="give a folder such as runs/NAME",
+                f"{self.path}: no {path.name}: this is not a finished run",
+                hint="pass a folder such as runs/NAME",
             ) from None
         except (OSError, ValidationError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from None
 
 
 def _version(path: Path) -> int | None:
-    """Schema version of a JSON file; None where it cannot be read."""
+    """Schema version of a JSON file; None if it cannot be read."""
     try:
         return Versioned.model_validate_json(path.read_text("utf-8")).schema_version
     except (OSError, ValidationError, UnicodeDecodeError):
@@ -108,8 +108,8 @@ def _version(path: Path) -> int | None:
 
 def _other_schema(path: Path, version: int | None) -> UsageError:
     return UsageError(
-        f"{path}: has schema version {version}, and this rankwise reads version {SCHEMA}",
-        hint="run the sweep again into a new folder, or use the version of rankwise that wrote this one",
+        f"{path}: has schema version {version}, but this rankwise reads version {SCHEMA}",
+        hint="rerun the sweep into a new folder, or use the version of rankwise that wrote this one",
     )
 
 
@@ -123,7 +123,7 @@ def command(*words: object) -> str:
 
 
 def slug(text: str) -> str:
-    """A folder name made of a data or model name.
+    """A folder name derived from a data or model name.
 
     >>> slug("dair-ai/emotion")
     'dair-ai-emotion'
