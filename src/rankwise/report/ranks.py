@@ -88,7 +88,8 @@ def summary_table(found: Comparison) -> Table:
         rows,
         note=f"Mean over {len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}, in percent and points. "
         f"95 %: intervals over {over}; spread: standard deviation over seeds; "
-        "p: of no difference. Intervals of differences and p-values are adjusted for all pairs of ranks.",
+        "p: of no difference. Intervals of differences and p-values are adjusted for all pairs of ranks; "
+        "the verdict's own tests must all pass, and need no adjustment.",
     )
 
 
