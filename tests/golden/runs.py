@@ -1,8 +1,8 @@
-"""Small sweeps whose every number is pinned: `python -m tests.golden.runs` prints their digests.
+"""Small sweeps with pinned results: `python -m tests.golden.runs` prints their digests.
 
 A digest covers what a sweep computes: the tensors of each adapter and of its logits, predictions.csv, the
-loss of every step, and the figures of results.json. File names and JSON fields are not in it, so that
-moving code changes no digest, and changing a number changes one.
+loss of every step, and the numbers of results.json. File names and JSON keys are excluded, so that
+refactoring changes no digest, but any changed number does.
 """
 
 from __future__ import annotations
