@@ -36,19 +36,19 @@ def made_run(
     calibration: bool = True,
     epochs: int = 3,
 ) -> RunFolder:
-    """A finished run without adapters' weights.
+    """Write a finished run without adapter weights.
 
     Args:
-        folder: where.
-        accuracies: rank -> accuracy that its adapters shall about have.
-        seeds: of every rank.
+        folder: output folder.
+        accuracies: rank -> approximate accuracy of its adapters.
+        seeds: seeds of every rank.
         labels: class names.
-        sizes: texts of validation, and of test where there shall be one.
-        texts: to be drawn from in turn; made up where there are none.
-        baselines: whether there are any.
+        sizes: number of texts in validation and, optionally, test.
+        texts: texts to cycle through; generated if empty.
+        baselines: whether to include baselines.
         diverged: adapters that were dropped.
         calibration: whether calibration was measured.
-        epochs: passes in the history.
+        epochs: epochs in the history.
     """
     run, rng = RunFolder(folder), np.random.default_rng(1)
     sizes = {"validation": 300, "test": 200} if sizes is None else sizes

@@ -19,8 +19,8 @@ class Disk:
 
     Args:
         at: number of the operation, from 1; 0 for none.
-        fault: an errno to raise, or "kill" or "term": the signal that comes in its midst.
-        saves_only: count what happens within the saving of checkpoints alone.
+        fault: an errno to raise, or "kill" or "term" for a signal in the middle of the operation.
+        saves_only: only count operations while checkpoints are saved.
     """
 
     def __init__(self, at: int = 0, fault: int | str = "kill", *, saves_only: bool = False) -> None:

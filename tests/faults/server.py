@@ -1,8 +1,8 @@
 """A process with all imports done that forks a killable child per run.
 
-Importing torch takes seconds, and a kill test wants hundreds of fresh processes. The server reads a
-JSON line for each run on stdin and answers with one on stdout. It computes nothing itself, and with
-one thread, so that its children can be forked safely.
+Importing torch takes seconds, and a kill test needs hundreds of fresh processes. The server reads one
+JSON line per run from stdin and writes one to stdout. It does no computation itself and has only
+one thread, so that it can fork safely.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Server:
     """Client for the server process.
 
     Args:
-        folder: where commands are run.
-        warm: arguments of a command that the server itself runs first, so that all is imported.
+        folder: working directory of commands.
+        warm: arguments of a command that the server runs first, to complete all imports.
         hash_seed: PYTHONHASHSEED of all runs.
     """
 
@@ -68,10 +68,10 @@ class Server:
         """Call a function of `tests.faults.runs` in a fresh child.
 
         Args:
-            function: its name; what it returns is the exit status.
-            arguments: of the function, as JSON knows them.
-            signals: sent to the child, 20 ms apart.
-            after: seconds from the start of the child to the first of them.
+            function: name of the function, which returns the exit status.
+            arguments: JSON-serializable arguments of the function.
+            signals: signals to send to the child, 20 ms apart.
+            after: seconds from the start of the child to the first signal.
         """
         assert self._process.stdin and self._process.stdout
         request = {"function": function, "arguments": arguments, "signals": signals, "after": after}

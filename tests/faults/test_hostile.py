@@ -1,7 +1,7 @@
 """Malicious model and adapter folders are rejected with a ModelError, fast and with little memory.
 
-Every folder stands on a good one, with one thing changed. Where nothing is refused, because nothing of it
-is read, the test shows that nothing happened.
+Every folder is a valid one with one change. If a change is not rejected because it is never read, the test
+shows that it has no effect.
 """
 
 from __future__ import annotations

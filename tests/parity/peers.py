@@ -34,8 +34,8 @@ SMALL["llama3"] = SMALL["llama"] | {
     }
 }
 SMALL["gpt_neox-serial"] = SMALL["gpt_neox"] | {"use_parallel_residual": False, "attention_bias": False}
-# With weights as small as fresh ones attention is nearly even, and the gradients of query and key,
-# differences of nearly equal numbers, are as far from float64's in transformers (2e-4) as they are here.
+# At the default initialization, attention is nearly uniform. The gradients of query and key are then
+# differences of nearly equal numbers; in transformers, too, they are off by 2e-4 from float64.
 SMALL["opt"] |= {"init_std": 0.1}
 SMALL["opt-unbiased"] = SMALL["opt"] | {"enable_bias": False}
 CONFIGS: dict[str, Any] = {

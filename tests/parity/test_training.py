@@ -37,9 +37,7 @@ def test_fifty_steps(family: str, schedule: str, tmp_path: Path) -> None:
     for module in pair.peft.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        elif isinstance(
-            getattr(module, "dropout", None), float
-        ):  # OPT layers store a dropout rate, not a module
+        elif isinstance(getattr(module, "dropout", None), float):  # OPT layers have a rate, not a module
             module.dropout = 0.0
     random = np.random.default_rng(3)
     texts = random_texts(random.integers(1, 30, STEPS * BATCH).tolist(), 500)

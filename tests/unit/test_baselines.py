@@ -137,9 +137,8 @@ def test_the_majority_says_the_shares_of_train() -> None:
     splits = material([("a", 0), ("b", 1), ("c", 1), ("d", 1)], [("e", 0), ("f", 1)])
     logits = majority(*splits, 3)["validation"]
     assert logits.argmax(axis=1).tolist() == [1, 1]
-    assert np.exp(logits[0]) == pytest.approx(
-        [0.25, 0.75, 0.125]
-    )  # a class without texts counts as half a text
+    # A class without texts counts as half a text.
+    assert np.exp(logits[0]) == pytest.approx([0.25, 0.75, 0.125])
 
 
 def test_a_linear_svm_takes_any_text_and_two_or_more_classes() -> None:

@@ -1,6 +1,6 @@
-"""Base models from the Hub: a small one on this machine, its cache, and a Hub that does not answer.
+"""Base models from the Hub: downloads from a local server, the cache, and an unreachable Hub.
 
-The Hub's client reads its settings once, when it is imported, so each look-up has its own process.
+The Hub client reads its settings on import, so each lookup runs in a new process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""report.html in a real browser: nothing wider than the window, nothing fetched, light and dark.
+"""report.html in a real browser: no horizontal overflow, no requests, light and dark modes.
 
-Needs Chromium or Chrome on the path; without one these tests are skipped.
+Needs Chromium or Chrome on the path; otherwise these tests are skipped.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ def invented(
     """A run of synthetic predictions: ranks with given accuracies and correlated errors.
 
     Args:
-        run: a real run, whose results.json lends its form.
-        folder: where to write.
-        accuracies: rank -> accuracy of each of its seeds, met as closely as whole texts allow.
+        run: a real run to copy the structure of results.json from.
+        folder: output folder.
+        accuracies: rank -> accuracy of each of its seeds, rounded to whole texts.
         seeds: number of seeds.
         texts: validation texts.
-        shared: how far the same texts are hard for everyone; 1 for wholly.
+        shared: correlation of errors between adapters; 1 for identical difficulty.
     """
     results = run.read_results()
     row, made = results.adapters[0], RunFolder(folder)

@@ -133,7 +133,7 @@ def test_one_seed_of_real_scores_is_the_paired_t_test() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_the_bound_never_errs_too_often(seeds: int) -> None:
-    """For normal means with any mix of seed and text variances; Hillis' t reaches it with few."""
+    """For normal means with any mix of seed and text variances; with few seeds, Hillis' t does."""
     rng, freedom = np.random.default_rng(5), seeds - 1
     z, scale = rng.standard_normal(40_000), chi2.rvs(freedom, size=40_000, random_state=rng) / freedom
     satterthwaite = []

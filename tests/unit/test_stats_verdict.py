@@ -28,7 +28,7 @@ def sweep(
         shares: rank -> accuracy.
         seeds: number of seeds.
         texts: number of texts.
-        alike: how far the same texts are hard for everyone; 1 for wholly.
+        alike: correlation of errors between adapters; 1 for identical difficulty.
     """
     rng = np.random.default_rng(0)
     hard = rng.random(texts)

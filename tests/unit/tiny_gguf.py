@@ -56,10 +56,10 @@ def write(path: Path, *, pre: str = "smollm", architecture: str = "llama", extra
     """Write the GGUF file: norms in float32, the rest in Q8_0.
 
     Args:
-        path: where.
+        path: output file.
         pre: name of the pre-tokenizer.
         architecture: name of the model's family.
-        extra: name of one more tensor.
+        extra: name of an additional tensor.
     """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(LAYERS)
