@@ -10,7 +10,7 @@ Proportions, probabilities, accuracies and F1 scores are fractions from 0 to 1.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -68,6 +68,7 @@ class AdapterResult(BaseModel):
     seed: int
     alpha: float  # PEFT's lora_alpha
     scale: float  # factor on the low-rank product; 0 for rank 0
+    settings: dict[str, Any] = {}  # settings that may differ between adapters, by name in the recipe
     trainable_params: int
     total_params: int
     trainable_percent: float  # from 0 to 100
@@ -98,6 +99,40 @@ class Diverged(BaseModel):
     reason: str  # the non-finite quantity
 
 
+class Trial(BaseModel):
+    """An adapter that is trained to choose a rank's settings, and scored on the tuning texts."""
+
+    name: str  # such as "tune1-r4-lr3e-3"
+    rank: int
+    rung: int  # 1: a short schedule; 2: the full schedule, for the best settings of rung 1
+    settings: dict[str, Any]  # the settings that vary, by name in the recipe, such as learning_rate
+    epochs: float  # length of its schedule, in passes over the texts that trials train on
+    log_loss: float | None  # on the tuning texts, nats per text; null if it diverged
+    accuracy: float | None  # on the tuning texts, a fraction; null if it diverged
+    diverged: int | None = None  # the optimizer step at which it became non-finite, from 1
+    added: bool = False  # not in the recipe's grid: added because the best value was at the grid's edge
+
+
+class TunedRank(BaseModel):
+    """The settings that a rank's final adapters use."""
+
+    rank: int
+    trial: str  # name of the trial that had the lowest log loss among those with the longest schedule
+    settings: dict[str, Any]  # by name in the recipe
+    at_edge: bool  # whether the learning rate is still the lowest or highest that was tried
+
+
+class Tuning(BaseModel):
+    """How the settings of each rank were chosen, in results.json."""
+
+    texts: int  # tuning texts, taken from train; trials do not train on them
+    train_texts: int  # texts that trials train on
+    seed: int  # of every trial
+    varied: list[str]  # names of the settings that vary
+    trials: list[Trial]
+    chosen: list[TunedRank]  # one for each rank, ascending
+
+
 class Results(BaseModel):
     """results.json: the results of a sweep. The same recipe on the same machine gives the same bytes."""
 
@@ -115,6 +150,7 @@ class Results(BaseModel):
     adapters: list[AdapterResult]
     baselines: list[Baseline] = []
     diverged: list[Diverged] = []
+    tuning: Tuning | None = None  # null if every rank used the recipe's settings
 
 
 class Timing(BaseModel):
