@@ -103,6 +103,7 @@ def recipe(base: Path, data: Path, **changes: Any) -> Recipe:
         "epochs": 3,
         "batch_size": 8,
         "learning_rate": 0.02,
+        "tune": False,
         "max_length": 32,
         "precision": "float32",
         "device": "cpu",

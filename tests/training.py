@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,19 @@ def trainer(
 ) -> Trainer:
     """A trainer whose bank is initialized with this bank's weights."""
     data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], weights)
-    made = Trainer(backbone, bank.specs, data, Recipe(**{**SMALL, **settings}).train)
+    recipe = Recipe(**{**SMALL, **settings}).train
+    names = [spec.name for spec in bank.specs]
+    specs = [
+        replace(
+            spec,
+            name=spec.name if names.count(spec.name) == 1 else f"{spec.name}-{k}",
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            epochs=float(recipe.epochs),
+        )
+        for k, spec in enumerate(bank.specs)
+    ]
+    made = Trainer(backbone, specs, data, recipe)
     with torch.no_grad():
         made.bank.flat.copy_(bank.flat)
     return made

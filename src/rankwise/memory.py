@@ -56,7 +56,15 @@ def expected_memory(
         number_bytes: bytes per number in matrix products; 2 for bfloat16.
         base_dropout: whether the base model's own dropout is active.
     """
-    texts, widest = batch * len(bank), max(bank, key=lambda spec: len(spec.modules))
+    texts = batch * len(bank)
+    # The adapter that reaches lowest; of those, the one with the most target modules.
+    widest = max(
+        bank,
+        key=lambda spec: (
+            -config.layer_of(spec.modules[0]) if spec.modules else -config.layers,
+            len(spec.modules),
+        ),
+    )
     linear = sum(n_in * n_out for n_in, n_out in config.module_shapes().values())
     depth = config.layers - config.layer_of(widest.modules[0]) if widest.modules else 0
     # Embeddings stay float32. The backward pass uses a second copy of linear weights in another layout.

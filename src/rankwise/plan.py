@@ -64,43 +64,95 @@ class Plan:
         return [asdict(row) | shared for row in self.rows]
 
 
-def adapters(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[str]) -> list[AdapterSpec]:
+Settings = Mapping[str, Any]
+"""Settings that differ from the recipe's, by name, such as those that tuning has chosen for a rank."""
+
+
+def adapters(
+    recipe: Recipe,
+    modules: Sequence[str],
+    default_targets: Sequence[str],
+    tuned: Mapping[int, Settings] | None = None,
+) -> list[AdapterSpec]:
     """All adapters of a recipe, ordered by seed, then rank.
 
     Args:
         recipe: what to train.
         modules: the backbone's linear layers, in order.
         default_targets: the family's targets if the recipe sets none.
+        tuned: rank -> settings chosen for it.
 
     Raises:
         UsageError: a target matches no linear layer, or none within `last_layers`.
     """
+    return [
+        adapter(recipe, rank, seed, modules, default_targets, (tuned or {}).get(rank, {}))
+        for seed in recipe.train.seeds
+        for rank in recipe.lora.ranks
+    ]
+
+
+def adapter(
+    recipe: Recipe,
+    rank: int,
+    seed: int,
+    modules: Sequence[str],
+    default_targets: Sequence[str],
+    settings: Settings,
+    name: str = "",
+    share: float = 1.0,
+) -> AdapterSpec:
+    """One adapter of a recipe.
+
+    Args:
+        recipe: what to train.
+        rank: its rank; 0 is a linear probe.
+        seed: its seed.
+        modules: the backbone's linear layers, in order.
+        default_targets: the family's targets if the recipe sets none.
+        settings: settings that replace the recipe's.
+        name: its name (default: `rRANK-sSEED`).
+        share: length of its schedule as a share of the recipe's.
+    """
+    recipe = recipe.replace(tune=False, learning_rates=None, vary={}, **settings)
+    return AdapterSpec(
+        rank=rank,
+        alpha=recipe.lora.alpha_of(rank),
+        scale=recipe.lora.scale(rank),
+        seed=seed,
+        dropout=recipe.lora.lora_dropout if rank else 0.0,
+        modules=_targets(recipe, modules, default_targets) if rank else (),
+        name=name,
+        learning_rate=recipe.train.learning_rate,
+        weight_decay=recipe.train.weight_decay,
+        lora_plus_ratio=recipe.train.lora_plus_ratio if rank else 1.0,
+        epochs=recipe.train.epochs * share,
+    )
+
+
+def _targets(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[str]) -> tuple[str, ...]:
+    """Full names of the target modules."""
     chosen = match_modules(modules, recipe.lora.targets or default_targets)
     if recipe.lora.last_layers:
         first = 1 + layer_of(modules[-1]) - recipe.lora.last_layers
         chosen = tuple(module for module in chosen if layer_of(module) >= first)
         if not chosen:
             raise UsageError(f"last_layers: no target lies in the last {recipe.lora.last_layers} layers")
-    return [
-        AdapterSpec(
-            rank=rank,
-            alpha=recipe.lora.alpha_of(rank),
-            scale=recipe.lora.scale(rank),
-            seed=seed,
-            dropout=recipe.lora.lora_dropout if rank else 0.0,
-            modules=chosen if rank else (),
-        )
-        for seed in recipe.train.seeds
-        for rank in recipe.lora.ranks
-    ]
+    return chosen
 
 
-def probe_of(recipe: Recipe) -> AdapterSpec | None:
+def probe_of(recipe: Recipe, settings: Settings | None = None) -> AdapterSpec | None:
     """The linear probe (a trained head on the frozen base), or None if it is not a baseline."""
     if not recipe.train.baselines or 0 in recipe.lora.ranks:
         return None
-    alpha, seed = recipe.lora.alpha_of(0), recipe.train.seeds[0]
-    return AdapterSpec(rank=0, alpha=alpha, scale=0.0, seed=seed, dropout=0.0, modules=(), name=PROBE)
+    return adapter(recipe, 0, recipe.train.seeds[0], (), (), settings or {}, PROBE)
+
+
+def tuned_ranks(recipe: Recipe) -> list[int]:
+    """The ranks whose settings are chosen by trials: the recipe's and 0, if the linear probe is a baseline."""
+    if not recipe.tune.enabled:
+        return []
+    return [*([0] if probe_of(recipe) else []), *recipe.lora.ranks]
 
 
 def make(
@@ -114,6 +166,7 @@ def make(
     memory_bytes: int | None = None,
     number_bytes: int = 2,
     decided: Sequence[Sequence[str]] = (),
+    tuned: Mapping[int, Settings] | None = None,
 ) -> Plan:
     """The plan of a recipe.
 
@@ -128,6 +181,7 @@ def make(
         number_bytes: bytes per number in matrix products; 2 for bfloat16.
         decided: adapter names of each existing bank when a run is resumed. These banks come first and
             are not changed; the remaining adapters are split into further banks.
+        tuned: rank -> settings that tuning has chosen.
 
     Raises:
         ModelError: the base model is not supported.
@@ -139,18 +193,10 @@ def make(
             f"max_length {recipe.train.max_length}: {recipe.base} has {config.max_positions} positions",
             hint=f"use --max-length {config.max_positions} or less",
         )
-    specs = adapters(recipe, list(config.module_shapes()), family_of(config_json).default_targets)
-    longest = (tokens_per_text or recipe.train.max_length) * (1 + SPREAD / math.sqrt(recipe.train.batch_size))
-    length = min(longest, recipe.train.max_length)
-    estimate = partial(
-        expected_memory,
-        config=config,
-        batch=recipe.train.batch_size,
-        length=length,
-        number_bytes=number_bytes,
-        base_dropout=recipe.train.base_dropout,
-    )
-    probe = probe_of(recipe)
+    default_targets = family_of(config_json).default_targets
+    specs = adapters(recipe, list(config.module_shapes()), default_targets, tuned)
+    estimate = _estimate(recipe, config, tokens_per_text, number_bytes)
+    probe = probe_of(recipe, (tuned or {}).get(0))
     by_name = {spec.name: spec for spec in (*specs, *((probe,) if probe else ()))}
     old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
     new = [spec for spec in specs if not any(spec in bank for bank in old)]
@@ -166,6 +212,34 @@ def make(
         tokens=round(recipe.train.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
         memory_bytes=max(map(estimate, filter(None, banks))),
         probe=probe,
+    )
+
+
+def split_trials(
+    specs: Sequence[AdapterSpec],
+    recipe: Recipe,
+    config_json: Mapping[str, Any],
+    tokens_per_text: float,
+    memory_bytes: int,
+    number_bytes: int,
+) -> tuple[tuple[AdapterSpec, ...], ...]:
+    """Split any adapters into banks that fit in memory; the arguments are those of `make`."""
+    estimate = _estimate(recipe, parse_config(config_json), tokens_per_text, number_bytes)
+    return _split(specs, estimate, memory_bytes)
+
+
+def _estimate(
+    recipe: Recipe, config: ModelConfig, tokens_per_text: float | None, number_bytes: int
+) -> Callable[[Sequence[AdapterSpec]], int]:
+    """The expected peak memory of a bank, in bytes."""
+    longest = (tokens_per_text or recipe.train.max_length) * (1 + SPREAD / math.sqrt(recipe.train.batch_size))
+    return partial(
+        expected_memory,
+        config=config,
+        batch=recipe.train.batch_size,
+        length=min(longest, recipe.train.max_length),
+        number_bytes=number_bytes,
+        base_dropout=recipe.train.base_dropout,
     )
 
 

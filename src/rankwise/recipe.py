@@ -1,18 +1,19 @@
 """What to train: every setting of a sweep, validated, with its default.
 
-A recipe names the base model and has four sections::
+A recipe names the base model and has five sections::
 
     base      the model to fine-tune
     data      the texts, and how to find their columns and labels
     lora      the adapters: ranks, scaling, target modules
     train     how to train them
+    tune      how to choose each rank's learning rate and other settings
     machine   where to train them: device, precision, memory
 
 Every setting has a unique name, so Python and the command line need no sections. These are equivalent::
 
-    Recipe(data="reviews.csv", ranks=(1, 4), epochs=2)
-    Recipe(data={"source": "reviews.csv"}, lora={"ranks": (1, 4)}, train={"epochs": 2})
-    rankwise sweep --data reviews.csv --ranks 1,4 --epochs 2
+    Recipe(data="reviews.csv", ranks=(1, 4), epochs=2, tune=False)
+    Recipe(data={"source": "reviews.csv"}, lora={"ranks": (1, 4)}, train={"epochs": 2}, tune=False)
+    rankwise sweep --data reviews.csv --ranks 1,4 --epochs 2 --no-tune
 
 A recipe comes from a preset, a TOML file or keyword arguments. The run folder stores the complete recipe. The
 text under each field is its help on the command line.
@@ -22,10 +23,11 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,6 +36,11 @@ from pydantic.fields import FieldInfo
 from rankwise.errors import UsageError
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
+VARIABLE = (
+    *("alpha", "alpha_mode", "epochs", "last_layers", "lora_dropout", "lora_plus_ratio", "targets"),
+    "weight_decay",
+)
+"""Settings that may differ between adapters of a rank, besides the learning rate."""
 
 
 class _Settings(BaseModel):
@@ -132,9 +139,11 @@ class TrainSettings(_Settings):
     batch_size: int = Field(16, ge=1)
     """Texts per adapter and step."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW. With tuning, the default learning_rates surround it."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of AdamW."""
+    lora_plus_ratio: float = Field(1.0, gt=0)
+    """LoRA+: learning rate of B over that of A. 1 is ordinary LoRA."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay of the learning rate after warmup."""
     warmup_steps: int = Field(0, ge=0)
@@ -157,6 +166,55 @@ class TrainSettings(_Settings):
     @classmethod
     def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return _distinct("seeds", seeds, largest=2**63 - 1)
+
+
+class TuneSettings(_Settings):
+    """How to choose each rank's settings, by log loss on texts that are taken from train.
+
+    For each rank, every combination of values is trained on a short schedule. The best ones are then trained
+    on the full schedule, and the winner's settings are used for the rank's adapters of all seeds.
+
+    Examples of `Recipe(...)`:
+
+        learning_rates=(1e-3, 3e-3)                     other learning rates
+        vary={"weight_decay": (0, 0.01)}                four learning rates, each with two weight decays
+        tune=False, learning_rate=3e-3                  one learning rate for every rank
+    """
+
+    enabled: bool = True
+    """Choose each rank's learning rate before training its adapters. Otherwise, all ranks use learning_rate."""
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Learning rates to choose from (default: learning_rate times 0.3, 1, 3 and 10). If the best one is the
+    lowest or the highest, further ones are added."""
+    vary: dict[str, tuple[Any, ...]] = {}
+    """Other settings to choose, each with its values: alpha, alpha_mode, epochs, last_layers, lora_dropout,
+    lora_plus_ratio, targets, weight_decay. The modules of targets are joined by +."""
+    tuning_texts: int | None = Field(None, ge=1)
+    """Number of training texts held out to choose the settings (default: a tenth of train, but at least 20
+    per class and at most 2,000)."""
+    tuning_share: float = Field(0.25, gt=0, le=1)
+    """Length of the first, short schedule as a share of the full one."""
+    finalists: int = Field(2, ge=1)
+    """Settings of each rank that are then trained on the full schedule. With 1, that step is left out."""
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _check_rates(cls, rates: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if rates is not None and (not rates or len(set(rates)) < len(rates)):
+            raise ValueError("give at least one learning rate, and each only once")
+        return rates and tuple(sorted(rates))
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _check_vary(cls, vary: Any) -> Any:
+        if not isinstance(vary, Mapping):
+            return vary
+        for name, values in vary.items():
+            if name not in VARIABLE:
+                raise ValueError(f"{name!r} cannot vary within a rank; {', '.join(VARIABLE)} can")
+            if not isinstance(values, list | tuple) or not values:
+                raise ValueError(f"give a list of values for {name}")
+        return {name: [_plain(name, value) for value in values] for name, values in vary.items()}
 
 
 class MachineSettings(_Settings):
@@ -186,6 +244,7 @@ class Recipe(_Settings):
     data: DataSettings = DataSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
+    tune: TuneSettings = TuneSettings()
     machine: MachineSettings = MachineSettings()
 
     def __init__(self, _where: str = "recipe", /, **values: Any) -> None:
@@ -200,6 +259,50 @@ class Recipe(_Settings):
     @classmethod
     def _into_sections(cls, values: dict[str, Any]) -> dict[str, Any]:
         return _sectioned(values)
+
+    @model_validator(mode="after")
+    def _check_tuning(self) -> Self:
+        tune = self.tune
+        listed = [
+            name
+            for name, value in {"learning_rates": tune.learning_rates, "vary": tune.vary}.items()
+            if value
+        ]
+        if not tune.enabled:
+            if listed:
+                raise ValueError(
+                    f"{' and '.join(listed)}: tuning is off, so there is nothing to choose: "
+                    "give one --learning-rate, or turn it on with --tune"
+                )
+            return self
+        if len(list(self.grid())) < 2:
+            raise ValueError(
+                "learning_rates: one value leaves nothing to choose: give several, "
+                "or --no-tune --learning-rate X"
+            )
+        for setting in self.grid():
+            self._with_unchecked(setting)
+        return self
+
+    def _with_unchecked(self, setting: Mapping[str, Any]) -> None:
+        """Raise ValueError if a value of a varied setting is out of range."""
+        for name, value in setting.items():
+            section, field = _PLACES[name]
+            try:
+                _SECTIONS[section].model_validate({field: value})
+            except ValidationError as error:
+                raise ValueError(f"vary: {name}: {error.errors()[0]['msg']} (got {value!r})") from None
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Every combination of the values to choose from, by name of the setting.
+
+        >>> list(Recipe(learning_rates=(1e-3, 3e-3), vary={"weight_decay": (0.0,)}).grid())
+        [{'learning_rate': 0.001, 'weight_decay': 0.0}, {'learning_rate': 0.003, 'weight_decay': 0.0}]
+        """
+        around = tuple(float(f"{factor * self.train.learning_rate:.3g}") for factor in (0.3, 1, 3, 10))
+        varied = {"learning_rate": self.tune.learning_rates or around} | self.tune.vary
+        for values in product(*varied.values()):
+            yield dict(zip(varied, values, strict=True))
 
     @classmethod
     def settings(cls) -> dict[str, FieldInfo]:
@@ -243,10 +346,11 @@ _SECTIONS: dict[str, type[_Settings]] = {
     "data": DataSettings,
     "lora": LoraSettings,
     "train": TrainSettings,
+    "tune": TuneSettings,
     "machine": MachineSettings,
 }
 _PLACES: dict[str, tuple[str, str]] = {"base": ("", "base")} | {
-    "data" if field == "source" else field: (section, field)
+    {"source": "data", "enabled": "tune"}.get(field, field): (section, field)
     for section, settings in _SECTIONS.items()
     for field in settings.model_fields
 }
@@ -278,6 +382,18 @@ def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return below | above | joint
 
 
+def _plain(name: str, value: Any) -> Any:
+    """A value of `vary`; texts, as the command line gives them, become numbers or lists of target modules."""
+    if name == "targets":
+        return tuple(value.split("+")) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str) and name != "alpha_mode":
+        try:
+            return int(value) if name in ("epochs", "last_layers") else float(value)
+        except ValueError:
+            raise ValueError(f"{name}: {value!r} is not a number") from None
+    return value
+
+
 def _field(section: str, field: str) -> FieldInfo:
     return (_SECTIONS[section] if section else Recipe).model_fields[field]
 
@@ -296,10 +412,14 @@ def _explain(error: ValidationError, where: str) -> str:
     """`where: field: what is wrong`, one line for each field."""
     lines = []
     for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
-        place = place[1:] if place[0] in _SECTIONS and len(place) > 1 else place
-        field = ".".join("data" if part == "source" else part for part in place)
-        got = "" if problem["type"] == "extra_forbidden" else f" (got {problem['input']!r})"
         what = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{where}: {field}: {what.removeprefix('Value error, ')}{got}")
+        what = what.removeprefix("Value error, ")
+        place = [str(part) for part in problem["loc"]]
+        if not place:  # settings that do not go together
+            lines.append(f"{where}: {what}")
+            continue
+        place = place[1:] if place[0] in _SECTIONS and len(place) > 1 else place
+        field = ".".join({"source": "data", "enabled": "tune"}.get(part, part) for part in place)
+        got = "" if problem["type"] == "extra_forbidden" else f" (got {problem['input']!r})"
+        lines.append(f"{where}: {field}: {what}{got}")
     return "\n".join(lines)

@@ -110,7 +110,7 @@ class Trial(BaseModel):
     log_loss: float | None  # on the tuning texts, nats per text; null if it diverged
     accuracy: float | None  # on the tuning texts, a fraction; null if it diverged
     diverged: int | None = None  # the optimizer step at which it became non-finite, from 1
-    added: bool = False  # not in the recipe's grid: added because the best value was at the grid's edge
+    added: bool = False  # added to bracket the best learning rate of the rung
 
 
 class TunedRank(BaseModel):
@@ -119,7 +119,7 @@ class TunedRank(BaseModel):
     rank: int
     trial: str  # name of the trial that had the lowest log loss among those with the longest schedule
     settings: dict[str, Any]  # by name in the recipe
-    at_edge: bool  # whether the learning rate is still the lowest or highest that was tried
+    at_edge: bool  # whether the best learning rate is not bracketed by rates that are worse
 
 
 class Tuning(BaseModel):

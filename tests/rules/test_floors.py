@@ -13,7 +13,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("nn", "store"),
     ("hub",),
     ("data", "models", "hardware", "stats"),
-    ("memory",),
+    ("memory", "tuning"),
     ("plan",),
     ("training",),
     ("report",),

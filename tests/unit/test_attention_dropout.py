@@ -51,7 +51,7 @@ def test_the_same_masks_give_the_same_logits(name: str, monkeypatch: pytest.Monk
     for length in (1, 7, 13):
         texts = random_texts([length], 500, seed=length)
         packed = pack([texts])
-        masks = StepMasks([5], 3, packed)
+        masks = StepMasks([5], [3], packed)
         (ours,) = logits(pair.backbone, pair.bank, packed, masks)
         depth = pair.backbone.depth
         names = [pattern.format(i) for i in range(depth)]
@@ -74,7 +74,7 @@ def test_active_in_training_and_only_there(name: str) -> None:
     packed = pack([texts])
 
     def run(step: int, **options: Any) -> Tensor:
-        return logits(pair.backbone, pair.bank, packed, StepMasks([0], step, packed), **options)[0]
+        return logits(pair.backbone, pair.bank, packed, StepMasks([0], [step], packed), **options)[0]
 
     (plain,) = logits(pair.backbone, pair.bank, packed)
     pair.peft.eval()

@@ -70,9 +70,10 @@ def test_what_a_step_says(backbone: Backbone) -> None:
     steps = run(backbone, a_bank(backbone), epochs=2, learning_rate=0.1, warmup_steps=2)
     assert [step.number for step in steps] == list(range(1, 9))
     assert {step.steps for step in steps} == {8}
-    assert [step.epoch for step in steps] == [number / 4 for number in range(1, 9)]
+    assert [step.epochs for step in steps] == [[number / 4] * 3 for number in range(1, 9)]
     rates = [0.0, 0.05, 0.1, 0.5 / 6, 0.4 / 6, 0.3 / 6, 0.2 / 6, 0.1 / 6]
-    assert [step.learning_rate for step in steps] == pytest.approx(rates)
+    assert [step.learning_rates[0] for step in steps] == pytest.approx(rates)
+    assert all(len(set(step.learning_rates)) == 1 for step in steps)
     assert all(len(step.losses) == len(step.grad_norms) == 3 for step in steps)
 
 

@@ -152,9 +152,13 @@ def _setting(name: str) -> Any:
     shown = field.default
     if isinstance(shown, tuple):
         shown = ",".join(map(str, shown))
+    if shown == {}:
+        shown = None
     text = " ".join((field.description or "").split()) + ("" if shown is None else f" [default: {shown}]")
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(help=text)]
+    if get_origin(field.annotation) is dict:
+        return Annotated[list[str] | None, typer.Option(help=text, metavar="NAME=A,B,...")]
     return Annotated[str | None, typer.Option(help=text, metavar=_metavar(field.annotation))]
 
 
@@ -169,15 +173,25 @@ def _metavar(annotation: Any) -> str:
 
 
 def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]) -> Recipe:
-    given = {name: value for name, value in changes.items() if value is not None}
+    given = {name: value for name, value in changes.items() if value is not None and value != []}
     for name, value in given.items():
         if isinstance(value, str) and _metavar(Recipe.settings()[name].annotation) == "A,B,...":
             given[name] = _listed(value)
+        if isinstance(value, list):
+            given[name] = dict(_named_list(name, each) for each in value)
     if preset and path:
         raise UsageError("--preset and --recipe cannot be combined")
     if path:
         return Recipe.load(path, **given)
     return Recipe.preset(preset, **given) if preset else Recipe("option", **given)
+
+
+def _named_list(option: str, value: str) -> tuple[str, list[str]]:
+    """Parse `weight_decay=0,0.01`; hyphens in the name are accepted, as in options."""
+    name, sign, values = value.partition("=")
+    if not sign:
+        raise UsageError(f"--{option} {value}: there is no =", hint=f"such as --{option} weight_decay=0,0.01")
+    return name.strip().replace("-", "_"), _listed(values)
 
 
 def _listed(value: str) -> list[str]:

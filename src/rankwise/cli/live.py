@@ -26,7 +26,7 @@ class _Progress:
     """Progress of one adapter."""
 
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    accuracy: dict[int, float] = field(default_factory=dict)  # epoch -> fraction
+    accuracy: dict[float, float] = field(default_factory=dict)  # epoch -> fraction
 
     def loss(self) -> float | None:
         return sum(self.losses) / len(self.losses) if self.losses else None
@@ -64,7 +64,7 @@ class Board:
         epochs = epochs[-max(1, (columns - NAME_WIDTH) // EPOCH_WIDTH) :]
         shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         shown.add_column("adapter" if len(names) == len(self._rows) else "rank", no_wrap=True)
-        for title in ("loss", *(f"epoch {epoch}" for epoch in epochs)):
+        for title in ("loss", *(f"epoch {epoch:.3g}" for epoch in epochs)):
             shown.add_column(title, justify="right", no_wrap=True)
         for name, members in list(names.items())[: room if len(names) <= room else room - 1]:
             rows = [self._rows[member] for member in members]
@@ -83,7 +83,7 @@ def line(found: Validation) -> str:
     'epoch 1/3, validation accuracy: r1-s110 91.50'
     """
     each = (f"{name} {100 * right:.2f}" for name, right in zip(found.adapters, found.accuracy, strict=True))
-    return f"epoch {found.epoch}/{found.epochs}, validation accuracy: {', '.join(each)}"
+    return f"epoch {found.epoch:.3g}/{found.epochs:.3g}, validation accuracy: {', '.join(each)}"
 
 
 def _by_rank(names: Iterable[str]) -> dict[str, list[str]]:

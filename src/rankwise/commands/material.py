@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from rankwise.models import base as models
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec
-from rankwise.plan import Plan
+from rankwise.plan import Plan, split_trials
 from rankwise.plan import make as make_plan
 from rankwise.recipe import Recipe
 from rankwise.store import files
@@ -45,6 +46,8 @@ class Material:
     config: dict[str, Any]  # the base's config.json
     tokenizer: Tokenizer
     backbone: Backbone
+    planned: Callable[..., Plan]  # `plan.make` with everything but `tuned` and `decided`
+    memory_bytes: int  # memory limit of a bank
     plan: Plan
     device: torch.device
     precision: torch.dtype
@@ -59,6 +62,12 @@ class Material:
     def specs(self) -> dict[str, AdapterSpec]:
         """Name -> adapter, including the linear probe."""
         return {spec.name: spec for bank in self.plan.banks for spec in bank}
+
+    def split(self, specs: Sequence[AdapterSpec]) -> Sequence[Sequence[AdapterSpec]]:
+        """Split adapters into banks that fit in memory."""
+        mean = tokens_per_text(self.splits["train"])
+        size = self.precision.itemsize
+        return split_trials(specs, self.recipe, self.config, mean, self.memory_bytes, size)
 
     @property
     def training_data(self) -> TrainingData:
@@ -102,25 +111,45 @@ def read_material(
     device = hardware.device(recipe.machine.device)
     precision = hardware.dtype(recipe.machine.precision, device)
     limit = recipe.machine.memory_gb
-    plan = make_plan(
+    memory_bytes = int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device))
+    planned = partial(
+        make_plan,
         recipe,
         config,
         has_pad_token=tokenizer.has_pad_token,
         classes=len(corpus.labels),
         texts=len(splits["train"]),
-        tokens_per_text=float(np.mean([len(ids) for ids in splits["train"].ids])),
-        memory_bytes=int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device)),
+        tokens_per_text=tokens_per_text(splits["train"]),
+        memory_bytes=memory_bytes,
         number_bytes=precision.itemsize,
-        decided=[bank.adapters for bank in saved.state.banks] if saved else [],
     )
+    plan = planned(decided=[bank.adapters for bank in saved.state.banks] if saved else [])
     with stage("load", callback, clock):
         backbone = models.load_backbone(base, precision, device)
     for split in splits.values():
         models.check_ids(split.ids, backbone)
     fingerprint = resuming.fingerprint(splits, corpus.labels, base.folder)
     return Material(
-        recipe, run, corpus, splits, base, config, tokenizer, backbone, plan, device, precision, fingerprint
+        recipe,
+        run,
+        corpus,
+        splits,
+        base,
+        config,
+        tokenizer,
+        backbone,
+        planned,
+        memory_bytes,
+        plan,
+        device,
+        precision,
+        fingerprint,
     )
+
+
+def tokens_per_text(split: EncodedSplit) -> float:
+    """Mean length of the texts in tokens."""
+    return float(np.mean([len(ids) for ids in split.ids]))
 
 
 def versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from rankwise.data.writers import csv_line
 from rankwise.models.peft_format import WEIGHTS
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import PlannedAdapter
-from rankwise.schema import AdapterResult, Baseline, Metrics, Results, Timing
+from rankwise.schema import AdapterResult, Baseline, Metrics, Results, Timing, Tuning
 from rankwise.stats.metrics import metrics
 from rankwise.training.data import EncodedSplit
 from rankwise.training.journal import Journal
@@ -73,6 +73,13 @@ def adapter_result(
     return AdapterResult(
         alpha=spec.alpha,
         scale=spec.scale,
+        settings={
+            "learning_rate": spec.learning_rate,
+            "weight_decay": spec.weight_decay,
+            "lora_plus_ratio": spec.lora_plus_ratio,
+            "lora_dropout": spec.dropout,
+            "epochs": spec.epochs,
+        },
         adapter_bytes=(folder / WEIGHTS).stat().st_size,
         train_loss=outcome.train_loss,
         kept_epoch=outcome.kept_epoch,
@@ -109,15 +116,18 @@ def measure(
     }
 
 
-STAGES = ("data", "base", "tokens", "load", "train", "evaluate", "baselines", "write", "total")
+STAGES = ("data", "base", "tokens", "load", "tune", "train", "evaluate", "baselines", "write", "total")
 
 
 def sweep_results(
-    material: Material, journal: Journal, trained: Sequence[Outcome], baselines: Mapping[str, Logits]
+    material: Material,
+    journal: Journal,
+    trained: Sequence[Outcome],
+    baselines: Mapping[str, Logits],
+    tuning: Tuning | None,
 ) -> Results:
     """The contents of results.json."""
     planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
-    probe = material.plan.probe
     return Results(
         rankwise=version("rankwise"),
         base=material.base.name,
@@ -150,13 +160,15 @@ def sweep_results(
             )
             for name, logits in baselines.items()
         ],
-        diverged=[dropped for dropped in journal.diverged if not probe or dropped.name != probe.name],
+        diverged=[dropped for dropped in journal.diverged if dropped.name in planned],
+        tuning=tuning,
     )
 
 
 def sweep_timing(journal: Journal, results: Results) -> Timing:
     """The contents of timing.json."""
-    seconds, training = journal.clock.reading(), journal.clock.seconds.get("train", 0.0)
+    seconds = journal.clock.reading()
+    training = seconds.get("tune", 0.0) + seconds.get("train", 0.0)
     by_adapter = journal.state.train_seconds
     return Timing(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,23 +1,23 @@
 """The `sweep` command: from a recipe to a run folder.
 
-The stages, in order: data, base, plan, training bank by bank, baselines, results, report.
+The stages, in order: data, base, plan, tuning, training bank by bank, baselines, results, report.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from rankwise import hardware
+from rankwise.commands.bank import Task, train_banks
 from rankwise.commands.baselines import all_baselines
 from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
+from rankwise.commands.tune import tune, with_tuned_plan
 from rankwise.data.audit import write as write_data_report
 from rankwise.errors import ResourceError, TrainingError
 from rankwise.models import peft_format
@@ -32,7 +32,7 @@ from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
-from rankwise.training.trainer import Failure, Trainer
+from rankwise.training.trainer import Trainer
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes between checkpoints; one is also saved after every epoch."""
@@ -137,12 +137,11 @@ def _sweep(
     write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths)
     journal.save()
 
-    number = 1
-    while number <= len(journal.banks):
-        if _train_bank(number, material, journal, finished, callback):
-            number += 1
-        else:
-            _relieve(number, material, journal, callback)
+    tuning = tune(material, journal, callback)
+    material = with_tuned_plan(tuning, material, journal)
+    train_banks(
+        _final(material, journal, finished, callback), finished.__contains__, material, journal, callback
+    )
     if not any(name in finished for name in material.plan.names):
         raise _nothing_left([adapter for adapter in journal.diverged if adapter.name in material.plan.names])
 
@@ -152,7 +151,7 @@ def _sweep(
     with clock.timed("write"):
         labels, evaluated = material.corpus.labels, material.evaluated
         files.write_text(run.predictions, predictions_csv(evaluated, labels, trained, baselines))
-    results = sweep_results(material, journal, trained, baselines)
+    results = sweep_results(material, journal, trained, baselines, tuning)
     files.write_text(run.timing, sweep_timing(journal, results).model_dump_json(indent=1) + "\n")
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
     build.rebuild(run)
@@ -204,37 +203,24 @@ def _finished(material: Material) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in found.items() if outcome}
 
 
-def _train_bank(
-    number: int, material: Material, journal: Journal, finished: dict[str, Outcome], callback: Callback
-) -> bool:
-    """Train a bank unless it is finished; return False if it does not fit into memory."""
-    bank = journal.banks[number - 1]
-    specs = [material.specs[name] for name in journal.names(bank)]
-    if all(spec.name in finished for spec in specs):
-        return True
-    try:
-        trainer = Trainer(
-            material.backbone,
-            specs,
-            material.training_data,
-            material.recipe.train,
-            saved=journal.adapters,
-            micro_batches=bank.micro_batches,
-            record=lambda event: journal.record(number, event),
-        )
-        _train(trainer, material, journal, callback, _title(number, material, journal))
+def _final(material: Material, journal: Journal, finished: dict[str, Outcome], callback: Callback) -> Task:
+    """The training of the adapters that are the sweep's results."""
+
+    def finish(trainer: Trainer) -> None:
         trained = _evaluate(trainer, material, journal.clock, callback)
-    except (RuntimeError, MemoryError) as error:
-        if not hardware.is_out_of_memory(error):
-            raise
-        return False
-    with journal.clock.timed("write"):
-        for outcome in trained:
-            _keep(trainer, outcome, material)
-            journal.adapters.pop(outcome.name, None)
-            finished[outcome.name] = outcome
-    journal.save()
-    return True
+        with journal.clock.timed("write"):
+            for outcome in trained:
+                _keep(trainer, outcome, material)
+                finished[outcome.name] = outcome
+
+    return Task(
+        stage="train",
+        specs=material.specs,
+        data=material.training_data,
+        settings=material.recipe.train,
+        title=lambda number: _title(number, material, journal),
+        finish=finish,
+    )
 
 
 def _title(number: int, material: Material, journal: Journal) -> str:
@@ -244,58 +230,6 @@ def _title(number: int, material: Material, journal: Journal) -> str:
         return "linear probe"
     banks = sum(not probe or probe.name not in bank.adapters for bank in journal.banks)
     return "train" if banks == 1 else f"train {number}/{banks}"
-
-
-def _train(trainer: Trainer, material: Material, journal: Journal, callback: Callback, title: str) -> None:
-    """Train a bank to completion; save a checkpoint if interrupted."""
-    callback.begin(title, trainer.steps)
-    callback.advance(trainer.step_number)
-    try:
-        while not trainer.done:
-            if trainer.validation_due:
-                callback.begin("validation", len(material.splits["validation"]))
-                with journal.clock.timed("evaluate"):
-                    validation = trainer.validate(callback.advance)
-                callback.end()
-                callback.validation(validation)
-                journal.save(trainer)
-                if not trainer.done:
-                    callback.begin(title, trainer.steps)
-                    callback.advance(trainer.step_number)
-                continue
-            start = time.perf_counter()
-            with journal.clock.timed("train"):
-                step = trainer.step()
-            journal.count(step, time.perf_counter() - start)
-            callback.step(step.adapters, step.number, step.steps, step.losses)
-            if step.failures:
-                _drop(step.failures, material, journal, callback)
-            if step.failures or journal.is_due(trainer):
-                journal.save(trainer)
-    except KeyboardInterrupt:
-        if trainer.settled:
-            journal.save(trainer)
-        raise
-    callback.end()
-
-
-def _drop(failures: Sequence[Failure], material: Material, journal: Journal, callback: Callback) -> None:
-    """Record the adapters that have diverged, or stop if the recipe says so."""
-    if material.recipe.train.on_nan == "stop":
-        raise TrainingError(
-            "\n".join(
-                f"step {failure.step}: adapter {failure.spec.name} has {failure.reason}"
-                for failure in failures
-            ),
-            hint="a lower --learning-rate or --precision float32 usually helps; "
-            "--on-nan drop continues without the adapter",
-        )
-    for failure in failures:
-        spec, step, reason = failure.spec, failure.step, failure.reason
-        journal.diverged.append(
-            Diverged(name=spec.name, rank=spec.rank, seed=spec.seed, step=step, reason=reason)
-        )
-        callback.note(f"step {step}: adapter {spec.name} is dropped: {reason}")
 
 
 def _evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callback) -> list[Outcome]:
@@ -310,8 +244,7 @@ def _evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Call
                 logits[name]["test"] = of_adapter
         callback.end()
     return [
-        Outcome(name, kept[name].epoch, float(np.mean(state[name].losses)), logits[name])
-        for name in trainer.names
+        Outcome(name, kept[name].epoch, float(np.mean(state[name].losses)), logits[name]) for name in kept
     ]
 
 
@@ -328,24 +261,6 @@ def _keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
     )
     peft_format.save(folder, saved, material.config, material.tokenizer.files())
     outcomes.save(material.run, outcome, material.fingerprint)
-
-
-def _relieve(number: int, material: Material, journal: Journal, callback: Callback) -> None:
-    """Reduce the memory use of a bank that does not fit into memory.
-
-    Raises:
-        ResourceError: even one adapter with one text at a time does not fit.
-    """
-    if material.device.type == "cuda":
-        torch.cuda.empty_cache()
-    settings = material.recipe.train
-    done = journal.relieve(number, min(settings.batch_size, len(material.splits["train"])))
-    if done is None:
-        raise ResourceError(
-            f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",
-            hint="in a new run give a smaller --max-length, or a smaller --base",
-        )
-    callback.note(f"out of memory: {done}; a smaller --memory-gb avoids this from the start")
 
 
 def _nothing_left(diverged: Sequence[Diverged]) -> TrainingError:

@@ -46,6 +46,10 @@ class AdapterSpec:
     dropout: float  # on the adapter's input
     modules: tuple[str, ...]  # full names of its target modules
     name: str = ""  # unique within the run; default `rRANK-sSEED`
+    learning_rate: float = 1e-3  # peak learning rate; this and the following only matter in training
+    weight_decay: float = 0.01
+    lora_plus_ratio: float = 1.0  # learning rate of B over that of A (Hayou et al. 2024, arXiv 2402.12354)
+    epochs: float = 1.0  # length of the schedule, in passes over the training texts
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -152,7 +156,7 @@ class Bank:
         head_std: float = 0.02,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.specs, self.classes = tuple(specs), classes
+        self.specs, self.modules, self.d_model, self.classes = tuple(specs), modules, d_model, classes
         self.first_layer = min((layer_of(module) for spec in specs for module in spec.modules), default=None)
         shapes = [tensor_shapes(spec, modules, d_model, classes) for spec in specs]
         sizes = [sum(math.prod(shape) for shape in of_adapter.values()) for of_adapter in shapes]
@@ -168,6 +172,20 @@ class Bank:
     def state(self, adapter: int) -> dict[str, Tensor]:
         """Copies of one adapter's tensors on the CPU, float32."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.tensors[adapter].items()}
+
+    def subset(self, adapters: Sequence[int]) -> Bank:
+        """A bank of copies of some of the adapters."""
+        made = Bank(
+            [self.specs[k] for k in adapters],
+            self.modules,
+            self.d_model,
+            self.classes,
+            device=self.flat.device,
+        )
+        with torch.no_grad():
+            for segment, k in zip(made.segments, adapters, strict=True):
+                made.flat[segment] = self.flat[self.segments[k]]
+        return made
 
     def load(self, adapter: int, state: Mapping[str, Tensor]) -> None:
         """Overwrite one adapter's tensors with saved ones of the same names and shapes."""

@@ -25,6 +25,9 @@ from rankwise.nn.linear import Linear
 from rankwise.nn.masks import Masks
 from rankwise.nn.ragged.lora import BankHook
 
+IGNORED = -100
+"""Target of a text that fills up a batch and has no loss: the default `ignore_index` of torch."""
+
 
 def logits(
     backbone: Backbone, bank: Bank, packed: PackedBatch, masks: Masks | None = None, base_dropout: bool = True
@@ -97,7 +100,7 @@ def losses(
 
     Args:
         logits: for each adapter (texts, classes) float32.
-        targets: for each adapter (texts,) int64.
+        targets: for each adapter (texts,) int64; texts with `IGNORED` do not count.
         class_weights: (classes,) float32.
         totals: (adapters,) denominators for a micro-batch: those of the whole batch, from `loss_totals`.
             By default those of `targets`.
@@ -118,7 +121,7 @@ def loss_totals(targets: Tensor, class_weights: Tensor | None) -> Tensor:
     """The denominators of the losses of whole batches.
 
     Args:
-        targets: (adapters, texts) int64, of whole batches.
+        targets: (adapters, texts) int64, of whole batches; texts with `IGNORED` do not count.
         class_weights: (classes,) float32.
 
     Returns:
@@ -127,6 +130,7 @@ def loss_totals(targets: Tensor, class_weights: Tensor | None) -> Tensor:
     >>> loss_totals(torch.tensor([[0, 1, 1]]), torch.tensor([4.0, 0.5])).tolist()
     [5.0]
     """
+    counted = targets != IGNORED
     if class_weights is None:
-        return torch.full((len(targets),), float(targets.shape[1]), device=targets.device)
-    return class_weights[targets].sum(1)
+        return counted.sum(1).float()
+    return (class_weights[targets.clamp(min=0)] * counted).sum(1)

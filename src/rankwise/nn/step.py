@@ -26,13 +26,13 @@ Targets = Sequence[NDArray[np.int64]]  # for each adapter, (texts,) label ids
 class TrainingStep(Protocol):
     """Accumulates a step's gradients into those of a bank, which the optimizer has zeroed."""
 
-    def __call__(self, batches: Batches, targets: Targets, number: int) -> Tensor:
+    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
         """Run the forward and backward pass.
 
         Args:
             batches: for each adapter its texts, each (length,) int64 ids.
             targets: for each adapter (texts,) label ids.
-            number: step number, from 0; part of the dropout masks' keys.
+            numbers: for each adapter its step number, from 0; part of the dropout masks' keys.
 
         Returns:
             (adapters,) float32 losses, on the bank's device.

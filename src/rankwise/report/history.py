@@ -22,8 +22,9 @@ class _Event(BaseModel):
     """A line of history.jsonl: a step or a validation, with a value for each adapter."""
 
     adapters: list[str]
-    epoch: float
-    losses: list[float] = []  # step events only
+    epoch: float = 0.0  # validation events only
+    epochs: list[float] = []  # step events only, like losses; of each adapter
+    losses: list[float] = []
     accuracy: list[float] = []  # validation events only, like log_loss
     log_loss: list[float] = []
 
@@ -43,8 +44,8 @@ def parse_curves(lines: Iterable[str]) -> dict[str, Curve]:
 def _add(curves: dict[str, Curve], event: _Event) -> None:
     for name in event.adapters:
         curves.setdefault(name, Curve())
-    for name, value in zip(event.adapters, event.losses, strict=False):
-        curves[name].losses[event.epoch] = value
+    for name, epoch, value in zip(event.adapters, event.epochs, event.losses, strict=False):
+        curves[name].losses[epoch] = value
     for name, value in zip(event.adapters, event.accuracy, strict=False):
         curves[name].accuracy[event.epoch] = value
     for name, value in zip(event.adapters, event.log_loss, strict=False):

@@ -175,7 +175,7 @@ def _gap(found: Verdict, rank: int) -> str:
 
 
 def _signed(found: Verdict, value: float, bare: bool = False) -> str:
-    number = f"{found.metric.scale * value:+.{found.metric.digits}f}"
+    number = found.metric.change(value)
     return number if bare else f"{number} {found.metric.unit}"
 
 

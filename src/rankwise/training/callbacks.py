@@ -11,8 +11,8 @@ class Validation:
     """Validation metrics of a bank's adapters after an epoch; log loss in nats per text."""
 
     adapters: Sequence[str]
-    epoch: int  # from 1
-    epochs: int
+    epoch: float  # passes over the training texts so far
+    epochs: float  # length of these adapters' schedule
     step: int  # completed steps
     accuracy: Sequence[float]
     macro_f1: Sequence[float]

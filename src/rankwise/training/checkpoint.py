@@ -35,11 +35,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from rankwise.schema import Diverged
+from rankwise.schema import Diverged, Trial
 from rankwise.store import files
 from rankwise.training.state import AdapterState, Kept
 
-SCHEMA = 2
+SCHEMA = 3
 NEWEST = 2
 """Number of checkpoints to keep: the newest, and the previous one in case the newest is damaged."""
 STATE, TENSORS, MANIFEST = "state.json", "state.safetensors", "manifest.json"
@@ -63,7 +63,7 @@ class AdapterProgress(_Strict):
 
     parameters: int
     steps: int
-    epochs: int = 0  # validated epochs
+    validated: int = 0  # steps at the last validation
     kept_epoch: int = 0  # 0: none yet
     kept_accuracy: float = 0.0
 
@@ -78,6 +78,8 @@ class SweepState(_Strict):
     banks: list[BankPlan]
     progress: dict[str, AdapterProgress] = {}  # adapters in training
     diverged: list[Diverged] = []
+    trials: list[Trial] = []  # finished trials of tuning
+    trial_banks: list[BankPlan] = []  # the trials in training
     history_bytes: int = 0
     trained_tokens: int = 0
     seconds: dict[str, float] = {}  # stage -> wall seconds so far
@@ -167,7 +169,7 @@ def _progress(adapter: AdapterState) -> AdapterProgress:
     return AdapterProgress(
         parameters=len(adapter.parameters),
         steps=adapter.steps,
-        epochs=adapter.epochs,
+        validated=adapter.validated,
         kept_epoch=kept.epoch if kept else 0,
         kept_accuracy=kept.accuracy if kept else 0.0,
     )
@@ -199,7 +201,7 @@ def _adapter(name: str, progress: AdapterProgress, tensors: Mapping[str, Tensor]
         kept = Kept(progress.kept_epoch, progress.kept_accuracy, stored, logits)
     parameters, exp_avg, exp_avg_sq = (own[what] for what in _FLAT)
     losses = own["losses"].tolist()
-    return AdapterState(parameters, exp_avg, exp_avg_sq, losses, progress.epochs, kept)
+    return AdapterState(parameters, exp_avg, exp_avg_sq, losses, progress.validated, kept)
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:

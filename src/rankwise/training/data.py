@@ -44,3 +44,21 @@ def balanced_weights(targets: NDArray[np.int64], classes: int) -> NDArray[np.flo
     weights = np.zeros(classes, dtype=np.float32)
     weights[present] = compute_class_weight("balanced", classes=present, y=targets)
     return weights
+
+
+def hold_out(targets: NDArray[np.int64], size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the texts to keep and of those held out, (n,) each, ascending; the same share of each class.
+
+    At least one text of each class is kept.
+
+    >>> kept, held = hold_out(np.array([0, 1] * 10), 4, seed=0)
+    >>> len(kept), np.bincount(np.array([0, 1] * 10)[held]).tolist()
+    (16, [2, 2])
+    """
+    random = np.random.default_rng(seed)
+    held: list[NDArray[np.int64]] = []
+    for label in np.unique(targets):
+        members = random.permutation(np.flatnonzero(targets == label))
+        held.append(members[: min(round(size * len(members) / len(targets)), len(members) - 1)])
+    chosen = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(targets)), chosen), chosen

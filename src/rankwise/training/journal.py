@@ -7,8 +7,9 @@ import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Literal
 
-from rankwise.schema import Diverged
+from rankwise.schema import Diverged, Trial
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training import checkpoint, signals
@@ -16,6 +17,9 @@ from rankwise.training.callbacks import Validation
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 from rankwise.training.state import AdapterState
 from rankwise.training.trainer import StepResult, Trainer
+
+Stage = Literal["tune", "train"]
+"""What a bank is trained for: to choose settings, or to be the result."""
 
 
 class Clock:
@@ -84,6 +88,11 @@ class Journal:
         """The adapters that diverged and were dropped."""
         return self.state.diverged
 
+    @property
+    def trials(self) -> list[Trial]:
+        """The finished trials of tuning."""
+        return self.state.trials
+
     def names(self, bank: BankPlan) -> list[str]:
         """The adapters of a bank that have not been dropped."""
         dropped = {adapter.name for adapter in self.diverged}
@@ -94,11 +103,11 @@ class Journal:
         return next(number for number, bank in enumerate(self.banks, 1) if name in bank.adapters)
 
     def record(self, bank: int, event: StepResult | Validation) -> None:
-        """Write a step or a validation to history.jsonl."""
-        kind = "validation" if isinstance(event, Validation) else "step"
-        line = {"kind": kind, "bank": bank} | asdict(event)
-        for name in ("failures", "epochs", "step"):  # not needed for the curves
-            line.pop(name, None)
+        """Write a step or a validation to history.jsonl; bank 0 is that of tuning."""
+        validation = isinstance(event, Validation)
+        line = {"kind": "validation" if validation else "step", "bank": bank} | asdict(event)
+        for name in ("epochs", "step") if validation else ("failures",):  # not needed for the curves
+            line.pop(name)
         files.append_line(self.run.history, json.dumps(line, allow_nan=False))
 
     def count(self, step: StepResult, seconds: float) -> None:
@@ -139,13 +148,18 @@ class Journal:
             lines = self.run.history.read_text("utf-8").splitlines(keepends=True)
             files.write_text(self.run.history, "".join(line for line in lines if _is_of(line, finished)))
 
-    def relieve(self, number: int, batch_size: int) -> str | None:
+    def banks_of(self, stage: Stage) -> list[BankPlan]:
+        """The banks of a stage, in training order."""
+        return self.state.trial_banks if stage == "tune" else self.state.banks
+
+    def relieve(self, stage: Stage, number: int, batch_size: int) -> str | None:
         """Roll back to the last checkpoint, and reduce the memory use of a bank that ran out of memory.
 
         A bank of several adapters is split in half. For a bank of a single adapter, the number of
         micro-batches is doubled.
 
         Args:
+            stage: the stage whose bank it is.
             number: number of the bank, from 1.
             batch_size: texts per adapter and step.
 
@@ -153,13 +167,14 @@ class Journal:
             A description of the change; None if no further reduction is possible.
         """
         self.go_back()
-        bank = self.banks[number - 1]
+        banks = self.banks_of(stage)
+        bank = banks[number - 1]
         names = self.names(bank)
         half = (len(names) + 1) // 2
         if len(names) > 1:
             second = BankPlan(adapters=names[half:], micro_batches=bank.micro_batches)
             bank.adapters = [name for name in bank.adapters if name not in second.adapters]
-            self.banks.insert(number, second)
+            banks.insert(number, second)
             done = f"the bank of {len(names)} adapters is split into {half} and {len(names) - half}"
         elif bank.micro_batches < batch_size:
             bank.micro_batches = min(2 * bank.micro_batches, batch_size)

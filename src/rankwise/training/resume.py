@@ -126,8 +126,11 @@ def from_results(run: RunFolder, recipe: Recipe, results: Results) -> SweepState
         environment=environment(results.versions, results.device, results.precision, results.threads),
         banks=[BankPlan(adapters=banks.get(number, [])) for number in range(1, 1 + max(banks))],
         diverged=results.diverged,
+        trials=results.tuning.trials if results.tuning else [],
         history_bytes=files.size(run.history),
-        trained_tokens=round(timing.tokens_per_second * timing.seconds["train"]),
+        trained_tokens=round(
+            timing.tokens_per_second * (timing.seconds.get("tune", 0.0) + timing.seconds["train"])
+        ),
         seconds=timing.seconds,
         train_seconds=timing.train_seconds,
     )

@@ -33,7 +33,7 @@ class AdapterState:
     exp_avg: Tensor
     exp_avg_sq: Tensor
     losses: list[float] = field(default_factory=list)  # one per step so far
-    epochs: int = 0  # validated epochs
+    validated: int = 0  # steps at the last validation
     kept: Kept | None = None
 
     @property
@@ -57,4 +57,4 @@ class AdapterState:
         self.parameters.copy_(saved.parameters)
         self.exp_avg.copy_(saved.exp_avg)
         self.exp_avg_sq.copy_(saved.exp_avg_sq)
-        self.losses, self.epochs, self.kept = list(saved.losses), saved.epochs, saved.kept
+        self.losses, self.validated, self.kept = list(saved.losses), saved.validated, saved.kept

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -54,11 +54,11 @@ class Failure:
 class StepResult:
     """The result of one step, for each adapter that is still finite, in the bank's order."""
 
-    number: int  # from 1
-    steps: int  # total number of steps
-    epoch: float  # fractional epochs so far
-    learning_rate: float
+    number: int  # from 1; of the adapter with the most steps to go
+    steps: int  # its total number of steps
     adapters: list[str]  # names
+    epochs: list[float]  # of each adapter, passes over the training texts so far
+    learning_rates: list[float]
     losses: list[float]
     grad_norms: list[float]  # before clipping
     tokens: int  # total over these adapters
@@ -79,7 +79,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class _Workbench:
-    """The bank in training and the objects built for it; rebuilt when adapters are dropped."""
+    """The bank in training and the objects built for it; rebuilt when adapters leave or enter."""
 
     bank: Bank
     optimizer: AdamW
@@ -88,13 +88,16 @@ class _Workbench:
 
 
 class Trainer:
-    """Trains the adapters of one bank on the same texts, each in its own order.
+    """Trains the adapters of one bank on the same texts, each in its own order and with its own schedule.
+
+    Adapters may differ in everything that their specs hold. One with a shorter schedule leaves the bank when
+    it has finished; `add` puts new ones in. An adapter's results do not depend on the others, up to rounding.
 
     Args:
         backbone: the frozen model.
         specs: the adapters.
         data: training and validation data.
-        settings: epochs, batch size, learning rate and so on.
+        settings: what all adapters share: batch size, kind of schedule, gradient clipping and so on.
         saved: adapter name -> saved state to resume from.
         micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
         record: called after each step and validation while signals are deferred, so that its records
@@ -114,25 +117,43 @@ class Trainer:
     ) -> None:
         self.backbone, self.data, self.settings = backbone, data, settings
         self.micro_batches, self.record = micro_batches, record
-        self.steps = settings.epochs * self.steps_per_epoch
+        if len({spec.name for spec in specs}) < len(specs):
+            raise ValueError("two adapters of a bank have the same name")
+        self.specs = list(specs)
+        """The adapters that have not failed, including those that have finished."""
         self.settled = True
         """Whether the states and the records belong to the same step, so that they can be saved."""
-        self._bench = self._place(specs, saved or {})
+        saved = saved or {}
+        self._finished = {
+            spec.name: saved[spec.name]
+            for spec in specs
+            if spec.name in saved and self._is_finished(spec, saved[spec.name])
+        }
+        self._bench = self._place([spec for spec in specs if spec.name not in self._finished], saved)
 
     @property
     def bank(self) -> Bank:
-        """The adapters."""
+        """The adapters in training."""
         return self._bench.bank
 
     @property
     def names(self) -> list[str]:
-        """The adapters' names."""
+        """The names of the adapters in training."""
         return [spec.name for spec in self.bank.specs]
 
     @property
+    def steps(self) -> int:
+        """Number of steps of the longest schedule."""
+        return max(map(self.steps_of, self.specs), default=0)
+
+    @property
     def step_number(self) -> int:
-        """Number of completed steps."""
-        return self._bench.optimizer.steps
+        """Number of completed steps: `steps` less those that are left to the slowest adapter."""
+        left = [
+            self.steps_of(spec) - state.steps
+            for spec, state in zip(self.bank.specs, self._bench.states.values(), strict=True)
+        ]
+        return self.steps - max(left, default=0)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -141,119 +162,184 @@ class Trainer:
 
     @property
     def validation_due(self) -> bool:
-        """Whether an epoch has ended and has not been validated yet."""
-        epochs, rest = divmod(self.step_number, self.steps_per_epoch)
-        validated = min((state.epochs for state in self._bench.states.values()), default=epochs)
-        return bool(len(self.data.validation_ids)) and not rest and epochs > validated
+        """Whether an adapter has ended an epoch or its schedule, and has not been validated since."""
+        return bool(self._due())
 
     @property
     def done(self) -> bool:
         """Whether training and validation are complete, or no adapter is left."""
-        return not self.bank.specs or (self.step_number >= self.steps and not self.validation_due)
+        states = self._bench.states
+        return all(self._is_finished(spec, states[spec.name]) for spec in self.bank.specs)
+
+    def steps_of(self, spec: AdapterSpec) -> int:
+        """Number of steps of an adapter's schedule."""
+        return max(1, round(spec.epochs * self.steps_per_epoch))
 
     def state(self) -> dict[str, AdapterState]:
         """Copies of every adapter's current state."""
-        return {name: state.copy() for name, state in self._bench.states.items()}
+        states = self._finished | self._bench.states
+        return {spec.name: states[spec.name].copy() for spec in self.specs}
 
     def kept(self) -> dict[str, Kept]:
         """The kept snapshot of each adapter: the last or the best epoch on validation, as set by `keep`."""
-        return {name: state.kept for name, state in self._bench.states.items() if state.kept}
+        states = self._finished | self._bench.states
+        kept = {spec.name: states[spec.name].kept for spec in self.specs}
+        return {name: snapshot for name, snapshot in kept.items() if snapshot}
+
+    def add(self, specs: Sequence[AdapterSpec]) -> None:
+        """Put new adapters into the bank."""
+        with signals.held():
+            self._release(set())
+            before = self.state_in_training()
+            staying = [spec for spec in self.bank.specs if not self._is_finished(spec, before[spec.name])]
+            self._finished |= {
+                spec.name: before[spec.name] for spec in self.bank.specs if spec not in staying
+            }
+            self.specs += specs
+            self._bench = self._place([*staying, *specs], before)
+
+    def state_in_training(self) -> dict[str, AdapterState]:
+        """Copies of the current states of the adapters that have not finished."""
+        return {name: state.copy() for name, state in self._bench.states.items()}
 
     def step(self) -> StepResult:
         """Run one optimizer step of every adapter. Adapters that are no longer finite are dropped."""
         signals.check()
-        number, bench = self.step_number, self._bench
-        batches = [self._batch(spec.seed, number) for spec in self.bank.specs]
+        bench, specs = self._bench, self.bank.specs
+        numbers = list(bench.optimizer.steps)
+        batches = [self._batch(spec.seed, number) for spec, number in zip(specs, numbers, strict=True)]
         texts = [[self.data.ids[n] for n in batch] for batch in batches]
-        losses = bench.backward(texts, [self.data.targets[batch] for batch in batches], number)
-        rate = self._learning_rate(number)
+        losses = bench.backward(texts, [self.data.targets[batch] for batch in batches], numbers).tolist()
+        rates = [self._learning_rate(spec, number) for spec, number in zip(specs, numbers, strict=True)]
         with signals.held():
             self.settled = False
-            norms = bench.optimizer.step(rate).tolist()
-            failures = self._failures(losses.tolist(), norms, batches)
+            norms = bench.optimizer.step(rates).tolist()
+            failures = self._failures(losses, norms, batches)
             failed = {failure.spec.name for failure in failures}
             staying = [k for k, name in enumerate(self.names) if name not in failed]
-            tokens = [sum(len(ids) for ids in batch) for batch in texts]
+            for k in staying:
+                bench.states[self.names[k]].losses.append(losses[k])
             result = StepResult(
-                number=number + 1,
+                number=self.step_number,
                 steps=self.steps,
-                epoch=(number + 1) / self.steps_per_epoch,
-                learning_rate=rate,
                 adapters=[self.names[k] for k in staying],
-                losses=[losses.tolist()[k] for k in staying],
+                epochs=[(numbers[k] + 1) / self.steps_per_epoch for k in staying],
+                learning_rates=[rates[k] for k in staying],
+                losses=[losses[k] for k in staying],
                 grad_norms=[norms[k] for k in staying],
-                tokens=sum(tokens[k] for k in staying),
+                tokens=sum(len(ids) for k in staying for ids in texts[k]),
                 failures=failures,
             )
-            self._take(result)
+            if result.adapters:
+                self.record(result)
+            self.specs = [spec for spec in self.specs if spec.name not in failed]
+            self._release(failed)
             self.settled = True
         return result
 
     def validate(self, on_texts: Callable[[int], None] = lambda texts: None) -> Validation:
-        """Evaluate every adapter on the validation texts, and update the kept snapshots.
+        """Evaluate adapters that are due on the validation texts, and update their kept snapshots.
+
+        Adapters at the same step are evaluated together; `validation_due` says whether others are due.
 
         Args:
             on_texts: called with the number of texts after each forward pass.
         """
         signals.check()
+        due = self._due()
+        specs = [self.bank.specs[k] for k in due]
+        states = [self._bench.states[spec.name] for spec in specs]
         targets = self.data.validation_targets
-        logits = bank_logits(self.backbone, self.bank, self.data.validation_ids, on_texts)
+        bank = self.bank if len(due) == len(self.bank.specs) else self.bank.subset(due)
+        logits = bank_logits(self.backbone, bank, self.data.validation_ids, on_texts)
         measured = [metrics("validation", targets, of_adapter, self.data.labels) for of_adapter in logits]
-        epoch = self.step_number // self.steps_per_epoch
         found = Validation(
-            adapters=self.names,
-            epoch=epoch,
-            epochs=self.settings.epochs,
-            step=self.step_number,
+            adapters=[spec.name for spec in specs],
+            epoch=states[0].steps / self.steps_per_epoch,
+            epochs=specs[0].epochs,
+            step=states[0].steps,
             accuracy=[of_adapter.accuracy for of_adapter in measured],
             macro_f1=[of_adapter.macro_f1 for of_adapter in measured],
             log_loss=[of_adapter.log_loss or 0.0 for of_adapter in measured],
         )
         with signals.held():
             self.settled = False
-            for k, state in enumerate(self._bench.states.values()):
+            for k, state in enumerate(states):
                 best = state.kept.accuracy if state.kept else -1.0
                 if self.settings.keep == "last" or found.accuracy[k] > best:
-                    state.kept = Kept(epoch, found.accuracy[k], self.bank.state(k), logits[k])
-                state.epochs = epoch
+                    state.kept = Kept(math.ceil(found.epoch), found.accuracy[k], bank.state(k), logits[k])
+                state.validated = state.steps
             self.record(found)
+            self._release(set())
             self.settled = True
         return found
 
     def kept_logits(
         self, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda texts: None
     ) -> dict[str, NDArray[np.float32]]:
-        """Adapter name -> (texts, classes) logits of the kept snapshots. Ends training."""
-        self.settled = False  # the bank holds the kept snapshots, not the last step
-        kept = self.kept()
-        for k, name in enumerate(self.names):
-            self.bank.load(k, kept[name].tensors)
-        logits = bank_logits(self.backbone, self.bank, texts, on_texts)
-        return dict(zip(self.names, logits, strict=True))
+        """Adapter name -> (texts, classes) logits of the kept snapshots."""
+        bank, kept = self._bank(self.specs), self.kept()
+        for k, spec in enumerate(self.specs):
+            bank.load(k, kept[spec.name].tensors)
+        logits = bank_logits(self.backbone, bank, texts, on_texts)
+        return {spec.name: of_adapter for spec, of_adapter in zip(self.specs, logits, strict=True)}
+
+    def _bank(self, specs: Sequence[AdapterSpec]) -> Bank:
+        """A newly initialized bank of these adapters."""
+        model, device = self.backbone, self.backbone.tokens.device
+        return Bank(specs, model.modules(), model.d_model, len(self.data.labels), model.head_std, device)
 
     def _place(self, specs: Sequence[AdapterSpec], saved: Mapping[str, AdapterState]) -> _Workbench:
         """A bank of these adapters, each restored from its saved state or newly initialized."""
-        model, settings, device = self.backbone, self.settings, self.backbone.tokens.device
-        classes = len(self.data.labels)
-        bank = Bank(specs, model.modules(), model.d_model, classes, model.head_std, device)
-        optimizer = AdamW(bank, settings.weight_decay, settings.max_grad_norm)
+        bank = self._bank(specs)
+        optimizer = AdamW(bank, self.settings.max_grad_norm)
         states = {
             spec.name: AdapterState(bank.flat[part], optimizer.exp_avg[part], optimizer.exp_avg_sq[part])
             for spec, part in zip(specs, bank.segments, strict=True)
         }
         for name in states.keys() & saved.keys():
             states[name].restore(saved[name])
-            optimizer.steps = saved[name].steps
+        optimizer.steps = [state.steps for state in states.values()]
         weights = self.data.class_weights
         backward = step_of(
-            model,
+            self.backbone,
             bank,
-            None if weights is None else torch.from_numpy(weights).to(device),
-            settings.base_dropout,
+            None if weights is None else torch.from_numpy(weights).to(bank.flat.device),
+            self.settings.base_dropout,
             self.micro_batches,
             _warn,
         )
         return _Workbench(bank, optimizer, states, backward)
+
+    def _release(self, failed: Set[str]) -> None:
+        """Take failed and finished adapters out of the bank, unless all have finished."""
+        states = self._bench.states
+        left = [spec for spec in self.bank.specs if spec.name not in failed]
+        staying = [spec for spec in left if not self._is_finished(spec, states[spec.name])]
+        if not failed and (not staying or len(staying) == len(self.bank.specs)):
+            return
+        before = self.state_in_training()
+        self._finished |= {spec.name: before[spec.name] for spec in left if spec not in staying}
+        self._bench = self._place(staying, before)
+
+    def _is_finished(self, spec: AdapterSpec, state: AdapterState) -> bool:
+        """Whether an adapter has completed its schedule, and has been validated if there are texts for it."""
+        validated = not len(self.data.validation_ids) or state.validated == state.steps
+        return state.steps >= self.steps_of(spec) and validated
+
+    def _due(self) -> list[int]:
+        """The adapters to validate next: those that are due and have done as many steps as the first one."""
+        if not len(self.data.validation_ids):
+            return []
+        states = [self._bench.states[spec.name] for spec in self.bank.specs]
+        due = [
+            k
+            for k, (spec, state) in enumerate(zip(self.bank.specs, states, strict=True))
+            if state.steps > state.validated
+            and (not state.steps % self.steps_per_epoch or state.steps >= self.steps_of(spec))
+        ]
+        first = [(states[k].steps, self.bank.specs[k].epochs) for k in due[:1]]
+        return [k for k in due if [(states[k].steps, self.bank.specs[k].epochs)] == first]
 
     def _batch(self, seed: int, step: int) -> NDArray[np.int64]:
         """(texts,) indices of the training texts in an adapter's batch at a step, from 0."""
@@ -261,9 +347,9 @@ class Trainer:
         size = self.settings.batch_size
         return order(seed, epoch, len(self.data.ids))[i * size : (i + 1) * size]
 
-    def _learning_rate(self, step: int) -> float:
-        settings = self.settings
-        return settings.learning_rate * schedule(settings.schedule, step, self.steps, settings.warmup_steps)
+    def _learning_rate(self, spec: AdapterSpec, step: int) -> float:
+        settings, steps = self.settings, self.steps_of(spec)
+        return spec.learning_rate * schedule(settings.schedule, step, steps, settings.warmup_steps)
 
     def _failures(
         self, losses: Sequence[float], norms: Sequence[float], batches: Sequence[NDArray[np.int64]]
@@ -279,18 +365,8 @@ class Trainer:
                 reason = (
                     f"loss {loss}, gradient norm {norm} and weight norm {weight} on training texts {texts}"
                 )
-                failures.append(Failure(self.bank.specs[k], self.step_number, reason))
+                failures.append(Failure(self.bank.specs[k], self._bench.optimizer.steps[k], reason))
         return failures
-
-    def _take(self, result: StepResult) -> None:
-        """Record a step's losses, and continue with the adapters that are still finite."""
-        for name, loss in zip(result.adapters, result.losses, strict=True):
-            self._bench.states[name].losses.append(loss)
-        if result.adapters:
-            self.record(result)
-        if result.failures:
-            staying = [spec for spec in self.bank.specs if spec.name in result.adapters]
-            self._bench = self._place(staying, self.state())
 
 
 def step_of(

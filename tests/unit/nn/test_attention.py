@@ -45,7 +45,7 @@ def attention_by_text(
 def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None:
     packed = pack([texts([7, 1, 20]), texts([8, 6, 33])])
     (qkv,) = leaves((len(packed.ids), heads + 2 * kv_heads, 4))
-    masks = StepMasks([1, 2], 0, packed).attention("attn", heads, rate, pooled) if rate else None
+    masks = StepMasks([1, 2], [0, 0], packed).attention("attn", heads, rate, pooled) if rate else None
     mask = {
         text: mask
         for bucket, dense in zip(packed.buckets, masks or (), strict=bool(masks))

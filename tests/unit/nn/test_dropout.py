@@ -16,7 +16,7 @@ def test_add_with_dropout(pooled: bool) -> None:
     packed = pack([texts([3, 9]), texts([4])])
     rows = len(packed.last if pooled else packed.ids)
     x, branch = leaves((rows, 10), (rows, 10))
-    masks = StepMasks([1, 2], 0, packed)
+    masks = StepMasks([1, 2], [0, 0], packed)
     ours = DropoutHook(masks).add("a name", x, branch, 0.4, pooled)
     mask = masks.rows("a name", 10, [0.4, 0.4], pooled)
     compare(ours, x + branch * mask / 0.6, (x, branch))

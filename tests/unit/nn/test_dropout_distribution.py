@@ -60,7 +60,7 @@ def pair() -> Pair:
 def draws(pair: Pair, text: Ids, base_dropout: bool = True) -> NDArray[np.float32]:
     """(copies, classes) of our logits."""
     packed = pack([[text] * COPIES])
-    (found,) = logits(pair.backbone, pair.bank, packed, StepMasks([1], 0, packed), base_dropout)
+    (found,) = logits(pair.backbone, pair.bank, packed, StepMasks([1], [0], packed), base_dropout)
     return found.numpy()
 
 

@@ -113,7 +113,9 @@ def three_adapters(backbone: Backbone) -> Bank:
 def outputs_and_gradients(backbone: Backbone, bank: Bank) -> tuple[list[Any], list[Tensor]]:
     """Each adapter's logits and gradients, dropout on."""
     packed = pack([models.texts([5, 20, 9], seed=k) for k in range(3)])
-    outputs = logits(backbone, bank, packed, StepMasks([spec.seed for spec in bank.specs], 0, packed))
+    outputs = logits(
+        backbone, bank, packed, StepMasks([spec.seed for spec in bank.specs], [0] * len(bank.specs), packed)
+    )
     torch.autograd.backward(losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
     return [each.tolist() for each in outputs], [bank.grad[segment] for segment in bank.segments]
 

@@ -46,15 +46,19 @@ class StepMasks(Masks):
 
     Args:
         seeds: each adapter's seed.
-        step: step number, from 0.
+        steps: each adapter's step number, from 0.
         packed: the step's packed batch.
         micro_batch: set if the packed batch is a micro-batch of one adapter's batch.
     """
 
     def __init__(
-        self, seeds: Sequence[int], step: int, packed: PackedBatch, micro_batch: MicroBatch | None = None
+        self,
+        seeds: Sequence[int],
+        steps: Sequence[int],
+        packed: PackedBatch,
+        micro_batch: MicroBatch | None = None,
     ) -> None:
-        self.seeds, self.step, self.packed, self.micro_batch = seeds, step, packed, micro_batch
+        self.seeds, self.steps, self.packed, self.micro_batch = seeds, steps, packed, micro_batch
         self.device = packed.ids.device
 
     def distinct(self) -> StepMasks:
@@ -62,7 +66,8 @@ class StepMasks(Masks):
         distinct = self.packed.distinct
         if distinct is None:
             return self
-        return StepMasks([self.seeds[k] for k in distinct.adapters], self.step, distinct.packed)
+        seeds, steps = ([of_all[k] for k in distinct.adapters] for of_all in (self.seeds, self.steps))
+        return StepMasks(seeds, steps, distinct.packed)
 
     def rows(self, name: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """See `Masks.rows`."""
@@ -73,8 +78,8 @@ class StepMasks(Masks):
         slices = self.packed.text_rows() if pooled else self.packed.token_rows()
         draw = self._drawer(name, size_of_text)
         masks = [
-            draw(seed, (rows.stop - rows.start) * width, rate)
-            for seed, rows, rate in zip(self.seeds, slices, rates, strict=True)
+            draw(seed, step, (rows.stop - rows.start) * width, rate)
+            for seed, step, rows, rate in zip(self.seeds, self.steps, slices, rates, strict=True)
         ]
         return (masks[0] if len(masks) == 1 else torch.cat(masks)).view(-1, width)
 
@@ -91,30 +96,33 @@ class StepMasks(Masks):
         sizes = heads * widths * (1 if pooled else widths)
         draw = self._drawer(name, size_of_text)
         of_texts: list[Tensor] = []
-        for seed, texts in zip(self.seeds, self.packed.text_rows(), strict=True):
-            of_texts += torch.split(draw(seed, int(sizes[texts].sum()), rate), sizes[texts].tolist())
+        for seed, step, texts in zip(self.seeds, self.steps, self.packed.text_rows(), strict=True):
+            mask = draw(seed, step, int(sizes[texts].sum()), rate)
+            of_texts += torch.split(mask, sizes[texts].tolist())
         return [_stacked(bucket, of_texts, heads) for bucket in self.packed.buckets]
 
-    def _drawer(self, name: str, size_of_text: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
-        """`draw` for a mask name: (seed, count, rate) -> (count,) uint8.
+    def _drawer(
+        self, name: str, size_of_text: Callable[[int], int]
+    ) -> Callable[[int, int, int, float], Tensor]:
+        """`draw` for a mask name: (seed, step, count, rate) -> (count,) uint8.
 
-        Masks shared by adapters with the same seed are drawn once. `size_of_text` gives the number of
+        Masks shared by adapters with the same seed and step are drawn once. `size_of_text` gives the number of
         elements for a text of a given length, which locates a micro-batch in its whole batch.
         """
-        whole = lru_cache(None)(partial(draw, self.step, name, self.device))
+        whole = lru_cache(None)(partial(draw, name, self.device))
         if self.micro_batch is None:
             return whole
         sizes = [size_of_text(length) for length in self.micro_batch.lengths]
         start, total = sum(sizes[: self.micro_batch.first]), sum(sizes)
-        return lambda seed, count, rate: whole(seed, total, rate)[start : start + count]
+        return lambda seed, step, count, rate: whole(seed, step, total, rate)[start : start + count]
 
 
-def draw(step: int, name: str, device: torch.device, seed: int, count: int, rate: float) -> Tensor:
+def draw(name: str, device: torch.device, seed: int, step: int, count: int, rate: float) -> Tensor:
     """(count,) uint8, 1 for kept elements; depends on nothing but the arguments.
 
     uint8, because on a CPU torch converts and multiplies it several times faster than bool.
 
-    >>> draw(0, "h.0.attn.resid", torch.device("cpu"), 7, 100_000, 0.25).float().mean().round(decimals=2)
+    >>> draw("h.0.attn.resid", torch.device("cpu"), 7, 0, 100_000, 0.25).float().mean().round(decimals=2)
     tensor(0.7500)
     """
     if not rate:

@@ -41,14 +41,14 @@ class RaggedStep:
         self.base_dropout, self.micro_batches = base_dropout, micro_batches
         self.device = bank.flat.device
 
-    def __call__(self, batches: Batches, targets: Targets, number: int) -> Tensor:
+    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
         """See `TrainingStep`."""
         micro_batches = min(self.micro_batches, len(batches[0]))
         if micro_batches > 1:
-            return self._accumulated(batches[0], targets[0], number, micro_batches)
+            return self._accumulated(batches[0], targets[0], numbers[0], micro_batches)
         seeds = [spec.seed for spec in self.bank.specs]
-        packed = pack(batches, self.device, same=seeds)
-        masks = StepMasks(seeds, number, packed)
+        packed = pack(batches, self.device, same=list(zip(seeds, numbers, strict=True)))
+        masks = StepMasks(seeds, numbers, packed)
         outputs = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
         labels = [torch.from_numpy(of_adapter).to(self.device) for of_adapter in targets]
         of_adapters = losses(outputs, labels, self.class_weights)
@@ -67,7 +67,7 @@ class RaggedStep:
         for members in np.array_split(np.arange(len(texts)), micro_batches):
             first, end = int(members[0]), int(members[-1]) + 1
             packed = pack([texts[first:end]], self.device)
-            masks = StepMasks([spec.seed], number, packed, MicroBatch(lengths, first))
+            masks = StepMasks([spec.seed], [number], packed, MicroBatch(lengths, first))
             outputs = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
             of_micro_batch = losses(outputs, [labels[first:end]], self.class_weights, totals)
             torch.autograd.backward(of_micro_batch.sum())

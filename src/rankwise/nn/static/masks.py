@@ -66,10 +66,11 @@ class MicroBatch(NamedTuple):
         return MicroBatch(*(torch.stack([numbers[k] for k in adapters]) for numbers in self))
 
 
-def keys(seeds: Sequence[int], step: int) -> NDArray[np.int64]:
-    """(adapters,) 31-bit keys, one per adapter, for the masks of a step."""
+def keys(seeds: Sequence[int], steps: Sequence[int]) -> NDArray[np.int64]:
+    """(adapters,) 31-bit keys for the masks of a step, from each adapter's seed and step number."""
+    pairs = zip(seeds, steps, strict=True)
     return np.array(
-        [np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1 for seed in seeds], dtype=np.int64
+        [np.random.SeedSequence(pair).generate_state(1)[0] >> 1 for pair in pairs], dtype=np.int64
     )
 
 

@@ -14,6 +14,8 @@ has short and long texts, needs about the same memory, and often has the same sh
 Each micro-batch's array holds the indices of its rows and texts in the whole batch (`row_numbers`,
 `text_numbers`). The dropout masks are hashes of these indices, and the loss is divided by the whole
 batch's total, so the gradients sum to those of the whole batch.
+
+Adapters at different steps may have batches of different sizes; `_filled` makes them equal.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids, offsets
-from rankwise.nn.classifier import loss_totals, losses, pooled
+from rankwise.nn.classifier import IGNORED, loss_totals, losses, pooled
 from rankwise.nn.static.batch import Arrays, Fields, Shape, fields, flatten, order, pack, split, unpack
 from rankwise.nn.static.graphs import Record, Replayed
 from rankwise.nn.static.lora import BankHook, StackedBank
@@ -88,21 +90,23 @@ class StaticStep:
         self._stacked, self._mask_names = StackedBank(bank), Names()
         self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
 
-    def __call__(self, batches: Batches, targets: Targets, number: int) -> Tensor:
-        """See `TrainingStep`; all batches have the same number of texts."""
+    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
+        """See `TrainingStep`."""
+        batches, targets = _filled(batches, targets)
         orders = [order(batch) for batch in batches]
         batches = [[batch[i] for i in places] for batch, places in zip(batches, orders, strict=True)]
         seeds = [spec.seed for spec in self.bank.specs]
+        same = list(zip(seeds, numbers, strict=True))
         whole: Arrays = {
-            "keys": keys(seeds, number),
+            "keys": keys(seeds, numbers),
             "targets": np.stack([labels[places] for labels, places in zip(targets, orders, strict=True)]),
         }
         micro_batches = min(self.micro_batches, len(batches[0]))
         if micro_batches == 1:
-            return self._launch(*pack(batches, seeds), whole)
+            return self._launch(*pack(batches, same), whole)
         loss = torch.zeros(len(seeds), device=self.bank.flat.device)
         for places in _round_robin(len(batches[0]), micro_batches):
-            shape, arrays = pack([[batch[i] for i in places] for batch in batches], seeds)
+            shape, arrays = pack([[batch[i] for i in places] for batch in batches], same)
             loss += self._launch(shape, arrays | _numbers(batches, places, shape.tokens), whole)
         return loss
 
@@ -128,6 +132,26 @@ class StaticStep:
         gradients = torch.autograd.grad(of_adapters.sum(), list(leaves.values()))
         self._stacked.add_gradients(gradients)
         return of_adapters.detach()
+
+
+def _filled(batches: Batches, targets: Targets) -> tuple[Batches, Targets]:
+    """The same batches, each filled up to the largest number of texts.
+
+    The batches of adapters at different steps may differ in size, because the last batch of an epoch may be
+    smaller. Fillers are copies of the batch's longest text: they are last in the order by length, so the
+    other texts keep their dropout masks. Their target is `IGNORED`.
+
+    >>> batches, targets = _filled([[np.arange(3), np.arange(2)], [np.arange(4)]], [np.ones(2), np.ones(1)])
+    >>> [len(text) for text in batches[1]], targets[1].tolist()
+    ([4, 4], [1.0, -100.0])
+    """
+    texts = max(map(len, batches))
+    if all(len(batch) == texts for batch in batches):
+        return batches, targets
+    return (
+        [[*batch, *[max(batch, key=len)] * (texts - len(batch))] for batch in batches],
+        [np.pad(labels, (0, texts - len(labels)), constant_values=IGNORED) for labels in targets],
+    )
 
 
 def _micro_batch(shape: StepShape, arrays: dict[str, Tensor]) -> MicroBatch | None:

@@ -40,7 +40,8 @@ def test_bank_linear(pooled: bool, dropout: bool, bias: bool) -> None:
     bank = bank_of_four({"h.0.q": (10, 4), "h.0.v": (10, 5)})
     slices = packed.text_rows() if pooled else packed.token_rows()
     (x,) = leaves((slices[-1].stop, 10), seed=2)
-    masks = StepMasks([spec.seed for spec in bank.specs], 3, packed) if dropout else None
+    seeds = [spec.seed for spec in bank.specs]
+    masks = StepMasks(seeds, [3] * len(seeds), packed) if dropout else None
     ours = BankHook(bank, packed, masks).linear(linear, x, pooled)
 
     theirs = F.linear(x, linear.weight, linear.bias)

@@ -44,7 +44,7 @@ def long_batch(adapters: int = 1) -> PackedBatch:
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
 def test_rates(rate: float) -> None:
-    masks = StepMasks([7], 0, long_batch())
+    masks = StepMasks([7], [0], long_batch())
     mask = rows(masks, 0, rate)
     assert mask.dtype == torch.uint8
     assert set(mask.flatten().tolist()) == {0, 1}
@@ -57,7 +57,7 @@ def test_rates(rate: float) -> None:
 
 def test_places_are_independent() -> None:
     """Adjacent columns, adjacent rows and two names agree as often as by chance."""
-    masks = StepMasks([7], 0, long_batch())
+    masks = StepMasks([7], [0], long_batch())
     mask = rows(masks, 0, 0.5)
     other = rows(masks, 0, 0.5, "elsewhere")
     for a, b in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1]), (mask, other)):
@@ -65,7 +65,7 @@ def test_places_are_independent() -> None:
 
 
 def test_adapters_of_different_rates() -> None:
-    masks = StepMasks([7, 8, 9], 0, long_batch(3))
+    masks = StepMasks([7, 8, 9], [0, 0, 0], long_batch(3))
     mask = masks.rows("a name", WIDTH, [0.5, 0.0, 0.1], pooled=False)
     for part, rate in zip(masks.packed.token_rows(), (0.5, 0.0, 0.1), strict=True):
         assert_rate(mask[part], rate) if rate else torch.testing.assert_close(
@@ -75,7 +75,7 @@ def test_adapters_of_different_rates() -> None:
 
 def test_a_row_is_a_text_where_pooled() -> None:
     packed = pack([MINE, *NEIGHBORS])
-    mask = StepMasks([7, 8, 9], 0, packed).rows("a name", WIDTH, [0.5, 0.5, 0.5], pooled=True)
+    mask = StepMasks([7, 8, 9], [0, 0, 0], packed).rows("a name", WIDTH, [0.5, 0.5, 0.5], pooled=True)
     assert mask.shape == (len(packed.last), WIDTH)
 
 
@@ -86,7 +86,7 @@ def test_neighbors_do_not_matter(place: int) -> None:
     batches.insert(place, MINE)
     seeds = [100, 200]
     seeds.insert(place, 7)
-    alone, among = StepMasks([7], 4, pack([MINE])), StepMasks(seeds, 4, pack(batches))
+    alone, among = StepMasks([7], [4], pack([MINE])), StepMasks(seeds, [4] * len(seeds), pack(batches))
     assert torch.equal(rows(alone, 0), rows(among, place))
     for pooled in (False, True):
         both = zip(attention(alone, 0, pooled), attention(among, place, pooled), strict=True)
@@ -95,42 +95,42 @@ def test_neighbors_do_not_matter(place: int) -> None:
 
 def test_a_text_has_its_own_mask_in_a_length_bucket() -> None:
     """Texts in the same bucket have different masks, and do not affect each other's."""
-    masks = attention(StepMasks([7], 0, pack([texts([20, 20, 20])])), 0, pooled=False)
+    masks = attention(StepMasks([7], [0], pack([texts([20, 20, 20])])), 0, pooled=False)
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[1], masks[2])
-    among = StepMasks([7, 8], 0, pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
+    among = StepMasks([7, 8], [0, 0], pack([texts([20, 20, 20]), texts([20] * 9, seed=5)]))
     assert all(torch.equal(a, b) for a, b in zip(masks, attention(among, 0, pooled=False), strict=True))
 
 
 def test_seed_step_and_name_matter() -> None:
     packed = pack([MINE])
-    base = StepMasks([7], 4, packed)
-    assert torch.equal(rows(base, 0), rows(StepMasks([7], 4, packed), 0))
+    base = StepMasks([7], [4], packed)
+    assert torch.equal(rows(base, 0), rows(StepMasks([7], [4], packed), 0))
     others = [
-        rows(StepMasks([8], 4, packed), 0),
-        rows(StepMasks([7], 5, packed), 0),
+        rows(StepMasks([8], [4], packed), 0),
+        rows(StepMasks([7], [5], packed), 0),
         rows(base, 0, name="h.1.attn.c_attn.lora"),
-        rows(StepMasks([4], 7, packed), 0),
+        rows(StepMasks([4], [7], packed), 0),
     ]
     assert not any(torch.equal(rows(base, 0), other) for other in others)
     mine = attention(base, 0, pooled=False)[1]
     assert not torch.equal(mine, attention(base, 0, pooled=False, name="h.1.attn")[1])
-    assert not torch.equal(mine, attention(StepMasks([7], 5, packed), 0, pooled=False)[1])
+    assert not torch.equal(mine, attention(StepMasks([7], [5], packed), 0, pooled=False)[1])
 
 
 def test_equal_seeds_have_equal_masks() -> None:
     """Two ranks with the same seed train on the same texts in the same order, with the same masks."""
-    masks = StepMasks([7, 7], 0, pack([MINE, MINE]))
+    masks = StepMasks([7, 7], [0, 0], pack([MINE, MINE]))
     assert torch.equal(rows(masks, 0), rows(masks, 1))
 
 
 def test_distinct_batches_keep_their_masks() -> None:
     """The masks shared below the first adapted layer are those that each adapter would have alone."""
     packed = pack([MINE, NEIGHBORS[0], MINE], same=[7, 8, 7])
-    masks = StepMasks([7, 8, 7], 4, packed)
+    masks = StepMasks([7, 8, 7], [4, 4, 4], packed)
     below = masks.distinct()
     assert packed.distinct is not None
     assert below.packed is packed.distinct.packed
     for adapter, place in ((0, 0), (1, 1), (2, 0)):
         assert torch.equal(rows(masks, adapter), rows(below, place))
-    assert StepMasks([7], 0, pack([MINE])).distinct().seeds == [7]
+    assert StepMasks([7], [0], pack([MINE])).distinct().seeds == [7]

@@ -79,7 +79,7 @@ def test_stacked_adapters_are_the_adapters_one_by_one(family: str) -> None:
     seeds = [spec.seed for spec in bank.specs]
     shape, arrays = pack(BATCHES, seeds)
     packed = unpack(shape, {name: torch.from_numpy(array) for name, array in arrays.items()})
-    masks = StepMasks(torch.from_numpy(keys(seeds, 3)), packed, shape, {})
+    masks = StepMasks(torch.from_numpy(keys(seeds, [3] * len(seeds))), packed, shape, {})
     stacked = static_lora.StackedBank(bank)
     leaves = stacked.leaves()
     hooks = static_lora.BankHook(stacked, leaves, masks), ragged_lora.BankHook(bank, packed, masks)

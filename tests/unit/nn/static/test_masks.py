@@ -30,7 +30,7 @@ def masks_of(
     shape, arrays = pack(batches)
     packed = unpack(shape, {name: torch.from_numpy(array) for name, array in arrays.items()})
     known = {} if names is None else names
-    return StepMasks(torch.from_numpy(keys(seeds, step)), packed, shape, known, micro_batch)
+    return StepMasks(torch.from_numpy(keys(seeds, [step] * len(seeds))), packed, shape, known, micro_batch)
 
 
 def rows(masks: StepMasks, adapter: int = 0, rate: float = 0.3, name: str = "h.0.attn") -> Tensor:

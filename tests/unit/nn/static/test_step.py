@@ -50,7 +50,7 @@ def done(
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses and each adapter's gradient."""
     bank.grad.zero_()
-    losses = step(batches, targets_of(batches), number).clone()
+    losses = step(batches, targets_of(batches), [number] * len(batches)).clone()
     return losses, [bank.grad[segment].clone() for segment in bank.segments]
 
 

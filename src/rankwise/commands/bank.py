@@ -1,0 +1,164 @@
+"""Trains banks of adapters: every step, validation and checkpoint, and what happens when memory runs out.
+
+for each bank of the stage
+    trainer, until it is done: step | validation, then a checkpoint
+    out of memory: smaller banks or micro-batches, from the last checkpoint on
+    finish(trainer)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rankwise import hardware
+from rankwise.commands.material import Material
+from rankwise.errors import ResourceError, TrainingError
+from rankwise.nn.bank import AdapterSpec
+from rankwise.recipe import TrainSettings
+from rankwise.schema import Diverged
+from rankwise.training.callbacks import Callback
+from rankwise.training.journal import Journal, Stage
+from rankwise.training.trainer import Failure, Trainer, TrainingData
+
+
+@dataclass(frozen=True)
+class Task:
+    """Banks that train on the same texts, and what to do with a bank that has been trained."""
+
+    stage: Stage
+    specs: Mapping[str, AdapterSpec]  # the adapters of all banks, by name
+    data: TrainingData
+    settings: TrainSettings
+    title: Callable[[int], str]  # number of a bank, from 1 -> the displayed name of its training
+    finish: Callable[[Trainer], None]  # may run out of memory
+    validated_on: str = "validation"
+
+
+def train_banks(
+    task: Task, done: Callable[[str], bool], material: Material, journal: Journal, callback: Callback
+) -> None:
+    """Train every bank of a stage that the journal holds.
+
+    Args:
+        task: what to train.
+        done: whether an adapter is finished; a bank whose adapters are all finished is skipped.
+        material: backbone and recipe.
+        journal: progress so far, which is kept up to date.
+        callback: notified of progress.
+
+    Raises:
+        ResourceError: even one adapter with one text at a time does not fit into memory.
+        TrainingError: an adapter has diverged, and the recipe says to stop.
+    """
+    number = 1
+    while number <= len(journal.banks_of(task.stage)):
+        names = journal.names(journal.banks_of(task.stage)[number - 1])
+        if all(map(done, names)) or _fits(number, names, task, material, journal, callback):
+            number += 1
+        else:
+            _relieve(number, task, material, journal, callback)
+
+
+def _fits(
+    number: int, names: Sequence[str], task: Task, material: Material, journal: Journal, callback: Callback
+) -> bool:
+    """Train a bank; return False if it does not fit into memory."""
+    bank = journal.banks_of(task.stage)[number - 1]
+    try:
+        trainer = Trainer(
+            material.backbone,
+            [task.specs[name] for name in names],
+            task.data,
+            task.settings,
+            saved=journal.adapters,
+            micro_batches=bank.micro_batches,
+            record=lambda event: journal.record(number if task.stage == "train" else 0, event),
+        )
+        _train(trainer, task, material, journal, callback, task.title(number))
+        task.finish(trainer)
+    except (RuntimeError, MemoryError) as error:
+        if not hardware.is_out_of_memory(error):
+            raise
+        return False
+    for name in names:
+        journal.adapters.pop(name, None)
+    journal.save()
+    return True
+
+
+def _train(
+    trainer: Trainer, task: Task, material: Material, journal: Journal, callback: Callback, title: str
+) -> None:
+    """Train a bank to completion; save a checkpoint if interrupted."""
+    callback.begin(title, trainer.steps)
+    callback.advance(trainer.step_number)
+    try:
+        while not trainer.done:
+            if trainer.validation_due:
+                callback.begin(task.validated_on, len(task.data.validation_ids))
+                with journal.clock.timed("evaluate"):
+                    validation = trainer.validate(callback.advance)
+                callback.end()
+                callback.validation(validation)
+                journal.save(trainer)
+                if not trainer.done:
+                    callback.begin(title, trainer.steps)
+                    callback.advance(trainer.step_number)
+                continue
+            start = time.perf_counter()
+            with journal.clock.timed(task.stage):
+                step = trainer.step()
+            journal.count(step, time.perf_counter() - start)
+            callback.step(step.adapters, step.number, step.steps, step.losses)
+            if step.failures:
+                _drop(step.failures, task, material, journal, callback)
+            if step.failures or journal.is_due(trainer):
+                journal.save(trainer)
+    except KeyboardInterrupt:
+        if trainer.settled:
+            journal.save(trainer)
+        raise
+    callback.end()
+
+
+def _drop(
+    failures: Sequence[Failure], task: Task, material: Material, journal: Journal, callback: Callback
+) -> None:
+    """Record the adapters that have diverged, or stop if the recipe says so. A trial may always diverge."""
+    if task.stage == "train" and material.recipe.train.on_nan == "stop":
+        raise TrainingError(
+            "\n".join(
+                f"step {failure.step}: adapter {failure.spec.name} has {failure.reason}"
+                for failure in failures
+            ),
+            hint="a lower --learning-rate or --precision float32 usually helps; "
+            "--on-nan drop continues without the adapter",
+        )
+    for failure in failures:
+        spec, step, reason = failure.spec, failure.step, failure.reason
+        journal.diverged.append(
+            Diverged(name=spec.name, rank=spec.rank, seed=spec.seed, step=step, reason=reason)
+        )
+        callback.note(f"step {step}: adapter {spec.name} is dropped: {reason}")
+
+
+def _relieve(number: int, task: Task, material: Material, journal: Journal, callback: Callback) -> None:
+    """Reduce the memory use of a bank that does not fit into memory.
+
+    Raises:
+        ResourceError: even one adapter with one text at a time does not fit.
+    """
+    if material.device.type == "cuda":
+        torch.cuda.empty_cache()
+    settings = material.recipe.train
+    done = journal.relieve(task.stage, number, min(settings.batch_size, len(task.data.ids)))
+    if done is None:
+        raise ResourceError(
+            f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",
+            hint="in a new run give a smaller --max-length, or a smaller --base",
+        )
+    callback.note(f"out of memory: {done}; a smaller --memory-gb avoids this from the start")

@@ -1,0 +1,197 @@
+"""The tuning stage of a sweep: each rank's settings, chosen by log loss on texts that are taken from train.
+
+`rankwise.tuning` decides which trials to train and which settings win. This module trains the trials, all
+ranks in one bank, and records them in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankwise import plan as planning
+from rankwise import tuning
+from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.material import Material
+from rankwise.errors import TrainingError
+from rankwise.models.registry import family_of
+from rankwise.nn.bank import AdapterSpec
+from rankwise.plan import tuned_ranks
+from rankwise.recipe import TrainSettings
+from rankwise.schema import Trial, TunedRank, Tuning
+from rankwise.stats.metrics import metrics
+from rankwise.training.callbacks import Callback
+from rankwise.training.checkpoint import BankPlan
+from rankwise.training.data import balanced_weights, hold_out
+from rankwise.training.journal import Journal
+from rankwise.training.trainer import Trainer, TrainingData
+from rankwise.tuning import PlannedTrial, tuning_size
+
+
+def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | None:
+    """Choose the settings of every rank of the recipe; None if tuning is off.
+
+    Trials that the journal already holds are not trained again.
+
+    Raises:
+        UsageError: there are too few training texts, or the short schedule has too few steps.
+        TrainingError: every trial of a rank has diverged.
+        ResourceError: even one adapter with one text at a time does not fit into memory.
+    """
+    ranks = tuned_ranks(material.recipe)
+    if not ranks:
+        return None
+    data = tuning_data(material)
+    _check_steps(material, data)
+    while trials := tuning.next_trials(material.recipe, ranks, journal.trials):
+        _train_rung(trials, data, material, journal, callback)
+    chosen = tuning.chosen(ranks, journal.trials)
+    _check_finite(chosen, journal.trials)
+    for each in chosen:
+        if each.at_edge:
+            rate = each.settings["learning_rate"]
+            callback.note(
+                f"rank {each.rank}: {rate:g} is the best learning rate and at the edge of those tried"
+            )
+    return Tuning(
+        texts=len(data.validation_ids),
+        train_texts=len(data.ids),
+        seed=tuning.SEED,
+        varied=list(tuning.varied(material.recipe)),
+        trials=journal.trials,
+        chosen=chosen,
+    )
+
+
+def tuning_data(material: Material) -> TrainingData:
+    """The texts that trials train on, and as validation texts those that they are judged by."""
+    train, labels = material.splits["train"], material.corpus.labels
+    size = tuning_size(material.recipe, len(train), len(np.unique(train.targets)))
+    kept, held = hold_out(train.targets, size, tuning.SEED)
+    weights = None
+    if material.recipe.train.class_weights == "balanced":
+        weights = balanced_weights(train.targets[kept], len(labels))
+    return TrainingData(
+        [train.ids[i] for i in kept],
+        train.targets[kept],
+        labels,
+        weights,
+        [train.ids[i] for i in held],
+        train.targets[held],
+    )
+
+
+def _train_rung(
+    trials: Sequence[PlannedTrial],
+    data: TrainingData,
+    material: Material,
+    journal: Journal,
+    callback: Callback,
+) -> None:
+    """Train trials of one rung and record their results."""
+    specs = {trial.name: _spec(trial, material) for trial in trials}
+    planned = {name for bank in journal.state.trial_banks for name in bank.adapters}
+    if not planned >= specs.keys():  # not the rest of a rung that was interrupted
+        banks = material.split(list(specs.values()))
+        journal.state.trial_banks = [BankPlan(adapters=[spec.name for spec in bank]) for bank in banks]
+    by_name = {trial.name: trial for trial in trials}
+
+    def finish(trainer: Trainer) -> None:
+        found = {name: kept.logits for name, kept in trainer.kept().items()}
+        for bank in journal.state.trial_banks:
+            for name in bank.adapters:
+                if name in found or (name in by_name and name in dropped()):
+                    _record(by_name[name], found.get(name), dropped().get(name), data, material, journal)
+
+    def dropped() -> Mapping[str, int]:
+        return {each.name: each.step for each in journal.diverged}
+
+    def is_done(name: str) -> bool:
+        return name not in by_name or any(trial.name == name for trial in journal.trials)
+
+    task = Task(
+        stage="tune",
+        specs=specs,
+        data=data,
+        settings=_settings(material.recipe.train, trials[0].share),
+        title=lambda number: _title(trials, number, journal),
+        finish=finish,
+        validated_on="tuning texts",
+    )
+    train_banks(task, is_done, material, journal, callback)
+    journal.state.trial_banks = []
+    journal.save()
+
+
+def _record(
+    planned: PlannedTrial,
+    logits: NDArray[np.float32] | None,
+    diverged: int | None,
+    data: TrainingData,
+    material: Material,
+    journal: Journal,
+) -> None:
+    """Add the result of a trial to the journal."""
+    if any(trial.name == planned.name for trial in journal.trials):
+        return
+    found = None if logits is None else metrics("tuning", data.validation_targets, logits, data.labels)
+    journal.trials.append(
+        Trial(
+            name=planned.name,
+            rank=planned.rank,
+            rung=planned.rung,
+            settings=dict(planned.setting),
+            epochs=_spec(planned, material).epochs,
+            log_loss=found and found.log_loss,
+            accuracy=found and found.accuracy,
+            diverged=diverged,
+            added=planned.added,
+        )
+    )
+
+
+def _spec(trial: PlannedTrial, material: Material) -> AdapterSpec:
+    modules, targets = list(material.backbone.modules()), family_of(material.config).default_targets
+    return planning.adapter(
+        material.recipe, trial.rank, tuning.SEED, modules, targets, trial.setting, trial.name, trial.share
+    )
+
+
+def _settings(settings: TrainSettings, share: float) -> TrainSettings:
+    """The settings of trials: warmup is as long in proportion to the schedule; the last state is judged."""
+    return settings.model_copy(update={"warmup_steps": round(share * settings.warmup_steps), "keep": "last"})
+
+
+def _title(trials: Sequence[PlannedTrial], number: int, journal: Journal) -> str:
+    """Such as `tune: 20 trials`, or `tune: 20 trials 1/2`."""
+    banks = len(journal.state.trial_banks)
+    return f"tune: {len(trials)} trial{'s' * (len(trials) > 1)}" + (f" {number}/{banks}" if banks > 1 else "")
+
+
+def _check_steps(material: Material, data: TrainingData) -> None:
+    recipe = material.recipe
+    tuning.check_steps(recipe, -(-len(data.ids) // recipe.train.batch_size) * recipe.train.epochs)
+
+
+def _check_finite(chosen: Sequence[TunedRank], trials: Sequence[Trial]) -> None:
+    losses = {trial.name: trial.log_loss for trial in trials}
+    lost = [each for each in chosen if losses[each.trial] is None]
+    if lost:
+        ranks = ", ".join(str(each.rank) for each in lost)
+        raise TrainingError(
+            f"rank {ranks}: the loss became infinite or NaN at every learning rate tried, "
+            f"the lowest being {lost[0].settings['learning_rate']:g}",
+            hint="lower --learning-rates or --precision float32 usually help",
+        )
+
+
+def with_tuned_plan(found: Tuning | None, material: Material, journal: Journal) -> Material:
+    """The same material with the plan of the settings that were chosen."""
+    if found is None:
+        return material
+    tuned = {each.rank: each.settings for each in found.chosen}
+    decided = [bank.adapters for bank in journal.banks]
+    return replace(material, plan=material.planned(tuned=tuned, decided=decided))

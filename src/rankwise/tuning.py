@@ -1,0 +1,282 @@
+"""Which settings each rank tries before its adapters are trained, and which it keeps.
+
+Trials of a rank, here with four learning rates and two finalists::
+
+    rung 1    short schedule      3e-4    1e-3    3e-3    1e-2     log loss on the tuning texts
+                                  0.91    0.64    0.52    0.49
+              added                                           3e-2     the best rate was the highest
+                                                              diverged
+    rung 2    full schedule                       0.31    0.34     the two finalists
+              added                       0.36                     the best rate was the lowest of the rung
+    chosen                                        3e-3             the rates on either side are worse
+
+The rungs are those of successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), with two of them.
+Every trial has a complete schedule of its own, because the loss in the middle of a long schedule says little
+about its end. The second rung is needed because the best learning rate depends on the schedule's length.
+
+`next_trials` and `chosen` are pure functions of the recipe and of the trials done so far, so a resumed run
+goes on where it stopped, and a run with further ranks only tries those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rankwise.errors import UsageError
+from rankwise.recipe import Recipe
+from rankwise.schema import Trial, TunedRank
+
+SEED = 20_011
+"""Seed of every trial. A seed of the final adapters would favor settings that suit that seed."""
+MOST_ADDED = 3
+"""Maximum number of trials that are added to a rung of a rank to bracket its best learning rate."""
+FACTOR = math.sqrt(10)
+"""Step from the edge of a grid with a single learning rate."""
+OF_PROBE = ("learning_rate", "weight_decay", "epochs")
+"""Settings that matter to a linear probe, which has no low-rank factors."""
+SHORT = {
+    "learning_rate": "lr",
+    "alpha": "alpha",
+    "alpha_mode": "",
+    "epochs": "e",
+    "last_layers": "last",
+    "lora_dropout": "drop",
+    "lora_plus_ratio": "plus",
+    "targets": "",
+    "weight_decay": "wd",
+}
+"""Setting -> its abbreviation in names of adapters."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial that is to be trained."""
+
+    rank: int
+    rung: int
+    setting: Mapping[str, Any]  # the settings that vary, by name in the recipe
+    share: float  # length of its schedule as a share of the full one
+    added: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as `tune1-r4-lr3e-3`."""
+        return f"tune{self.rung}-r{self.rank}-{label(self.setting)}"
+
+
+def label(setting: Mapping[str, Any]) -> str:
+    """A short name of a combination of settings.
+
+    >>> label({"learning_rate": 0.003, "targets": ("q_proj", "v_proj"), "weight_decay": 0.0})
+    'lr3e-3-q_proj+v_proj-wd0'
+    """
+    return "-".join(f"{SHORT[name]}{_value(name, value)}" for name, value in setting.items())
+
+
+def _value(name: str, value: Any) -> str:
+    if name == "learning_rate":
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if name == "targets":
+        return "+".join(value).replace("/", "-")
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def next_trials(recipe: Recipe, ranks: Sequence[int], done: Sequence[Trial]) -> list[PlannedTrial]:
+    """The trials to train next, of all ranks together; none if every rank can choose.
+
+    Args:
+        recipe: what to train.
+        ranks: the ranks to tune; 0 is a linear probe.
+        done: finished trials, including those that diverged.
+    """
+    trials = [trial for rank in ranks for trial in _short(recipe, rank, _of(rank, done))]
+    return trials or [trial for rank in ranks for trial in _full(recipe, rank, _of(rank, done))]
+
+
+def chosen(ranks: Sequence[int], done: Sequence[Trial]) -> list[TunedRank]:
+    """The settings of each rank: those with the lowest log loss on the longest schedule that was tried."""
+    return [_chosen(rank, _of(rank, done)) for rank in sorted(ranks)]
+
+
+def grid_of(recipe: Recipe, rank: int) -> list[dict[str, Any]]:
+    """The combinations of values that a rank tries at first."""
+    found = []
+    for setting in recipe.grid():
+        own = {name: value for name, value in setting.items() if rank or name in OF_PROBE}
+        if own not in found:
+            found.append(own)
+    return found
+
+
+def has_full_rung(recipe: Recipe) -> bool:
+    """Whether the best settings are tried on the full schedule."""
+    return recipe.tune.finalists > 1 and recipe.tune.tuning_share < 1
+
+
+def cost(recipe: Recipe, ranks: Sequence[int]) -> tuple[int, float]:
+    """Expected number of trials, and their length in full schedules.
+
+    It counts the grid and, on the full schedule, the finalists and one more; further ones may be added.
+    """
+    short = sum(len(grid_of(recipe, rank)) for rank in ranks)
+    full = sum(min(recipe.tune.finalists, len(grid_of(recipe, rank))) + 1 for rank in ranks)
+    full = full if has_full_rung(recipe) else 0
+    return short + full, short * recipe.tune.tuning_share + full
+
+
+def _of(rank: int, done: Iterable[Trial]) -> list[Trial]:
+    return [trial for trial in done if trial.rank == rank]
+
+
+def _short(recipe: Recipe, rank: int, done: Sequence[Trial]) -> Iterator[PlannedTrial]:
+    """The trials of rung 1 that are left: the grid, then rates beyond its edge if the best one is there."""
+    rung = [trial for trial in done if trial.rung == 1]
+    tried = [trial.settings for trial in rung]
+    missing = [setting for setting in grid_of(recipe, rank) if setting not in tried]
+    around = [] if missing else _around(_best(rung), rung, rung)
+    for setting in missing or around:
+        yield PlannedTrial(rank, 1, setting, recipe.tune.tuning_share, added=not missing)
+
+
+def _full(recipe: Recipe, rank: int, done: Sequence[Trial]) -> Iterator[PlannedTrial]:
+    """The trials of rung 2 that are left: the finalists, then the rates next to the best one."""
+    first, rung = ([trial for trial in done if trial.rung == number] for number in (1, 2))
+    finalists = sorted((trial for trial in first if trial.log_loss is not None), key=_order)
+    if not has_full_rung(recipe) or not finalists:
+        return
+    tried = [trial.settings for trial in rung]
+    leaders = [trial.settings for trial in finalists[: recipe.tune.finalists]]
+    missing = [setting for setting in leaders if setting not in tried]
+    around = [] if missing else _around(_best(rung), rung, done)
+    for setting in missing or around:
+        yield PlannedTrial(rank, 2, setting, 1.0, added=not missing)
+
+
+def _order(trial: Trial) -> tuple[float, float]:
+    """Best first: by log loss, then by learning rate. Diverged trials are last."""
+    return (math.inf if trial.log_loss is None else trial.log_loss), trial.settings["learning_rate"]
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    return min(trials, key=_order)
+
+
+def _around(best: Trial, rung: Sequence[Trial], done: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The settings with the learning rates next to the best trial's that its rung has not tried.
+
+    With a trial on either side of it, the best learning rate is bracketed. A rate that diverged on any rung
+    counts as tried. None if enough trials were added already.
+
+    Args:
+        best: the best trial of the rung.
+        rung: all trials of the rung.
+        done: all trials of the rank; their learning rates and those beyond their edges are the candidates.
+    """
+    room = MOST_ADDED - sum(trial.added for trial in rung)
+    missing = [
+        dict(best.settings) | {"learning_rate": rate}
+        for rate in _neighbors(best, done)
+        if not _is_tried(best, rate, rung, done)
+    ]
+    return missing[: max(0, room)]
+
+
+def _neighbors(best: Trial, done: Sequence[Trial]) -> tuple[float, float]:
+    """The next lower and the next higher learning rate, which may be new."""
+    rate = best.settings["learning_rate"]
+    rates = sorted({trial.settings["learning_rate"] for trial in done if _alike(trial, best)})
+    i = rates.index(rate)
+    down = rates[1] / rates[0] if len(rates) > 1 else FACTOR
+    up = rates[-1] / rates[-2] if len(rates) > 1 else FACTOR
+    lower = rates[i - 1] if i else float(f"{rate / down:.2g}")
+    higher = rates[i + 1] if i + 1 < len(rates) else float(f"{rate * up:.2g}")
+    return lower, higher
+
+
+def _is_tried(best: Trial, rate: float, rung: Sequence[Trial], done: Sequence[Trial]) -> bool:
+    at_rate = [trial for trial in done if _alike(trial, best) and trial.settings["learning_rate"] == rate]
+    return any(trial in rung or trial.log_loss is None for trial in at_rate)
+
+
+def _alike(a: Trial, b: Trial) -> bool:
+    """Whether two trials differ in the learning rate at most."""
+    return a.settings | {"learning_rate": None} == b.settings | {"learning_rate": None}
+
+
+def _chosen(rank: int, done: Sequence[Trial]) -> TunedRank:
+    full = [trial for trial in done if trial.rung == 2 and trial.log_loss is not None]
+    rung = full or done
+    best = _best(rung)
+    at_edge = not all(_is_tried(best, rate, rung, done) for rate in _neighbors(best, done))
+    return TunedRank(rank=rank, trial=best.name, settings=dict(best.settings), at_edge=at_edge)
+
+
+PER_CLASS = 20
+"""Minimum number of tuning texts per class, on average."""
+MOST_TEXTS = 2_000
+"""Default maximum of tuning texts: settings differ by far more than the error of the log loss on so many."""
+MOST_SHARE = 1 / 3
+"""Maximum default share of train."""
+MIN_STEPS = 10
+"""Minimum length of the short schedule."""
+
+
+def tuning_size(recipe: Recipe, texts: int, classes: int) -> int:
+    """Number of training texts to hold out for tuning.
+
+    Args:
+        recipe: what to train.
+        texts: number of training texts.
+        classes: number of classes with training texts.
+
+    Raises:
+        UsageError: that would be fewer than `PER_CLASS` per class, or there are too few texts to train on.
+    """
+    least, given = PER_CLASS * classes, recipe.tune.tuning_texts
+    if given is None:
+        size = max(least, min(texts // 10, MOST_TEXTS))
+        if size > MOST_SHARE * texts:
+            raise UsageError(
+                f"tuning needs {PER_CLASS} texts per class, {size:,} for {classes} classes, "
+                f"and that is more than a third of the {texts:,} training texts",
+                hint="--no-tune trains every rank at --learning-rate; or set --tuning-texts",
+            )
+        return size
+    if not least <= given < texts:
+        raise UsageError(
+            f"tuning_texts {given:,}: of {texts:,} training texts with {classes} classes, at least {least:,} "
+            f"({PER_CLASS} per class) and at most {texts - 1:,} can be held out",
+            hint="--no-tune trains every rank at --learning-rate",
+        )
+    return given
+
+
+def check_steps(recipe: Recipe, steps: int) -> None:
+    """Check that the short schedule is long enough.
+
+    Args:
+        recipe: what to train.
+        steps: steps of the full schedule.
+
+    Raises:
+        UsageError: it has fewer than `MIN_STEPS` steps.
+    """
+    short = round(recipe.tune.tuning_share * steps)
+    if short < MIN_STEPS:
+        hint = "--no-tune trains every rank at --learning-rate"
+        if steps > MIN_STEPS:
+            hint = f"set --tuning-share {math.ceil(100 * MIN_STEPS / steps) / 100:g} or more; or {hint}"
+        raise UsageError(
+            f"tuning_share {recipe.tune.tuning_share:g} of {steps} steps leaves {short} per trial, "
+            f"and at least {MIN_STEPS} are needed",
+            hint=hint,
+        )
+
+
+def varied(recipe: Recipe) -> list[str]:
+    """Names of the settings that vary."""
+    return list(next(recipe.grid()))
