@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from rankwise import tuning
 from rankwise.errors import UsageError
 from rankwise.memory import expected_memory, trained_parameters
 from rankwise.models.config import ModelConfig
@@ -41,6 +42,16 @@ class PlannedAdapter:
 
 
 @dataclass(frozen=True)
+class PlannedTuning:
+    """What tuning will cost. Further trials may be added, to bracket the best learning rate of each rank."""
+
+    trials: int  # of all ranks, and of the linear probe if it is a baseline
+    texts: int | None  # held out of train to judge the trials; None while the data is unknown
+    tokens: int | None  # training tokens of all trials; None while the data is unknown
+    share: float  # of the tokens that the whole sweep trains on, from 0 to 1
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a sweep will do."""
 
@@ -52,6 +63,7 @@ class Plan:
     tokens: int | None  # training tokens of each adapter; None while the data is unknown
     memory_bytes: int  # expected peak of the largest bank, including weights
     probe: AdapterSpec | None = None  # the linear probe if it is a baseline; it has no row
+    tuning: PlannedTuning | None = None  # None: every rank uses the recipe's settings
 
     @property
     def names(self) -> list[str]:
@@ -60,7 +72,12 @@ class Plan:
 
     def to_json(self) -> list[dict[str, Any]]:
         """One object per row, as printed by `rankwise plan --json`."""
-        shared = {"steps": self.steps, "tokens": self.tokens, "memory_bytes": self.memory_bytes}
+        shared = {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "memory_bytes": self.memory_bytes,
+            "tuning": asdict(self.tuning) if self.tuning else None,
+        }
         return [asdict(row) | shared for row in self.rows]
 
 
@@ -149,7 +166,7 @@ def probe_of(recipe: Recipe, settings: Settings | None = None) -> AdapterSpec | 
 
 
 def tuned_ranks(recipe: Recipe) -> list[int]:
-    """The ranks whose settings are chosen by trials: the recipe's and 0, if the linear probe is a baseline."""
+    """The ranks whose settings are chosen by trials, including 0 if the linear probe is a baseline."""
     if not recipe.tune.enabled:
         return []
     return [*([0] if probe_of(recipe) else []), *recipe.lora.ranks]
@@ -212,7 +229,29 @@ def make(
         tokens=round(recipe.train.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
         memory_bytes=max(map(estimate, filter(None, banks))),
         probe=probe,
+        tuning=_tuning(recipe, texts, classes, tokens_per_text),
     )
+
+
+def _tuning(
+    recipe: Recipe, texts: int | None, classes: int, tokens_per_text: float | None
+) -> PlannedTuning | None:
+    """The cost of tuning; it raises UsageError if the data is too small for it."""
+    ranks = tuned_ranks(recipe)
+    if not ranks:
+        return None
+    trials, length = tuning.cost(recipe, ranks)
+    held = tuning.tuning_size(recipe, texts, classes) if texts else None
+    left = texts - held if texts and held else None
+    if left:
+        tuning.check_steps(recipe, recipe.train.epochs * math.ceil(left / recipe.train.batch_size))
+    tokens = (
+        round(length * recipe.train.epochs * left * tokens_per_text) if left and tokens_per_text else None
+    )
+    # Trials train on the texts that are not held out.
+    tuned = length * (left / texts if left and texts else 1.0)
+    final = len(recipe.train.seeds) * len(recipe.lora.ranks) + (probe_of(recipe) is not None)
+    return PlannedTuning(trials, held, tokens, tuned / (tuned + final))
 
 
 def split_trials(

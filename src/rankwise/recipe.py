@@ -182,7 +182,7 @@ class TuneSettings(_Settings):
     """
 
     enabled: bool = True
-    """Choose each rank's learning rate before training its adapters. Otherwise, all ranks use learning_rate."""
+    """Choose each rank's learning rate before training its adapters. If off, all ranks use learning_rate."""
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Learning rates to choose from (default: learning_rate times 0.3, 1, 3 and 10). If the best one is the
     lowest or the highest, further ones are added."""

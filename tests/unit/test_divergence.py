@@ -46,12 +46,12 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Injected:
             poison(bank, outputs, "loss")
             return outputs
 
-        def stepped(self: AdamW, rate: float) -> Tensor:
-            done[0] = self.steps
+        def stepped(self: AdamW, rates: list[float]) -> Tensor:
+            done[0] = max(self.steps, default=0)
             poison(self.bank, [self.bank.grad[s] for s in self.bank.segments], "gradient")
-            norms = update(self, rate)
+            norms = update(self, rates)
             poison(self.bank, [self.bank.flat.detach()[s] for s in self.bank.segments], "weight")
-            done[0] = self.steps
+            done[0] = max(self.steps, default=0)
             return norms
 
         monkeypatch.setattr(computing, "logits", logits)

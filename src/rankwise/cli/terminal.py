@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -137,9 +137,20 @@ def show_plan(plan: Plan) -> None:
     tokens = (
         "unknown until the data is read" if plan.tokens is None else f"about {plan.tokens:,} for each adapter"
     )
-    stdout.print(
-        f"\nsteps: {steps}\ntrained tokens: {tokens}\nmemory: about {plan.memory_bytes / 1e9:.1f} GB",
-        soft_wrap=True,
+    lines = [f"steps: {steps}", f"trained tokens: {tokens}", *_tuning_line(plan)]
+    lines.append(f"memory: about {plan.memory_bytes / 1e9:.1f} GB")
+    stdout.print("\n" + "\n".join(lines), soft_wrap=True)
+
+
+def _tuning_line(plan: Plan) -> Iterator[str]:
+    """What choosing the learning rates costs."""
+    if plan.tuning is None:
+        return
+    tokens = "" if plan.tuning.tokens is None else f", about {plan.tuning.tokens:,} tokens"
+    judged = "" if plan.tuning.texts is None else f" judged on {plan.tuning.texts:,} texts of train,"
+    yield (
+        f"tuning: about {plan.tuning.trials} trials{tokens},{judged} "
+        f"{100 * plan.tuning.share:.0f} % of the training; --no-tune leaves it out"
     )
 
 

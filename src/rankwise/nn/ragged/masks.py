@@ -106,7 +106,7 @@ class StepMasks(Masks):
     ) -> Callable[[int, int, int, float], Tensor]:
         """`draw` for a mask name: (seed, step, count, rate) -> (count,) uint8.
 
-        Masks shared by adapters with the same seed and step are drawn once. `size_of_text` gives the number of
+        Masks shared by adapters with equal seed and step are drawn once. `size_of_text` gives the number of
         elements for a text of a given length, which locates a micro-batch in its whole batch.
         """
         whole = lru_cache(None)(partial(draw, name, self.device))
