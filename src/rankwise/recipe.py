@@ -192,8 +192,8 @@ class TuneSettings(_Settings):
     tuning_texts: int | None = Field(None, ge=1)
     """Number of training texts held out to choose the settings (default: a tenth of train, but at least 20
     per class and at most 2,000)."""
-    tuning_share: float = Field(0.25, gt=0, le=1)
-    """Length of the first, short schedule as a share of the full one."""
+    tuning_share: float | None = Field(None, gt=0, le=1)
+    """Length of the short schedule as a share of the full one (default: 0.25, but at least 20 steps)."""
     finalists: int = Field(2, ge=1)
     """Settings of each rank that are then trained on the full schedule. With 1, that step is left out."""
 

@@ -21,7 +21,7 @@ from rankwise.recipe import Recipe
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
-SETTINGS = ["--ranks", "0,2", "--epochs", "1", "--batch-size", "8", "--max-length", "32"]
+SETTINGS = ["--no-tune", "--ranks", "0,2", "--epochs", "1", "--batch-size", "8", "--max-length", "32"]
 HERE = ["--device", "cpu", "--precision", "float32"]
 
 
