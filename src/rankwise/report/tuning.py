@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 from rankwise.data.writers import csv_line
@@ -13,6 +15,11 @@ RATE = "learning_rate"
 """The setting that the figure has on its axis."""
 TITLES = {"lora_plus_ratio": "LoRA+ ratio", "lora_dropout": "LoRA dropout", "targets": "target modules"}
 """Setting -> its column title, unless that is the name with spaces."""
+NOTES = {
+    "at the edge": "no lower or no higher learning rate was tried, so a better one may lie beyond",
+    "wider grid": "learning rates were added because the best one was at the edge",
+}
+"""Note on a rank -> its meaning."""
 TRIAL_COLUMNS = ("name", "rank", "rung", "passes")
 RESULT_COLUMNS = ("log_loss", "accuracy", "diverged", "added", "chosen")
 """Columns of tuning.csv, before and after those of the varied settings."""
@@ -40,19 +47,19 @@ def title(setting: str) -> str:
 
 
 def chosen_table(tuning: Tuning) -> Table:
-    """One row per rank: the varied settings of its final adapters, and how the chosen trial did."""
+    """One row per rank: the varied settings of its final adapters, and the chosen trial."""
     trials = chosen_trials(tuning)
     rows = [_chosen_row(tuning, each, trials[each.rank]) for each in tuning.chosen]
-    return _without_empty_notes(
-        Table(
-            "Settings of each rank",
-            ("rank", *map(title, tuning.varied), "log loss", "accuracy", "trials", "note"),
-            rows,
-            note="Log loss in nats per text and accuracy in percent, of the chosen trial on the tuning texts. "
-            "At the edge: no lower or no higher learning rate was tried, so a better one may lie beyond. "
-            "Extended: rates were added because the best one was at the edge.",
-        )
+    meanings = [
+        f"{note.capitalize()}: {NOTES[note]}." for note in NOTES if any(note in row[-1] for row in rows)
+    ]
+    table = Table(
+        "Settings of each rank",
+        ("rank", *map(title, tuning.varied), "log loss", "accuracy", "trials", "note"),
+        rows,
+        note=" ".join(["Log loss in nats and accuracy in percent, on the tuning texts.", *meanings]),
     )
+    return _without_empty(table, {"note"})
 
 
 def chosen_trials(tuning: Tuning) -> dict[int, Trial]:
@@ -63,52 +70,47 @@ def chosen_trials(tuning: Tuning) -> dict[int, Trial]:
 
 def _chosen_row(tuning: Tuning, chosen: TunedRank, trial: Trial) -> tuple[str, ...]:
     own = [each for each in tuning.trials if each.rank == chosen.rank]
-    notes = [
-        "at the edge" if chosen.at_edge else "",
-        "extended" if any(each.added for each in own) else "",
-    ]
+    holds = {"at the edge": chosen.at_edge, "wider grid": any(each.added for each in own)}
     return (
         str(chosen.rank),
         *(_shown(chosen.settings.get(name)) for name in tuning.varied),
         *_scores(trial),
         str(len(own)),
-        _notes(notes),
+        _joined(holds),
     )
 
 
 def trials_table(tuning: Tuning) -> Table:
     """One row per trial, by rank, rung and learning rate."""
     chosen = {each.trial for each in tuning.chosen}
-    rows = [
+    table = Table(
+        "Every trial",
         (
-            str(each.rank),
-            str(each.rung),
-            *(_shown(each.settings.get(name)) for name in tuning.varied),
-            f"{each.epochs:g}",
-            *_scores(each),
-            _trial_notes(each, each.name in chosen),
-        )
-        for each in _in_order(tuning)
-    ]
-    return _without_empty_notes(
-        Table(
-            "Every trial",
-            ("rank", "rung", *map(title, tuning.varied), "passes", "log loss", "accuracy", "note"),
-            rows,
-            note="Rung 1: a short schedule; rung 2: the full schedule, for the best settings of rung 1. "
-            f"Passes: length of the schedule, in passes over {tuning.train_texts:,} training texts. "
-            f"Log loss in nats per text and accuracy in percent, on the tuning texts. Seed {tuning.seed}.",
-        )
+            "rank", "rung", *map(title, tuning.varied), "passes", "log loss", "accuracy", "diverged at step",
+            "note",
+        ),
+        [_trial_row(tuning, each, each.name in chosen) for each in _in_order(tuning)],
+        note="Rung 1: a short schedule; rung 2: the full schedule, for the best settings of rung 1. "
+        f"Passes: length of the schedule, in passes over {tuning.train_texts:,} training texts. "
+        f"Log loss in nats and accuracy in percent, on the tuning texts. Seed {tuning.seed}.",
+    )  # fmt: skip
+    return _without_empty(table, {"diverged at step", "note"})
+
+
+def _trial_row(tuning: Tuning, trial: Trial, is_chosen: bool) -> tuple[str, ...]:
+    return (
+        str(trial.rank),
+        str(trial.rung),
+        *(_shown(trial.settings.get(name)) for name in tuning.varied),
+        f"{trial.epochs:g}",
+        *_scores(trial),
+        "" if trial.diverged is None else f"{trial.diverged:,}",
+        _joined({"added": trial.added, "chosen": is_chosen}),
     )
 
 
 def _in_order(tuning: Tuning) -> list[Trial]:
     return sorted(tuning.trials, key=lambda each: (each.rank, each.rung, each.settings.get(RATE, 0)))
-
-
-def _trial_notes(trial: Trial, is_chosen: bool) -> str:
-    diverged = "" if trial.diverged is None else f"diverged at step {trial.diverged:,}"
-    return _notes([diverged, "added" if trial.added else "", "chosen" if is_chosen else ""])
 
 
 def _scores(trial: Trial) -> tuple[str, str]:
@@ -119,15 +121,16 @@ def _scores(trial: Trial) -> tuple[str, str]:
     )
 
 
-def _without_empty_notes(table: Table) -> Table:
-    """The table without its last column, if that is empty."""
-    if any(row[-1] for row in table.rows):
-        return table
-    return Table(table.title, table.columns[:-1], [row[:-1] for row in table.rows], table.keys, table.note)
+def _without_empty(table: Table, optional: Collection[str]) -> Table:
+    """The table without those optional columns that are empty."""
+    cells = zip(*table.rows, strict=True)
+    kept = [name not in optional or any(cell) for name, cell in zip(table.columns, cells, strict=True)]
+    columns, *rows = [tuple(compress(row, kept)) for row in (table.columns, *table.rows)]
+    return replace(table, columns=columns, rows=rows)
 
 
-def _notes(notes: Sequence[str]) -> str:
-    return "; ".join(note for note in notes if note)
+def _joined(holds: Mapping[str, bool]) -> str:
+    return "; ".join(note for note, is_true in holds.items() if is_true)
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rankwise.report.drawing import LIGHT, MARKERS, SERIES, WIDTH, Drawing, width
 from rankwise.report.tuning import RATE, chosen_trials
 from rankwise.schema import Trial, Tuning
@@ -26,11 +28,13 @@ POINTS = 8.5
 """Size of the text beside the axes."""
 LINE = 0.155
 """Height of a line of this text, inches."""
+SHIFT = 0.015
+"""Horizontal distance of two ranks at the same learning rate, as a share of the axis."""
 SHORT: dict[str, Any] = {"markersize": 3.2, "linewidth": 1.3}
 FULL: dict[str, Any] = {
     "markersize": 6.5, "linewidth": 1, "linestyle": (0, (2, 2)), "markerfacecolor": LIGHT["paper"],
 }  # fmt: skip
-CHOSEN: dict[str, Any] = {"markersize": 8.5, "linestyle": "none"}
+CHOSEN: dict[str, Any] = {"markersize": 8, "linestyle": "none"}
 DIVERGED: dict[str, Any] = {"marker": "x", "markersize": 5, "markeredgewidth": 1.6, "linestyle": "none"}
 """How trials are drawn; the color and, except for `DIVERGED`, the marker are those of the rank."""
 
@@ -109,13 +113,12 @@ def _said_points(name: str, points: Mapping[float, float]) -> str:
 
 def _plot(figure: Figure, lines: Sequence[Line]) -> None:
     height, names = figure.get_figheight(), [f"rank {line.rank}" for line in lines]
-    right = 1 - (max(width(name, POINTS) for name in names) + 0.26) / WIDTH
+    right = 1 - (max(width(name, POINTS) for name in names) + 0.28) / WIDTH
     axes = figure.add_axes((0.12, 0.47 / height, right - 0.12, 1 - 0.98 / height))
     _rate_axis(axes, {rate for line in lines for rate in (*line.short, *line.full, *line.diverged)})
     _loss_axis(axes, lines)
-    for k, line in enumerate(lines):
-        _plot_line(axes, line, _color(k), MARKERS[k % len(MARKERS)])
-    _plot_diverged(axes, lines)
+    for k, (line, shift) in enumerate(zip(lines, _shifts(axes, len(lines)), strict=True)):
+        _plot_line(axes, line, shift, _color(k), MARKERS[k % len(MARKERS)])
     _plot_names(axes, lines, names)
     _legend(figure, lines)
 
@@ -128,7 +131,7 @@ def _rate_axis(axes: Axes, rates: Iterable[float]) -> None:
     """A tick at each rate that was tried, labeled where there is room."""
     ordered = sorted(rates)
     places = [math.log10(rate) for rate in ordered]
-    margin = 0.06 * (places[-1] - places[0]) or 0.5
+    margin = 0.08 * (places[-1] - places[0]) or 0.5
     axes.set_xlim(places[0] - margin, places[-1] + margin)
     axes.set_xticks(places, _labels(axes, places, [f"{rate:g}" for rate in ordered]))
     axes.grid(visible=False, axis="x")
@@ -176,27 +179,27 @@ def _ticks(low: float, high: float) -> list[float]:
     return [float(value) for value in MaxNLocator(5).tick_values(low, high) if low <= value <= high]
 
 
-def _plot_line(axes: Axes, line: Line, color: str, marker: str) -> None:
+def _shifts(axes: Axes, lines: int) -> list[float]:
+    """Small horizontal shifts of the lines, so that equal points of two ranks do not hide each other."""
+    (left, right), places = axes.get_xlim(), axes.get_xticks()
+    narrowest = float(min(np.diff(places), default=right - left))
+    step = min(SHIFT * (right - left), 0.4 * narrowest / lines)
+    return [step * (k - (lines - 1) / 2) for k in range(lines)]
+
+
+def _plot_line(axes: Axes, line: Line, shift: float, color: str, marker: str) -> None:
     """The short schedule as a line; the full one as hollow markers; the chosen trial as a large one."""
     style: dict[str, Any] = {"color": color, "marker": marker}
-    axes.plot(*_xy(line.short.items()), **style, **SHORT)
-    axes.plot(*_xy(line.full.items()), **style, **FULL, zorder=3)
-    axes.plot(*_xy([line.chosen]), **style, **CHOSEN, zorder=4)
+    axes.plot(*_xy(line.short.items(), shift), **style, **SHORT)
+    axes.plot(*_xy(line.full.items(), shift), **style, **FULL, zorder=3)
+    axes.plot(*_xy([line.chosen], shift), **style, **CHOSEN, zorder=4)
+    top = 10 ** axes.get_ylim()[1]
+    axes.plot(*_xy([(rate, top) for rate in line.diverged], shift), color=color, clip_on=False, **DIVERGED)
 
 
-def _xy(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    pairs = [(math.log10(rate), _height(loss)) for rate, loss in points]
+def _xy(points: Iterable[tuple[float, float]], shift: float) -> tuple[list[float], list[float]]:
+    pairs = [(math.log10(rate) + shift, _height(loss)) for rate, loss in points]
     return [x for x, _ in pairs], [y for _, y in pairs]
-
-
-def _plot_diverged(axes: Axes, lines: Sequence[Line]) -> None:
-    """A cross at the upper edge for each rank that diverged at a rate, side by side."""
-    (left, right), top = axes.get_xlim(), axes.get_ylim()[1]
-    for rate in {rate for line in lines for rate in line.diverged}:
-        lost = [k for k, line in enumerate(lines) if rate in line.diverged]
-        for i, k in enumerate(lost):
-            shift = 0.024 * (right - left) * (i - (len(lost) - 1) / 2)
-            axes.plot([math.log10(rate) + shift], [top], color=_color(k), clip_on=False, **DIVERGED)
 
 
 def _plot_names(axes: Axes, lines: Sequence[Line], names: Sequence[str]) -> None:
@@ -206,27 +209,28 @@ def _plot_names(axes: Axes, lines: Sequence[Line], names: Sequence[str]) -> None
     places = spread([tall * (_height(lines[k].end) - low) / (high - low) for k in order], LINE, tall)
     for k, place in zip(order, places, strict=True):
         axes.plot(
-            [1], [place / tall], transform=axes.transAxes, color=_color(k), marker=MARKERS[k % len(MARKERS)],
-            markersize=4, clip_on=False,
+            [1.02], [place / tall], transform=axes.transAxes, clip_on=False, markersize=4,
+            color=_color(k), marker=MARKERS[k % len(MARKERS)],
         )  # fmt: skip
         axes.annotate(
-            names[k], (1, place / tall), (7, -0.5), xycoords="axes fraction", textcoords="offset points",
+            names[k], (1.02, place / tall), (6, -0.5), xycoords="axes fraction", textcoords="offset points",
             va="center", color=_color(k), fontsize=POINTS,
         )  # fmt: skip
 
 
 def spread(places: Sequence[float], gap: float, top: float) -> list[float]:
-    """Move ascending places apart, so that neighbors differ by at least `gap` and none exceeds `top`.
+    """Move ascending places at least `gap` apart, as little as possible, between 0 and `top` if they fit.
 
-    >>> spread([0.0, 0.1, 2.0], 0.5, 2.0)
-    [0.0, 0.5, 2.0]
+    The least squares solution is an isotonic regression (Barlow et al. 1972).
+
+    >>> spread([0.5, 0.6, 2.0], 0.5, 2.0)
+    [0.3, 0.8, 2.0]
     """
-    found: list[float] = []
-    for place in places:
-        found.append(max(place, found[-1] + gap) if found else place)
-    for i, place in reversed(list(enumerate(found))):
-        found[i] = min(place, found[i + 1] - gap if i + 1 < len(found) else top)
-    return found
+    from scipy.optimize import isotonic_regression
+
+    steps = gap * np.arange(len(places))
+    found = np.clip(isotonic_regression(places - steps).x, 0, max(0.0, top - steps[-1])) + steps
+    return [round(float(place), 9) for place in found]
 
 
 def _legend(figure: Figure, lines: Sequence[Line]) -> None:
