@@ -43,8 +43,8 @@ def made_tuning(
             _trial(rank, 1, dict(zip(grids, values, strict=True)), optimum, grids, added)
             for values in product(*grids.values())
         ]
-        best = sorted((each for each in short if each.log_loss is not None), key=_loss)[:finalists]
-        full = [_trial(rank, 2, each.settings, optimum, grids, added) for each in best]
+        best = sorted((each for each in short if each.log_loss is not None), key=_loss)
+        full = [_trial(rank, 2, each.settings, optimum, grids, added) for each in best[:finalists]]
         winner = min(full or best, key=_loss)
         trials += [*short, *full]
         ends = {min(rates), max((*rates, *added))} if rates else set()

@@ -113,14 +113,28 @@ def _said_points(name: str, points: Mapping[float, float]) -> str:
 
 def _plot(figure: Figure, lines: Sequence[Line]) -> None:
     height, names = figure.get_figheight(), [f"rank {line.rank}" for line in lines]
+    low, high = _range(lines)
+    ticks = {math.log10(tick): f"{tick:.3g}" for tick in _ticks(10**low, 10**high)}
+    left = (max(width(tick, 9.5) for tick in ticks.values()) + 0.3) / WIDTH
     right = 1 - (max(width(name, POINTS) for name in names) + 0.28) / WIDTH
-    axes = figure.add_axes((0.12, 0.47 / height, right - 0.12, 1 - 0.98 / height))
+    axes = figure.add_axes((left, 0.47 / height, right - left, 1 - 0.98 / height))
+    axes.set_ylim(low, high)
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set_ylabel("log loss, nats, logarithmic")
     _rate_axis(axes, {rate for line in lines for rate in (*line.short, *line.full, *line.diverged)})
-    _loss_axis(axes, lines)
     for k, (line, shift) in enumerate(zip(lines, _shifts(axes, len(lines)), strict=True)):
         _plot_line(axes, line, shift, _color(k), MARKERS[k % len(MARKERS)])
     _plot_names(axes, lines, names)
     _legend(figure, lines)
+
+
+def _range(lines: Sequence[Line]) -> tuple[float, float]:
+    """Logarithms of the lowest and highest log loss of the axis, which has room above for crosses."""
+    losses = [loss for line in lines for loss in (*line.short.values(), *line.full.values())]
+    low, high = _height(min(losses)), _height(max(losses))
+    room = max(high - low, 0.02)
+    above = 0.16 if any(line.diverged for line in lines) else 0.07
+    return low - 0.07 * room, high + above * room
 
 
 def _color(number: int) -> str:
@@ -149,18 +163,6 @@ def _labels(axes: Axes, places: Sequence[float], names: Sequence[str]) -> list[s
         shown.append(name if is_free else "")
         end = inch * place + half if is_free else end
     return shown
-
-
-def _loss_axis(axes: Axes, lines: Sequence[Line]) -> None:
-    """Set limits and ticks of the log loss, with room above for crosses."""
-    losses = [loss for line in lines for loss in (*line.short.values(), *line.full.values())]
-    low, high = _height(min(losses)), _height(max(losses))
-    room = max(high - low, 0.02)
-    above = 0.16 if any(line.diverged for line in lines) else 0.07
-    axes.set_ylim(low - 0.07 * room, high + above * room)
-    ticks = _ticks(*(10**end for end in axes.get_ylim()))
-    axes.set_yticks([math.log10(tick) for tick in ticks], [f"{tick:.3g}" for tick in ticks])
-    axes.set_ylabel("log loss, nats, logarithmic")
 
 
 def _height(loss: float) -> float:
