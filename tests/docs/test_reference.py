@@ -25,7 +25,8 @@ from rankwise.errors import RankwiseError
 from rankwise.models.base import KNOWN
 from rankwise.recipe import PRESETS, Recipe
 from rankwise.report.errors import COLUMNS as ERROR_COLUMNS
-from rankwise.report.tables import CSV_COLUMNS, SCORE_COLUMNS
+from rankwise.report.tables import CSV_COLUMNS, RATE_COLUMN, SCORE_COLUMNS
+from rankwise.report.tuning import RESULT_COLUMNS, TRIAL_COLUMNS
 from rankwise.schema import (
     SCHEMA,
     AdapterResult,
@@ -109,7 +110,8 @@ def test_runs_schema() -> None:
 def test_columns_of_csv_files() -> None:
     assert [row[0] for row in table("errors.csv")] == list(ERROR_COLUMNS)
     scores = [f"SPLIT_{name}" for name in SCORE_COLUMNS]
-    assert [row[0] for row in table("table.csv")] == [*CSV_COLUMNS, *scores]
+    assert [row[0] for row in table("table.csv")] == [*CSV_COLUMNS, RATE_COLUMN, *scores]
+    assert [row[0] for row in table("tuning.csv")] == [*TRIAL_COLUMNS, "SETTING", *RESULT_COLUMNS]
 
 
 def test_findings() -> None:

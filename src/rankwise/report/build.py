@@ -16,6 +16,8 @@ from rankwise.report.ranks import compare
 from rankwise.report.run import Run, load
 from rankwise.report.runs import runs_page
 from rankwise.report.scores import ScoreRow, baseline_rows, by_rank, rank_rows, splits
+from rankwise.report.tuning import trials_csv
+from rankwise.report.tuning_figure import tuning_figure
 from rankwise.report.verdict import Chosen, chosen
 from rankwise.schema import Results
 from rankwise.store import files
@@ -38,7 +40,7 @@ def rebuild(folder: RunFolder) -> None:
 
 
 def write(folder: RunFolder, run: Run) -> None:
-    """Write table.md, table.csv, samples.md, errors.csv, figures/, report.html and the cards of a run.
+    """Write the tables, errors.csv, tuning.csv, figures/, report.html and the cards of a run.
 
     Raises:
         UsageError: every adapter of the run diverged.
@@ -51,6 +53,8 @@ def write(folder: RunFolder, run: Run) -> None:
         tables.write(folder, run)
         story = tell(run)
         files.write_text(folder.path / "errors.csv", errors_csv(story.wrong))
+        if run.results.tuning:
+            files.write_text(folder.path / "tuning.csv", trials_csv(run.results.tuning))
         _write_figures(folder.path / "figures", story.drawings, run.results.labels)
         files.write_text(folder.path / "report.html", run_page(story))
         card.write_cards(folder, run, story.comparison, story.choice)
@@ -98,7 +102,9 @@ def tell(run: Run) -> Story:
 def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen) -> list[Drawing]:
     results: Results = run.results
     baselines, split = baseline_rows(results), "validation"
-    found = [figures.accuracy_by_rank(each, rows, baselines, choice.rank) for each in splits(results)]
+    tuned = tuning_figure(results.tuning) if results.tuning else None
+    found = [tuned] if tuned else []
+    found += [figures.accuracy_by_rank(each, rows, baselines, choice.rank) for each in splits(results)]
     found += learning_curves(run.curves, by_rank(results))
     found.append(diagnostics.confusion(split, choice.named, results.labels, choice.confusion(split)))
     found.append(diagnostics.per_class(split, choice.named, choice.classes(split)))

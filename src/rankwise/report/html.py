@@ -26,6 +26,7 @@ from rankwise.report.tables import (
     rank_table,
     sample_table,
 )
+from rankwise.report.tuning import about, chosen_table, trials_table
 from rankwise.report.verdict import Chosen
 from rankwise.schema import AdapterResult, Comparison, Results, Timing
 
@@ -60,6 +61,7 @@ def run_page(story: Story) -> str:
         choice=choice,
         seeds=run.seeds,
         drawings={each.name: each for each in story.drawings},
+        **_tuning(results),
         ranks=rank_table(run),
         pairs=summary_table(story.comparison) if len(story.comparison.ranks) > 1 else None,
         classes=class_figures("By class", choice.classes("validation")),
@@ -77,6 +79,16 @@ def run_page(story: Story) -> str:
         recipe=_compact(printable(run.recipe.to_toml())),
         again=repeat_command(run),
     )
+
+
+def _tuning(results: Results) -> dict[str, Any]:
+    """The values of the section on tuning; None if nothing was tuned."""
+    found = results.tuning
+    return {
+        "tuned": chosen_table(found) if found else None,
+        "trials": trials_table(found) if found else None,
+        "about_tuning": about(found) if found else None,
+    }
 
 
 def render(template: str, **values: Any) -> str:
@@ -155,8 +167,7 @@ def _sampled(results: Results) -> str:
 
 def _cost(run: Run) -> Table:
     """One row per rank: training time and adapter size."""
-    texts = run.results.texts["train"] * run.recipe.train.epochs
-    rows = [_cost_row(rank, adapters, run.timing, texts) for rank, adapters in by_rank(run.results).items()]
+    rows = [_cost_row(rank, adapters, run) for rank, adapters in by_rank(run.results).items()]
     columns = ("rank", "trainable params", "% trainable", "adapter", "seconds", "texts/s")
     return Table(
         "",
@@ -167,10 +178,10 @@ def _cost(run: Run) -> Table:
     )
 
 
-def _cost_row(
-    rank: int, adapters: Sequence[AdapterResult], timing: Timing | None, texts: int
-) -> tuple[str, ...]:
-    known = timing.train_seconds if timing else {}
+def _cost_row(rank: int, adapters: Sequence[AdapterResult], run: Run) -> tuple[str, ...]:
+    epochs = adapters[0].settings.get("epochs", run.recipe.train.epochs)
+    texts = run.results.texts["train"] * epochs
+    known = run.timing.train_seconds if run.timing else {}
     seconds = [known[each.name] for each in adapters if each.name in known]
     mean = sum(seconds) / len(seconds) if seconds else 0.0
     return (

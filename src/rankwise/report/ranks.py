@@ -10,7 +10,7 @@ from rankwise.stats.intervals import Answers
 from rankwise.stats.paired import mcnemar
 from rankwise.stats.verdict import PROBE, RankScore, Verdict, judge
 from rankwise.stats.verdict import Comparison as Against
-from rankwise.stats.wording import explain, headline
+from rankwise.stats.wording import explain, explain_rates, headline
 
 MARGIN = 0.005
 """Default margin: the loss of accuracy that is considered negligible."""
@@ -49,19 +49,20 @@ def compare(run: Run, margin: float = MARGIN) -> Comparison:
         best=found.leader,
         enough=found.recommended,
         headline=headline(found),
-        verdict=explain(found) + _shared_rate(run, found),
+        verdict=explain(found) + _rates(run, found),
     )
 
 
-def _shared_rate(run: Run, found: Verdict) -> str:
-    """What one learning rate for all ranks means for a verdict on them; docs/concepts.md has the evidence."""
+def _rates(run: Run, found: Verdict) -> str:
+    """What the learning rates mean for a verdict on ranks; docs/concepts.md has the evidence."""
     if len(found.candidates) == 1:
         return ""
-    rate = f"{run.recipe.train.learning_rate:g}"
-    return (
-        f" All ranks were trained at the learning rate {rate}, which is not tuned for each rank: "
-        "at other rates their order may differ."
-    )
+    rates = {rank: run.learning_rates[rank] for rank in found.candidates}
+    tuning = run.results.tuning
+    if tuning is None or "learning_rate" not in tuning.varied:
+        return " " + explain_rates(rates, None)
+    at_edge = [each.rank for each in tuning.chosen if each.at_edge and each.rank in rates]
+    return " " + explain_rates(rates, tuning.texts, at_edge)
 
 
 def summary_table(found: Comparison) -> Table:

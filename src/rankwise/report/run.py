@@ -72,6 +72,13 @@ class Run:
         """Number of distinct seeds over all adapters."""
         return len({row.seed for row in self.results.adapters})
 
+    @property
+    def learning_rates(self) -> dict[int, float]:
+        """Rank -> learning rate of its adapters, which does not depend on the seed."""
+        shared = self.recipe.train.learning_rate
+        adapters = sorted(self.results.adapters, key=lambda row: row.rank)
+        return {row.rank: float(row.settings.get("learning_rate", shared)) for row in adapters}
+
     def answers(self, split: str, adapters: Sequence[AdapterResult]) -> Answers:
         """(adapters, texts): whether these adapters predicted each text correctly."""
         places = {row.name: i for i, row in enumerate(self.results.adapters)}

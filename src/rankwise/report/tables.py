@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ RANK_COLUMNS = ("rank", "trainable params", "total params", "% trainable")
 SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
 PARAMETER_COLUMNS = ("trainable_params", "total_params", "trainable_percent", "adapter_bytes")
 CSV_COLUMNS = ("kind", "name", "rank", "seed", "seeds", *PARAMETER_COLUMNS)
+RATE_COLUMN = "learning_rate"
+"""Column of table.csv, if the ranks differ in it."""
 SCORE_COLUMNS = {
     "accuracy": "accuracy", "accuracy_low": "low", "accuracy_high": "high", "accuracy_spread": "spread",
     "macro_f1": "macro_f1", "log_loss": "log_loss",
@@ -61,9 +63,10 @@ def class_figures(title: str, classes: Sequence[ClassMetrics]) -> Table:
 def rank_table(run: Run) -> Table:
     """One row per rank, then per baseline: parameters, accuracy with its interval, macro-F1.
 
-    With several seeds, accuracy and macro-F1 are means over them.
+    With several seeds, accuracy and macro-F1 are means over them. If the ranks were trained at different
+    learning rates, there is a column for them.
     """
-    results, seeds, shown = run.results, run.seeds, splits(run.results)
+    results, seeds, shown, rates = run.results, run.seeds, splits(run.results), _own_rates(run)
     scores = ("accuracy", *(("spread",) if seeds > 1 else ()), "95 %", "macro-F1")
     named = [f"{split} {each}" if each[0] in "am" else each for split in shown for each in scores]
     finished = {row.rank for row in results.adapters}
@@ -73,19 +76,29 @@ def rank_table(run: Run) -> Table:
     rows = [*ranks, *baseline_rows(results)]
     return Table(
         title=f"{results.base}, {results.texts['train']:,} training texts",
-        columns=(*RANK_COLUMNS, *named),
-        rows=[_rank_row(row, shown, seeds) for row in rows],
+        columns=(*RANK_COLUMNS, *(("learning rate",) if rates else ()), *named),
+        rows=[_rank_row(row, shown, seeds, rates) for row in rows],
         note=_rank_note(results, seeds),
     )
 
 
-def _rank_row(row: ScoreRow, shown: Sequence[str], seeds: int) -> tuple[str, ...]:
+def _own_rates(run: Run) -> dict[int | None, float]:
+    """Rank -> learning rate; empty if all ranks have the same."""
+    rates: dict[int | None, float] = dict(run.learning_rates.items())
+    return rates if len(set(rates.values())) > 1 else {}
+
+
+def _rank_row(
+    row: ScoreRow, shown: Sequence[str], seeds: int, rates: Mapping[int | None, float]
+) -> tuple[str, ...]:
     few = f" ({len(row.adapters)} of {seeds} seeds)" if row.adapters and len(row.adapters) < seeds else ""
     params = ("", "", "")
     if row.params:
         each = row.params
         params = (f"{each.trainable_params:,}", f"{each.total_params:,}", f"{each.trainable_percent:.4f}")
     cells = [cell for split in shown for cell in _scores(row.scores.get(split), seeds > 1)]
+    if rates:
+        cells.insert(0, f"{rates[row.rank]:g}" if row.rank in rates else "")
     return (row.name + few, *params, *cells)
 
 
@@ -128,11 +141,13 @@ def interval(score: Score) -> str:
 
 def rank_csv(run: Run) -> str:
     """The rank table as CSV with unrounded fractions: ranks, their adapters, and baselines."""
-    ranks, columns = rank_rows(run), [*CSV_COLUMNS]
+    ranks, rates = rank_rows(run), _own_rates(run)
+    columns = [*CSV_COLUMNS, *([RATE_COLUMN] if rates else [])]
     columns += [f"{split}_{each}" for split in splits(run.results) for each in SCORE_COLUMNS]
     rows = [_csv_row("rank", row) for row in ranks]
     rows += [_csv_row("adapter", alone(row, each)) for row in ranks for each in row.adapters]
     rows += [_csv_row("baseline", row) for row in baseline_rows(run.results)]
+    rows = [row | {RATE_COLUMN: rates.get(row["rank"])} for row in rows]
     lines: list[list[Any]] = [columns, *([row.get(name) for name in columns] for row in rows)]
     return "".join(csv_line(cells, safe=True) for cells in lines)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from rankwise.stats.verdict import Comparison, Verdict
 
@@ -30,6 +31,50 @@ def explain(found: Verdict) -> str:
         _covers(found),
     ]
     return ". ".join(sentence for sentence in sentences if sentence) + "."
+
+
+def explain_rates(rates: Mapping[int, float], tuning_texts: int | None, at_edge: Sequence[int] = ()) -> str:
+    """The learning rates at which a verdict was reached, and whether they were tuned.
+
+    Args:
+        rates: rank -> learning rate; at least two ranks.
+        tuning_texts: number of texts on which the rates were chosen; None if they were not tuned.
+        at_edge: ranks whose rate is the lowest or highest that was tried.
+    """
+    if tuning_texts is None:
+        return _untuned(rates)
+    chosen = (
+        "Each rank was trained at its own learning rate, "
+        f"chosen on {tuning_texts:,} texts of train: {_by_rate(rates)}."
+    )
+    return f"{chosen} {_edge(at_edge)}" if at_edge else chosen
+
+
+def _untuned(rates: Mapping[int, float]) -> str:
+    start = f"The ranks were trained at learning rates that were not tuned, {_by_rate(rates)}"
+    if len(set(rates.values())) == 1:
+        shared = next(iter(rates.values()))
+        start = f"All ranks were trained at the learning rate {shared:g}, which was not tuned for each rank"
+    return f"{start}: at other rates their order may differ. A sweep without --no-tune tunes the rates."
+
+
+def _edge(ranks: Sequence[int]) -> str:
+    which, verb, better = (
+        ("rates", "are", "better ones") if len(ranks) > 1 else ("rate", "is", "a better one")
+    )
+    return (
+        f"The {which} of {_ranks(ranks, 'and')} {verb} at the edge of those tried: {better} may lie beyond."
+    )
+
+
+def _by_rate(rates: Mapping[int, float]) -> str:
+    """Such as `rank 1 at 0.01, ranks 4 to 16 at 0.003`; neighbors with the same rate are joined."""
+    groups = [(rate, list(ranks)) for rate, ranks in groupby(sorted(rates), key=lambda rank: rates[rank])]
+    return ", ".join(f"{_span(ranks)} at {rate:g}" for rate, ranks in groups)
+
+
+def _span(ranks: Sequence[int]) -> str:
+    return _ranks(ranks, "and") if len(ranks) < 3 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
 def _main(found: Verdict) -> str:
