@@ -40,6 +40,9 @@ from rankwise.schema import (
     Results,
     RunSummary,
     Timing,
+    Trial,
+    TunedRank,
+    Tuning,
 )
 from tests.docs.markdown import ROOT, section, tables
 
@@ -57,7 +60,7 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     sections = {name: inner for name, inner in values.items() if isinstance(inner, dict)}
     alone = {name: value for name, value in values.items() if name not in sections}
     named = ((name, value) for inner in sections.values() for name, value in inner.items())
-    return alone | {"data" if name == "source" else name: value for name, value in named}
+    return alone | {{"source": "data", "enabled": "tune"}.get(name, name): value for name, value in named}
 
 
 def test_recipe_fields_and_defaults() -> None:
@@ -92,7 +95,17 @@ def test_presets() -> None:
 
 @pytest.mark.parametrize(
     ("number", "model"),
-    [(0, Results), (1, AdapterResult), (2, Baseline), (3, Diverged), (4, Metrics), (5, ClassMetrics)],
+    [
+        (0, Results),
+        (1, AdapterResult),
+        (2, Baseline),
+        (3, Diverged),
+        (4, Tuning),
+        (5, Trial),
+        (6, TunedRank),
+        (7, Metrics),
+        (8, ClassMetrics),
+    ],
 )
 def test_results_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("results.json", number)] == list(model.model_fields)
