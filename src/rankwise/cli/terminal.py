@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -319,6 +319,10 @@ class ProgressBars(Callback):
         """Advance the bar of the stage."""
         if self._stage and self._stage not in self._stepped:
             self._bars.update(self._tasks[self._stage], advance=units)
+
+    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
+        """Show these adapters; those of another purpose are no longer shown."""
+        self._board.bank(purpose, ranks)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """Update the board and the bar after step `number` of `steps`, from 1."""
