@@ -37,6 +37,7 @@ class ScoreRow:
     rank: int | None  # None for a baseline
     adapters: tuple[AdapterResult, ...]  # one per seed, in order; empty for a cut and for a baseline
     scores: dict[str, Score]  # split -> score
+    cut_from: int | None = None  # the larger rank that was cut to `rank`; None for other rows
     kept: float | None = None  # share of the update that a cut keeps, mean over seeds; None for other rows
 
     @property
@@ -89,6 +90,7 @@ def cut_rows(run: Run) -> list[ScoreRow]:
                 for split in splits(run.results)
                 if (found := of_split(cuts, split))
             },
+            cut_from=cuts[0].from_rank,
             kept=float(np.mean([each.kept for each in cuts])),
         )
         for rank, cuts in cuts_by_rank(run.results).items()
