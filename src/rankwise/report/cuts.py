@@ -33,10 +33,11 @@ def sentence(results: Results) -> str:
         return ""
     parts = [f"{_points(difference)} at rank {rank}" for rank, difference in found.items()]
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    many = "these differences were" if len(parts) > 1 else "this difference was"
+    mean = "mean " if len({row.seed for row in results.cuts}) > 1 else ""
     return (
-        f"Compared with an adapter trained at the same rank, rank {results.cuts[0].from_rank} cut after "
-        f"training has a validation accuracy that is {listed}; {many} not tested."
+        f"Compared with training at the smaller rank, rank {results.cuts[0].from_rank} cut after training "
+        f"has a {mean}validation accuracy that is {listed}; "
+        f"{'these differences were' if len(parts) > 1 else 'this difference was'} not tested."
     )
 
 

@@ -120,7 +120,7 @@ def _rank_note(results: Results, seeds: int) -> str:
         )
     if results.cuts:
         large, small = results.cuts[0].from_rank, results.cuts[0].rank
-        note += f" {large} cut to {small}: rank {large}, cut to rank {small} after training."
+        note += f" {large} cut to {small}: trained at rank {large}, then cut to rank {small}."
     dropped = [f"{each.name} diverged at step {each.step:,}" for each in results.diverged]
     return f"{note} Dropped: {'; '.join(dropped)}." if dropped else note
 
