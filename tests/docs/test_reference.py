@@ -32,6 +32,8 @@ from rankwise.schema import (
     Baseline,
     ClassMetrics,
     Comparison,
+    Cut,
+    CutResult,
     Diverged,
     Metrics,
     PairSummary,
@@ -91,7 +93,15 @@ def test_presets() -> None:
 
 @pytest.mark.parametrize(
     ("number", "model"),
-    [(0, Results), (1, AdapterResult), (2, Baseline), (3, Diverged), (4, Metrics), (5, ClassMetrics)],
+    [
+        (0, Results),
+        (1, AdapterResult),
+        (2, Baseline),
+        (3, CutResult),
+        (4, Diverged),
+        (5, Metrics),
+        (6, ClassMetrics),
+    ],
 )
 def test_results_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("results.json", number)] == list(model.model_fields)
@@ -100,6 +110,10 @@ def test_results_schema(number: int, model: type[BaseModel]) -> None:
 @pytest.mark.parametrize(("number", "model"), [(0, Comparison), (1, RankSummary), (2, PairSummary)])
 def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
+
+
+def test_cut_schema() -> None:
+    assert [row[0] for row in table("Cut")] == list(Cut.model_fields)
 
 
 def test_runs_schema() -> None:
