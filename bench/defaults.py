@@ -90,7 +90,8 @@ def main() -> None:
         f"python -m bench.defaults --data {Path(options.data).name} --texts {options.texts} "
         f"--validation-texts {options.validation_texts} --epochs {options.epochs}",
         {
-            "work": f"SmolLM2-135M, last 15 of 30 layers, {options.texts} training texts, epochs: {options.epochs}, "
+            "work": f"SmolLM2-135M, last 15 of 30 layers, {options.texts} training texts, "
+            f"epochs: {options.epochs}, "
             f"batch 16, AdamW, linear schedule, one seed; {options.validation_texts} validation texts; "
             f"learning rates {', '.join(f'{rate:g}' for rate in RATES)}",
             "reading": "log loss in nats at each learning rate, then accuracy in percent at the best one",
@@ -165,7 +166,7 @@ def read(recipe: Recipe, texts: int, validation: int) -> TrainingData:
 
 
 def summary(found: Mapping[tuple[str, int, float], Validation]) -> Iterator[Sequence[object]]:
-    """A row for each variant and rank; a rate at which the loss became infinite or NaN is shown as diverged."""
+    """A row for each variant and rank; "diverged" is a rate at which the loss became infinite or NaN."""
     for variant in VARIANTS:
         for rank in variant.ranks:
             at = {rate: found.get((variant.name, rank, rate)) for rate in RATES}

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankwise.commands.cut import cut
     from rankwise.commands.evaluate import evaluate
     from rankwise.commands.predict import Classifier, Prediction
     from rankwise.commands.sweep import sweep
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
         UsageError,
     )
     from rankwise.recipe import Recipe
-    from rankwise.schema import Metrics, Results
+    from rankwise.schema import Cut, Metrics, Results
 
 _HOMES = {
     "Classifier": "commands.predict",
+    "Cut": "schema",
     "DataError": "errors",
     "Metrics": "schema",
     "ModelError": "errors",
@@ -34,12 +36,14 @@ _HOMES = {
     "TrainingError": "errors",
     "Unreachable": "errors",
     "UsageError": "errors",
+    "cut": "commands.cut",
     "evaluate": "commands.evaluate",
     "sweep": "commands.sweep",
 }
 
 __all__ = [
     "Classifier",
+    "Cut",
     "DataError",
     "Metrics",
     "ModelError",
@@ -51,6 +55,7 @@ __all__ = [
     "TrainingError",
     "Unreachable",
     "UsageError",
+    "cut",
     "evaluate",
     "sweep",
 ]

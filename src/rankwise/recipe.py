@@ -158,6 +158,8 @@ class TrainSettings(_Settings):
     """Epoch whose adapter is kept: the last one, or the one with the best validation accuracy."""
     baselines: bool = True
     """Add baselines: majority class, TF-IDF + linear SVM, untrained head, linear probe."""
+    cuts: bool = True
+    """After training, cut the adapters of the largest rank to every smaller rank, and evaluate these too."""
     on_nan: Literal["drop", "stop"] = "drop"
     """If an adapter's loss, gradient or weights become NaN or infinite: drop that adapter and continue with
     the others, or stop the sweep."""

@@ -1,9 +1,9 @@
 """Schemas of the JSON files that rankwise writes.
 
 results.json contains `Results`, timing.json `Timing`, data.json `DataReport`. `rankwise compare --json`
-prints a `Comparison`, `rankwise runs --json` a list of `RunSummary`. results.json is byte-identical whenever
-the same recipe runs on the same machine. Values that vary between runs, such as wall times, are in
-timing.json.
+prints a `Comparison`, `rankwise cut --json` a `Cut`, `rankwise runs --json` a list of `RunSummary`.
+results.json is byte-identical whenever the same recipe runs on the same machine. Values that vary between
+runs, such as wall times, are in timing.json.
 
 Proportions, probabilities, accuracies and F1 scores are fractions from 0 to 1.
 """
@@ -89,6 +89,18 @@ class Baseline(BaseModel):
     test: Metrics | None  # null without a test split
 
 
+class CutResult(BaseModel):
+    """An adapter of the largest rank, cut to a smaller rank after training, in results.json."""
+
+    name: str  # name of the adapter and new rank, such as "r16-s110-cut4"
+    from_rank: int
+    rank: int  # the new rank
+    seed: int
+    kept: float  # share of the update's squared Frobenius norm that the cut keeps
+    validation: Metrics
+    test: Metrics | None  # null without a test split
+
+
 class Diverged(BaseModel):
     """An adapter that was dropped because its loss, gradient or weights became non-finite."""
 
@@ -149,6 +161,7 @@ class Results(BaseModel):
     fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of its content
     adapters: list[AdapterResult]
     baselines: list[Baseline] = []
+    cuts: list[CutResult] = []  # by seed, then rank; empty if the recipe turns them off
     diverged: list[Diverged] = []
     tuning: Tuning | None = None  # null if every rank used the recipe's settings
 
@@ -161,6 +174,18 @@ class Timing(BaseModel):
     seconds: dict[str, float]  # stage -> wall seconds
     train_seconds: dict[str, float]  # adapter -> its bank's time without validation / adapters in the bank
     tokens_per_second: float  # training tokens of all adapters / training seconds
+
+
+class Cut(BaseModel):
+    """An adapter folder that `rankwise cut` wrote. Shares are fractions from 0 to 1."""
+
+    folder: str
+    from_rank: int
+    rank: int  # the new rank
+    params: int  # number of its parameters, including the score head
+    adapter_bytes: int  # size of adapter_model.safetensors
+    kept: float  # share of the update's squared Frobenius norm that the cut keeps
+    kept_by_module: dict[str, float]  # the same share for each target module
 
 
 class RankSummary(BaseModel):

@@ -33,6 +33,8 @@ from rankwise.schema import (
     Baseline,
     ClassMetrics,
     Comparison,
+    Cut,
+    CutResult,
     Diverged,
     Metrics,
     PairSummary,
@@ -60,7 +62,8 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     sections = {name: inner for name, inner in values.items() if isinstance(inner, dict)}
     alone = {name: value for name, value in values.items() if name not in sections}
     named = ((name, value) for inner in sections.values() for name, value in inner.items())
-    return alone | {{"source": "data", "enabled": "tune"}.get(name, name): value for name, value in named}
+    flat_names = {"source": "data", "enabled": "tune"}
+    return alone | {flat_names.get(name) or name: value for name, value in named}
 
 
 def test_recipe_fields_and_defaults() -> None:
@@ -99,12 +102,13 @@ def test_presets() -> None:
         (0, Results),
         (1, AdapterResult),
         (2, Baseline),
-        (3, Diverged),
-        (4, Tuning),
-        (5, Trial),
-        (6, TunedRank),
-        (7, Metrics),
-        (8, ClassMetrics),
+        (3, CutResult),
+        (4, Diverged),
+        (5, Tuning),
+        (6, Trial),
+        (7, TunedRank),
+        (8, Metrics),
+        (9, ClassMetrics),
     ],
 )
 def test_results_schema(number: int, model: type[BaseModel]) -> None:
@@ -114,6 +118,10 @@ def test_results_schema(number: int, model: type[BaseModel]) -> None:
 @pytest.mark.parametrize(("number", "model"), [(0, Comparison), (1, RankSummary), (2, PairSummary)])
 def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
+
+
+def test_cut_schema() -> None:
+    assert [row[0] for row in table("Cut")] == list(Cut.model_fields)
 
 
 def test_runs_schema() -> None:

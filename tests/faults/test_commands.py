@@ -47,6 +47,7 @@ VALUES = {
     "--validation-fraction": ["0.5", "1", "0"],
     "--preset": ["emotion", "none"],
     "--seed": ["1", "-1", "x"],
+    "--rank": ["1", "3", "4", "0", "-1", "x"],
     "--margin": ["0", "-1", "x", "1e308"],
     "--text-column": ["text", "label", "none"],
     "--label-column": ["label", "text"],
@@ -58,6 +59,7 @@ VERBS = {
     "plan": ("--recipe", "--preset", *SETTINGS),
     "evaluate": ("--data", "--text-column", "--label-column", "--base", "--device", "--precision"),
     "predict": ("--input", "--output", "--text-column", "--base", "--device", "--precision"),
+    "cut": ("--rank", "--out"),
     "samples": ("--adapter", "--seed"),
     "compare": ("--margin",),
     "reproduce": ("--out", "--device"),
@@ -106,7 +108,7 @@ class Place:
         own = [self._option(name) for name in VERBS[verb]] or [st.just(["--json"])]
         word = st.sampled_from(self.arguments) | JUNK
         part = st.one_of(*own, st.sampled_from(FLAGS).map(lambda flag: [flag]), word.map(lambda w: [w]))
-        first = [self.arguments[:3]] if verb in ("evaluate", "predict", "samples", "compare") else []
+        first = [self.arguments[:3]] if verb in ("evaluate", "predict", "cut", "samples", "compare") else []
         lead = st.sampled_from(first[0]).map(lambda w: [w]) if first else st.just([])
         rest = st.lists(part, max_size=5).map(lambda parts: [word for part in parts for word in part])
         return st.tuples(lead, rest).map(lambda both: start + both[0] + both[1])

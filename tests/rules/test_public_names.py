@@ -12,6 +12,7 @@ import rankwise
 
 PUBLIC = {
     "Classifier": "class",
+    "Cut": "class",
     "DataError": "class",
     "Metrics": "class",
     "ModelError": "class",
@@ -23,6 +24,7 @@ PUBLIC = {
     "TrainingError": "class",
     "Unreachable": "class",
     "UsageError": "class",
+    "cut": "function",
     "evaluate": "function",
     "sweep": "function",
 }

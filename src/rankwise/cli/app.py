@@ -388,6 +388,27 @@ def predict(
 
 
 @_verb
+def cut(
+    adapter: Adapter,
+    rank: Annotated[int, typer.Option(help="New rank, below the adapter's.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write [default: ADAPTER-cutRANK, beside the adapter]."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Cut an adapter to a smaller rank: the best approximation of its update, without training."""
+    from rankwise.cli import terminal
+    from rankwise.commands.cut import cut as run
+
+    found = run(adapter, rank, out)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        terminal.show_cut(found)
+
+
+@_verb
 def samples(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
     adapter: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Self
 
 from rich import box
@@ -25,11 +26,12 @@ from rankwise.cli.live import Board, line
 from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
 from rankwise.errors import RankwiseError
 from rankwise.report.data_tables import data_tables
+from rankwise.report.html import size
 from rankwise.report.ranks import summary_table
 from rankwise.report.run import Run
 from rankwise.report.scores import best_adapter
-from rankwise.report.tables import Table, class_figures, one_line, printable
-from rankwise.schema import Comparison, DataReport
+from rankwise.report.tables import Table, class_figures, one_line, percent, printable
+from rankwise.schema import Comparison, Cut, DataReport
 from rankwise.store.run_folder import RunFolder, command
 from rankwise.training.callbacks import Callback, Validation
 
@@ -215,6 +217,21 @@ def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) ->
         second = sorted(found.probabilities.items(), key=lambda item: -item[1])[1]
         rows.append((text, found.label, f"{found.probability:.3f}", f"{second[0]} {second[1]:.3f}"))
     show_table(Table("", ("text", "label", "probability", "next"), rows))
+
+
+def show_cut(found: Cut) -> None:
+    """Print the size of a cut adapter, how much of the update it keeps, and where it was written."""
+    shares = found.kept_by_module
+    lowest = min(shares, key=shares.__getitem__)
+    stdout.print(
+        f"cut from rank {found.from_rank} to rank {found.rank}: "
+        f"{found.params:,} parameters, {size(found.adapter_bytes)}\n"
+        f"kept of the update: {percent(found.kept)} % of its squared norm; by target module, "
+        f"median {percent(median(shares.values()))} %, lowest {percent(shares[lowest])} % ({lowest})\n"
+        f"written to {found.folder}\n"
+        f"try: {command('predict', found.folder, 'some text')}",
+        soft_wrap=True,
+    )
 
 
 def show_comparison(found: Comparison, *, table: bool) -> None:

@@ -15,7 +15,7 @@ from rankwise.report.learning import learning_curves
 from rankwise.report.ranks import compare
 from rankwise.report.run import Run, load
 from rankwise.report.runs import runs_page
-from rankwise.report.scores import ScoreRow, baseline_rows, by_rank, rank_rows, splits
+from rankwise.report.scores import ScoreRow, baseline_rows, by_rank, cut_rows, rank_rows, splits
 from rankwise.report.tuning import trials_csv
 from rankwise.report.tuning_figure import tuning_figure
 from rankwise.report.verdict import Chosen, chosen
@@ -101,10 +101,10 @@ def tell(run: Run) -> Story:
 
 def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen) -> list[Drawing]:
     results: Results = run.results
-    baselines, split = baseline_rows(results), "validation"
+    baselines, cuts, split = baseline_rows(results), cut_rows(run), "validation"
     tuned = tuning_figure(results.tuning) if results.tuning else None
     found = [tuned] if tuned else []
-    found += [figures.accuracy_by_rank(each, rows, baselines, choice.rank) for each in splits(results)]
+    found += [figures.accuracy_by_rank(each, rows, baselines, choice.rank, cuts) for each in splits(results)]
     found += learning_curves(run.curves, by_rank(results))
     found.append(diagnostics.confusion(split, choice.named, results.labels, choice.confusion(split)))
     found.append(diagnostics.per_class(split, choice.named, choice.classes(split)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankwise.report import cuts
 from rankwise.report.card import repeat_command
 from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
@@ -62,6 +63,7 @@ def run_page(story: Story) -> str:
         seeds=run.seeds,
         drawings={each.name: each for each in story.drawings},
         **_tuning(results),
+        cuts=cuts.sentence(results),
         ranks=rank_table(run),
         pairs=summary_table(story.comparison) if len(story.comparison.ranks) > 1 else None,
         classes=class_figures("By class", choice.classes("validation")),

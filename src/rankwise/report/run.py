@@ -23,7 +23,7 @@ from rankwise.data.readers import LONGEST_FIELD
 from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves
-from rankwise.schema import AdapterResult, DataReport, Results, Timing
+from rankwise.schema import AdapterResult, CutResult, DataReport, Results, Timing
 from rankwise.stats.intervals import Answers
 from rankwise.store.run_folder import RunFolder
 
@@ -42,6 +42,7 @@ class SplitPredictions:
     predicted: NDArray[np.int64]  # (adapters, texts) label with the highest probability
     probability: NDArray[np.float64]  # (adapters, texts) probability of the predicted label
     baselines: Mapping[str, NDArray[np.int64]]  # baseline -> (texts,) predicted label
+    cuts: Mapping[str, NDArray[np.int64]]  # cut adapter -> (texts,) predicted label
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -83,6 +84,11 @@ class Run:
         """(adapters, texts): whether these adapters predicted each text correctly."""
         places = {row.name: i for i, row in enumerate(self.results.adapters)}
         return self.predictions[split].correct[[places[row.name] for row in adapters]]
+
+    def cut_answers(self, split: str, cuts: Sequence[CutResult]) -> Answers:
+        """(cuts, texts): whether these cut adapters predicted each text correctly."""
+        found = self.predictions[split]
+        return np.stack([found.cuts[row.name] == found.targets for row in cuts])
 
 
 def load(folder: RunFolder) -> Run:
@@ -152,18 +158,18 @@ def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Re
         number = place[name]
         return (line[number] for line in lines)
 
+    def labels_of(name: str) -> NDArray[np.int64]:
+        return _fixed(np.array([label[cell] for cell in column(name)], dtype=np.int64))
+
     predicted = [[label[cell] for cell in column(name)] for name in names]
     probability = [[float(cell) for cell in column(f"{name} probability")] for name in names]
     return SplitPredictions(
         texts=tuple(column("text")),
-        targets=_fixed(np.array([label[cell] for cell in column("label")], dtype=np.int64)),
+        targets=labels_of("label"),
         predicted=_fixed(np.array(predicted, dtype=np.int64).reshape(len(names), len(lines))),
         probability=_fixed(np.array(probability, dtype=np.float64).reshape(len(names), len(lines))),
-        baselines={
-            row.name: _fixed(np.array([label[cell] for cell in column(row.name)], dtype=np.int64))
-            for row in results.baselines
-            if row.name in place
-        },
+        baselines={row.name: labels_of(row.name) for row in results.baselines if row.name in place},
+        cuts={row.name: labels_of(row.name) for row in results.cuts},
     )
 
 
