@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -143,6 +144,7 @@ def cross_fitted(answers: dict[int, Answers], margin: float = MARGIN) -> tuple[A
 
 def main() -> None:
     """Train what is missing, and write the record."""
+    warnings.simplefilter("ignore")  # those of PEFT and transformers, on their own internals
     options = _options()
     recipe = Recipe.preset("emotion-smollm2").replace(
         base=options.base,

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import safetensors.numpy
@@ -210,6 +211,7 @@ class Eva(Rival):
     """
 
     RHO = 2.0
+    vectors: ClassVar[dict[str, State]] = {}  # digest of the texts, in order -> module -> A
 
     def config(self) -> Any:
         """PEFT's configuration. PEFT keeps the scale when it changes a module's rank."""
@@ -224,14 +226,20 @@ class Eva(Rival):
         )
 
     def prepare(self) -> None:
-        """Initialize A from the first epoch's batches, which PEFT repeats until the vectors converge."""
+        """Initialize A from the batches of the first epoch, which PEFT repeats until the vectors converge.
+
+        This takes longer than a short training. The vectors do not depend on the learning rate, so that
+        they are computed once for all rates, as a user would.
+        """
         import peft
 
-        texts = len(self.job.train)
-        ids = [self.job.train.ids[i] for i in order(self.seed, 0, texts)]
-        size = self.job.recipe.train.batch_size
-        batches = [_padded(ids[i : i + size]) for i in range(0, texts, size)]
-        peft.initialize_lora_eva_weights(self.model, batches, show_progress_bar=False)
+        ids = [self.job.train.ids[i] for i in order(self.seed, 0, len(self.job.train))]
+        key = sha256(b"".join(text.tobytes() for text in ids)).hexdigest()
+        if key not in self.vectors:
+            size = self.job.recipe.train.batch_size
+            batches = [_padded(ids[i : i + size]) for i in range(0, len(ids), size)]
+            self.vectors[key] = peft.get_eva_state_dict(self.model, batches, show_progress_bar=False)
+        peft.initialize_lora_eva_weights(self.model, eva_state_dict=dict(self.vectors[key]))
 
 
 class DyLora(Rival):
@@ -441,6 +449,7 @@ def _transformers_model(job: Job) -> Any:
 
     logging: Any = transformers.utils.logging
     logging.set_verbosity_error()  # a warning would say that the head is new
+    logging.disable_progress_bar()
     kind: Any = transformers.AutoModelForSequenceClassification
     return kind.from_pretrained(
         bases.find(job.recipe.base).folder,
