@@ -148,6 +148,7 @@ def main() -> None:
     options = _options()
     recipe = Recipe.preset("emotion-smollm2").replace(
         base=options.base,
+        device="cpu",
         data_config=None,
         text_column="text",
         label_column="label",
@@ -273,7 +274,7 @@ def _tuning_row(entry: Entry) -> list[str]:
 def _notes(recipe: Recipe, corpus: Corpus) -> dict[str, str]:
     """What a reader needs to know of the setup."""
     lora, train = recipe.lora, recipe.train
-    precision = str(hardware.dtype("auto", torch.device("cpu"))).removeprefix("torch.")
+    precision = str(hardware.dtype(recipe.machine.precision, torch.device("cpu"))).removeprefix("torch.")
     return {
         "work": f"{recipe.base}, {', '.join(lora.targets or ())} of the last {lora.last_layers} layers, "
         f"scale {lora.scale(RANK):g} at rank {RANK}, {train.epochs} epochs, batch {train.batch_size}, AdamW, "

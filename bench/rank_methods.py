@@ -67,6 +67,11 @@ class Job:
         return len(self.recipe.data.labels or ())
 
     @property
+    def precision(self) -> torch.dtype:
+        """Of matrix products: bfloat16 on hardware that supports it, as in rankwise."""
+        return hardware.dtype(self.recipe.machine.precision, CPU)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of a run."""
         return steps(len(self.train), self.recipe)
@@ -145,7 +150,7 @@ class Rival:
         self.model.train()
         for step, batch in enumerate(_batches(self.job, self.seed)):
             self.before_step(step)
-            with _autocast():
+            with _autocast(self.job):
                 loss = self.model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
@@ -161,7 +166,7 @@ class Rival:
 
     def logits(self) -> dict[int, Logits]:
         """Rank -> (texts, classes) logits of the held-out texts."""
-        return {RANK: _peft_logits(self.model, self.job.held_out.ids)}
+        return {RANK: _peft_logits(self.model, self.job)}
 
 
 class AdaLora(Rival):
@@ -280,13 +285,14 @@ class DyLora(Rival):
 
     def parameters(self) -> dict[int, int]:
         """Rank -> parameters of the truncated adapter and the head."""
-        return {rank: count(state) for rank, state in self._states().items()}
+        return {rank: count(state) for rank, state in self.states().items()}
 
     def logits(self) -> dict[int, Logits]:
         """Rank -> (texts, classes) logits, of all ranks in one pass."""
-        return ranked_logits(self.job, self._states(), self.scale)
+        return ranked_logits(self.job, self.states(), self.scale)
 
-    def _states(self) -> dict[int, State]:
+    def states(self) -> dict[int, State]:
+        """Rank -> the truncated adapter and the head."""
         state = _state(self.model)
         return {rank: truncated(state, rank) for rank in RANKS}
 
@@ -319,11 +325,13 @@ def cut(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Args:
         a: (r, in) float32.
         b: (out, r) float32.
-        rank: at most r.
+        rank: if it is at least r, there is nothing to cut.
 
     Returns:
         A, (rank, in), and B, (out, rank).
     """
+    if rank >= len(a):
+        return a, b
     left, right = torch.linalg.qr(b), torch.linalg.qr(a.T)  # (out, r) (r, r); (in, r) (r, r)
     u, values, v = torch.linalg.svd(left.R @ right.R.T)
     root = values[:rank].sqrt()
@@ -355,7 +363,7 @@ def ranked_logits(job: Job, states: Mapping[int, State], scale: Callable[[int], 
     Returns:
         Rank -> (texts, classes).
     """
-    backbone = _backbone(job.recipe.base)
+    backbone = _backbone(job.recipe.base, job.precision)
     specs = [
         AdapterSpec(rank, rank * scale(rank), scale(rank), 0, 0.0, _modules(state))
         for rank, state in states.items()
@@ -435,8 +443,8 @@ def _stored_logits(run: RunFolder, name: str) -> Logits:
 
 
 @lru_cache(1)
-def _backbone(base: str) -> Backbone:
-    return bases.load_backbone(bases.find(base), hardware.dtype("auto", CPU), CPU)
+def _backbone(base: str, precision: torch.dtype) -> Backbone:
+    return bases.load_backbone(bases.find(base), precision, CPU)
 
 
 def _modules(state: State) -> tuple[str, ...]:
@@ -460,10 +468,8 @@ def _transformers_model(job: Job) -> Any:
     )
 
 
-def _autocast() -> torch.autocast:
-    """bfloat16 on the same hardware on which rankwise uses it; otherwise, float32."""
-    dtype = hardware.dtype("auto", CPU)
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+def _autocast(job: Job) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=job.precision == torch.bfloat16)
 
 
 def _batches(job: Job, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -484,12 +490,13 @@ def _padded(texts: Sequence[Ids]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _peft_logits(model: Any, texts: Sequence[Ids]) -> Logits:
-    """(texts, classes) logits of a PEFT model, in batches of texts of similar length."""
+def _peft_logits(model: Any, job: Job) -> Logits:
+    """(texts, classes) logits of a PEFT model on the held-out texts, in batches of similar length."""
     model.eval()
+    texts = job.held_out.ids
     by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = torch.empty(len(texts), model.config.num_labels)
-    with torch.inference_mode(), _autocast():
+    found = torch.empty(len(texts), job.classes)
+    with torch.inference_mode(), _autocast(job):
         for i in range(0, len(texts), EVAL_BATCH):
             members = by_length[i : i + EVAL_BATCH]
             found[members] = model(**_padded([texts[n] for n in members])).logits.float()
