@@ -311,7 +311,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--validation-texts", type=int, default=1_000)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rates", default="1e-3,3e-3,1e-2", help="learning rates that each method tries")
+    parser.add_argument(
+        "--rates", default="3e-4,1e-3,3e-3,1e-2", help="learning rates that each method tries"
+    )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--base", default=SMOLLM2)
     parser.add_argument("--work", type=Path, default=Path("runs/rank-choice"), help="results and run folders")

@@ -293,7 +293,7 @@ class DyLora(Rival):
 
     def states(self) -> dict[int, State]:
         """Rank -> the truncated adapter and the head."""
-        state = _state(self.model)
+        state = peft_state(self.model)
         return {rank: truncated(state, rank) for rank in RANKS}
 
 
@@ -345,6 +345,16 @@ def cut_state(state: State, rank: int) -> State:
         a, b = f"{module}.lora_A", f"{module}.lora_B"
         smaller[a], smaller[b] = cut(state[a], state[b], rank)
     return smaller
+
+
+def peft_state(model: Any) -> State:
+    """A PEFT model's trained tensors, by rankwise's names."""
+    state = {HEAD: next(p.detach() for name, p in model.named_parameters() if _is_head(name, p))}
+    for name, layer in _lora_layers(model):
+        module = name.removeprefix(f"base_model.model.{model.base_model.model.base_model_prefix}.")
+        state[f"{module}.lora_A"] = layer.lora_A["default"].weight.detach()
+        state[f"{module}.lora_B"] = layer.lora_B["default"].weight.detach()
+    return state
 
 
 def count(state: State) -> int:
@@ -511,13 +521,3 @@ def _lora_layers(model: Any) -> list[tuple[str, Any]]:
 
 def _is_head(name: str, parameter: Tensor) -> bool:
     return parameter.requires_grad and f".{HEAD}." in name
-
-
-def _state(model: Any) -> State:
-    """A PEFT model's trained tensors, by rankwise's names."""
-    state = {HEAD: next(p.detach() for name, p in model.named_parameters() if _is_head(name, p))}
-    for name, layer in _lora_layers(model):
-        module = name.removeprefix(f"base_model.model.{model.base_model.model.base_model_prefix}.")
-        state[f"{module}.lora_A"] = layer.lora_A["default"].weight.detach()
-        state[f"{module}.lora_B"] = layer.lora_B["default"].weight.detach()
-    return state

@@ -9,14 +9,29 @@ import numpy as np
 import pytest
 import torch
 from bench.rank_choice import Choice, Entry, choose, cross_fitted, enter, section, summary_rows
-from bench.rank_methods import LARGEST, RANKS, DyLora, Job, Outcome, cut, nested_mask, ranked_logits
+from bench.rank_methods import (
+    LARGEST,
+    RANK,
+    RANKS,
+    DyLora,
+    Job,
+    Outcome,
+    Rival,
+    cut,
+    nested_mask,
+    peft_state,
+    ranked_logits,
+)
 from bench.rank_trials import Run, Trial, Trials, name_of, parted, read, score, stratified
 
 from rankwise.data.load import Split
+from rankwise.models.base import find, load_backbone
 from rankwise.models.tokenizer import Tokenizer
+from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.recipe import Recipe
 from rankwise.training.data import EncodedSplit
 from tests import tiny
+from tests.training import train
 
 peft_warns = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -98,28 +113,52 @@ def test_nested_mask() -> None:
     assert nested_mask(4, 4, 4.0).tolist() == [4.0] * 4
 
 
+@pytest.fixture
+def job(llama_base: Path, tmp_path: Path) -> Job:
+    """Thirty texts on the tiny Llama, in float32."""
+    split = Split("train", tiny.texts(30, seed=1), [0, 1, 2] * 10)
+    encoded = EncodedSplit.encode(split, Tokenizer.load(llama_base), 64)
+    settings = recipe(llama_base, labels=tiny.LABELS, epochs=3, batch_size=8, warmup_steps=2)
+    return Job(settings, encoded, encoded, tmp_path)
+
+
 @peft_warns
-def test_a_nested_adapter_trains_and_computes_its_first_ranks(llama_base: Path, tmp_path: Path) -> None:
-    split = Split("validation", tiny.texts(6, seed=1), [0, 1, 2] * 2)
-    encoded = EncodedSplit.encode(split, Tokenizer.load(llama_base), 16)
-    job = Job(recipe(llama_base, labels=tiny.LABELS), encoded, encoded, tmp_path)
+def test_a_nested_adapter_trains_and_computes_its_first_ranks(job: Job) -> None:
     rival = DyLora(job, seed=0)
     rival.prepare()
-    for name, parameter in rival.model.named_parameters():
+    factors = {name: p for name, p in rival.model.named_parameters() if "lora_" in name and p.requires_grad}
+    for name, parameter in factors.items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     rival.use(4)
-    ids = torch.from_numpy(encoded.ids[0])[None]
-    logits = rival.model.eval()(input_ids=ids).logits
+    logits = rival.model.eval()(input_ids=torch.from_numpy(job.train.ids[0])[None]).logits
     logits[0, 0].backward()
-    for name, parameter in rival.model.named_parameters():
-        if "lora_A" in name and parameter.requires_grad:
-            assert parameter.grad[:4].any() and not parameter.grad[4:].any()
-        if "lora_B" in name and parameter.requires_grad:
-            assert parameter.grad[:, :4].any() and not parameter.grad[:, 4:].any()
+    for name, parameter in factors.items():
+        by_rank = parameter.grad if "lora_A" in name else parameter.grad.T
+        assert by_rank[:4].any() and not by_rank[4:].any(), name
     ours = ranked_logits(job, rival.states(), rival.scale)[4][0]
     np.testing.assert_allclose(ours, logits[0].detach().numpy(), rtol=1e-4, atol=1e-5)
     assert rival.parameters()[LARGEST] == sum(p.numel() for p in rival.model.parameters() if p.requires_grad)
+
+
+@peft_warns
+def test_peft_trains_as_rankwise_does(job: Job) -> None:
+    """The same batches, schedule, clipping and scale: the same adapter after twelve steps."""
+    rival = Rival(job, seed=1)
+    backbone = load_backbone(find(job.recipe.base), torch.float32, torch.device("cpu"))
+    state = peft_state(rival.model)
+    modules = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
+    spec = AdapterSpec(RANK, RANK * 2.0, job.recipe.lora.scale(RANK), 1, 0.0, modules)
+    bank = Bank([spec], backbone.modules(), backbone.d_model, job.classes)
+    bank.load(0, state)
+    before = bank.flat.clone()
+    rival.train()
+    assert (
+        len(train(backbone, bank, job.train.ids, job.train.targets, **job.recipe.flat())) == job.steps == 12
+    )
+    assert (bank.flat - before).abs().max() > 1e-3
+    for name, tensor in peft_state(rival.model).items():
+        np.testing.assert_allclose(bank.state(0)[name], tensor, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
