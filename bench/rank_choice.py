@@ -277,10 +277,10 @@ def _notes(recipe: Recipe, corpus: Corpus) -> dict[str, str]:
     precision = str(hardware.dtype(recipe.machine.precision, torch.device("cpu"))).removeprefix("torch.")
     return {
         "work": f"{recipe.base}, {', '.join(lora.targets or ())} of the last {lora.last_layers} layers, "
-        f"scale {lora.scale(RANK):g} at rank {RANK}, {train.epochs} epochs, batch {train.batch_size}, AdamW, "
+        f"scale {lora.scale(RANK):g} at rank {RANK}, epochs {train.epochs}, batch {train.batch_size}, AdamW, "
         f"{train.schedule} schedule, {precision} (PEFT: autocast, padded to the longest text of a batch)",
         "tuning": f"each rate once, with seed {train.seeds[0]}, on {len(corpus.fit.texts):,} of the training "
-        f"texts, by log loss on the other {len(corpus.tuning.texts):,} ({TUNING_SHARE:.0%}); "
+        f"texts, by log loss on the other {len(corpus.tuning.texts):,} ({100 * TUNING_SHARE:g} %); "
         "edge: the lowest or highest rate tried",
         "ranks": f"AdaLoRA starts with rank {AdaLora.START}; EVA has rho {Eva.RHO:g}; the nested adapter "
         f"draws a rank from 1 to {LARGEST} at each step, and is scaled by alpha / rank",
