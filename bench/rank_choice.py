@@ -260,7 +260,8 @@ def _difference(answers: Answers, reference: Answers | None, confidence: float) 
 
 
 def _by_rank(entry: Entry) -> list[str]:
-    cells = {rank: "{} ({})".format(*_accuracy(entry.answers(rank))) for rank in entry.ranks}
+    both = {rank: _accuracy(entry.answers(rank)) for rank in entry.ranks}
+    cells = {rank: f"{mean} ({spread})" if spread else mean for rank, (mean, spread) in both.items()}
     return [TITLES[entry.method], *(cells.get(rank, "") for rank in RANKS)]
 
 
