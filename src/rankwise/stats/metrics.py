@@ -61,6 +61,23 @@ def metrics(
     )
 
 
+def text_log_losses(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The log loss of each text: minus the natural logarithm of its label's probability, in nats.
+
+    The mean is scikit-learn's `log_loss`, which treats a probability below 2.2e-16 as 2.2e-16.
+
+    Args:
+        targets: (texts,) label ids.
+        logits: (..., texts, classes).
+
+    Returns:
+        (..., texts).
+    """
+    probabilities = softmax(logits.astype(np.float64), axis=-1)
+    of_label = probabilities[..., np.arange(len(targets)), targets]
+    return np.asarray(-np.log(np.maximum(of_label, np.finfo(np.float64).eps)))
+
+
 def reliability(targets: NDArray[np.int64], probabilities: NDArray[np.float64], bins: int = 15) -> list[Bin]:
     """The reliability diagram (Guo et al. 2017, arXiv 1706.04599): predictions binned by confidence.
 

@@ -213,9 +213,11 @@ def _sign_test(wins: int, total: int) -> float:
 def macro_f1_pseudo_values(
     predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int
 ) -> Floats:
-    """Jackknife pseudo-values of macro-F1, one per text, whose mean estimates macro-F1 (Quenouille 1956).
+    """Jackknife pseudo-values of macro-F1, one per text (Quenouille 1956), whose mean is macro-F1.
 
-    Dorfman, Berbaum and Metz (1992) analyze such values like per-case scores.
+    Dorfman, Berbaum and Metz (1992) analyze such values like per-case scores. They are shifted so that
+    their mean is the metric itself and not its jackknife estimate (Hillis et al. 2005, Statistics in
+    Medicine 24).
 
     Args:
         predicted: (seeds, texts) class numbers.
@@ -236,4 +238,5 @@ def _pseudo_values(predicted: NDArray[np.integer], truth: NDArray[np.integer], c
     fewer_true = true - (hit[:, None] & real)  # (texts, classes), leaving out each text
     fewer = size - said - real
     without = (2 * fewer_true / np.maximum(1, fewer)).mean(axis=1)
-    return np.asarray(texts * (2 * true / np.maximum(1, size)).mean() - (texts - 1) * without)
+    whole = (2 * true / np.maximum(1, size)).mean()
+    return np.asarray(whole - (texts - 1) * (without - without.mean()))

@@ -61,10 +61,17 @@ class Metric:
 
     def level(self, score: float) -> str:
         """Format a mean score as a value of the metric, such as `93.00 %`."""
-        value = self.scale * (-score if self.negated else score)
-        return f"{value:.{self.digits}f} {'%' if self.percent else self.unit}"
+        return f"{self._number(score)} {'%' if self.percent else self.unit}"
+
+    def change(self, difference: float) -> str:
+        """Format a difference of scores as one of the metric, without its unit, such as `-0.10`."""
+        return self._number(difference, "+")
+
+    def _number(self, score: float, sign: str = "") -> str:
+        return f"{self.scale * (-score if self.negated else score):{sign}.{self.digits}f}"
 
 
+ACCURACY = Metric()
 LOG_LOSS = Metric("validation log loss", "nats", 1.0, 4, percent=False, negated=True)
 MACRO_F1 = Metric("validation macro-F1")
 
@@ -105,6 +112,11 @@ class Claims:
     enough: int | None
     passed_over: tuple[int, ...]  # skipped ranks, shown to lose more than the margin
 
+    @property
+    def recommended(self) -> int | None:
+        """The smallest rank that is enough or the best; None if undecided."""
+        return min((rank for rank in (self.enough, self.best) if rank is not None), default=None)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -125,9 +137,7 @@ class Verdict:
     @property
     def recommended(self) -> int | None:
         """The smallest rank that is enough or the best; None if undecided."""
-        return min(
-            (rank for rank in (self.claims.enough, self.claims.best) if rank is not None), default=None
-        )
+        return self.claims.recommended
 
     @property
     def chosen(self) -> int:
@@ -188,11 +198,33 @@ def judge(
 
 def decide(scores: Mapping[int, Floats], margin: float) -> Claims:
     """Test which rank is the best, and which is enough."""
+    return _decide(scores, [margin])[0]
+
+
+def verdict_curve(scores: Scores, margins: Sequence[float]) -> list[tuple[float, int | None]]:
+    """For each margin, (margin, the recommended rank): the smallest that is enough or the best, or None.
+
+    A best rank loses nothing to any other, so it is enough at every margin. Otherwise wider margins are
+    easier to meet, with one exception: a large rank that loses more than a narrow margin is skipped, and the
+    same rank ends the procedure at a wider margin, at which its loss is undecided.
+    """
+    tables = _checked(scores, min(margins))
+    candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
+    claims = _decide(candidates, margins)
+    return [(margin, each.recommended) for margin, each in zip(margins, claims, strict=True)]
+
+
+def _decide(scores: Mapping[int, Floats], margins: Sequence[float]) -> list[Claims]:
+    """The claims at each margin, from differences that are computed once."""
     ranks = sorted(scores)
     if len(ranks) == 1:
-        return Claims(None, None, ())
+        return [Claims(None, None, ())] * len(margins)
     places = list(permutations(range(len(ranks)), 2))
     pairs = pair_up([scores[rank] for rank in ranks], places)
+    return [_claims(ranks, pairs, places, margin) for margin in margins]
+
+
+def _claims(ranks: Sequence[int], pairs: Paired, places: list[tuple[int, int]], margin: float) -> Claims:
     better = _all(pairs.exceeds(0.0, LEVEL / 2), places, len(ranks))
     close = _all(pairs.exceeds(-margin, CLOSE), places, len(ranks))
     level = PASSED_OVER / (len(ranks) - 1)
@@ -207,13 +239,6 @@ def decide(scores: Mapping[int, Floats], margin: float) -> Claims:
             break
     best = [rank for rank, shown in zip(ranks, better, strict=True) if shown]
     return Claims(best[0] if best else None, enough, tuple(passed_over))
-
-
-def verdict_curve(scores: Scores, margins: Sequence[float]) -> list[tuple[float, int | None]]:
-    """For each margin, (margin, the rank that is enough); wider margins are easier to meet."""
-    tables = _checked(scores, min(margins))
-    candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
-    return [(margin, decide(candidates, margin).enough) for margin in margins]
 
 
 def _checked(scores: Scores, margin: float) -> dict[int, Floats]:

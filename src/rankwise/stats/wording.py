@@ -86,9 +86,7 @@ def _undecided(found: Verdict) -> str:
 
 def _baseline_evidence(found: Verdict) -> list[str]:
     named = [
-        f"{each.other}: {_signed(found, each.difference)} "
-        f"({_signed(found, each.low, bare=True)} to {_signed(found, each.high, bare=True)})"
-        for each in found.baselines
+        f"{each.other}: {_signed(found, each.difference)} ({_ends(found, each)})" for each in found.baselines
     ]
     if not named:
         return []
@@ -174,9 +172,14 @@ def _gap(found: Verdict, rank: int) -> str:
     return f"{gap} from rank {found.leader}, which has the best mean"
 
 
-def _signed(found: Verdict, value: float, bare: bool = False) -> str:
-    number = f"{found.metric.scale * value:+.{found.metric.digits}f}"
-    return number if bare else f"{number} {found.metric.unit}"
+def _signed(found: Verdict, value: float) -> str:
+    return f"{found.metric.change(value)} {found.metric.unit}"
+
+
+def _ends(found: Verdict, each: Comparison) -> str:
+    """The ends of an interval in the metric's own direction, such as `-0.20 to +0.10`."""
+    low, high = (each.high, each.low) if found.metric.negated else (each.low, each.high)
+    return f"{found.metric.change(low)} to {found.metric.change(high)}"
 
 
 def _ranks(ranks: Sequence[int], word: str, capital: bool = False) -> str:
