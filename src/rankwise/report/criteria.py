@@ -12,7 +12,7 @@ from rankwise.errors import UsageError
 from rankwise.report.run import Run
 from rankwise.schema import AdapterResult, MetricName
 from rankwise.stats.crossed import Floats
-from rankwise.stats.paired import macro_f1_pseudo_values
+from rankwise.stats.paired import macro_f1_pseudo_values, macro_f1_step
 from rankwise.stats.verdict import ACCURACY, LOG_LOSS, MACRO_F1, PROBE, Metric
 
 MARGIN = 0.005
@@ -38,6 +38,7 @@ class Criterion:
     margin: float  # default, in units of the scores
     scores: Callable[[Run, Sequence[AdapterResult]], Floats]  # (adapters, validation texts)
     baselines: Callable[[Run], dict[str, Floats]]  # name in the verdict -> (validation texts,)
+    step: Callable[[Run], float | None] = lambda run: None  # as in `paired.pair_up`
 
     @property
     def short(self) -> str:
@@ -97,6 +98,10 @@ def _f1_baselines(run: Run) -> dict[str, Floats]:
     return {name: _pseudo_values(run, labels[None])[0] for name, labels in _baseline_labels(run).items()}
 
 
+def _f1_step(run: Run) -> float:
+    return macro_f1_step(np.unique(run.predictions["validation"].targets, return_inverse=True)[1])
+
+
 def _pseudo_values(run: Run, predicted: NDArray[np.int64]) -> Floats:
     """Of macro-F1 over the classes with validation texts, so that it is the same metric at every rank."""
     present, targets = np.unique(run.predictions["validation"].targets, return_inverse=True)
@@ -110,6 +115,6 @@ CRITERIA: dict[MetricName, Criterion] = {
     for each in (
         Criterion("accuracy", ACCURACY, MARGIN, _right, _right_baselines),
         Criterion("log-loss", LOG_LOSS, LOG_LOSS_MARGIN, _gain, _gain_baselines),
-        Criterion("macro-f1", MACRO_F1, MARGIN, _f1, _f1_baselines),
+        Criterion("macro-f1", MACRO_F1, MARGIN, _f1, _f1_baselines, _f1_step),
     )
 }

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.report.card import repeat_command
+from rankwise.report.contrast import Contrast
+from rankwise.report.criteria import CRITERIA
 from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.ranks import summary_table
+from rankwise.report.ranks import shown, summary_table
 from rankwise.report.run import Run
 from rankwise.report.scores import ScoreRow, by_rank
 from rankwise.report.tables import (
@@ -43,6 +45,7 @@ class Story:
     choice: Chosen
     rows: Sequence[ScoreRow]  # the ranks
     drawings: Sequence[Drawing]
+    contrast: Contrast | None  # None for a single rank
     wrong: Sequence[WrongText]
 
 
@@ -61,6 +64,7 @@ def run_page(story: Story) -> str:
         seeds=run.seeds,
         drawings={each.name: each for each in story.drawings},
         ranks=rank_table(run),
+        contrast=story.contrast,
         pairs=summary_table(story.comparison) if len(story.comparison.ranks) > 1 else None,
         classes=class_figures("By class", choice.classes("validation")),
         confused=_confused(results, choice),
@@ -110,10 +114,23 @@ def _facts(story: Story) -> list[tuple[str, str, str]]:
     ]
     best = story.choice.best
     return [
+        *_judged(story),
         *facts,
         (f"{best.trainable_params:,}", "parameters trained", f"{best.trainable_percent:.3f} % of the model"),
         (size(best.adapter_bytes), "adapter on disk", f"adapters/{best.name}"),
     ]
+
+
+def _judged(story: Story) -> list[tuple[str, str, str]]:
+    """The verdict's metric as a key figure, unless it is the accuracy, which is always one."""
+    found = story.comparison
+    if found.metric == "accuracy":
+        return []
+    by = CRITERIA[found.metric]
+    each = next(each for each in found.ranks if each.rank == story.choice.rank)
+    value = f"{shown(by, each.mean)} {'%' if by.metric.percent else by.metric.unit}"
+    interval = f"95 %: {shown(by, each.low, -1)}-{shown(by, each.high, -1)}"
+    return [(value, f"{by.metric.name}, rank {each.rank}", interval)]
 
 
 def size(number: int) -> str:

@@ -49,7 +49,8 @@ def compare(run: Run, margin: float | None = None, metric: MetricName = "accurac
     }
     scores = {rank: by.scores(run, rows) for rank, rows in adapters.items()}
     answers = {rank: run.answers("validation", rows) for rank, rows in adapters.items()}
-    found = judge(scores, margin, by.metric, by.baselines(run))
+    step = by.step(run)
+    found = judge(scores, margin, by.metric, by.baselines(run), step)
     return Comparison(
         metric=metric,
         unit="fraction" if by.metric.percent else "nats",
@@ -61,18 +62,19 @@ def compare(run: Run, margin: float | None = None, metric: MetricName = "accurac
         baselines=[_against(by, each) for each in found.baselines],
         best=found.leader,
         enough=found.recommended,
-        curve=_curve(by, scores, found),
+        curve=_curve(by, scores, found, step),
         headline=headline(found),
         verdict=explain(found) + _left_out(run, by) + _shared_rate(run, found),
     )
 
 
-def _curve(by: Criterion, scores: Scores, found: Verdict) -> list[CurvePoint]:
+def _curve(by: Criterion, scores: Scores, found: Verdict, step: float | None) -> list[CurvePoint]:
     """The verdict at round margins, and at the margin of the verdict itself."""
     if len(found.candidates) == 1:
         return []
     margins = sorted({*(float(f"{by.margin * each:.2g}") for each in MARGINS), found.margin})
-    return [CurvePoint(margin=margin, enough=rank) for margin, rank in verdict_curve(scores, margins)]
+    curve = verdict_curve(scores, margins, step)
+    return [CurvePoint(margin=margin, enough=rank) for margin, rank in curve]
 
 
 def _left_out(run: Run, by: Criterion) -> str:
@@ -103,9 +105,9 @@ def summary_table(found: Comparison) -> Table:
     rows = [
         (
             str(each.rank),
-            number(by, each.mean),
-            f"{number(by, each.low, -1)}-{number(by, each.high, -1)}",
-            "" if each.spread is None else number(by, each.spread),
+            shown(by, each.mean),
+            f"{shown(by, each.low, -1)}-{shown(by, each.high, -1)}",
+            "" if each.spread is None else shown(by, each.spread),
             *_versus(by, versus.get(each.rank), found.best),
         )
         for each in found.ranks
@@ -126,7 +128,7 @@ def _units(by: Criterion) -> str:
     return "in percent and points" if by.metric.percent else f"in {by.metric.unit}; lower is better"
 
 
-def number(by: Criterion, value: float, more: int = 0, sign: str = "") -> str:
+def shown(by: Criterion, value: float, more: int = 0, sign: str = "") -> str:
     """A value of a metric as tables show it, such as `91.45` percent or `0.2310` nats.
 
     Args:
@@ -135,15 +137,16 @@ def number(by: Criterion, value: float, more: int = 0, sign: str = "") -> str:
         more: digits in addition to the metric's.
         sign: `+` for a difference.
     """
-    return f"{by.metric.scale * value:{sign}.{by.metric.digits + more}f}"
+    # Adding 0 turns a negative zero into a positive one.
+    return f"{by.metric.scale * value + 0.0:{sign}.{by.metric.digits + more}f}"
 
 
 def versus_best(by: Criterion, pair: PairSummary, best: int) -> tuple[str, str]:
     """The other rank minus the best, and the interval of this difference, as tables show them."""
     sign = 1 if pair.other == best else -1
     low, high = sorted((sign * pair.low, sign * pair.high))
-    ends = f"{number(by, low, sign='+')} to {number(by, high, sign='+')}"
-    return number(by, sign * pair.difference, sign="+"), ends
+    ends = f"{shown(by, low, sign='+')} to {shown(by, high, sign='+')}"
+    return shown(by, sign * pair.difference, sign="+"), ends
 
 
 def _versus(by: Criterion, pair: PairSummary | None, best: int) -> tuple[str, str, str]:
