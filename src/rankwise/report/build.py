@@ -50,8 +50,10 @@ def write(folder: RunFolder, run: Run, metric: MetricName = "accuracy", margin: 
     with _results_are_safe(folder):
         if not run.results.adapters:
             raise UsageError(f"{folder.path}: every adapter diverged: there is nothing to report")
+        tables.write(folder, run)  # first, so that they are there if anything else fails
         story = tell(run, metric, margin)
-        tables.write(folder, run, story.contrast.markdown() if story.contrast else "")
+        if story.contrast:
+            tables.write_ranks(folder, run, story.contrast.markdown())
         files.write_text(folder.path / "errors.csv", errors_csv(story.wrong))
         _write_figures(folder.path / "figures", story.drawings, run.results.labels)
         files.write_text(folder.path / "report.html", run_page(story))

@@ -79,7 +79,6 @@ def _cells(found: Comparison) -> dict[int, tuple[str, str, str]]:
 
 
 def _text(accuracy: Comparison, log_loss: Comparison) -> str:
-    margin = CRITERIA["log-loss"].metric.amount(log_loss.margin)
     by_places = {(pair.rank, pair.other): pair for pair in accuracy.pairs}
     both = [(by_places[pair.rank, pair.other], pair) for pair in log_loss.pairs if pair.p < LEVEL]
     only = [pair for other, pair in both if other.p >= LEVEL]
@@ -87,14 +86,23 @@ def _text(accuracy: Comparison, log_loss: Comparison) -> str:
     contrary = [pair for other, pair in both if other.p < LEVEL and pair.difference * other.difference > 0]
     noun = "ranks" if len(accuracy.seeds) > 1 else "adapters"
     parts = [
-        f"By log loss, with a margin of {margin}: {log_loss.headline}.",
+        _verdict(accuracy, log_loss),
         f"Log loss separates {noun} that accuracy cannot tell apart: {_lower(only)}." if only else "",
         f"Accuracy and log loss contradict each other: although less accurate, {_lower(contrary)}."
         if contrary
         else "",
-        "" if both and (only or contrary) else f"It separates no {noun} that accuracy cannot tell apart.",
+        ""
+        if both and (only or contrary)
+        else f"Log loss separates no {noun} that accuracy cannot tell apart.",
     ]
     return " ".join(part for part in parts if part)
+
+
+def _verdict(accuracy: Comparison, log_loss: Comparison) -> str:
+    start = f"By log loss, with a margin of {CRITERIA['log-loss'].metric.amount(log_loss.margin)}"
+    if log_loss.headline == accuracy.headline:
+        return f"{start}, the verdict is the same as by accuracy."
+    return f"{start}: {log_loss.headline}."
 
 
 def _lower(pairs: list[PairSummary]) -> str:

@@ -60,11 +60,16 @@ def _plot(figure: Figure, found: Comparison) -> None:
     axes.set_yticks(range(len(ranks)), [str(rank or UNDECIDED) for rank in ranks])
     axes.set_ylim(-0.5, len(ranks) - 0.3)
     axes.grid(visible=False, axis="x")
-    places = [heights[point.enough] for point in found.curve]
-    axes.step(margins, places, where="post", color=LIGHT["blue"], linewidth=2.4)
+    for is_open, part in groupby(range(len(margins)), key=lambda i: found.curve[i].enough is None):
+        which = list(part)
+        ends = [*which, min(which[-1] + 1, len(margins) - 1)]  # a step ends where the next one begins
+        places = [heights[found.curve[i].enough] for i in [*which, which[-1]]]
+        color = LIGHT["muted" if is_open else "blue"]
+        axes.step([margins[i] for i in ends], places, where="post", color=color, linewidth=2.4)
     _mark(figure, metric.scale * found.margin, heights[found.enough], metric.amount(found.margin))
     axes.set_xlabel(f"margin, {metric.unit}, logarithmic")
     axes.set_ylabel("rank")
+    axes.yaxis.set_label_coords(-0.12, 0.55)
 
 
 def _mark(figure: Figure, margin: float, height: float, amount: str) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from rankwise.stats.verdict import Comparison, Verdict
 
+FEW = 1000
+"""Texts below which log losses that are rare and large may upset a verdict; docs/concepts.md has figures."""
+
 
 def headline(found: Verdict) -> str:
     """The verdict in one line, without a period."""
@@ -113,6 +116,8 @@ def _left_open(found: Verdict) -> list[str]:
 
 
 def _few_texts(found: Verdict) -> list[str]:
+    if found.metric.negated and found.texts < FEW and len(found.candidates) > 1:
+        return [f"With {found.texts:,} texts, rare large losses may be missing from the comparison"]
     if found.advice is None or not found.binary or 1 / found.texts <= found.margin:
         return []
     one, margin = found.metric.amount(1 / found.texts), found.metric.amount(found.margin)
