@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few adapters and sweeps")
     parser.add_argument("--record", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    adapters, evaluated, sweeps = (60, 1000, 50) if options.quick else (300, 4000, 1000)
+    adapters, evaluated, sweeps = (60, 1000, 50) if options.quick else (200, 4000, 500)
     grid = [(2, 200), (3, 500)]
     grid += [] if options.quick else [(2, 2000), (3, 2000), (5, 2000), (10, 2000)]
     pool = train(adapters, evaluated)
