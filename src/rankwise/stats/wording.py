@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rankwise.stats.verdict import Comparison, Verdict
 
 FEW = 1000
-"""Texts below which log losses that are rare and large may upset a verdict; docs/concepts.md has figures."""
+"""Texts below which a verdict by log loss comes with a warning; docs/concepts.md has error rates."""
 
 
 def headline(found: Verdict) -> str:
