@@ -103,4 +103,5 @@ def test_the_page_and_the_table_show_it(tmp_path: Path, metric: str) -> None:
     found = contrast(load(run), compare(load(run), 0.05, metric))  # type: ignore[arg-type]
     assert found is not None and found.text in page and found.text in table
     assert ("The basis of the verdict." in page) == (metric == "accuracy")
+    assert ("which rank is enough?" in page) == (metric == "accuracy")
     assert compare(load(run), 0.05, metric).headline in page  # type: ignore[arg-type]

@@ -57,6 +57,7 @@ def run_page(story: Story) -> str:
         title=one_line(run.name),
         results=results,
         comparison=story.comparison,
+        metric=CRITERIA[story.comparison.metric].short,
         headline=story.comparison.headline,
         evidence=story.comparison.verdict.removeprefix(f"{story.comparison.headline}. "),
         facts=_facts(story),
