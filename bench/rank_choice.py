@@ -37,13 +37,14 @@ from bench.rank_trials import TUNING_SHARE, Corpus, Trial, Trials, read
 from rankwise import hardware
 from rankwise.models.base import SMOLLM2
 from rankwise.recipe import Recipe
-from rankwise.report.ranks import MARGIN
+from rankwise.report.criteria import CRITERIA
 from rankwise.stats.intervals import Answers
 from rankwise.stats.paired import pair_up
 from rankwise.stats.verdict import LEVEL, Verdict, judge
 from rankwise.stats.wording import headline
 
 N = TypeVar("N", int, float)
+MARGIN = CRITERIA["accuracy"].margin
 REFERENCE = "fixed"
 """The method that the others are compared with."""
 HEADER = (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.special import softmax
 
@@ -113,6 +114,8 @@ def made_run(
     files.write_text(run.recipe, recipe.to_toml())
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
     files.write_text(run.timing, _timing(names).model_dump_json(indent=1) + "\n")
+    for name, of in logits.items():
+        files.write_bytes(run.logits / f"{name}.safetensors", safetensors.numpy.save(of))
     files.write_text(run.predictions, _predictions(targets, logits, labels, texts))
     files.write_text(run.history, _history(measured, epochs, rng))
     for name in names:

@@ -31,8 +31,10 @@ from rankwise.schema import (
     SCHEMA,
     AdapterResult,
     Baseline,
+    BaselineSummary,
     ClassMetrics,
     Comparison,
+    CurvePoint,
     Cut,
     CutResult,
     Diverged,
@@ -115,7 +117,10 @@ def test_results_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("results.json", number)] == list(model.model_fields)
 
 
-@pytest.mark.parametrize(("number", "model"), [(0, Comparison), (1, RankSummary), (2, PairSummary)])
+@pytest.mark.parametrize(
+    ("number", "model"),
+    [(0, Comparison), (1, RankSummary), (2, PairSummary), (3, BaselineSummary), (4, CurvePoint)],
+)
 def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
 

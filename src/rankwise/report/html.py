@@ -10,11 +10,13 @@ from typing import Any
 
 from rankwise.report import cuts
 from rankwise.report.card import repeat_command
+from rankwise.report.contrast import Contrast
+from rankwise.report.criteria import CRITERIA
 from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.ranks import summary_table
+from rankwise.report.ranks import shown, summary_table
 from rankwise.report.run import Run
 from rankwise.report.scores import ScoreRow, by_rank
 from rankwise.report.tables import (
@@ -45,6 +47,7 @@ class Story:
     choice: Chosen
     rows: Sequence[ScoreRow]  # the ranks
     drawings: Sequence[Drawing]
+    contrast: Contrast | None  # None for a single rank
     wrong: Sequence[WrongText]
 
 
@@ -56,6 +59,7 @@ def run_page(story: Story) -> str:
         title=one_line(run.name),
         results=results,
         comparison=story.comparison,
+        metric=CRITERIA[story.comparison.metric].short,
         headline=story.comparison.headline,
         evidence=story.comparison.verdict.removeprefix(f"{story.comparison.headline}. "),
         facts=_facts(story),
@@ -65,6 +69,7 @@ def run_page(story: Story) -> str:
         **_tuning(results),
         cuts=cuts.sentence(results),
         ranks=rank_table(run),
+        contrast=story.contrast,
         pairs=summary_table(story.comparison) if len(story.comparison.ranks) > 1 else None,
         classes=class_figures("By class", choice.classes("validation")),
         confused=_confused(results, choice),
@@ -124,10 +129,23 @@ def _facts(story: Story) -> list[tuple[str, str, str]]:
     ]
     best = story.choice.best
     return [
+        *_judged(story),
         *facts,
         (f"{best.trainable_params:,}", "parameters trained", f"{best.trainable_percent:.3f} % of the model"),
         (size(best.adapter_bytes), "adapter on disk", f"adapters/{best.name}"),
     ]
+
+
+def _judged(story: Story) -> list[tuple[str, str, str]]:
+    """The verdict's metric as a key figure, unless it is the accuracy, which is always one."""
+    found = story.comparison
+    if found.metric == "accuracy":
+        return []
+    by = CRITERIA[found.metric]
+    each = next(each for each in found.ranks if each.rank == story.choice.rank)
+    value = f"{shown(by, each.mean)} {'%' if by.metric.percent else by.metric.unit}"
+    interval = f"95 %: {shown(by, each.low, -1)}-{shown(by, each.high, -1)}"
+    return [(value, f"{by.metric.name}, rank {each.rank}", interval)]
 
 
 def size(number: int) -> str:

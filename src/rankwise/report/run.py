@@ -5,6 +5,7 @@ Usage::
     run = load(RunFolder("runs/first"))
     run.results.adapters[0].validation.accuracy     # a fraction
     run.predictions["validation"].correct           # (adapters, texts)
+    run.log_losses(["r4-s110"])                     # (adapters, validation texts)
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -24,10 +27,13 @@ from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves
 from rankwise.schema import AdapterResult, CutResult, DataReport, Results, Timing
+from rankwise.stats.crossed import Floats
 from rankwise.stats.intervals import Answers
+from rankwise.stats.metrics import text_log_losses
 from rankwise.store.run_folder import RunFolder
 
 D = TypeVar("D", bound=np.generic)
+NO_LOGITS = "the log loss needs the files in the run's folder logits; accuracy and macro-F1 do not"
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class SplitPredictions:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the contents of its folder, without weights and logits."""
+    """A finished run: the contents of its folder, without weights; logits are read on demand."""
 
     path: Path  # the folder
     results: Results
@@ -90,6 +96,19 @@ class Run:
         found = self.predictions[split]
         return np.stack([found.cuts[row.name] == found.targets for row in cuts])
 
+    def log_losses(self, names: Sequence[str]) -> Floats:
+        """(adapters, texts): the log loss of each validation text under the adapters of these names, in nats.
+
+        predictions.csv is not enough: it has the probability of the predicted label, not of the true one.
+
+        Raises:
+            UsageError: an adapter's file in the folder logits cannot be read, or is not of these texts.
+        """
+        targets = self.predictions["validation"].targets
+        shape = len(targets), len(self.results.labels)
+        paths = [RunFolder(self.path).logits / f"{name}.safetensors" for name in names]
+        return np.stack([text_log_losses(targets, _read_logits(path, shape)) for path in paths])
+
 
 def load(folder: RunFolder) -> Run:
     """Read a finished run, each file once.
@@ -122,6 +141,17 @@ def _read_curves(path: Path) -> dict[str, Curve]:
         return parse_curves(path.read_text("utf-8", errors="replace").splitlines())
     except OSError:
         return {}
+
+
+def _read_logits(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """(texts, classes) logits of the validation texts."""
+    try:
+        logits: NDArray[np.float32] = safetensors.numpy.load(path.read_bytes())["validation"]
+    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}", hint=NO_LOGITS) from None
+    if logits.shape != shape or not np.isfinite(logits).all():
+        raise UsageError(f"{path}: not the logits of the run's validation texts", hint=NO_LOGITS)
+    return logits
 
 
 def _read_predictions(path: Path, results: Results) -> dict[str, SplitPredictions]:

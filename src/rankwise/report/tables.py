@@ -215,10 +215,17 @@ def _draw(texts: Sequence[int], most: int, seed: str) -> list[int]:
 
 def write(folder: RunFolder, run: Run) -> None:
     """Write table.md, table.csv and samples.md."""
-    ranks, samples = rank_table(run), sample_table(run)
-    files.write_text(folder.table, f"{escape(ranks.title)}\n\n{ranks.markdown()}\n{ranks.note}\n")
+    samples = sample_table(run)
+    write_ranks(folder, run)
     files.write_text(folder.path / "table.csv", rank_csv(run))
     files.write_text(folder.samples, f"{escape(samples.title)}\n\n{samples.markdown()}")
+
+
+def write_ranks(folder: RunFolder, run: Run, more: str = "") -> None:
+    """Write table.md, with more Markdown at its end."""
+    ranks = rank_table(run)
+    text = f"{escape(ranks.title)}\n\n{ranks.markdown()}\n{ranks.note}\n"
+    files.write_text(folder.table, f"{text}\n{more}" if more else text)
 
 
 def printable(text: str) -> str:

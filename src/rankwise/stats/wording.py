@@ -7,6 +7,9 @@ from itertools import groupby
 
 from rankwise.stats.verdict import Comparison, Verdict
 
+FEW = 1000
+"""Texts below which a verdict by log loss comes with a warning; docs/concepts.md has error rates."""
+
 
 def headline(found: Verdict) -> str:
     """The verdict in one line, without a period."""
@@ -131,9 +134,7 @@ def _undecided(found: Verdict) -> str:
 
 def _baseline_evidence(found: Verdict) -> list[str]:
     named = [
-        f"{each.other}: {_signed(found, each.difference)} "
-        f"({_signed(found, each.low, bare=True)} to {_signed(found, each.high, bare=True)})"
-        for each in found.baselines
+        f"{each.other}: {_signed(found, each.difference)} ({_ends(found, each)})" for each in found.baselines
     ]
     if not named:
         return []
@@ -160,6 +161,8 @@ def _left_open(found: Verdict) -> list[str]:
 
 
 def _few_texts(found: Verdict) -> list[str]:
+    if found.metric.negated and found.texts < FEW and len(found.candidates) > 1:
+        return [f"With {found.texts:,} texts, rare large losses may be missing from the comparison"]
     if found.advice is None or not found.binary or 1 / found.texts <= found.margin:
         return []
     one, margin = found.metric.amount(1 / found.texts), found.metric.amount(found.margin)
@@ -219,9 +222,14 @@ def _gap(found: Verdict, rank: int) -> str:
     return f"{gap} from rank {found.leader}, which has the best mean"
 
 
-def _signed(found: Verdict, value: float, bare: bool = False) -> str:
-    number = found.metric.change(value)
-    return number if bare else f"{number} {found.metric.unit}"
+def _signed(found: Verdict, value: float) -> str:
+    return f"{found.metric.change(value)} {found.metric.unit}"
+
+
+def _ends(found: Verdict, each: Comparison) -> str:
+    """The ends of an interval in the metric's own direction, such as `-0.20 to +0.10`."""
+    low, high = (each.high, each.low) if found.metric.negated else (each.low, each.high)
+    return f"{found.metric.change(low)} to {found.metric.change(high)}"
 
 
 def _ranks(ranks: Sequence[int], word: str, capital: bool = False) -> str:
