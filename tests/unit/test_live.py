@@ -112,4 +112,15 @@ def test_a_sweep_in_a_pipe_says_each_thing_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_line_of_an_epoch() -> None:
-    assert line(Validation(["a", "b"], 2, 3, 9, [0.5, 1.0], [0, 0], [0, 0])).endswith("a 50.00, b 100.00")
+    found = Validation(["a", "b"], 2, 3, 9, [0.5, 1.0], [0, 0], [0.7, 0.1])
+    assert line(found).endswith("validation accuracy: a 50.00, b 100.00")
+    assert line(found, "tune") == "log loss on the tuning texts: a 0.700, b 0.100"
+
+
+def test_trials_leave_the_board_before_the_final_adapters_enter() -> None:
+    made = Board()
+    made.bank("tune", {"tune1-r4-lr1e-3": 4})
+    made.step(["tune1-r4-lr1e-3"], [1.0])
+    made.bank("train", {"r4-s1": 4})
+    made.step(["r4-s1"], [0.5])
+    assert "tune1" not in shown(made, 80, 20) and "r4-s1" in shown(made, 80, 20)

@@ -185,11 +185,11 @@ def _metavar(annotation: Any) -> str:
 
 
 def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]) -> Recipe:
-    given = {name: value for name, value in changes.items() if value is not None and value != []}
+    given = {name: value for name, value in changes.items() if value not in (None, [], ())}
     for name, value in given.items():
         if isinstance(value, str) and _metavar(Recipe.settings()[name].annotation) == "A,B,...":
             given[name] = _listed(value)
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             given[name] = dict(_named_list(name, each) for each in value)
     if preset and path:
         raise UsageError("--preset and --recipe cannot be combined")
@@ -228,11 +228,15 @@ def _sweep(
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
     from rankwise.report.run import load
+    from rankwise.report.tuning import chosen_table
 
     if as_json:
         print(results.model_dump_json(indent=1))
         return
     finished = load(run)
+    if results.tuning:
+        terminal.show_table(chosen_table(results.tuning))
+        terminal.stdout.print()
     terminal.show_table(tables.rank_table(finished))
     if samples:
         terminal.stdout.print()

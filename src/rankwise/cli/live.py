@@ -92,12 +92,15 @@ class Board:
         return dict(found)
 
 
-def line(found: Validation) -> str:
-    """The accuracies after an epoch, on one line.
+def line(found: Validation, purpose: str = "train") -> str:
+    """The accuracies after an epoch, or the log losses of trials, on one line.
 
     >>> line(Validation(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
     'epoch 1/3, validation accuracy: r1-s110 91.50'
     """
+    if purpose == "tune":
+        losses = (f"{name} {loss:.3f}" for name, loss in zip(found.adapters, found.log_loss, strict=True))
+        return f"log loss on the tuning texts: {', '.join(losses)}"
     each = (f"{name} {100 * right:.2f}" for name, right in zip(found.adapters, found.accuracy, strict=True))
     return f"epoch {found.epoch:.3g}/{found.epochs:.3g}, validation accuracy: {', '.join(each)}"
 

@@ -300,7 +300,7 @@ class ProgressBars(Callback):
     """On a terminal, one bar per stage below the board of a sweep; otherwise, one line per stage."""
 
     def __init__(self) -> None:
-        self._board = Board()
+        self._board, self._purpose = Board(), ""
         self._bars = _Bars(self._board)
         self._tasks: dict[str, TaskID] = {}  # stage -> its bar
         self._lengths: dict[str, int | None] = {}
@@ -339,6 +339,7 @@ class ProgressBars(Callback):
 
     def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
         """Show these adapters; those of another purpose are no longer shown."""
+        self._purpose = purpose
         self._board.bank(purpose, ranks)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
@@ -351,7 +352,7 @@ class ProgressBars(Callback):
         """Show the accuracies after an epoch."""
         self._board.validation(found)
         if not stderr.is_terminal:
-            stderr.print(line(found), soft_wrap=True)
+            stderr.print(line(found, self._purpose), soft_wrap=True)
 
     def end(self) -> None:
         """End the stage. The bar of a stage of unknown length is removed."""
