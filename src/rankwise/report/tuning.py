@@ -16,7 +16,7 @@ RATE = "learning_rate"
 TITLES = {"lora_plus_ratio": "LoRA+ ratio", "lora_dropout": "LoRA dropout", "targets": "target modules"}
 """Setting -> its column title, unless that is the name with spaces."""
 NOTES = {
-    "at the edge": "no lower or no higher learning rate was tried, so a better one may lie beyond",
+    "at the edge": "the next lower or the next higher learning rate was not tried, and may be better",
     "wider grid": "learning rates were added because the best one was at the edge",
 }
 """Note on a rank -> its meaning."""
@@ -70,7 +70,7 @@ def chosen_trials(tuning: Tuning) -> dict[int, Trial]:
 
 def _chosen_row(tuning: Tuning, chosen: TunedRank, trial: Trial) -> tuple[str, ...]:
     own = [each for each in tuning.trials if each.rank == chosen.rank]
-    holds = {"at the edge": chosen.at_edge, "wider grid": any(each.added for each in own)}
+    holds = {"at the edge": chosen.at_edge, "wider grid": _is_wider(own)}
     return (
         str(chosen.rank),
         *(_shown(chosen.settings.get(name)) for name in tuning.varied),
@@ -78,6 +78,12 @@ def _chosen_row(tuning: Tuning, chosen: TunedRank, trial: Trial) -> tuple[str, .
         str(len(own)),
         _joined(holds),
     )
+
+
+def _is_wider(trials: Sequence[Trial]) -> bool:
+    """Whether a rank tried learning rates that are not in the recipe's grid."""
+    grid = {each.settings.get("learning_rate") for each in trials if each.rung == 1 and not each.added}
+    return any(each.settings.get("learning_rate") not in grid for each in trials)
 
 
 def trials_table(tuning: Tuning) -> Table:
