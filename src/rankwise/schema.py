@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of results.json and timing.json. Run folders with another version are rejected."""
 
 
