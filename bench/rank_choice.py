@@ -155,7 +155,9 @@ def main() -> None:
         label_column="label",
         epochs=options.epochs,
         seeds=_numbers(options.seeds, int),
+        tune=False,  # every method is tuned here, in the same way
         baselines=False,
+        cuts=False,
     )
     trials = Trials(options.work, recipe, _numbers(options.rates, float))
     found = []

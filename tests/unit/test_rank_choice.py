@@ -39,7 +39,7 @@ peft_warns = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 def recipe(base: Path, **changes: Any) -> Recipe:
     values: dict[str, Any] = {"base": str(base), "data_config": None, "last_layers": 1, "seeds": (0, 1)}
     values |= {"epochs": 1, "max_length": 64, "precision": "float32", "baselines": False}
-    return Recipe.preset("emotion-smollm2").replace(**values | changes)
+    return Recipe.preset("emotion-smollm2").replace(**values | {"tune": False, "cuts": False} | changes)
 
 
 def trial(losses: dict[int, float], method: str = "cut", *, rate: float = 1e-3, seed: int = 0) -> Trial:
