@@ -36,6 +36,7 @@ EVERYTHING: dict[str, Any] = {
     "batch_size": 7,
     "learning_rate": 1e-05,
     "weight_decay": 0.0,
+    "lora_plus_ratio": 16.0,
     "schedule": "cosine",
     "warmup_steps": 50,
     "max_grad_norm": 0.0,
@@ -44,6 +45,12 @@ EVERYTHING: dict[str, Any] = {
     "baselines": False,
     "cuts": False,
     "on_nan": "stop",
+    "tune": True,  # the default, which the next five settings need
+    "learning_rates": (1e-4, 1e-2),
+    "vary": {"alpha": (1.0, 2.0), "targets": (("c_attn",), ("all-linear",))},
+    "tuning_texts": 500,
+    "tuning_share": 0.5,
+    "finalists": 3,
     "precision": "float32",
     "device": "cuda:1",
     "memory_gb": 1.5,
@@ -96,7 +103,9 @@ def test_no_such_preset() -> None:
     assert all(name in caught.value.hint for name in PRESETS)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), *map(Recipe.preset, PRESETS), Recipe(**EVERYTHING)])
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(tune=False), *map(Recipe.preset, PRESETS), Recipe(**EVERYTHING)]
+)
 def test_round_trip(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(recipe.to_toml(), "utf-8")
     assert Recipe.load(tmp_path / "recipe.toml") == recipe
@@ -105,7 +114,7 @@ def test_round_trip(recipe: Recipe, tmp_path: Path) -> None:
 def test_the_round_trip_covers_every_field() -> None:
     default = Recipe().flat()
     assert default.keys() == EVERYTHING.keys()
-    assert all(default[name] != value for name, value in EVERYTHING.items())
+    assert all(default[name] != value for name, value in EVERYTHING.items() if name != "tune")
 
 
 def test_toml_writes_every_default_out() -> None:
@@ -113,7 +122,7 @@ def test_toml_writes_every_default_out() -> None:
     assert Recipe(**written).flat() == Recipe().flat()
     unset = {name for name, value in Recipe().flat().items() if value is None}
     named = {name for section in written.values() if isinstance(section, dict) for name in section}
-    assert named - {"source"} | {"base", "data"} == Recipe.settings().keys() - unset
+    assert named - {"source", "enabled"} | {"base", "data", "tune"} == Recipe.settings().keys() - unset
 
 
 def test_sections_and_names_are_the_same() -> None:
