@@ -216,7 +216,8 @@ def _history(measured: Mapping[str, Mapping[str, Metrics]], epochs: int, rng: np
     for step in range(1, epochs * per_epoch + 1):
         base = 0.25 + 1.4 * np.exp(-step / 25)
         losses = [float(base + 0.15 * abs(rng.normal())) for _ in names]
-        line = {"kind": "step", "bank": 1, "adapters": names, "number": step, "epoch": step / per_epoch}
+        done = [step / per_epoch] * len(names)
+        line = {"kind": "step", "bank": 1, "adapters": names, "number": step, "epochs": done}
         lines.append(json.dumps(line | {"steps": epochs * per_epoch, "losses": losses}))
         if step % per_epoch == 0:
             epoch = step // per_epoch
