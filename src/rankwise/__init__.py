@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankwise.commands.evaluate import evaluate
     from rankwise.commands.predict import Classifier, Prediction
+    from rankwise.commands.search import search
     from rankwise.commands.sweep import sweep
     from rankwise.errors import (
         DataError,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from rankwise.recipe import Recipe
-    from rankwise.schema import Metrics, Results
+    from rankwise.schema import Metrics, Results, SearchResults
 
 _HOMES = {
     "Classifier": "commands.predict",
@@ -31,10 +32,12 @@ _HOMES = {
     "Recipe": "recipe",
     "ResourceError": "errors",
     "Results": "schema",
+    "SearchResults": "schema",
     "TrainingError": "errors",
     "Unreachable": "errors",
     "UsageError": "errors",
     "evaluate": "commands.evaluate",
+    "search": "commands.search",
     "sweep": "commands.sweep",
 }
 
@@ -48,10 +51,12 @@ __all__ = [
     "Recipe",
     "ResourceError",
     "Results",
+    "SearchResults",
     "TrainingError",
     "Unreachable",
     "UsageError",
     "evaluate",
+    "search",
     "sweep",
 ]
 

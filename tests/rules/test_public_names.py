@@ -20,10 +20,12 @@ PUBLIC = {
     "Recipe": "class",
     "ResourceError": "class",
     "Results": "class",
+    "SearchResults": "class",
     "TrainingError": "class",
     "Unreachable": "class",
     "UsageError": "class",
     "evaluate": "function",
+    "search": "function",
     "sweep": "function",
 }
 
