@@ -57,8 +57,8 @@ def search(
     """Search the ranks, learning rates and varied settings of a recipe, and write a run folder.
 
     Trials train for a ninth of the schedule; the best third of them is trained for a third of it, and the
-    best third of those in full (asynchronous successive halving; Li et al. 2020, arXiv 1810.05934). The best is
-    the one with the lowest log loss on validation. The test split is only used for the best, at the end.
+    best third of those in full (asynchronous successive halving; Li et al. 2020, arXiv 1810.05934). The best
+    trial has the lowest log loss on validation. The test split is only used for the best, at the end.
 
     Args:
         recipe: what to search. All trials have its first seed.

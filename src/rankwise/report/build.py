@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rankwise.errors import RankwiseError, UsageError
-from rankwise.report import card, diagnostics, figures, tables
+from rankwise.report import card, diagnostics, figures, search, tables
 from rankwise.report.drawing import Drawing
 from rankwise.report.errors import errors_csv, wrong_texts
 from rankwise.report.html import Story, run_page
@@ -108,7 +108,7 @@ def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen) -> list[Drawin
 
 
 def report(folders: Sequence[RunFolder], out: Path | None = None) -> Path:
-    """Write the report of one run, or a page that compares several; return the path of the page.
+    """Write the report of one run or search, or a page that compares runs; return the path of the page.
 
     Args:
         folders: one run, whose report is rebuilt, or several runs to compare on one page.
@@ -123,8 +123,12 @@ def report(folders: Sequence[RunFolder], out: Path | None = None) -> Path:
             raise UsageError("comparing several runs needs an output file", hint="say where: --out FILE.html")
         files.write_text(out, runs_page([load(each) for each in folders]))
         return out
-    rebuild(folders[0])
-    page = folders[0].path / "report.html"
+    if folders[0].search.exists():
+        search.write(folders[0], folders[0].read_search())
+        page = folders[0].path / "search.md"
+    else:
+        rebuild(folders[0])
+        page = folders[0].path / "report.html"
     if out is not None:
         files.copy(page, out)
     return out or page

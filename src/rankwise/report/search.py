@@ -27,8 +27,10 @@ CSV_COLUMNS = ("name", "rank", "share", "log_loss", "accuracy", "end", "diverged
 SHOWN = 20
 """Maximum number of trials that the terminal shows."""
 COLUMNS = 2
-PANEL = 1.75
+PANEL = 1.8
 """Height of a row of panels, inches."""
+FEW = 50
+"""Below this number of trials, the report says that the importances are rough."""
 MOST_VALUES = 8
 """A setting with more values is drawn on a logarithmic axis, without medians."""
 Losses = Mapping[str, float]
@@ -54,7 +56,7 @@ def write(folder: RunFolder, results: SearchResults) -> None:
 
 
 def trial_table(results: SearchResults, most: int = SHOWN) -> Table:
-    """One row per trial, best first: the settings that were searched, and how it ended."""
+    """One row per trial, best first: the settings that were searched, its result, and how it ended."""
     rows = [
         (
             *(_shown(_values(trial).get(name, "")) for name in results.searched),
@@ -80,7 +82,7 @@ def trial_table(results: SearchResults, most: int = SHOWN) -> Table:
 def _end(trial: SearchTrial) -> str:
     if trial.end == "diverged":
         return f"diverged at step {trial.diverged:,}"
-    return "finished" if trial.end == "finished" else f"stopped at {_part(trial.share)}"
+    return trial.end
 
 
 def _part(share: float) -> str:
@@ -127,21 +129,24 @@ def best_trial(results: SearchResults) -> SearchTrial:
 
 def sentences(results: SearchResults) -> list[str]:
     """The best settings with their metrics, a warning if one is at the edge, and what mattered."""
-    best = best_trial(results)
-    settings = ", ".join(
-        f"{name.replace('_', ' ')} {_shown(_values(best)[name])}" for name in _chosen(results)
-    )
-    validation, test = results.validation, results.test
+    best, validation, test = best_trial(results), results.validation, results.test
+    settings = [f"{name.replace('_', ' ')} {_shown(_values(best)[name])}" for name in _chosen(results)]
     found = (
-        f"Best: {settings}. Validation accuracy {percent(validation.accuracy)} %, "
-        f"log loss {best.log_loss:.3f}; slightly optimistic, as the best was chosen by this split."
+        f"The best trial has {_listed(settings)}. "
+        f"Its validation accuracy is {percent(validation.accuracy)} % "
+        f"and its log loss {best.log_loss:.3f}; both are slightly optimistic, as it was chosen by this split."
     )
     if test:
         found += (
-            f" Test accuracy {percent(test.accuracy)} % (95 % interval {percent(test.accuracy_low)} to "
-            f"{percent(test.accuracy_high)}); the test split was used for nothing else."
+            f" Its test accuracy is {percent(test.accuracy)} % "
+            f"(95 % interval {percent(test.accuracy_low)} to {percent(test.accuracy_high)})."
         )
     return [found, *_at_edge(results), mattered(results)]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Such as `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _chosen(results: SearchResults) -> list[str]:
@@ -163,12 +168,13 @@ def _at_edge(results: SearchResults) -> list[str]:
 
 def mattered(results: SearchResults) -> str:
     """The importance of each setting, in a sentence."""
-    shares = ", ".join(
-        f"{each.setting.replace('_', ' ')} {100 * each.share:.0f} %" for each in results.importances
-    )
+    first, *others = [(each.setting.replace("_", " "), 100 * each.share) for each in results.importances]
+    shares = [f"the {first[0]} explains {first[1]:.0f} %"]
+    shares += [f"the {name} {share:.0f} %" for name, share in others]
+    rough = " With few trials, these shares are rough estimates." if len(results.trials) < FEW else ""
     return (
-        f"What mattered: {shares} of the variance of the log loss after {_part(results.shares[0])} of the "
-        f"schedule{'' if len(results.trials) >= 20 else '; a rough estimate, as there are few trials'}."
+        f"Of the variance of the log loss after {_part(results.shares[0])} of the schedule, "
+        f"{_listed(shares)}.{rough}"
     )
 
 
@@ -241,11 +247,11 @@ def what_mattered(results: SearchResults) -> Drawing:
         name="search",
         title=f"Log loss on validation after {part} of the schedule, by setting",
         description=f"{mattered(results)} The share is the main effect in a functional analysis of variance "
-        "on a random forest (Hutter et al. 2014); the rest is due to combinations of settings. Each point is a "
-        "trial, each bar the median of a value. The diamond is the best trial after the full schedule, "
+        "on a random forest (Hutter et al. 2014); the rest is due to combinations of settings. Each point is "
+        "a trial, each bar the median of a value. The diamond is the best trial after the full schedule, "
         f"{best.name}. Triangles at the top are trials no better than guessing, or that diverged.",
         plot=partial(_plot, results=results),
-        size=(WIDTH, 0.25 + PANEL * rows),
+        size=(WIDTH, PANEL * rows),
     )
 
 
@@ -254,25 +260,15 @@ def _plot(figure: Figure, results: SearchResults) -> None:
         first_losses(results.trials, len(results.labels)),
         guessing(results.trials, len(results.labels)),
     )
-    rows = math.ceil(len(results.importances) / COLUMNS)
-    panels = figure.subplots(
-        rows,
-        min(COLUMNS, len(results.importances)),
-        squeeze=False,
-        sharey=True,
-        gridspec_kw={
-            "left": 0.13,
-            "right": 0.985,
-            "bottom": 0.25 / rows,
-            "top": 1 - 0.14 / rows,
-            "hspace": 0.75,
-        },
-    ).flat
-    for axes in panels[len(results.importances) :]:
-        axes.set_visible(False)
-    for i, (axes, each) in enumerate(zip(panels, results.importances, strict=False)):
+    high, above = figure.get_figheight(), None
+    for i, each in enumerate(results.importances):
+        row, column = divmod(i, COLUMNS)
+        bottom = high - PANEL * (row + 1) + 0.33
+        place = (0.12 + 0.46 * column, bottom / high, 0.4, (PANEL - 0.62) / high)
+        axes = above = figure.add_axes(place, sharey=above)
+        axes.tick_params(labelleft=not column)
         _panel(axes, each, results, losses, ceiling)
-        if i % COLUMNS == 0:
+        if not column:
             axes.set_ylabel("log loss")
 
 
@@ -303,11 +299,25 @@ def _axis(axes: Axes, values: Sequence[Any]) -> list[float]:
     """
     distinct = sorted(set(values), key=lambda value: (value is None, isinstance(value, str), value or 0))
     if len(distinct) > MOST_VALUES:
-        axes.set_xscale("log")
-        return [float(value) for value in values]
+        places = [math.log10(value) for value in values]
+        ticks = _ticks(min(places), max(places))
+        axes.set_xticks(ticks, [f"{10**tick:.0g}" for tick in ticks])
+        return places
     axes.set_xticks(range(len(distinct)), [shorten(_shown(value), 12) for value in distinct])
     axes.set_xlim(-0.5, len(distinct) - 0.5)
     return [float(distinct.index(value)) for value in values]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Decades between two logarithms; if they are close, 1 and 3 times those.
+
+    >>> _ticks(-3.1, -1.0), [round(10**tick, 3) for tick in _ticks(-2.5, -1.5)]
+    ([-3.0, -2.0, -1.0], [0.01, 0.03])
+    """
+    decades = [float(each) for each in range(math.floor(low), math.ceil(high) + 1)]
+    finer = [decade + shift for decade in decades for shift in (0.0, math.log10(3))]
+    inside = [[tick for tick in ticks if low <= tick <= high] for ticks in (decades, finer)]
+    return inside[0] if len(inside[0]) > 1 else inside[1]
 
 
 def _medians(axes: Axes, places: Sequence[float], heights: Sequence[float]) -> None:
