@@ -194,8 +194,10 @@ def refusal(run: RunFolder) -> UsageError:
             f"{run.path}: holds a finished sweep",
             hint=f"{again} prints its table, with --ranks or --seeds it trains more; or choose another --out",
         )
+    is_search = kind(run, state) == "search"
+    what = "holds a search that did not end" if is_search else "holds a sweep that did not end"
     return UsageError(
-        f"{run.path}: holds a {kind(run, state)} that did not end{_how_far(state) if state else ''}",
+        f"{run.path}: {what}{_how_far(state) if state else ''}",
         hint=f"{again} goes on with it; or choose another --out",
     )
 
