@@ -13,9 +13,10 @@ place is free, the longest schedule that a trial has earned starts in it, or els
 
 Every rung has a complete schedule of its own, as in `rankwise.tuning`. ASHA evaluates one long schedule at
 milestones. But before the learning rate decays, a high one looks worse than it is at the end, so milestones
-favor low learning rates. Short complete schedules are judged after the decay. They favor higher learning
-rates, by less, and the last rung corrects that. The price is that a promoted trial repeats its first steps:
-a search of many trials costs a third of all full schedules, instead of a quarter.
+favor low learning rates. Short complete schedules are judged after the decay, as the full one is. The best
+learning rate of a short schedule tends to be higher than that of a long one, and only the last rung can
+correct that, so at least two trials reach it. The price is that a promoted trial repeats its first steps: a
+search of many trials costs a third of all full schedules, instead of a quarter.
 
 Everything here is a pure function of the recipe and of the trials done so far, so a resumed search goes on
 where it stopped.

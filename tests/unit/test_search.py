@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rankwise import Classifier, Recipe, TrainingError, UsageError, search, sweep
+from rankwise import Classifier, RankwiseError, Recipe, TrainingError, UsageError, search, sweep
 from rankwise.cli.live import Board
 from rankwise.report import search as report
 from rankwise.report.runs import list_runs
@@ -218,7 +218,11 @@ def test_every_trial_diverges(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_linear_probe_among_the_ranks(recipe: Recipe, tmp_path: Path) -> None:
-    results = search(recipe.replace(ranks=(0, 1), learning_rates=(1e-2, 1e-1), vary={}), tmp_path / "run")
+    ears = Ears()
+    both = recipe.replace(ranks=(0, 1), seeds=(5, 6), learning_rates=(1e-2, 1e-1), vary={})
+    results = search(both, tmp_path / "run", ears)
+    assert ears.notes == ["all trials have seed 5; the other seeds are for a sweep"]
+    assert results.seed == 5 and "--seeds 5,6" in results.command
     assert {trial.rank for trial in results.trials} == {0, 1}
 
 
@@ -263,6 +267,28 @@ def test_an_unfinished_search_is_not_a_sweep(recipe: Recipe, tmp_path: Path) -> 
 def test_a_folder_with_a_search(found: RunFolder, recipe: Recipe) -> None:
     with pytest.raises(UsageError, match="holds a finished search"):
         search(recipe, found.path)
+
+
+def test_damaged_checkpoints(recipe: Recipe, tmp_path: Path) -> None:
+    interrupted(recipe, tmp_path / "run", Stop(step=3), places=5)
+    for path in (tmp_path / "run" / "checkpoint").rglob("state.json"):
+        path.write_text("{")
+    with pytest.raises(UsageError, match="no intact checkpoint is left"):
+        search(recipe, tmp_path / "run", resume=True)
+
+
+def test_an_error_in_the_report_says_that_the_results_are_safe(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("no figure")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "what_mattered", fail)
+        with pytest.raises(RankwiseError, match="its results are safe"):
+            search(recipe, tmp_path / "run", trials=2)
+    assert "search.md" in rankwise("report", tmp_path / "run").stdout
+    assert search(recipe, tmp_path / "run", resume=True).draws == 2
 
 
 def test_nothing_to_resume(recipe: Recipe, tmp_path: Path) -> None:
@@ -416,6 +442,7 @@ def test_in_the_list_of_runs(found: RunFolder, recipe: Recipe, tmp_path: Path) -
     whole, half, damaged = list_runs(tmp_path)
     results = found.read_search()
     assert (whole.state, whole.accuracy) == ("finished", results.validation.accuracy)
+    assert whole.created == found.read_timing().created
     assert whole.verdict == f"search: best is {results.best}"
     assert (half.state, damaged.state) == ("unfinished", "damaged")
 

@@ -263,9 +263,10 @@ def show_search(folder: RunFolder, found: SearchResults) -> None:
     show_table(search.trial_table(found))
     for sentence in search.sentences(found):
         stdout.print("\n" + printable(sentence))
+    stdout.print(f"\n{folder.read_timing().seconds['total']:.0f} s in all", soft_wrap=True)
     sweep, predict = search.commands(folder, found)
     stdout.print(
-        f"\nwritten to {folder.path}\nto read: {folder.path / 'search.md'}\n"
+        f"written to {folder.path}\nto read: {folder.path / 'search.md'}\n"
         f"train these settings: {sweep}\ntry: {predict}",
         soft_wrap=True,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from rankwise.errors import TrainingError, UsageError
 from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
 from rankwise.recipe import Recipe
+from rankwise.report import build
 from rankwise.report import search as report
-from rankwise.schema import SearchResults, Trial
+from rankwise.schema import SearchResults, Timing, Trial
 from rankwise.searching import MOST_PLACES, Attempt, Search
 from rankwise.stats.metrics import metrics
 from rankwise.store import files
@@ -102,6 +104,10 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
     for complaint in complaints:
         callback.note(complaint)
     run.require_begun()
+    if complaints and saved is None and not run.search.exists():
+        raise UsageError(
+            f"{run.path}: no intact checkpoint is left", hint="give another --out for a new search"
+        )
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = resuming.stored_recipe(run, saved.state if saved else None)
     resuming.require_unchanged(before, recipe, run.path, ("memory_gb",))
@@ -125,6 +131,8 @@ def _search(
     plain = recipe.replace(tune=False, learning_rates=None, vary={})
     material = replace(read_material(plain, run, callback, clock, saved), recipe=recipe)
     found = _planned(material, trials, places)
+    if len(recipe.train.seeds) > 1:
+        callback.note(f"all trials have seed {recipe.train.seeds[0]}; the other seeds are for a sweep")
     every = SaveEvery(60 * CHECKPOINT_MINUTES)
     plan = SearchPlan(trials=trials, places=found.places)
     journal = open_journal(material, callback, clock, every, saved, plan)
@@ -142,8 +150,9 @@ def _search(
             hint="lower --learning-rates or --precision float32 usually help",
         )
     results = _results(stage, stage.outcome)
+    files.write_text(run.timing, _timing(journal).model_dump_json(indent=1) + "\n")
     files.write_text(run.search, results.model_dump_json(indent=1) + "\n")
-    report.write(run, results)
+    build.rebuild(run)
     files.remove(run.checkpoint)  # a run with results and no checkpoint is complete
     return results
 
@@ -321,12 +330,11 @@ class _Progress(Callbacks):
 
 def _results(stage: _Stage, outcome: Outcome) -> SearchResults:
     """The contents of search.json."""
-    material, search, journal = stage.material, stage.search, stage.journal
-    recipe, labels = material.recipe, list(material.corpus.labels)
-    plan = journal.state.search
-    trials = searching.best_first(search, journal.trials)
+    material, found, recipe = stage.material, stage.search, stage.material.recipe
+    labels, plan = list(material.corpus.labels), stage.journal.state.search
+    trials = searching.best_first(found, stage.journal.trials)
     measured = measure(outcome.logits, material.evaluated, labels)
-    best = search.attempts[outcome.name].candidate
+    best = found.attempts[outcome.name].candidate
     return SearchResults(
         rankwise=version("rankwise"),
         base=material.base.name,
@@ -341,14 +349,26 @@ def _results(stage: _Stage, outcome: Outcome) -> SearchResults:
         fingerprint=material.fingerprint,
         seed=recipe.train.seeds[0],
         draws=plan.trials if plan else None,
-        places=plan.places if plan else search.places,
-        shares=list(search.shares),
+        places=plan.places if plan else found.places,
+        shares=list(found.shares),
         steps=recipe.train.epochs * _steps_per_epoch(material),
-        searched=searching.searched(search.candidates),
+        searched=searching.searched(found.candidates),
         trials=trials,
         importances=report.importances(trials, len(labels)),
         best=outcome.name,
         command=report.sweep_command(recipe, best.rank, best.setting),
         validation=measured["validation"],
         test=measured.get("test"),
+    )
+
+
+def _timing(journal: Journal) -> Timing:
+    """The contents of timing.json."""
+    seconds = journal.clock.reading()
+    training = seconds.get("search", 0.0)
+    return Timing(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds={stage: round(taken, 3) for stage, taken in seconds.items()},
+        train_seconds={},
+        tokens_per_second=journal.state.trained_tokens / training if training else 0.0,
     )

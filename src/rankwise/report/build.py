@@ -26,7 +26,7 @@ LABELS = "labels.txt"
 
 
 def rebuild(folder: RunFolder) -> None:
-    """Load a run and write its report.
+    """Load a run or a search and write its report.
 
     Raises:
         UsageError: the run is not finished, or one of its files cannot be read.
@@ -34,7 +34,10 @@ def rebuild(folder: RunFolder) -> None:
         RankwiseError: the report could not be built; the run's results are unaffected.
     """
     with _results_are_safe(folder):
-        write(folder, load(folder))
+        if folder.search.exists():
+            search.write(folder, folder.read_search())
+        else:
+            write(folder, load(folder))
 
 
 def write(folder: RunFolder, run: Run) -> None:
@@ -123,12 +126,8 @@ def report(folders: Sequence[RunFolder], out: Path | None = None) -> Path:
             raise UsageError("comparing several runs needs an output file", hint="say where: --out FILE.html")
         files.write_text(out, runs_page([load(each) for each in folders]))
         return out
-    if folders[0].search.exists():
-        search.write(folders[0], folders[0].read_search())
-        page = folders[0].path / "search.md"
-    else:
-        rebuild(folders[0])
-        page = folders[0].path / "report.html"
+    rebuild(folders[0])
+    page = folders[0].path / ("search.md" if folders[0].search.exists() else "report.html")
     if out is not None:
         files.copy(page, out)
     return out or page

@@ -70,11 +70,15 @@ def summary(folder: RunFolder) -> RunSummary:
 def _search_summary(folder: RunFolder) -> RunSummary:
     """The entry of a finished search."""
     try:
-        results = folder.read_search()
+        results, timing = folder.read_search(), folder.read_timing()
     except UsageError as error:
         return _unread(folder, "damaged", error.message.splitlines()[0])
     return _unread(folder, "finished", None).model_copy(
-        update={"accuracy": results.validation.accuracy, "verdict": f"search: best is {results.best}"}
+        update={
+            "created": timing.created,
+            "accuracy": results.validation.accuracy,
+            "verdict": f"search: best is {results.best}",
+        }
     )
 
 
