@@ -89,7 +89,10 @@ def epochs(
 ) -> tuple[list[float], int]:
     """Seconds of each step, and peak memory in bytes."""
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
-    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in ranks]
+    specs = [
+        AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules, learning_rate=5e-4, epochs=epochs)
+        for rank in ranks
+    ]
     settings = Recipe(epochs=epochs, batch_size=batch, learning_rate=5e-4).train
     data = TrainingData(texts, np.array(labels), [str(i) for i in range(common.CLASSES)])
     ends: list[float] = []

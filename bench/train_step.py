@@ -99,7 +99,7 @@ def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], b
     """rankwise's training loop; the last batch of texts is for the warmup step."""
     backbone = common.gpt2(shape, getattr(torch, way.dtype))
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
-    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules) for rank in way.ranks]
+    specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules, learning_rate=5e-4) for rank in way.ranks]
     settings = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4).train
     names, targets = [str(i) for i in range(common.CLASSES)], np.array(labels)
     clock = common.Clock()

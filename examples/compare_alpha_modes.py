@@ -37,6 +37,7 @@ def main() -> None:
                 "ranks": RANKS,
                 "alpha": alpha,
                 "alpha_mode": mode,
+                "tune": False,  # one rate, so that the modes differ in nothing else
                 "learning_rate": 1e-3,
                 "batch_size": 16,
             }

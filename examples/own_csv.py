@@ -82,6 +82,8 @@ def main() -> None:
             "alpha_mode": "ratio",
             "epochs": 4,
             "batch_size": 4,
+            # Tuning the rate of each rank takes more texts; without "tune": False, a sweep does it.
+            "tune": False,
             "learning_rate": 1e-3,
         }
     )

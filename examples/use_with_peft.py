@@ -35,7 +35,7 @@ def main() -> None:
     # An adapter stores the name of its base, and PEFT looks up the base by that name. Some names, such
     # as smollm2-135m, are only known to rankwise. A folder works with both.
     base = find(options.base).folder
-    settings = {"ranks": [4], "max_length": 64, "learning_rate": 1e-3}
+    settings = {"ranks": [4], "max_length": 64, "tune": False, "learning_rate": 1e-3}
     recipe = Recipe(**settings | {"base": str(base), "data": options.data})
     sweep(recipe, options.out)
     folder = options.out / "adapters" / "r4-s110"

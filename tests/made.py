@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rankwise import Recipe
 from rankwise.data.writers import csv_line
-from rankwise.schema import AdapterResult, Baseline, Diverged, Metrics, Results, Timing
+from rankwise.schema import AdapterResult, Baseline, CutResult, Diverged, Metrics, Results, Timing
 from rankwise.stats.metrics import metrics
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -32,6 +33,7 @@ def made_run(
     sizes: Mapping[str, int] | None = None,
     texts: Sequence[str] = (),
     baselines: bool = True,
+    cuts: Mapping[int, float] | None = None,
     diverged: Sequence[Diverged] = (),
     calibration: bool = True,
     epochs: int = 3,
@@ -46,6 +48,7 @@ def made_run(
         sizes: number of texts in validation and, optionally, test.
         texts: texts to cycle through; generated if empty.
         baselines: whether to include baselines.
+        cuts: rank -> approximate accuracy of the largest rank cut to it.
         diverged: adapters that were dropped.
         calibration: whether calibration was measured.
         epochs: epochs in the history.
@@ -70,6 +73,17 @@ def made_run(
         }
         for name, of in logits.items()
     }
+    largest = max(rank for rank, _ in names.values())
+    cut = {
+        f"{name}-cut{rank}": (name, rank, accuracy)
+        for name, (of, _) in names.items()
+        for rank, accuracy in (cuts or {}).items()
+        if of == largest
+    }
+    logits |= {
+        name: {s: _logits(rng, accuracy, targets[s], noisy[s], len(labels)) for s in sizes}
+        for name, (_, _, accuracy) in cut.items()
+    }
     recipe = Recipe(data="dair-ai/emotion", ranks=tuple(accuracies), seeds=tuple(seeds), epochs=epochs)
     results = Results(
         rankwise="0.1.0",
@@ -83,11 +97,25 @@ def made_run(
         versions={"python": "3.11.7", "torch": "2.13.0"},
         adapters=[_row(name, rank, seed, measured[name]) for name, (rank, seed) in names.items()],
         baselines=_baselines(targets, labels, rng, calibration) if baselines else [],
+        cuts=[
+            CutResult(
+                name=name,
+                from_rank=largest,
+                rank=rank,
+                seed=names[source][1],
+                kept=1 - 0.5 / rank,
+                **{"test": None}
+                | {s: _metrics(s, targets[s], logits[name][s], labels, calibration) for s in sizes},
+            )
+            for name, (source, rank, _) in cut.items()
+        ],
         diverged=list(diverged),
     )
     files.write_text(run.recipe, recipe.to_toml())
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
     files.write_text(run.timing, _timing(names).model_dump_json(indent=1) + "\n")
+    for name, of in logits.items():
+        files.write_bytes(run.logits / f"{name}.safetensors", safetensors.numpy.save(of))
     files.write_text(run.predictions, _predictions(targets, logits, labels, texts))
     files.write_text(run.history, _history(measured, epochs, rng))
     for name in names:

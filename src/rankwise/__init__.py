@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankwise.commands.cut import cut
     from rankwise.commands.evaluate import evaluate
     from rankwise.commands.predict import Classifier, Prediction
     from rankwise.commands.search import search
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
         UsageError,
     )
     from rankwise.recipe import Recipe
-    from rankwise.schema import Metrics, Results, SearchResults
+    from rankwise.schema import Cut, Metrics, Results, SearchResults
 
 _HOMES = {
     "Classifier": "commands.predict",
+    "Cut": "schema",
     "DataError": "errors",
     "Metrics": "schema",
     "ModelError": "errors",
@@ -36,6 +38,7 @@ _HOMES = {
     "TrainingError": "errors",
     "Unreachable": "errors",
     "UsageError": "errors",
+    "cut": "commands.cut",
     "evaluate": "commands.evaluate",
     "search": "commands.search",
     "sweep": "commands.sweep",
@@ -43,6 +46,7 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "Cut",
     "DataError",
     "Metrics",
     "ModelError",
@@ -55,6 +59,7 @@ __all__ = [
     "TrainingError",
     "Unreachable",
     "UsageError",
+    "cut",
     "evaluate",
     "search",
     "sweep",

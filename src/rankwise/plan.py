@@ -241,11 +241,11 @@ def _tuning(
     ranks = tuned_ranks(recipe)
     if not ranks:
         return None
-    trials, length = tuning.cost(recipe, ranks)
     held = tuning.tuning_size(recipe, texts, classes) if texts else None
     left = texts - held if texts and held else None
-    if left:
-        tuning.check_steps(recipe, recipe.train.epochs * math.ceil(left / recipe.train.batch_size))
+    steps = recipe.train.epochs * math.ceil(left / recipe.train.batch_size) if left else None
+    share = tuning.share_of(recipe, steps) if steps else recipe.tune.tuning_share or tuning.SHARE
+    trials, length = tuning.cost(recipe, ranks, share)
     tokens = (
         round(length * recipe.train.epochs * left * tokens_per_text) if left and tokens_per_text else None
     )

@@ -158,6 +158,8 @@ class TrainSettings(_Settings):
     """Epoch whose adapter is kept: the last one, or the one with the best validation accuracy."""
     baselines: bool = True
     """Add baselines: majority class, TF-IDF + linear SVM, untrained head, linear probe."""
+    cuts: bool = True
+    """After training, cut the adapters of the largest rank to every smaller rank, and evaluate these too."""
     on_nan: Literal["drop", "stop"] = "drop"
     """If an adapter's loss, gradient or weights become NaN or infinite: drop that adapter and continue with
     the others, or stop the sweep."""
@@ -192,8 +194,8 @@ class TuneSettings(_Settings):
     tuning_texts: int | None = Field(None, ge=1)
     """Number of training texts held out to choose the settings (default: a tenth of train, but at least 20
     per class and at most 2,000)."""
-    tuning_share: float = Field(0.25, gt=0, le=1)
-    """Length of the first, short schedule as a share of the full one."""
+    tuning_share: float | None = Field(None, gt=0, le=1)
+    """Length of the short schedule as a share of the full one (default: 0.25, but at least 20 steps)."""
     finalists: int = Field(2, ge=1)
     """Settings of each rank that are then trained on the full schedule. With 1, that step is left out."""
 

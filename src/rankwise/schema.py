@@ -1,9 +1,9 @@
 """Schemas of the JSON files that rankwise writes.
 
 results.json contains `Results`, timing.json `Timing`, data.json `DataReport`, search.json `SearchResults`.
-`rankwise compare --json` prints a `Comparison`, `rankwise runs --json` a list of `RunSummary`. results.json
-and search.json are byte-identical whenever the same recipe runs on the same machine. Values that vary between
-runs, such as wall times, are in timing.json.
+`rankwise compare --json` prints a `Comparison`, `rankwise cut --json` a `Cut`, `rankwise runs --json` a list
+of `RunSummary`. results.json and search.json are byte-identical whenever the same recipe runs on the same
+machine. Values that vary between runs, such as wall times, are in timing.json.
 
 Proportions, probabilities, accuracies and F1 scores are fractions from 0 to 1.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of results.json, timing.json and search.json. Run folders with another version are rejected."""
 
 
@@ -89,6 +89,18 @@ class Baseline(BaseModel):
     test: Metrics | None  # null without a test split
 
 
+class CutResult(BaseModel):
+    """An adapter of the largest rank, cut to a smaller rank after training, in results.json."""
+
+    name: str  # name of the adapter and new rank, such as "r16-s110-cut4"
+    from_rank: int
+    rank: int  # the new rank
+    seed: int
+    kept: float  # share of the update's squared Frobenius norm that the cut keeps
+    validation: Metrics
+    test: Metrics | None  # null without a test split
+
+
 class Diverged(BaseModel):
     """An adapter that was dropped because its loss, gradient or weights became non-finite."""
 
@@ -149,6 +161,7 @@ class Results(BaseModel):
     fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of its content
     adapters: list[AdapterResult]
     baselines: list[Baseline] = []
+    cuts: list[CutResult] = []  # by seed, then rank; empty if the recipe turns them off
     diverged: list[Diverged] = []
     tuning: Tuning | None = None  # null if every rank used the recipe's settings
 
@@ -213,50 +226,81 @@ class SearchResults(BaseModel):
     test: Metrics | None  # of the best; null without a test split
 
 
+class Cut(BaseModel):
+    """An adapter folder that `rankwise cut` wrote. Shares are fractions from 0 to 1."""
+
+    folder: str
+    from_rank: int
+    rank: int  # the new rank
+    params: int  # number of its parameters, including the score head
+    adapter_bytes: int  # size of adapter_model.safetensors
+    kept: float  # share of the update's squared Frobenius norm that the cut keeps
+    kept_by_module: dict[str, float]  # the same share for each target module
+
+
+MetricName = Literal["accuracy", "log-loss", "macro-f1"]
+"""What ranks are compared by."""
+
+
 class RankSummary(BaseModel):
-    """One rank over its seeds, on the validation split; fractions."""
+    """One rank over its seeds, on the validation split; accuracies are fractions."""
 
     rank: int
     seeds: int
-    accuracy: float  # mean over seeds
+    mean: float  # of the comparison's metric, over seeds, in its unit
+    low: float  # 95 % interval, over texts and, if there are several, over seeds
+    high: float
+    spread: float | None  # standard deviation over seeds; null for one seed
+    accuracy: float  # mean over seeds, whatever the metric; so are the next three
     accuracy_low: float  # 95 % interval, over texts and, if there are several, over seeds
     accuracy_high: float
     accuracy_spread: float | None  # standard deviation over seeds; null for one seed
 
 
 class PairSummary(BaseModel):
-    """Two ranks on the same validation texts and seeds; fractions."""
+    """Two ranks on the same validation texts and seeds, in the metric's unit."""
 
     rank: int
     other: int
-    difference: float  # accuracy of `rank` minus that of `other`
+    difference: float  # metric of `rank` minus that of `other`
     low: float  # simultaneous 95 % interval: joint coverage over all pairs
     high: float
     p: float  # two-sided, of no difference; adjusted for the number of pairs, like the interval
-    mcnemar: list[float]  # exact p within each seed
+    mcnemar: list[float]  # exact p within each seed, of right and wrong labels, whatever the metric
 
 
 class BaselineSummary(BaseModel):
-    """The recommended rank, or the leader, and a baseline on the same validation texts; fractions."""
+    """The recommended rank, or the leader, and a baseline on the same validation texts."""
 
     rank: int
     baseline: str
-    difference: float  # accuracy of the rank minus that of the baseline
+    difference: float  # metric of the rank minus that of the baseline, in the metric's unit
     low: float  # simultaneous 95 % interval
     high: float
     p: float  # two-sided, of no difference; adjusted like the interval
 
 
+class CurvePoint(BaseModel):
+    """The verdict at one margin."""
+
+    margin: float  # in the metric's unit
+    enough: int | None  # as in `Comparison`
+
+
 class Comparison(BaseModel):
     """Comparison of a run's ranks on the validation split. The test split is never used."""
 
-    margin: float
+    metric: MetricName = "accuracy"
+    unit: Literal["fraction", "nats"] = "fraction"  # of means, differences, intervals and margins
+    lower_is_better: bool = False  # true for the log loss
+    margin: float  # accepted loss, above 0
     seeds: list[int]
     ranks: list[RankSummary]
     pairs: list[PairSummary]
     baselines: list[BaselineSummary]
-    best: int  # rank with the highest mean accuracy, ties to the smallest; not a significance claim
+    best: int  # rank with the best mean, ties to the smallest; not a significance claim
     enough: int | None  # smallest rank shown to be enough, or the best; null if the data are inconclusive
+    curve: list[CurvePoint]  # the verdict at other margins, ascending; empty for a single rank
     headline: str
     verdict: str
 

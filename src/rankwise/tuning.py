@@ -85,16 +85,21 @@ def _value(name: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def next_trials(recipe: Recipe, ranks: Sequence[int], done: Sequence[Trial]) -> list[PlannedTrial]:
+def next_trials(
+    recipe: Recipe, ranks: Sequence[int], done: Sequence[Trial], share: float
+) -> list[PlannedTrial]:
     """The trials to train next, of all ranks together; none if every rank can choose.
 
     Args:
         recipe: what to train.
         ranks: the ranks to tune; 0 is a linear probe.
         done: finished trials, including those that diverged.
+        share: length of the short schedule as a share of the full one.
     """
-    trials = [trial for rank in ranks for trial in _short(recipe, rank, _of(rank, done))]
-    return trials or [trial for rank in ranks for trial in _full(recipe, rank, _of(rank, done))]
+    trials = [trial for rank in ranks for trial in _short(recipe, rank, _of(rank, done), share)]
+    if trials or not has_full_rung(recipe, share):
+        return trials
+    return [trial for rank in ranks for trial in _full(recipe, rank, _of(rank, done))]
 
 
 def chosen(ranks: Sequence[int], done: Sequence[Trial]) -> list[TunedRank]:
@@ -112,41 +117,41 @@ def grid_of(recipe: Recipe, rank: int) -> list[dict[str, Any]]:
     return found
 
 
-def has_full_rung(recipe: Recipe) -> bool:
+def has_full_rung(recipe: Recipe, share: float) -> bool:
     """Whether the best settings are tried on the full schedule."""
-    return recipe.tune.finalists > 1 and recipe.tune.tuning_share < 1
+    return recipe.tune.finalists > 1 and share < 1
 
 
-def cost(recipe: Recipe, ranks: Sequence[int]) -> tuple[int, float]:
+def cost(recipe: Recipe, ranks: Sequence[int], share: float) -> tuple[int, float]:
     """Expected number of trials, and their length in full schedules.
 
     It counts the grid and, on the full schedule, the finalists and one more; further ones may be added.
     """
     short = sum(len(grid_of(recipe, rank)) for rank in ranks)
     full = sum(min(recipe.tune.finalists, len(grid_of(recipe, rank))) + 1 for rank in ranks)
-    full = full if has_full_rung(recipe) else 0
-    return short + full, short * recipe.tune.tuning_share + full
+    full = full if has_full_rung(recipe, share) else 0
+    return short + full, short * share + full
 
 
 def _of(rank: int, done: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in done if trial.rank == rank]
 
 
-def _short(recipe: Recipe, rank: int, done: Sequence[Trial]) -> Iterator[PlannedTrial]:
+def _short(recipe: Recipe, rank: int, done: Sequence[Trial], share: float) -> Iterator[PlannedTrial]:
     """The trials of rung 1 that are left: the grid, then rates beyond its edge if the best one is there."""
     rung = [trial for trial in done if trial.rung == 1]
     tried = [trial.settings for trial in rung]
     missing = [setting for setting in grid_of(recipe, rank) if setting not in tried]
     around = [] if missing else _around(_best(rung), rung, rung)
     for setting in missing or around:
-        yield PlannedTrial(rank, 1, setting, recipe.tune.tuning_share, added=not missing)
+        yield PlannedTrial(rank, 1, setting, share, added=not missing)
 
 
 def _full(recipe: Recipe, rank: int, done: Sequence[Trial]) -> Iterator[PlannedTrial]:
     """The trials of rung 2 that are left: the finalists, then the rates next to the best one."""
     first, rung = ([trial for trial in done if trial.rung == number] for number in (1, 2))
     finalists = sorted((trial for trial in first if trial.log_loss is not None), key=_order)
-    if not has_full_rung(recipe) or not finalists:
+    if not finalists:
         return
     tried = [trial.settings for trial in rung]
     leaders = [trial.settings for trial in finalists[: recipe.tune.finalists]]
@@ -221,8 +226,12 @@ MOST_TEXTS = 2_000
 """Default maximum of tuning texts: settings differ by far more than the error of the log loss on so many."""
 MOST_SHARE = 1 / 3
 """Maximum default share of train."""
+SHARE = 0.25
+"""Default length of the short schedule as a share of the full one."""
+DEFAULT_STEPS = 20
+"""Minimum length of the short schedule in steps, unless the recipe sets its share."""
 MIN_STEPS = 10
-"""Minimum length of the short schedule."""
+"""The same if it does: with fewer, the loss says nothing about the end of a longer schedule."""
 
 
 def tuning_size(recipe: Recipe, texts: int, classes: int) -> int:
@@ -255,26 +264,30 @@ def tuning_size(recipe: Recipe, texts: int, classes: int) -> int:
     return given
 
 
-def check_steps(recipe: Recipe, steps: int) -> None:
-    """Check that the short schedule is long enough.
+def share_of(recipe: Recipe, steps: int) -> float:
+    """Length of the short schedule as a share of the full one.
 
     Args:
         recipe: what to train.
         steps: steps of the full schedule.
 
     Raises:
-        UsageError: it has fewer than `MIN_STEPS` steps.
+        UsageError: the short schedule has fewer than `MIN_STEPS` steps.
+
+    >>> share_of(Recipe(), 1000), share_of(Recipe(), 40), share_of(Recipe(), 15)
+    (0.25, 0.5, 1.0)
     """
-    short = round(recipe.tune.tuning_share * steps)
-    if short < MIN_STEPS:
-        hint = "--no-tune trains every rank at --learning-rate"
-        if steps > MIN_STEPS:
-            hint = f"set --tuning-share {math.ceil(100 * MIN_STEPS / steps) / 100:g} or more; or {hint}"
-        raise UsageError(
-            f"tuning_share {recipe.tune.tuning_share:g} of {steps} steps leaves {short} per trial, "
-            f"and at least {MIN_STEPS} are needed",
-            hint=hint,
-        )
+    given, hint = recipe.tune.tuning_share, "--no-tune trains every rank at --learning-rate"
+    share = max(SHARE, min(1.0, DEFAULT_STEPS / steps)) if given is None else given
+    if round(share * steps) >= MIN_STEPS:
+        return share
+    if steps >= MIN_STEPS:
+        hint = f"set --tuning-share {math.ceil(100 * MIN_STEPS / steps) / 100:g} or more; or {hint}"
+    raise UsageError(
+        f"tuning_share {share:g} of {steps} steps leaves {round(share * steps)} per trial, "
+        f"and at least {MIN_STEPS} are needed",
+        hint=hint,
+    )
 
 
 def varied(recipe: Recipe) -> list[str]:

@@ -25,13 +25,18 @@ from rankwise.errors import RankwiseError
 from rankwise.models.base import KNOWN
 from rankwise.recipe import PRESETS, Recipe
 from rankwise.report.errors import COLUMNS as ERROR_COLUMNS
-from rankwise.report.tables import CSV_COLUMNS, SCORE_COLUMNS
+from rankwise.report.tables import CSV_COLUMNS, RATE_COLUMN, SCORE_COLUMNS
+from rankwise.report.tuning import RESULT_COLUMNS, TRIAL_COLUMNS
 from rankwise.schema import (
     SCHEMA,
     AdapterResult,
     Baseline,
+    BaselineSummary,
     ClassMetrics,
     Comparison,
+    CurvePoint,
+    Cut,
+    CutResult,
     Diverged,
     Metrics,
     PairSummary,
@@ -41,6 +46,9 @@ from rankwise.schema import (
     SearchResults,
     SearchTrial,
     Timing,
+    Trial,
+    TunedRank,
+    Tuning,
 )
 from tests.docs.markdown import ROOT, section, tables
 
@@ -58,7 +66,8 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     sections = {name: inner for name, inner in values.items() if isinstance(inner, dict)}
     alone = {name: value for name, value in values.items() if name not in sections}
     named = ((name, value) for inner in sections.values() for name, value in inner.items())
-    return alone | {"data" if name == "source" else name: value for name, value in named}
+    flat_names = {"source": "data", "enabled": "tune"}
+    return alone | {flat_names.get(name) or name: value for name, value in named}
 
 
 def test_recipe_fields_and_defaults() -> None:
@@ -93,15 +102,33 @@ def test_presets() -> None:
 
 @pytest.mark.parametrize(
     ("number", "model"),
-    [(0, Results), (1, AdapterResult), (2, Baseline), (3, Diverged), (4, Metrics), (5, ClassMetrics)],
+    [
+        (0, Results),
+        (1, AdapterResult),
+        (2, Baseline),
+        (3, CutResult),
+        (4, Diverged),
+        (5, Tuning),
+        (6, Trial),
+        (7, TunedRank),
+        (8, Metrics),
+        (9, ClassMetrics),
+    ],
 )
 def test_results_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("results.json", number)] == list(model.model_fields)
 
 
-@pytest.mark.parametrize(("number", "model"), [(0, Comparison), (1, RankSummary), (2, PairSummary)])
+@pytest.mark.parametrize(
+    ("number", "model"),
+    [(0, Comparison), (1, RankSummary), (2, PairSummary), (3, BaselineSummary), (4, CurvePoint)],
+)
 def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
     assert [row[0] for row in table("Comparison", number)] == list(model.model_fields)
+
+
+def test_cut_schema() -> None:
+    assert [row[0] for row in table("Cut")] == list(Cut.model_fields)
 
 
 def test_runs_schema() -> None:
@@ -111,7 +138,8 @@ def test_runs_schema() -> None:
 def test_columns_of_csv_files() -> None:
     assert [row[0] for row in table("errors.csv")] == list(ERROR_COLUMNS)
     scores = [f"SPLIT_{name}" for name in SCORE_COLUMNS]
-    assert [row[0] for row in table("table.csv")] == [*CSV_COLUMNS, *scores]
+    assert [row[0] for row in table("table.csv")] == [*CSV_COLUMNS, RATE_COLUMN, *scores]
+    assert [row[0] for row in table("tuning.csv")] == [*TRIAL_COLUMNS, "SETTING", *RESULT_COLUMNS]
 
 
 def test_findings() -> None:

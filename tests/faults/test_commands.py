@@ -47,7 +47,9 @@ VALUES = {
     "--validation-fraction": ["0.5", "1", "0"],
     "--preset": ["emotion", "none"],
     "--seed": ["1", "-1", "x"],
+    "--rank": ["1", "3", "4", "0", "-1", "x"],
     "--margin": ["0", "-1", "x", "1e308"],
+    "--metric": ["accuracy", "log-loss", "macro-f1", "f1"],
     "--text-column": ["text", "label", "none"],
     "--label-column": ["label", "text"],
     "--adapter": ["r4-s110", "r1-s110", "r9-s9", "../r4-s110"],
@@ -58,8 +60,9 @@ VERBS = {
     "plan": ("--recipe", "--preset", *SETTINGS),
     "evaluate": ("--data", "--text-column", "--label-column", "--base", "--device", "--precision"),
     "predict": ("--input", "--output", "--text-column", "--base", "--device", "--precision"),
+    "cut": ("--rank", "--out"),
     "samples": ("--adapter", "--seed"),
-    "compare": ("--margin",),
+    "compare": ("--margin", "--metric"),
     "reproduce": ("--out", "--device"),
     "version": (),
     "none": ("--out",),
@@ -106,7 +109,7 @@ class Place:
         own = [self._option(name) for name in VERBS[verb]] or [st.just(["--json"])]
         word = st.sampled_from(self.arguments) | JUNK
         part = st.one_of(*own, st.sampled_from(FLAGS).map(lambda flag: [flag]), word.map(lambda w: [w]))
-        first = [self.arguments[:3]] if verb in ("evaluate", "predict", "samples", "compare") else []
+        first = [self.arguments[:3]] if verb in ("evaluate", "predict", "cut", "samples", "compare") else []
         lead = st.sampled_from(first[0]).map(lambda w: [w]) if first else st.just([])
         rest = st.lists(part, max_size=5).map(lambda parts: [word for part in parts for word in part])
         return st.tuples(lead, rest).map(lambda both: start + both[0] + both[1])

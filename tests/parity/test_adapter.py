@@ -21,7 +21,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from rankwise import Classifier, ModelError, sweep
+from rankwise import Classifier, ModelError, cut, sweep
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import load_backbone
@@ -94,6 +94,23 @@ def test_our_adapters_in_peft(
             assert sum(p.numel() for p in adapted) == row.trainable_params
             trained = adapters.load(folder).state
             assert all(t.abs().max() > 1e-3 for name, t in trained.items() if name.endswith("lora_B"))
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_cut_adapters_in_peft(
+    case: str, request: pytest.FixtureRequest, tmp_path: Path, data_folder: Path
+) -> None:
+    """PEFT gives the logits of a cut adapter, which differ from those of its source."""
+    base = request.getfixturevalue(f"{case.split('-')[0]}_base")
+    changes = {"epochs": 1, "learning_rate": 0.1, "ranks": (4,), "baselines": False, **RECIPES[case]}
+    sweep(tiny.recipe(base, data_folder, **changes), tmp_path / "run")
+    source = tmp_path / "run" / "adapters" / "r4-s110"
+    for rank in (1, 3):
+        folder = Path(cut(source, rank).folder)
+        theirs, ours = peft_logits(in_peft(folder), folder), our_logits(folder)
+        np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0, err_msg=folder.name)
+        assert np.abs(ours - our_logits(source)).max() > 10 * TOLERANCE
+        assert peft.LoraConfig.from_pretrained(str(folder)).r == rank
 
 
 @pytest.mark.parametrize("name", ["r0-s110", "r4-s110"])
@@ -186,6 +203,24 @@ def test_pefts_adapters_here(
     np.testing.assert_allclose(our_logits(tmp_path), theirs, atol=TOLERANCE, rtol=0)
     found = Classifier.load(tmp_path, device="cpu")
     assert found.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True, "lora_alpha": 3}, {"pad": True}], ids=["default", "rslora", "pad"]
+)
+def test_pefts_adapters_cut_here(settings: dict[str, Any], llama_base: Path, tmp_path: Path) -> None:
+    """An adapter without config.json and tokenizer is cut without its base, and loads in PEFT again."""
+    source, folder = tmp_path / "theirs", tmp_path / "cut"
+    model = save_with_peft(llama_base, source, **settings)
+    kept = cut(source, 2, folder).kept
+    assert 0.3 < kept < 0.999
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.load_adapter(folder, "cut")
+    model.set_adapter("cut")
+    theirs = peft_logits(model, llama_base)
+    np.testing.assert_allclose(our_logits(folder), theirs, atol=TOLERANCE, rtol=0)
+    assert np.abs(our_logits(source) - theirs).max() > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("family", FAMILIES)

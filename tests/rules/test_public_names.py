@@ -12,6 +12,7 @@ import rankwise
 
 PUBLIC = {
     "Classifier": "class",
+    "Cut": "class",
     "DataError": "class",
     "Metrics": "class",
     "ModelError": "class",
@@ -24,6 +25,7 @@ PUBLIC = {
     "TrainingError": "class",
     "Unreachable": "class",
     "UsageError": "class",
+    "cut": "function",
     "evaluate": "function",
     "search": "function",
     "sweep": "function",

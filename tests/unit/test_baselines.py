@@ -96,8 +96,8 @@ def test_a_linear_probe_that_diverges_is_left_out_and_said(
 
     update = AdamW.step
 
-    def poisoned(self: AdamW, rate: float) -> torch.Tensor:
-        norms = update(self, rate)
+    def poisoned(self: AdamW, rates: Sequence[float]) -> torch.Tensor:
+        norms = update(self, rates)
         if self.bank.specs[0].name == PROBE:
             self.bank.flat.detach()[0] = torch.nan
         return norms

@@ -20,6 +20,7 @@ from rankwise.report import build
 from rankwise.report.drawing import DARK, LIGHT
 from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
+from tests.tuned import OPTIMA, made_tuning, tune
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -70,6 +71,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = "Donaudampfschifffahrtsgesellschaft" * 8
     folder = tmp_path_factory.mktemp("made") / ("name-" * 30)
     run = made_run(folder, labels=("yes", "no", "x" * 200), texts=("a text", long, "<b>bold</b> " * 40))
+    tune(run, made_tuning(OPTIMA, others={"targets": (["q_proj", "k_proj"], [long])}))
     build.rebuild(run)
     source = (RunFolder(folder).path / "report.html").read_text("utf-8")
     assert MEASURE not in source

@@ -21,7 +21,7 @@ from rankwise.recipe import Recipe
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
-SETTINGS = ["--ranks", "0,2", "--epochs", "1", "--batch-size", "8", "--max-length", "32"]
+SETTINGS = ["--no-tune", "--ranks", "0,2", "--epochs", "1", "--batch-size", "8", "--max-length", "32"]
 HERE = ["--device", "cpu", "--precision", "float32"]
 
 
@@ -180,6 +180,36 @@ def test_compare(run: RunFolder) -> None:
     assert found["margin"] == 1.0
     assert "not a finished run" in refusal("compare", run.adapters, status=2)
     assert "--margin must be above 0" in refusal("compare", run.path, "--margin", 0, status=2)
+    assert "--margin must be above 0 and at most 100" in refusal(
+        "compare", run.path, "--margin", 1e9, status=2
+    )
+    assert "'--margin'" in rankwise("compare", run.path, "--margin", -1, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "margin", "shown"),
+    [
+        ("accuracy", 50, 0.5, "rank accuracy 95 %"),
+        ("macro-f1", 50, 0.5, "rank macro-F1 95 %"),
+        ("log-loss", 0.25, 0.25, "rank log loss 95 %"),
+    ],
+)
+def test_compare_by_a_metric(run: RunFolder, metric: str, given: float, margin: float, shown: str) -> None:
+    """The margin is in percentage points or in nats; in the JSON, in fractions or nats."""
+    asked = ("compare", run.path, "--metric", metric, "--margin", given)
+    found = json.loads(rankwise(*asked, "--json").stdout)
+    assert (found["metric"], found["margin"]) == (metric, margin)
+    assert margin in [point["margin"] for point in found["curve"]]
+    assert shown in " ".join(rankwise(*asked).stdout.split())
+
+
+def test_an_unknown_metric_is_named(run: RunFolder) -> None:
+    for verb in ("compare", "report"):
+        message = refusal(verb, run.path, "--metric", "f1", status=2)
+        assert "unknown metric 'f1'" in message and "accuracy, log-loss, macro-f1" in message
+    assert "0.01 nats is the default" in refusal(
+        "compare", run.path, "--metric", "log-loss", "--margin", 0, status=2
+    )
 
 
 def test_version_and_help() -> None:

@@ -137,7 +137,10 @@ def test_ranks_are_compared_on_the_seeds_they_share(
     found = ranks.compare(run)
     assert found.seeds == [8]
     assert [each.rank for each in found.ranks] == [1, 4]
-    assert [row[0] for row in tables.rank_table(run).rows if row[0][0] == "4"] == ["4 (1 of 2 seeds)"]
+    assert [row[0] for row in tables.rank_table(run).rows if row[0][0] == "4"] == [
+        "4 (1 of 2 seeds)",
+        "4 cut to 1 (1 of 2 seeds)",
+    ]
 
 
 def test_ranks_without_a_common_seed(

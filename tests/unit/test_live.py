@@ -24,6 +24,7 @@ def board(ranks: int, seeds: int, epochs: int) -> Board:
     """Rank r of seed s has accuracy r + s points after each epoch, and a loss of 1."""
     made = Board()
     names = [f"r{rank}-s{seed}" for seed in range(seeds) for rank in range(ranks)]
+    made.bank("train", {f"r{rank}-s{seed}": rank for seed in range(seeds) for rank in range(ranks)})
     for epoch in range(1, epochs + 1):
         made.step(names, [1.0] * len(names))
         points = [(int(name[1:].partition("-")[0]) + int(name.partition("s")[2])) / 100 for name in names]
@@ -56,7 +57,7 @@ def test_forty_adapters_become_a_line_a_rank() -> None:
     text = shown(board(8, 5, 1), 80, 24)
     lines = text.splitlines()
     assert len(lines) <= 24 - 2 and lines[0].startswith("rank")
-    assert lines[2].split() == ["r0", "1.000", "2.00"]  # the mean of seeds 0 to 4
+    assert lines[2].split() == ["0", "1.000", "2.00"]  # the mean of seeds 0 to 4
 
 
 def test_more_ranks_than_lines_are_counted() -> None:
@@ -111,4 +112,15 @@ def test_a_sweep_in_a_pipe_says_each_thing_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_line_of_an_epoch() -> None:
-    assert line(Validation(["a", "b"], 2, 3, 9, [0.5, 1.0], [0, 0], [0, 0])).endswith("a 50.00, b 100.00")
+    found = Validation(["a", "b"], 2, 3, 9, [0.5, 1.0], [0, 0], [0.7, 0.1])
+    assert line(found).endswith("validation accuracy: a 50.00, b 100.00")
+    assert line(found, "tune") == "log loss on the tuning texts: a 0.700, b 0.100"
+
+
+def test_trials_leave_the_board_before_the_final_adapters_enter() -> None:
+    made = Board()
+    made.bank("tune", {"tune1-r4-lr1e-3": 4})
+    made.step(["tune1-r4-lr1e-3"], [1.0])
+    made.bank("train", {"r4-s1": 4})
+    made.step(["r4-s1"], [0.5])
+    assert "tune1" not in shown(made, 80, 20) and "r4-s1" in shown(made, 80, 20)

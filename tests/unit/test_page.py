@@ -96,7 +96,7 @@ def test_its_structure_can_be_followed(made: RunFolder) -> None:
     assert len(set(shown.ids)) == len(shown.ids)
     named = [value for _, name, value in shown.attributes if name == "aria-labelledby"]
     assert all(each in shown.ids for value in named for each in value.split())
-    assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 7
+    assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 8
     labels = [value for _, name, value in shown.attributes if name == "aria-label"]
     assert len(labels) == shown.tags["table"] + 1 and all(labels)
     assert set(shown.tags) <= TAGS
@@ -207,7 +207,7 @@ def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
-    monkeypatch.setattr(build, "tell", lambda run: 1 / 0)
+    monkeypatch.setattr(build, "tell", lambda run, metric, margin: 1 / 0)
     with pytest.raises(
         RankwiseError, match="its results are safe, but the report could not be made"
     ) as caught:

@@ -100,7 +100,7 @@ def test_the_smallest_rank_can_be_the_best(run: RunFolder, tmp_path: Path) -> No
 
 def test_the_verdict_names_the_learning_rate_that_all_ranks_share(run: RunFolder, tmp_path: Path) -> None:
     found = verdict(run, tmp_path / "run", {1: 0.93, 8: 0.90})
-    assert "at the learning rate 0.02, which is not tuned for each rank" in found.verdict
+    assert "at the learning rate 0.02, which was not tuned for each rank" in found.verdict
     assert "learning rate" not in verdict(run, tmp_path / "one", {8: 0.9}).verdict
 
 

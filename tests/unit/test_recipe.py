@@ -42,6 +42,7 @@ EVERYTHING: dict[str, Any] = {
     "class_weights": "balanced",
     "keep": "best",
     "baselines": False,
+    "cuts": False,
     "on_nan": "stop",
     "precision": "float32",
     "device": "cuda:1",

@@ -16,6 +16,7 @@ from rankwise.stats.paired import (
     Paired,
     f_test,
     macro_f1_pseudo_values,
+    macro_f1_step,
     mcnemar,
     obuchowski_rockette,
     pair_up,
@@ -259,6 +260,46 @@ def test_pseudo_values_are_those_of_leaving_one_out() -> None:
         left_out = np.array([macro(np.delete(everything, i), seed) for i in everything])
         raw = 40 * whole - 39 * left_out
         assert found[seed] == pytest.approx(raw - raw.mean() + whole)
+
+
+def test_a_text_of_the_rarest_class_is_the_step_of_macro_f1() -> None:
+    """The loss from one wrong label, times the number of texts, over all texts of perfect predictions."""
+    truth = np.repeat([0, 1, 2, 3], [100, 100, 100, 20])
+    assert macro_f1_step(np.repeat([0, 1], 30)) == 1
+
+    def loss(text: int, label: int) -> float:
+        predicted = truth.copy()
+        predicted[text] = label
+        return 1 - float(f1_score(truth, predicted, average="macro"))
+
+    losses = [
+        len(truth) * loss(text, label) for text in (0, 319) for label in range(4) if label != truth[text]
+    ]
+    assert macro_f1_step(truth) == pytest.approx(max(losses), rel=0.1)
+
+
+def test_few_identical_labels_are_no_proof_of_an_equal_macro_f1() -> None:
+    truth = np.tile([0, 1, 2], 6)
+    predicted = np.tile(truth, (1, 1))
+    predicted[0, :3] = [1, 2, 0]
+    values = macro_f1_pseudo_values(predicted, truth, 3)
+    few = pair_up([values, values], step=macro_f1_step(truth))
+    assert not few.exceeds(-0.05, 0.045)[0] and few.p()[0] == 1
+    many_truth = np.tile(truth, 100)
+    many = macro_f1_pseudo_values(np.tile(predicted, 100), many_truth, 3)
+    assert pair_up([many, many], step=macro_f1_step(many_truth)).exceeds(-0.05, 0.045)[0]
+
+
+def test_binary_scores_have_a_step_of_one() -> None:
+    """Macro-F1 with the same step follows the same formulas."""
+    one, other = answers(31, 3, 200), answers(32, 3, 200, share=0.8)
+    binary = pair_up([one, other])
+    shifted = pair_up([one + 0.25, other + 0.25], step=1.0)  # no longer 0 and 1
+    assert binary.step == 1 and shifted.disagreement == pytest.approx(binary.disagreement)
+    assert shifted.lower(0.025) == pytest.approx(binary.lower(0.025))
+    doubled = pair_up([2 * one, 2 * other], step=2.0)
+    assert doubled.p() == pytest.approx(binary.p())
+    assert doubled.lower(0.025) == pytest.approx(2 * binary.lower(0.025))
 
 
 def test_pseudo_values_average_to_macro_f1() -> None:

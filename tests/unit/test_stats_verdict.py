@@ -161,6 +161,14 @@ def test_log_loss_uses_the_same_machinery() -> None:
     found = judge(losses, 0.01, LOG_LOSS)
     assert found.claims.best == 8
     assert "Its validation log loss is 0.2497 nats" in explain(found)
+    worse = judge(losses, 0.5, LOG_LOSS, {"a rival": np.full(400, -0.2)})
+    assert worse.claims.enough == 1
+    text = explain(worse)
+    assert "it loses less than 0.5 nats to each of the others" in text.replace("With 95 % confidence ", "")
+    # The log loss of rank 1 is higher, as a loss is, although its score is lower.
+    assert re.search(r"\+0\.1\d{3} nats from rank 8, which has the best mean", text)
+    found_ends = re.search(r"a rival: \+0\.1\d{3} nats \(\+(0\.\d{4}) to \+(0\.\d{4})\)", text)
+    assert found_ends and float(found_ends[1]) < float(found_ends[2])
 
 
 def test_a_wider_margin_asks_for_less() -> None:
@@ -168,6 +176,8 @@ def test_a_wider_margin_asks_for_less() -> None:
     curve = verdict_curve(tables, [0.001, 0.01, 0.05])
     assert [margin for margin, _ in curve] == [0.001, 0.01, 0.05]
     assert [enough for _, enough in curve] == [8, 4, 1]
+    for margin, rank in curve:
+        assert decide(tables, margin).recommended == rank
 
 
 def test_intervals_and_p_are_adjusted_alike() -> None:

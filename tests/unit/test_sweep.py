@@ -282,6 +282,8 @@ def test_what_is_chosen_does_not_depend_on_the_test_split(
             adapter.test = None
         for reference in found.baselines:
             reference.test = None
+        for cut in found.cuts:
+            cut.test = None
     assert one == other
     assert ranks.compare(load(runs[0])) == ranks.compare(load(runs[1]))
     titles = [sample_table(load(run)).title for run in runs]

@@ -55,7 +55,7 @@ def test_the_rank_table(run: RunFolder, screen: Screen, columns: int) -> None:
     shown = file.getvalue()
     assert_whole(shown.partition("\n")[2], columns, table)
     if columns == 250:
-        assert len(shown.splitlines()) == 1 + 2 + 6 + 1  # title, header, ranks and baselines, note
+        assert len(shown.splitlines()) == 1 + 2 + 7 + 1  # title, header, ranks, cut, baselines, note
         assert "validation accuracy" in shown and "% trainable" in shown
     # Columns that wrap below repeat the rank.
     assert sum(line.lstrip().startswith("rank") for line in shown.splitlines()) == {60: 3, 80: 2, 100: 2}.get(

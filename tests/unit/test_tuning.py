@@ -33,10 +33,12 @@ def bowl(best: float, best_of_full: float | None = None, limit: float = math.inf
     return loss
 
 
-def search(recipe: Recipe, ranks: Sequence[int], loss: Loss, done: Sequence[Trial] = ()) -> list[Trial]:
+def search(
+    recipe: Recipe, ranks: Sequence[int], loss: Loss, done: Sequence[Trial] = (), share: float = 0.25
+) -> list[Trial]:
     """All trials of a recipe with made losses."""
     trials = list(done)
-    while planned := next_trials(recipe, ranks, trials):
+    while planned := next_trials(recipe, ranks, trials, share):
         for each in planned:
             found = loss(each)
             trials.append(
@@ -122,7 +124,7 @@ def test_each_rank_has_its_own_optimum_in_common_rungs() -> None:
     def loss(trial: PlannedTrial) -> float | None:
         return bowl({1: 3e-3, 4: 1e-3, 16: 3e-4}[trial.rank])(trial)
 
-    assert {trial.rank for trial in next_trials(recipe, [1, 4, 16], [])} == {1, 4, 16}
+    assert {trial.rank for trial in next_trials(recipe, [1, 4, 16], [], 0.25)} == {1, 4, 16}
     found = chosen([1, 4, 16], search(recipe, [1, 4, 16], loss))
     assert [each.settings["learning_rate"] for each in found] == [3e-3, 1e-3, 3e-4]
 
@@ -147,7 +149,7 @@ def test_other_settings_vary_with_the_rate() -> None:
     (found,) = chosen([4], trials)
     assert found.settings == {"learning_rate": 1e-3, "weight_decay": 0.1, "alpha": 1}
     # The low-rank factors' scale means nothing to a linear probe.
-    assert len(next_trials(recipe, [0], [])) == 4
+    assert len(next_trials(recipe, [0], [], 0.25)) == 4
 
 
 def test_ties_go_to_the_lower_rate() -> None:
@@ -156,14 +158,14 @@ def test_ties_go_to_the_lower_rate() -> None:
 
 
 def test_one_schedule_is_enough_if_it_is_the_full_one() -> None:
-    for changes in ({"tuning_share": 1.0}, {"finalists": 1}):
-        assert rates(search(Recipe(learning_rates=RATES, **changes), [4], bowl(1e-3)), 2) == []
+    assert rates(search(Recipe(learning_rates=RATES), [4], bowl(1e-3), share=1.0), 2) == []
+    assert rates(search(Recipe(learning_rates=RATES, finalists=1), [4], bowl(1e-3)), 2) == []
 
 
 def test_the_expected_cost() -> None:
     """Four short trials of a quarter, two finalists, and one more: four full schedules per rank."""
     recipe = Recipe(learning_rates=RATES)
-    assert cost(recipe, [1, 4]) == (14, 8.0)
+    assert cost(recipe, [1, 4], 0.25) == (14, 8.0)
     trials = search(recipe, [1, 4], bowl(1e-3))
     assert (len(trials), sum(trial.epochs for trial in trials)) == (14, 8.0)
 

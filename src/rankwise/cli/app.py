@@ -19,6 +19,7 @@ import typer
 
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.recipe import PRESETS, Recipe
+from rankwise.schema import MetricName
 from rankwise.training import signals
 
 app = typer.Typer(
@@ -38,6 +39,17 @@ Adapter = Annotated[Path, typer.Argument(help="Adapter folder, such as runs/NAME
 Base = Annotated[str | None, typer.Option(help="Base model, if it is not the one that the adapter names.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="Precision: auto, bfloat16 or float32.")]
+Metric = Annotated[
+    str, typer.Option(help="What to compare the ranks by.", metavar="accuracy|log-loss|macro-f1")
+]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        help="Acceptable loss: in percentage points for accuracy and macro-f1 [default: 0.5], "
+        "in nats for log-loss [default: 0.01].",
+        min=0,
+    ),
+]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 
@@ -173,11 +185,11 @@ def _metavar(annotation: Any) -> str:
 
 
 def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]) -> Recipe:
-    given = {name: value for name, value in changes.items() if value is not None and value != []}
+    given = {name: value for name, value in changes.items() if value not in (None, [], ())}
     for name, value in given.items():
         if isinstance(value, str) and _metavar(Recipe.settings()[name].annotation) == "A,B,...":
             given[name] = _listed(value)
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             given[name] = dict(_named_list(name, each) for each in value)
     if preset and path:
         raise UsageError("--preset and --recipe cannot be combined")
@@ -216,11 +228,15 @@ def _sweep(
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
     from rankwise.report.run import load
+    from rankwise.report.tuning import chosen_table
 
     if as_json:
         print(results.model_dump_json(indent=1))
         return
     finished = load(run)
+    if results.tuning:
+        terminal.show_table(chosen_table(results.tuning))
+        terminal.stdout.print()
     terminal.show_table(tables.rank_table(finished))
     if samples:
         terminal.stdout.print()
@@ -423,6 +439,27 @@ def predict(
 
 
 @_verb
+def cut(
+    adapter: Adapter,
+    rank: Annotated[int, typer.Option(help="New rank, below the adapter's.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write [default: ADAPTER-cutRANK, beside the adapter]."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Cut an adapter to a smaller rank: the best approximation of its update, without training."""
+    from rankwise.cli import terminal
+    from rankwise.commands.cut import cut as run
+
+    found = run(adapter, rank, out)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        terminal.show_cut(found)
+
+
+@_verb
 def samples(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
     adapter: Annotated[
@@ -448,9 +485,8 @@ def samples(
 @_verb
 def compare(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
-    margin: Annotated[
-        float, typer.Option(help="Acceptable loss of accuracy, in percentage points.", min=0)
-    ] = 0.5,
+    metric: Metric = "accuracy",
+    margin: Margin = None,
     json: Json = False,
 ) -> None:
     """Compare every pair of ranks on the same validation texts and say which rank is enough."""
@@ -459,13 +495,26 @@ def compare(
     from rankwise.report.run import load
     from rankwise.store.run_folder import RunFolder
 
-    if not margin > 0:  # no number of texts can show a loss of exactly nothing
-        raise UsageError("--margin must be above 0", hint="half a point is the default")
-    found = ranks.compare(load(RunFolder(run)), margin / 100)
+    name, accepted = _judged_by(metric, margin)
+    found = ranks.compare(load(RunFolder(run)), accepted, name)
     if json:
         print(found.model_dump_json(indent=1))
     else:
         terminal.show_comparison(found, table=True)
+
+
+def _judged_by(metric: str, margin: float | None) -> tuple[MetricName, float | None]:
+    """The metric's name, and the margin in the unit of its scores; None for the default."""
+    from rankwise.report.criteria import criterion
+
+    by = criterion(metric)
+    if margin is None:
+        return by.name, None
+    if not 0 < margin <= 100:  # no number of texts can show a loss of exactly nothing
+        raise UsageError(
+            "--margin must be above 0 and at most 100", hint=f"{by.metric.amount(by.margin)} is the default"
+        )
+    return by.name, margin / by.metric.scale
 
 
 @_verb
@@ -475,6 +524,8 @@ def report(
         Path | None,
         typer.Option("--out", help="Page to write. Required for several runs [default: RUN/report.html]."),
     ] = None,
+    metric: Metric = "accuracy",
+    margin: Margin = None,
     json: Json = False,
 ) -> None:
     """Rebuild a run's tables, figures, page and cards from its files; or show several runs side by side."""
@@ -482,7 +533,7 @@ def report(
     from rankwise.report import build
     from rankwise.store.run_folder import RunFolder
 
-    written = build.report([RunFolder(each) for each in run], out)
+    written = build.report([RunFolder(each) for each in run], out, *_judged_by(metric, margin))
     if json:
         print(jsonlib.dumps({"page": str(written)}, indent=1, ensure_ascii=False))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich import box
@@ -38,6 +38,15 @@ class Board:
     def __init__(self) -> None:
         self._rows: defaultdict[str, _Progress] = defaultdict(_Progress)
         self._training: Sequence[str] = ()
+        self._ranks: dict[str, int] = {}
+        self._purpose = ""
+
+    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
+        """A bank is to be trained; trials and final adapters are not shown together."""
+        if purpose != self._purpose:
+            self._rows.clear()
+        self._purpose = purpose
+        self._ranks |= ranks
 
     def step(self, adapters: Sequence[str], losses: Sequence[float]) -> None:
         """Add the losses of a step."""
@@ -61,7 +70,7 @@ class Board:
         if len(names) > room and 0 < len(self._training) <= room:
             names = {name: [name] for name in self._training}
         elif len(names) > room:
-            names = _by_rank(self._rows)
+            names = self._by_rank()
         if not names:
             return None
         epochs = sorted({epoch for row in self._rows.values() for epoch in row.accuracy})
@@ -79,23 +88,25 @@ class Board:
             shown.add_row(f"and {len(names) - room + 1} more")
         return shown
 
+    def _by_rank(self) -> dict[str, list[str]]:
+        """Rank -> its adapters."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._rows:
+            found[str(self._ranks[name])].append(name)
+        return dict(found)
 
-def line(found: Validation) -> str:
-    """The accuracies after an epoch, on one line.
+
+def line(found: Validation, purpose: str = "train") -> str:
+    """The accuracies after an epoch, or the log losses of trials, on one line.
 
     >>> line(Validation(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
     'epoch 1/3, validation accuracy: r1-s110 91.50'
     """
+    if purpose != "train":
+        losses = (f"{name} {loss:.3f}" for name, loss in zip(found.adapters, found.log_loss, strict=True))
+        return f"log loss on {'the tuning texts' if purpose == 'tune' else 'validation'}: {', '.join(losses)}"
     each = (f"{name} {100 * right:.2f}" for name, right in zip(found.adapters, found.accuracy, strict=True))
     return f"epoch {found.epoch:.3g}/{found.epochs:.3g}, validation accuracy: {', '.join(each)}"
-
-
-def _by_rank(names: Iterable[str]) -> dict[str, list[str]]:
-    """`r4` -> `r4-s1`, `r4-s2`, ..."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        found[name.partition("-")[0]].append(name)
-    return dict(found)
 
 
 def _number(values: Iterable[float | None], scale: float, digits: int) -> str:

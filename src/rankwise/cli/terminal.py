@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Self
 
 from rich import box
@@ -26,11 +27,12 @@ from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
 from rankwise.errors import RankwiseError
 from rankwise.report import search
 from rankwise.report.data_tables import data_tables
+from rankwise.report.html import size
 from rankwise.report.ranks import summary_table
 from rankwise.report.run import Run
 from rankwise.report.scores import best_adapter
-from rankwise.report.tables import Table, class_figures, one_line, printable
-from rankwise.schema import Comparison, DataReport, SearchResults
+from rankwise.report.tables import Table, class_figures, one_line, percent, printable
+from rankwise.schema import Comparison, Cut, DataReport, SearchResults
 from rankwise.store.run_folder import RunFolder, command
 from rankwise.training.callbacks import Callback, Validation
 
@@ -218,6 +220,21 @@ def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) ->
     show_table(Table("", ("text", "label", "probability", "next"), rows))
 
 
+def show_cut(found: Cut) -> None:
+    """Print the size of a cut adapter, how much of the update it keeps, and where it was written."""
+    shares = found.kept_by_module
+    lowest = min(shares, key=shares.__getitem__)
+    stdout.print(
+        f"cut from rank {found.from_rank} to rank {found.rank}: "
+        f"{found.params:,} parameters, {size(found.adapter_bytes)}\n"
+        f"kept of the update: {percent(found.kept)} % of its squared norm; by target module, "
+        f"median {percent(median(shares.values()))} %, lowest {percent(shares[lowest])} % ({lowest})\n"
+        f"written to {found.folder}\n"
+        f"try: {command('predict', found.folder, 'some text')}",
+        soft_wrap=True,
+    )
+
+
 def show_comparison(found: Comparison, *, table: bool) -> None:
     """Print the verdict on the ranks, optionally after their table."""
     stdout.print()
@@ -298,7 +315,7 @@ class ProgressBars(Callback):
     """On a terminal, one bar per stage below the board of a sweep; otherwise, one line per stage."""
 
     def __init__(self) -> None:
-        self._board = Board()
+        self._board, self._purpose = Board(), ""
         self._bars = _Bars(self._board)
         self._tasks: dict[str, TaskID] = {}  # stage -> its bar
         self._lengths: dict[str, int | None] = {}
@@ -335,6 +352,11 @@ class ProgressBars(Callback):
         if self._stage and self._stage not in self._stepped:
             self._bars.update(self._tasks[self._stage], advance=units)
 
+    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
+        """Show these adapters; those of another purpose are no longer shown."""
+        self._purpose = purpose
+        self._board.bank(purpose, ranks)
+
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """Update the board and the bar after step `number` of `steps`, from 1."""
         self._board.step(adapters, losses)
@@ -345,7 +367,7 @@ class ProgressBars(Callback):
         """Show the accuracies after an epoch."""
         self._board.validation(found)
         if not stderr.is_terminal:
-            stderr.print(line(found), soft_wrap=True)
+            stderr.print(line(found, self._purpose), soft_wrap=True)
 
     def end(self) -> None:
         """End the stage. The bar of a stage of unknown length is removed."""

@@ -95,6 +95,7 @@ def _train(
     trainer: Trainer, task: Task, material: Material, journal: Journal, callback: Callback, title: str
 ) -> None:
     """Train a bank to completion; save a checkpoint if interrupted."""
+    callback.bank(task.stage, {spec.name: spec.rank for spec in trainer.specs})
     callback.begin(title, trainer.steps)
     callback.advance(trainer.step_number)
     try:

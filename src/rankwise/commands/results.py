@@ -14,12 +14,13 @@ from scipy.special import softmax
 
 from rankwise import hardware
 from rankwise.commands import baselines as baseline_models
+from rankwise.commands.cut_ranks import EvaluatedCut
 from rankwise.commands.material import Material, precision_name, versions
 from rankwise.data.writers import csv_line
 from rankwise.models.peft_format import WEIGHTS
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import PlannedAdapter
-from rankwise.schema import AdapterResult, Baseline, Metrics, Results, Timing, Tuning
+from rankwise.schema import AdapterResult, Baseline, CutResult, Metrics, Results, Timing, Tuning
 from rankwise.stats.metrics import metrics
 from rankwise.training.data import EncodedSplit
 from rankwise.training.journal import Journal
@@ -32,16 +33,21 @@ Logits = Mapping[str, NDArray[np.float32]]
 
 
 def predictions_csv(
-    splits: Splits, labels: Sequence[str], outcomes: Sequence[Outcome], baselines: Mapping[str, Logits]
+    splits: Splits,
+    labels: Sequence[str],
+    outcomes: Sequence[Outcome],
+    baselines: Mapping[str, Logits],
+    cuts: Sequence[EvaluatedCut] = (),
 ) -> str:
-    """For every evaluated text, each adapter's label and its probability, then each baseline's label."""
+    """For every evaluated text, the label and probability of each adapter, then the label of the others."""
+    others = dict(baselines) | {cut.adapter.spec.name: cut.logits for cut in cuts}
     columns = [column for outcome in outcomes for column in (outcome.name, f"{outcome.name} probability")]
-    lines = [csv_line(["split", "text", "label", *columns, *baselines])]
+    lines = [csv_line(["split", "text", "label", *columns, *others])]
     for name, split in splits.items():
         probabilities = [softmax(outcome.logits[name].astype(np.float64), axis=1) for outcome in outcomes]
         for i, (text, label) in enumerate(zip(split.source.texts, split.source.labels, strict=True)):
             cells = [cell for rows in probabilities for cell in _best(rows[i], labels)]
-            cells += [labels[int(logits[name][i].argmax())] for logits in baselines.values()]
+            cells += [labels[int(logits[name][i].argmax())] for logits in others.values()]
             lines.append(csv_line([name, text, labels[label], *cells]))
     return "".join(lines)
 
@@ -102,6 +108,20 @@ def baseline(
     return Baseline(name=name, validation=measured["validation"], test=measured.get("test"))
 
 
+def cut_result(cut: EvaluatedCut, splits: Splits, labels: Sequence[str]) -> CutResult:
+    """A cut adapter's row of results.json."""
+    measured, adapter = measure(cut.logits, splits, labels), cut.adapter
+    return CutResult(
+        name=adapter.spec.name,
+        from_rank=adapter.from_rank,
+        rank=adapter.spec.rank,
+        seed=adapter.spec.seed,
+        kept=adapter.kept,
+        validation=measured["validation"],
+        test=measured.get("test"),
+    )
+
+
 def measure(
     logits: Logits,
     splits: Splits,
@@ -125,6 +145,7 @@ def sweep_results(
     trained: Sequence[Outcome],
     baselines: Mapping[str, Logits],
     tuning: Tuning | None,
+    cuts: Sequence[EvaluatedCut] = (),
 ) -> Results:
     """The contents of results.json."""
     planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
@@ -160,6 +181,7 @@ def sweep_results(
             )
             for name, logits in baselines.items()
         ],
+        cuts=[cut_result(cut, material.evaluated, material.corpus.labels) for cut in cuts],
         diverged=[dropped for dropped in journal.diverged if dropped.name in planned],
         tuning=tuning,
     )

@@ -7,7 +7,7 @@ bank, whose places are filled again as soon as they are free, and writes the run
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -226,7 +226,7 @@ class _Stage:
 
     def progress(self) -> Callback:
         """The callback, which is told how many attempts have finished."""
-        return _Progress(self.callback, self.title, self.search.expected, self.journal)
+        return _Progress(self.callback, self.title, self.search, self.journal)
 
     def task(self) -> Task:
         """The training of the bank."""
@@ -307,10 +307,15 @@ class _Stage:
 class _Progress(Callbacks):
     """Counts finished attempts instead of the steps of the longest schedule, which change all the time."""
 
-    def __init__(self, callback: Callback, title: str, expected: int, journal: Journal) -> None:
+    def __init__(self, callback: Callback, title: str, found: Search, journal: Journal) -> None:
         super().__init__(callback)
-        self._title, self._expected, self._journal = title, expected, journal
+        self._title, self._expected, self._journal = title, found.expected, journal
+        self._ranks = {name: attempt.candidate.rank for name, attempt in found.attempts.items()}
         self._stage = ""
+
+    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
+        """Announce all attempts, as most of them enter the bank later."""
+        super().bank(purpose, self._ranks)
 
     def begin(self, stage: str, total: int | None) -> None:
         """Start a stage."""

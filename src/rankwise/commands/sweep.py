@@ -1,6 +1,6 @@
 """The `sweep` command: from a recipe to a run folder.
 
-The stages, in order: data, base, plan, tuning, training bank by bank, baselines, results, report.
+The stages, in order: data, base, plan, tuning, training bank by bank, baselines, cuts, results, report.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from rankwise import hardware
 from rankwise.commands.bank import Task, train_banks
 from rankwise.commands.baselines import all_baselines
+from rankwise.commands.cut_ranks import evaluated_cuts
 from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.commands.tune import tune, with_tuned_plan
@@ -149,10 +150,11 @@ def _sweep(
     with stage("baselines", callback, clock):
         baselines = all_baselines(material, finished)
     trained = [finished[name] for name in material.plan.names if name in finished]
+    cuts = evaluated_cuts(material, trained, callback, clock)
     with clock.timed("write"):
         labels, evaluated = material.corpus.labels, material.evaluated
-        files.write_text(run.predictions, predictions_csv(evaluated, labels, trained, baselines))
-    results = sweep_results(material, journal, trained, baselines, tuning)
+        files.write_text(run.predictions, predictions_csv(evaluated, labels, trained, baselines, cuts))
+    results = sweep_results(material, journal, trained, baselines, tuning, cuts)
     files.write_text(run.timing, sweep_timing(journal, results).model_dump_json(indent=1) + "\n")
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
     build.rebuild(run)

@@ -44,8 +44,9 @@ def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | N
     if not ranks:
         return None
     data = tuning_data(material)
-    _check_steps(material, data)
-    while trials := tuning.next_trials(material.recipe, ranks, journal.trials):
+    steps = material.recipe.train.epochs * -(-len(data.ids) // material.recipe.train.batch_size)
+    share = tuning.share_of(material.recipe, steps)
+    while trials := tuning.next_trials(material.recipe, ranks, journal.trials, share):
         _train_rung(trials, data, material, journal, callback)
     chosen = tuning.chosen(ranks, journal.trials)
     _check_finite(chosen, journal.trials)
@@ -163,11 +164,6 @@ def _title(trials: Sequence[PlannedTrial], number: int, journal: Journal) -> str
     """Such as `tune: 20 trials`, or `tune: 20 trials 1/2`."""
     banks = len(journal.state.trial_banks)
     return f"tune: {len(trials)} trial{'s' * (len(trials) > 1)}" + (f" {number}/{banks}" if banks > 1 else "")
-
-
-def _check_steps(material: Material, data: TrainingData) -> None:
-    recipe = material.recipe
-    tuning.check_steps(recipe, -(-len(data.ids) // recipe.train.batch_size) * recipe.train.epochs)
 
 
 def _check_finite(chosen: Sequence[TunedRank], trials: Sequence[Trial]) -> None:

@@ -31,6 +31,7 @@ from torch import Tensor
 from rankwise.errors import ModelError
 from rankwise.models.config import STRICT, Flag, Word, refusal
 from rankwise.models.registry import FAMILIES, family_of, parse_config
+from rankwise.models.tokenizer import FILE_NAMES
 from rankwise.models.weights import DTYPES
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, match_modules
@@ -149,8 +150,51 @@ def save(
         files.write_json(new / "config.json", _model_config(adapter, base_config))
         for path in tokenizer_files:
             files.copy(path, new / path.name)
-        digests = {path.name: files.sha256(path) for path in sorted(new.iterdir())}
-        files.write_json(new / files.DIGESTS, digests)
+        _write_digests(new)
+
+
+def save_from(source: Path, folder: Path, spec: AdapterSpec, state: Mapping[str, Tensor]) -> None:
+    """Write a copy of an adapter folder with another rank, alpha and factors, atomically.
+
+    Everything else is copied, whether rankwise or PEFT wrote it: the remaining settings, the score head,
+    saved embeddings, config.json and the tokenizer. The model card is not, because its metrics are those of
+    the source.
+
+    Args:
+        source: folder of an adapter that `load` accepts.
+        folder: target folder, which must be missing or empty.
+        spec: the adapter to write, with the target modules of the source and a rank above 0.
+        state: its tensors, named as in `Bank.tensors`.
+
+    Raises:
+        UsageError: the target folder exists and is not empty.
+        ResourceError: the disk is full.
+    """
+    stored = safetensors.torch.load_file(source / WEIGHTS)
+    tensors = {name: state.get(_our_name(name) or "", tensor) for name, tensor in stored.items()}
+    changes = {"r": spec.rank, "lora_alpha": spec.alpha, "use_rslora": False}
+    with files.new_folder(folder) as new:
+        config = files.read_object(source / "adapter_config.json")
+        files.write_json(new / "adapter_config.json", config | changes)
+        files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
+        if (source / "config.json").is_file():
+            files.write_json(new / "config.json", _with_rank(source / "config.json", spec.rank))
+        for name in FILE_NAMES:
+            if (source / name).is_file():
+                files.copy(source / name, new / name)
+        _write_digests(new)
+
+
+def _with_rank(path: Path, rank: int) -> dict[str, Any]:
+    """A config.json with another rank in rankwise's settings, if it has these."""
+    model = files.read_object(path, limit=_LARGEST_CONFIG)
+    own = model.get("rankwise")
+    return model | ({"rankwise": own | {"rank": rank}} if isinstance(own, dict) else {})
+
+
+def _write_digests(folder: Path) -> None:
+    digests = {path.name: files.sha256(path) for path in sorted(folder.iterdir())}
+    files.write_json(folder / files.DIGESTS, digests)
 
 
 def load(folder: Path) -> SavedAdapter:

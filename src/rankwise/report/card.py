@@ -67,7 +67,7 @@ def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
         base=base,
         packaged=packaged,
         source=_Markdown(source),
-        settings=_Markdown(_settings(recipe)),
+        settings=_Markdown(_settings(recipe, row)),
     )
 
 
@@ -86,6 +86,7 @@ def run_card(run: Run, comparison: Comparison, choice: Chosen) -> str:
         predict=_Markdown(one_line(command("predict", f"adapters/{choice.best.name}", "some text"))),
         samples_title=samples.title,
         samples=_Markdown(samples.markdown()),
+        tuned=run.results.tuning is not None,
         numbered=png_names(run.results.labels) is not None,
         again=_Markdown(repeat_command(run)),
     )
@@ -196,8 +197,9 @@ def _figures(results: Results, row: AdapterResult) -> Table:
     return Table("", ("split", "texts", "accuracy", "95 %", "macro-F1"), rows)
 
 
-def _settings(recipe: Recipe) -> str:
-    """The recipe without settings of this machine or of other adapters."""
+def _settings(recipe: Recipe, row: AdapterResult) -> str:
+    """The recipe with the adapter's own settings, without those of this machine or of other adapters."""
+    own = {name: value for name, value in row.settings.items() if name in Recipe.settings()}
     hidden: dict[str, Any] = {
         "base": True,
         "data": {"source", "validation", "test", "labels"},
@@ -205,6 +207,6 @@ def _settings(recipe: Recipe) -> str:
         "train": {"seeds"},
         "machine": {"device", "memory_gb"},
     }
-    values = recipe.model_dump(mode="json", exclude_none=True, exclude=hidden)
+    values = recipe.replace(**own).model_dump(mode="json", exclude_none=True, exclude=hidden)
     # A name with backticks must not end the code block.
     return tomli_w.dumps(values).replace("```", "'''")

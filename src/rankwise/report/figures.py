@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten, width
 from rankwise.report.scores import Score, ScoreRow
@@ -16,10 +16,24 @@ if TYPE_CHECKING:
 
 STRETCH = 2.0
 """To show values below the ranks, the axis may grow by up to this multiple of the intervals' range."""
+HEIGHT = 3.1
+LEGEND = 0.24
+"""Inches; a figure with a legend is higher by the second."""
+ASIDE = 0.16
+"""Distance on the axis, in doublings of the rank, of the seeds' markers and of the cuts from the rank."""
+
+CUT: dict[str, Any] = {
+    "color": LIGHT["muted"], "marker": "s", "markersize": 4, "linewidth": 1, "linestyle": DASHES[2],
+}  # fmt: skip
+"""Style of the series of cuts."""
 
 
 def accuracy_by_rank(
-    split: str, rows: Sequence[ScoreRow], baselines: Sequence[ScoreRow], marked: int | None
+    split: str,
+    rows: Sequence[ScoreRow],
+    baselines: Sequence[ScoreRow],
+    marked: int | None,
+    cuts: Sequence[ScoreRow] = (),
 ) -> Drawing:
     """Accuracy against rank, with 95 % intervals and lines for the baselines.
 
@@ -28,11 +42,14 @@ def accuracy_by_rank(
         rows: the ranks; rank 0 does not fit on a logarithmic axis and is drawn separately.
         baselines: drawn as lines.
         marked: rank to highlight.
+        cuts: the largest rank, cut to smaller ranks; a second, thinner series.
     """
+    cuts = [row for row in cuts if split in row.scores]
     ranks = [row for row in rows if split in row.scores]
     lines = [row for row in baselines if split in row.scores]
     several = any(row.scores[split].spread is not None for row in ranks)
     said = [f"rank {row.name}: {_said(row.scores[split])}" for row in ranks]
+    said += [f"rank {row.name}: {_said(row.scores[split])}" for row in cuts]
     said += [f"{row.name}: {100 * row.scores[split].accuracy:.2f} %" for row in lines]
     return Drawing(
         name=f"accuracy-{split}",
@@ -40,8 +57,8 @@ def accuracy_by_rank(
         description=f"Accuracy with 95 % interval over texts{' and seeds' if several else ''}. "
         + "; ".join(said)
         + ".",
-        plot=partial(_plot_accuracy, split=split, rows=ranks, baselines=lines, marked=marked),
-        size=(WIDTH, 3.1),
+        plot=partial(_plot_accuracy, split=split, rows=ranks, baselines=lines, marked=marked, cuts=cuts),
+        size=(WIDTH, HEIGHT + (LEGEND if cuts else 0)),
     )
 
 
@@ -50,29 +67,66 @@ def _said(score: Score) -> str:
 
 
 def _plot_accuracy(
-    figure: Figure, split: str, rows: Sequence[ScoreRow], baselines: Sequence[ScoreRow], marked: int | None
+    figure: Figure,
+    split: str,
+    rows: Sequence[ScoreRow],
+    baselines: Sequence[ScoreRow],
+    marked: int | None,
+    cuts: Sequence[ScoreRow],
 ) -> None:
-    axes = figure.add_axes((0.12, 0.155, 0.865, 0.815))
-    places = _places([row.rank or 0 for row in rows])
+    axes = _accuracy_axes(figure, cuts)
+    places = _places(sorted({row.rank or 0 for row in (*rows, *cuts)}))
     low, high = _range([row.scores[split] for row in rows if row.rank] or [rows[0].scores[split]])
-    shown, hidden = _in_reach([row for row in rows if row.rank == 0] + list(baselines), split, low, high)
+    others = [*(row for row in rows if row.rank == 0), *cuts, *baselines]
+    shown, hidden = _in_reach(others, split, low, high)
     inside = [100 * value for row in shown for value in _ends(row, split)]
     low, high = min([low, *inside]), max([high, *inside])
     room = max(high - low, 0.4)
     axes.set_ylim(low - 0.08 * room - 0.09 * room * math.ceil(len(hidden) / 2), high + 0.16 * room)
     _rank_axis(axes, places)
+    cuts = [row for row in cuts if row in shown]
     taken = {places[row.rank or 0]: row.scores[split] for row in rows}
+    taken |= {places[row.rank or 0] - ASIDE: row.scores[split] for row in cuts}
     lines = {_named(row, split): 100 * row.scores[split].accuracy for row in baselines if row in shown}
     crowded = [name for name, (_, _, is_free) in _name_places(axes, lines, taken).items() if not is_free]
     axes.set_ylim(bottom=axes.get_ylim()[0] - 0.09 * room * len(crowded))
     crowded = _baseline_lines(axes, lines, taken)
-    _notes(axes, crowded, [_named(row, split) for row in hidden if row.rank is None])
+    _notes(axes, crowded, [_named(row, split) for row in hidden if row.rank is None or row.cut_from])
+    _cut_points(axes, places, split, cuts)
     for row in rows:
         if row.rank or row in shown:
             _point(axes, places[row.rank or 0], row.scores[split], marked == row.rank)
         else:
             _point_below(axes, places[0], row.scores[split])
     axes.set_ylabel(f"{split} accuracy, %")
+
+
+def _accuracy_axes(figure: Figure, cuts: Sequence[ScoreRow]) -> Axes:
+    """The axes; below a legend if there are two series."""
+    shrunk = HEIGHT / (HEIGHT + (LEGEND if cuts else 0))
+    axes = figure.add_axes((0.12, 0.155 * shrunk, 0.865, 0.815 * shrunk))
+    if cuts:
+        handles = [
+            *axes.plot([], [], linestyle="none", marker="o", markersize=7, color=LIGHT["blue"]),
+            *axes.plot([], [], **CUT),
+        ]
+        figure.legend(
+            handles, ["trained at each rank", f"rank {cuts[0].cut_from}, cut after training"],
+            loc="upper left", ncols=2, frameon=False, fontsize=8.5, bbox_to_anchor=(0.1, 1.0),
+            borderpad=0, handletextpad=0.5,
+        )  # fmt: skip
+    return axes
+
+
+def _cut_points(axes: Axes, places: Mapping[int, float], split: str, cuts: Sequence[ScoreRow]) -> None:
+    """Draw the cuts left of the ranks, thinner and without numbers, which are in the table."""
+    x = [places[row.rank or 0] - ASIDE for row in cuts]
+    scores = [row.scores[split] for row in cuts]
+    for place, score in zip(x, scores, strict=True):
+        axes.plot(
+            [place, place], [100 * score.low, 100 * score.high], color=CUT["color"], linewidth=1, alpha=0.5
+        )
+    axes.plot(x, [100 * score.accuracy for score in scores], **CUT)
 
 
 def _named(row: ScoreRow, split: str) -> str:
@@ -120,7 +174,7 @@ def _point(axes: Axes, place: float, score: Score, marked: bool) -> None:
     color = LIGHT["orange" if marked else "blue"]
     axes.plot([place, place], [100 * score.low, 100 * score.high], color=color, linewidth=2.4, alpha=0.55)
     if score.spread is not None:
-        shift = place + 0.16
+        shift = place + ASIDE
         axes.plot(
             [shift] * len(score.by_seed),
             [100 * each for each in score.by_seed],
@@ -207,7 +261,7 @@ def _overlap(one: Box, other: Box) -> float:
 def _point_box(to_inches: Callable[[float, float], tuple[float, float]], place: float, score: Score) -> Box:
     """The box of a rank's interval, the number above it, and the seed markers to its right."""
     (x, bottom), (_, top) = to_inches(place, 100 * score.low), to_inches(place, 100 * score.high)
-    right = to_inches(place + 0.16, 0)[0] + 0.04 if score.spread is not None else x
+    right = to_inches(place + ASIDE, 0)[0] + 0.04 if score.spread is not None else x
     return x - 0.17, bottom - 0.03, max(x + 0.17, right), top + 0.2
 
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankwise.report import cuts
 from rankwise.report.card import repeat_command
+from rankwise.report.contrast import Contrast
+from rankwise.report.criteria import CRITERIA
 from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.ranks import summary_table
+from rankwise.report.ranks import shown, summary_table
 from rankwise.report.run import Run
 from rankwise.report.scores import ScoreRow, by_rank
 from rankwise.report.tables import (
@@ -26,6 +29,7 @@ from rankwise.report.tables import (
     rank_table,
     sample_table,
 )
+from rankwise.report.tuning import about, chosen_table, trials_table
 from rankwise.report.verdict import Chosen
 from rankwise.schema import AdapterResult, Comparison, Results, Timing
 
@@ -43,6 +47,7 @@ class Story:
     choice: Chosen
     rows: Sequence[ScoreRow]  # the ranks
     drawings: Sequence[Drawing]
+    contrast: Contrast | None  # None for a single rank
     wrong: Sequence[WrongText]
 
 
@@ -54,13 +59,17 @@ def run_page(story: Story) -> str:
         title=one_line(run.name),
         results=results,
         comparison=story.comparison,
+        metric=CRITERIA[story.comparison.metric].short,
         headline=story.comparison.headline,
         evidence=story.comparison.verdict.removeprefix(f"{story.comparison.headline}. "),
         facts=_facts(story),
         choice=choice,
         seeds=run.seeds,
         drawings={each.name: each for each in story.drawings},
+        **_tuning(results),
+        cuts=cuts.sentence(results),
         ranks=rank_table(run),
+        contrast=story.contrast,
         pairs=summary_table(story.comparison) if len(story.comparison.ranks) > 1 else None,
         classes=class_figures("By class", choice.classes("validation")),
         confused=_confused(results, choice),
@@ -77,6 +86,16 @@ def run_page(story: Story) -> str:
         recipe=_compact(printable(run.recipe.to_toml())),
         again=repeat_command(run),
     )
+
+
+def _tuning(results: Results) -> dict[str, Any]:
+    """The values of the section on tuning; None if nothing was tuned."""
+    found = results.tuning
+    return {
+        "tuned": chosen_table(found) if found else None,
+        "trials": trials_table(found) if found else None,
+        "about_tuning": about(found) if found else None,
+    }
 
 
 def render(template: str, **values: Any) -> str:
@@ -110,10 +129,23 @@ def _facts(story: Story) -> list[tuple[str, str, str]]:
     ]
     best = story.choice.best
     return [
+        *_judged(story),
         *facts,
         (f"{best.trainable_params:,}", "parameters trained", f"{best.trainable_percent:.3f} % of the model"),
         (size(best.adapter_bytes), "adapter on disk", f"adapters/{best.name}"),
     ]
+
+
+def _judged(story: Story) -> list[tuple[str, str, str]]:
+    """The verdict's metric as a key figure, unless it is the accuracy, which is always one."""
+    found = story.comparison
+    if found.metric == "accuracy":
+        return []
+    by = CRITERIA[found.metric]
+    each = next(each for each in found.ranks if each.rank == story.choice.rank)
+    value = f"{shown(by, each.mean)} {'%' if by.metric.percent else by.metric.unit}"
+    interval = f"95 %: {shown(by, each.low, -1)}-{shown(by, each.high, -1)}"
+    return [(value, f"{by.metric.name}, rank {each.rank}", interval)]
 
 
 def size(number: int) -> str:
@@ -155,8 +187,7 @@ def _sampled(results: Results) -> str:
 
 def _cost(run: Run) -> Table:
     """One row per rank: training time and adapter size."""
-    texts = run.results.texts["train"] * run.recipe.train.epochs
-    rows = [_cost_row(rank, adapters, run.timing, texts) for rank, adapters in by_rank(run.results).items()]
+    rows = [_cost_row(rank, adapters, run) for rank, adapters in by_rank(run.results).items()]
     columns = ("rank", "trainable params", "% trainable", "adapter", "seconds", "texts/s")
     return Table(
         "",
@@ -167,10 +198,10 @@ def _cost(run: Run) -> Table:
     )
 
 
-def _cost_row(
-    rank: int, adapters: Sequence[AdapterResult], timing: Timing | None, texts: int
-) -> tuple[str, ...]:
-    known = timing.train_seconds if timing else {}
+def _cost_row(rank: int, adapters: Sequence[AdapterResult], run: Run) -> tuple[str, ...]:
+    epochs = adapters[0].settings.get("epochs", run.recipe.train.epochs)
+    texts = run.results.texts["train"] * epochs
+    known = run.timing.train_seconds if run.timing else {}
     seconds = [known[each.name] for each in adapters if each.name in known]
     mean = sum(seconds) / len(seconds) if seconds else 0.0
     return (

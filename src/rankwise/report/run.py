@@ -5,6 +5,7 @@ Usage::
     run = load(RunFolder("runs/first"))
     run.results.adapters[0].validation.accuracy     # a fraction
     run.predictions["validation"].correct           # (adapters, texts)
+    run.log_losses(["r4-s110"])                     # (adapters, validation texts)
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -23,11 +26,14 @@ from rankwise.data.readers import LONGEST_FIELD
 from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves
-from rankwise.schema import AdapterResult, DataReport, Results, Timing
+from rankwise.schema import AdapterResult, CutResult, DataReport, Results, Timing
+from rankwise.stats.crossed import Floats
 from rankwise.stats.intervals import Answers
+from rankwise.stats.metrics import text_log_losses
 from rankwise.store.run_folder import RunFolder
 
 D = TypeVar("D", bound=np.generic)
+NO_LOGITS = "the log loss needs the files in the run's folder logits; accuracy and macro-F1 do not"
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class SplitPredictions:
     predicted: NDArray[np.int64]  # (adapters, texts) label with the highest probability
     probability: NDArray[np.float64]  # (adapters, texts) probability of the predicted label
     baselines: Mapping[str, NDArray[np.int64]]  # baseline -> (texts,) predicted label
+    cuts: Mapping[str, NDArray[np.int64]]  # cut adapter -> (texts,) predicted label
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -52,7 +59,7 @@ class SplitPredictions:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the contents of its folder, without weights and logits."""
+    """A finished run: the contents of its folder, without weights; logits are read on demand."""
 
     path: Path  # the folder
     results: Results
@@ -72,10 +79,35 @@ class Run:
         """Number of distinct seeds over all adapters."""
         return len({row.seed for row in self.results.adapters})
 
+    @property
+    def learning_rates(self) -> dict[int, float]:
+        """Rank -> learning rate of its adapters, which does not depend on the seed."""
+        shared = self.recipe.train.learning_rate
+        adapters = sorted(self.results.adapters, key=lambda row: row.rank)
+        return {row.rank: float(row.settings.get("learning_rate", shared)) for row in adapters}
+
     def answers(self, split: str, adapters: Sequence[AdapterResult]) -> Answers:
         """(adapters, texts): whether these adapters predicted each text correctly."""
         places = {row.name: i for i, row in enumerate(self.results.adapters)}
         return self.predictions[split].correct[[places[row.name] for row in adapters]]
+
+    def cut_answers(self, split: str, cuts: Sequence[CutResult]) -> Answers:
+        """(cuts, texts): whether these cut adapters predicted each text correctly."""
+        found = self.predictions[split]
+        return np.stack([found.cuts[row.name] == found.targets for row in cuts])
+
+    def log_losses(self, names: Sequence[str]) -> Floats:
+        """(adapters, texts): the log loss of each validation text under the adapters of these names, in nats.
+
+        predictions.csv is not enough: it has the probability of the predicted label, not of the true one.
+
+        Raises:
+            UsageError: an adapter's file in the folder logits cannot be read, or is not of these texts.
+        """
+        targets = self.predictions["validation"].targets
+        shape = len(targets), len(self.results.labels)
+        paths = [RunFolder(self.path).logits / f"{name}.safetensors" for name in names]
+        return np.stack([text_log_losses(targets, _read_logits(path, shape)) for path in paths])
 
 
 def load(folder: RunFolder) -> Run:
@@ -109,6 +141,17 @@ def _read_curves(path: Path) -> dict[str, Curve]:
         return parse_curves(path.read_text("utf-8", errors="replace").splitlines())
     except OSError:
         return {}
+
+
+def _read_logits(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """(texts, classes) logits of the validation texts."""
+    try:
+        logits: NDArray[np.float32] = safetensors.numpy.load(path.read_bytes())["validation"]
+    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}", hint=NO_LOGITS) from None
+    if logits.shape != shape or not np.isfinite(logits).all():
+        raise UsageError(f"{path}: not the logits of the run's validation texts", hint=NO_LOGITS)
+    return logits
 
 
 def _read_predictions(path: Path, results: Results) -> dict[str, SplitPredictions]:
@@ -145,18 +188,18 @@ def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Re
         number = place[name]
         return (line[number] for line in lines)
 
+    def labels_of(name: str) -> NDArray[np.int64]:
+        return _fixed(np.array([label[cell] for cell in column(name)], dtype=np.int64))
+
     predicted = [[label[cell] for cell in column(name)] for name in names]
     probability = [[float(cell) for cell in column(f"{name} probability")] for name in names]
     return SplitPredictions(
         texts=tuple(column("text")),
-        targets=_fixed(np.array([label[cell] for cell in column("label")], dtype=np.int64)),
+        targets=labels_of("label"),
         predicted=_fixed(np.array(predicted, dtype=np.int64).reshape(len(names), len(lines))),
         probability=_fixed(np.array(probability, dtype=np.float64).reshape(len(names), len(lines))),
-        baselines={
-            row.name: _fixed(np.array([label[cell] for cell in column(row.name)], dtype=np.int64))
-            for row in results.baselines
-            if row.name in place
-        },
+        baselines={row.name: labels_of(row.name) for row in results.baselines if row.name in place},
+        cuts={row.name: labels_of(row.name) for row in results.cuts},
     )
 
 

@@ -18,7 +18,7 @@ from rankwise.report.ranks import compare
 from rankwise.report.run import Run, load
 from rankwise.report.scores import ScoreRow, rank_rows
 from rankwise.report.tables import Table, interval, one_line, percent
-from rankwise.schema import Comparison, RunSummary
+from rankwise.schema import Comparison, MetricName, RunSummary
 from rankwise.store.run_folder import RunFolder
 
 FILES = ("results.json", "search.json", "recipe.toml", "history.jsonl", "checkpoint")
@@ -138,10 +138,10 @@ class Compared:
     rows: Sequence[ScoreRow]  # the ranks
 
 
-def runs_page(runs: Sequence[Run]) -> str:
+def runs_page(runs: Sequence[Run], metric: MetricName = "accuracy", margin: float | None = None) -> str:
     """The page that compares several runs: a figure, a table, and the verdict of each run."""
     compared = [
-        Compared(name, run, compare(run), rank_rows(run))
+        Compared(name, run, compare(run, margin, metric), rank_rows(run))
         for run, name in zip(runs, _names(runs), strict=True)
     ]
     drawing: Drawing = runs_by_rank([(each.name, each.rows) for each in compared])

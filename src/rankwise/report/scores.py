@@ -1,4 +1,4 @@
-"""Scores of each rank over its seeds, and of the baselines, on each split."""
+"""Scores of each rank over its seeds, of cuts and of the baselines, on each split."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankwise.report.run import Run
-from rankwise.schema import AdapterResult, Baseline, Metrics, Results
+from rankwise.schema import AdapterResult, Baseline, CutResult, Metrics, Results
 from rankwise.stats.intervals import Answers, mean_accuracy_interval
 
+Measured = AdapterResult | CutResult | Baseline
 LINEAR_PROBE = "linear probe (rank 0)"
 """Display name of the baseline "rank 0" of results.json."""
 
@@ -30,12 +31,14 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A rank, or a baseline, with its scores."""
+    """A rank, a larger rank cut to it, or a baseline, with its scores."""
 
-    name: str  # such as "4", or "majority class"
+    name: str  # such as "4", "16 cut to 4", or "majority class"
     rank: int | None  # None for a baseline
-    adapters: tuple[AdapterResult, ...]  # one per seed, in order; empty for a baseline
+    adapters: tuple[AdapterResult, ...]  # one per seed, in order; empty for a cut and for a baseline
     scores: dict[str, Score]  # split -> score
+    cut_from: int | None = None  # the larger rank that was cut to `rank`; None for other rows
+    kept: float | None = None  # share of the update that a cut keeps, mean over seeds; None for other rows
 
     @property
     def params(self) -> AdapterResult | None:
@@ -75,6 +78,31 @@ def baseline_rows(results: Results) -> list[ScoreRow]:
     ]
 
 
+def cut_rows(run: Run) -> list[ScoreRow]:
+    """A row for each rank that the largest rank was cut to, smallest first."""
+    return [
+        ScoreRow(
+            name=f"{cuts[0].from_rank} cut to {rank}",
+            rank=rank,
+            adapters=(),
+            scores={
+                split: _score(found, run.cut_answers(split, cuts) if run.seeds > 1 else None)
+                for split in splits(run.results)
+                if (found := of_split(cuts, split))
+            },
+            cut_from=cuts[0].from_rank,
+            kept=float(np.mean([each.kept for each in cuts])),
+        )
+        for rank, cuts in cuts_by_rank(run.results).items()
+    ]
+
+
+def cuts_by_rank(results: Results) -> dict[int, tuple[CutResult, ...]]:
+    """Rank -> the adapters of the largest rank that were cut to it, sorted by seed."""
+    cuts = sorted(results.cuts, key=lambda row: (row.rank, row.seed))
+    return {rank: tuple(row for row in cuts if row.rank == rank) for rank in sorted({r.rank for r in cuts})}
+
+
 def by_rank(results: Results) -> dict[int, tuple[AdapterResult, ...]]:
     """Rank -> its adapters, sorted by seed."""
     adapters = sorted(results.adapters, key=lambda row: (row.rank, row.seed))
@@ -87,13 +115,13 @@ def splits(results: Results) -> list[str]:
     return ["validation", *(["test"] if any(row.test for row in results.adapters) else [])]
 
 
-def metrics_of(measured: AdapterResult | Baseline, split: str) -> Metrics | None:
-    """The metrics of an adapter or baseline on a split; None if there are none."""
+def metrics_of(measured: Measured, split: str) -> Metrics | None:
+    """The metrics of an adapter, cut or baseline on a split; None if there are none."""
     return measured.validation if split == "validation" else measured.test
 
 
-def of_split(measured: Sequence[AdapterResult | Baseline], split: str) -> list[Metrics]:
-    """The metrics on a split, of the adapters or baselines that have them."""
+def of_split(measured: Sequence[Measured], split: str) -> list[Metrics]:
+    """The metrics on a split, of the adapters, cuts or baselines that have them."""
     return [found for each in measured if (found := metrics_of(each, split))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,16 @@ import numpy as np
 from rankwise.data.writers import csv_line
 from rankwise.errors import UsageError
 from rankwise.report.run import Run
-from rankwise.report.scores import Score, ScoreRow, alone, baseline_rows, best_adapter, rank_rows, splits
+from rankwise.report.scores import (
+    Score,
+    ScoreRow,
+    alone,
+    baseline_rows,
+    best_adapter,
+    cut_rows,
+    rank_rows,
+    splits,
+)
 from rankwise.schema import ClassMetrics, Results
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -21,7 +30,9 @@ from rankwise.store.run_folder import RunFolder
 RANK_COLUMNS = ("rank", "trainable params", "total params", "% trainable")
 SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
 PARAMETER_COLUMNS = ("trainable_params", "total_params", "trainable_percent", "adapter_bytes")
-CSV_COLUMNS = ("kind", "name", "rank", "seed", "seeds", *PARAMETER_COLUMNS)
+CSV_COLUMNS = ("kind", "name", "rank", "seed", "seeds", *PARAMETER_COLUMNS, "kept")
+RATE_COLUMN = "learning_rate"
+"""Column of table.csv, if the ranks differ in it."""
 SCORE_COLUMNS = {
     "accuracy": "accuracy", "accuracy_low": "low", "accuracy_high": "high", "accuracy_spread": "spread",
     "macro_f1": "macro_f1", "log_loss": "log_loss",
@@ -59,33 +70,45 @@ def class_figures(title: str, classes: Sequence[ClassMetrics]) -> Table:
 
 
 def rank_table(run: Run) -> Table:
-    """One row per rank, then per baseline: parameters, accuracy with its interval, macro-F1.
+    """One row per rank, per cut, then per baseline: parameters, accuracy with its interval, macro-F1.
 
-    With several seeds, accuracy and macro-F1 are means over them.
+    With several seeds, accuracy and macro-F1 are means over them. If the ranks were trained at different
+    learning rates, there is a column for them.
     """
-    results, seeds, shown = run.results, run.seeds, splits(run.results)
+    results, seeds, shown, rates = run.results, run.seeds, splits(run.results), _own_rates(run)
     scores = ("accuracy", *(("spread",) if seeds > 1 else ()), "95 %", "macro-F1")
     named = [f"{split} {each}" if each[0] in "am" else each for split in shown for each in scores]
     finished = {row.rank for row in results.adapters}
     lost = sorted({each.rank for each in results.diverged} - finished)
     dropped = [ScoreRow(f"{rank} (dropped)", rank, (), {}) for rank in lost]
     ranks = sorted([*rank_rows(run), *dropped], key=lambda row: row.rank or 0)
-    rows = [*ranks, *baseline_rows(results)]
+    rows = [*ranks, *cut_rows(run), *baseline_rows(results)]
     return Table(
         title=f"{results.base}, {results.texts['train']:,} training texts",
-        columns=(*RANK_COLUMNS, *named),
-        rows=[_rank_row(row, shown, seeds) for row in rows],
+        columns=(*RANK_COLUMNS, *(("learning rate",) if rates else ()), *named),
+        rows=[_rank_row(row, shown, seeds, rates) for row in rows],
         note=_rank_note(results, seeds),
     )
 
 
-def _rank_row(row: ScoreRow, shown: Sequence[str], seeds: int) -> tuple[str, ...]:
-    few = f" ({len(row.adapters)} of {seeds} seeds)" if row.adapters and len(row.adapters) < seeds else ""
+def _own_rates(run: Run) -> dict[int | None, float]:
+    """Rank -> learning rate; empty if all ranks have the same."""
+    rates: dict[int | None, float] = dict(run.learning_rates.items())
+    return rates if len(set(rates.values())) > 1 else {}
+
+
+def _rank_row(
+    row: ScoreRow, shown: Sequence[str], seeds: int, rates: Mapping[int | None, float]
+) -> tuple[str, ...]:
+    tried = 0 if row.rank is None else max((len(score.by_seed) for score in row.scores.values()), default=0)
+    few = f" ({tried} of {seeds} seeds)" if 0 < tried < seeds else ""
     params = ("", "", "")
     if row.params:
         each = row.params
         params = (f"{each.trainable_params:,}", f"{each.total_params:,}", f"{each.trainable_percent:.4f}")
     cells = [cell for split in shown for cell in _scores(row.scores.get(split), seeds > 1)]
+    if rates:
+        cells.insert(0, f"{rates[row.rank]:g}" if row.rank in rates else "")
     return (row.name + few, *params, *cells)
 
 
@@ -108,6 +131,9 @@ def _rank_note(results: Results, seeds: int) -> str:
             f"Accuracy and macro-F1 in percent, means over {seeds} seeds; spread: standard deviation of the "
             "accuracy over seeds, in points; 95 %: the interval of the accuracy over texts and seeds."
         )
+    if results.cuts:
+        large, small = results.cuts[0].from_rank, results.cuts[0].rank
+        note += f" {large} cut to {small}: trained at rank {large}, then cut to rank {small}."
     dropped = [f"{each.name} diverged at step {each.step:,}" for each in results.diverged]
     return f"{note} Dropped: {'; '.join(dropped)}." if dropped else note
 
@@ -127,12 +153,15 @@ def interval(score: Score) -> str:
 
 
 def rank_csv(run: Run) -> str:
-    """The rank table as CSV with unrounded fractions: ranks, their adapters, and baselines."""
-    ranks, columns = rank_rows(run), [*CSV_COLUMNS]
+    """The rank table as CSV with unrounded fractions: ranks, their adapters, cuts, and baselines."""
+    ranks, rates = rank_rows(run), _own_rates(run)
+    columns = [*CSV_COLUMNS, *([RATE_COLUMN] if rates else [])]
     columns += [f"{split}_{each}" for split in splits(run.results) for each in SCORE_COLUMNS]
     rows = [_csv_row("rank", row) for row in ranks]
     rows += [_csv_row("adapter", alone(row, each)) for row in ranks for each in row.adapters]
+    rows += [_csv_row("cut", row) for row in cut_rows(run)]
     rows += [_csv_row("baseline", row) for row in baseline_rows(run.results)]
+    rows = [row | {RATE_COLUMN: rates.get(row["rank"])} for row in rows]
     lines: list[list[Any]] = [columns, *([row.get(name) for name in columns] for row in rows)]
     return "".join(csv_line(cells, safe=True) for cells in lines)
 
@@ -142,6 +171,8 @@ def _csv_row(kind: str, row: ScoreRow) -> dict[str, Any]:
     if row.params:
         cells |= {name: getattr(row.params, name) for name in PARAMETER_COLUMNS}
         cells |= {"seed": row.params.seed if kind == "adapter" else None, "seeds": len(row.adapters)}
+    if row.kept is not None:
+        cells |= {"seeds": len(row.scores["validation"].by_seed), "kept": row.kept}
     for split, score in row.scores.items():
         cells |= {f"{split}_{name}": getattr(score, field) for name, field in SCORE_COLUMNS.items()}
     return cells
@@ -184,10 +215,17 @@ def _draw(texts: Sequence[int], most: int, seed: str) -> list[int]:
 
 def write(folder: RunFolder, run: Run) -> None:
     """Write table.md, table.csv and samples.md."""
-    ranks, samples = rank_table(run), sample_table(run)
-    files.write_text(folder.table, f"{escape(ranks.title)}\n\n{ranks.markdown()}\n{ranks.note}\n")
+    samples = sample_table(run)
+    write_ranks(folder, run)
     files.write_text(folder.path / "table.csv", rank_csv(run))
     files.write_text(folder.samples, f"{escape(samples.title)}\n\n{samples.markdown()}")
+
+
+def write_ranks(folder: RunFolder, run: Run, more: str = "") -> None:
+    """Write table.md, with more Markdown at its end."""
+    ranks = rank_table(run)
+    text = f"{escape(ranks.title)}\n\n{ranks.markdown()}\n{ranks.note}\n"
+    files.write_text(folder.table, f"{text}\n{more}" if more else text)
 
 
 def printable(text: str) -> str:

@@ -36,14 +36,15 @@ class Advice:
     texts: int | None
 
 
-def advise(scores: Sequence[Floats], margin: float) -> Advice:
+def advise(scores: Sequence[Floats], margin: float, step: float | None = None) -> Advice:
     """The smallest combined increase in seeds and texts that should settle the ranks.
 
     Args:
         scores: (seeds, texts) of each undecided rank; at least two.
         margin: accepted loss, in units of the scores.
+        step: as in `paired.pair_up`.
     """
-    pairs = pair_up(scores)
+    pairs = pair_up(scores, None, step)
     seeds = np.array([1] if pairs.seeds == 1 else range(pairs.seeds, MOST_SEEDS + 1))
     texts = np.ceil(pairs.texts * MULTIPLES)
     reach = _reach(pairs, len(scores), seeds[:, None, None], texts[:, None]).max(axis=-1)
@@ -68,7 +69,7 @@ def _reach(pairs: Paired, ranks: int, seeds: Floats, texts: Floats) -> Floats:
         # The variance over seeds estimated in that sweep may exceed the true one.
         seen = by_seed * stdtrit(seeds - 1, LEVEL) ** 2 * chdtri(seeds - 1, FAILURES) / (seeds - 1)
     bound = np.sqrt(seen + ndtri(LEVEL) ** 2 * by_text)
-    return np.asarray(bound + deviation + (0 if pairs.disagreement is None else CONTINUITY / texts))
+    return np.asarray(bound + deviation + (0 if pairs.step is None else CONTINUITY * pairs.step / texts))
 
 
 def _upper(pairs: Paired, ranks: int) -> tuple[Floats, Floats, Floats]:
@@ -76,7 +77,7 @@ def _upper(pairs: Paired, ranks: int) -> tuple[Floats, Floats, Floats]:
     seeds, texts, variance = pairs.seeds, pairs.texts, pairs.variance
     informative = texts / 10 if pairs.disagreement is None else texts * pairs.disagreement
     doubt = (variance.by_text + variance.chance) / np.sqrt(1 + informative)
-    shared = texts * (variance.by_text + doubt) + PSEUDO_TEXTS / texts
+    shared = texts * (variance.by_text + doubt) + PSEUDO_TEXTS * (pairs.step or 1.0) ** 2 / texts
     if seeds == 1:
         return np.zeros_like(shared), np.zeros_like(shared), shared
     freedom = (ranks - 1) * (seeds - 1)

@@ -7,6 +7,10 @@ is not pooled with stable ones. `crossed` describes the design and the literatur
 Binary scores of few texts are far from normal, and identical answers have an estimated variance of 0. For
 binary scores, the variance is therefore the one implied by the tested difference, as in Tango's score test
 (1998, Statistics in Medicine 17): adapters that differ by d disagree on at least a fraction d of the texts.
+
+Macro-F1 has the same difficulty, because it only changes with labels, and a text of a rare class changes it
+most. Its pseudo-values are treated like binary scores whose step is that of the rarest class. The log loss
+differs between any two adapters on every text; its tests rely on the variance that is observed.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ class Paired:
     texts: int
     mean: Floats
     variance: Variance
-    disagreement: Floats | None  # fraction of (seed, text) cells that differ; None unless scores are 0 or 1
+    disagreement: Floats | None  # fraction of (seed, text) cells that differ by a step; None without steps
+    step: float | None  # by how much the score of a text changes with its label; None if continuously
 
     def reversed(self) -> Paired:
         """Second minus first."""
@@ -51,16 +56,16 @@ class Paired:
             self.variance.text_freedom,
         )
         share = None if self.disagreement is None else self.disagreement[which]
-        return Paired(self.seeds, self.texts, self.mean[which], variance, share)
+        return Paired(self.seeds, self.texts, self.mean[which], variance, share, self.step)
 
     def exceeds(self, value: Floats | float, tail: float) -> NDArray[np.bool_]:
         """Whether a one-sided test at this level shows the difference to exceed a value."""
         return self._distance(value) > self.variance_at(value).half_width(tail)
 
     def p(self) -> Floats:
-        """Two-sided p-value of no difference; with one seed, at least that of McNemar's exact test."""
+        """Two-sided p-value of no difference; for one seed and binary scores, at least McNemar's exact."""
         p = np.minimum(1.0, 2 * self.variance_at(0.0).tail(self._distance(0.0, np.abs(self.mean))))
-        if self.seeds == 1 and self.disagreement is not None:
+        if self.seeds == 1 and self.disagreement is not None and self.step == 1:
             counts = np.rint(self.texts * np.array([self.disagreement, self.mean])).astype(int)
             exact = [_sign_test((total + surplus) // 2, total) for total, surplus in counts.T]
             p = np.maximum(p, exact)
@@ -86,42 +91,46 @@ class Paired:
 
     def variance_at(self, value: Floats | float) -> Variance:
         """The variance if the true difference were this value."""
-        if self.disagreement is None:
+        if self.disagreement is None or self.step is None:
             return self.variance
-        texts = self.texts
-        factor = texts * self._spread_at(value)
-        factor = factor / (texts * (self.disagreement - self.mean**2) + PSEUDO_TEXTS)
+        texts, mean = self.texts, self.mean / self.step
+        factor = texts * self._spread_at(value / self.step)
+        factor = factor / (texts * (self.disagreement - mean**2) + PSEUDO_TEXTS)
         factor = np.maximum(1.0, factor)
-        by_text = factor * (self.variance.by_text + PSEUDO_TEXTS / texts**2)
+        by_text = factor * (self.variance.by_text + PSEUDO_TEXTS * (self.step / texts) ** 2)
         # Even seeds with equal counts differ by some fraction of a text.
-        step = STEP / (self.seeds * texts**2) if self.seeds > 1 else 0.0
-        by_seed = factor * (self.variance.by_seed + step)
+        apart = STEP * (self.step / texts) ** 2 / self.seeds if self.seeds > 1 else 0.0
+        by_seed = factor * (self.variance.by_seed + apart)
         return replace(self.variance, by_seed=by_seed, by_text=by_text)
 
     def _distance(self, value: Floats | float, mean: Floats | None = None) -> Floats:
-        reduced = 0.0 if self.disagreement is None else CONTINUITY / self.texts
+        reduced = 0.0 if self.step is None else CONTINUITY * self.step / self.texts
         return np.asarray((self.mean if mean is None else mean) - value - reduced)
 
     def _spread_at(self, value: Floats | float) -> Floats:
-        """Variance of a single difference: the constrained maximum likelihood estimate (Tango 1998)."""
-        assert self.disagreement is not None
-        share, mean = self.disagreement, self.mean
+        """Variance of a single difference, in steps: constrained maximum likelihood (Tango 1998)."""
+        assert self.disagreement is not None and self.step is not None
+        share, mean = self.disagreement, self.mean / self.step
         worse = (share - mean) / 2  # fraction of cells that only the second has right
         linear = -share + (2 - mean) * value
         only_second = (np.sqrt(np.maximum(0.0, linear**2 + 8 * worse * value * (1 - value))) - linear) / 4
         return np.asarray(np.maximum(0.0, 2 * only_second + value - value**2))
 
 
-def pair_up(scores: Sequence[Floats], pairs: Sequence[tuple[int, int]] | None = None) -> Paired:
+def pair_up(
+    scores: Sequence[Floats], pairs: Sequence[tuple[int, int]] | None = None, step: float | None = None
+) -> Paired:
     """Paired differences of tables, computed from cross products, which is fast for many pairs.
 
     Args:
         scores: one (seeds, texts) table per rank, for the same seeds and texts.
         pairs: pairs of positions in `scores`; all pairs by default.
+        step: by how much the score of a text changes with its label (`macro_f1_step`); by default 1 for
+            binary scores, and None for others.
     """
     table = np.stack([np.asarray(each, dtype=np.float64) for each in scores])
     _, seeds, texts = table.shape
-    binary = is_binary(table)
+    step = 1.0 if is_binary(table) else step
     one, other = np.array(list(combinations(range(len(table)), 2)) if pairs is None else pairs).T
     table = table - table.mean()
     means = table.mean(axis=(1, 2))
@@ -137,7 +146,13 @@ def pair_up(scores: Sequence[Floats], pairs: Sequence[tuple[int, int]] | None = 
         of_texts=np.maximum(0.0, by_text - grand) / max(1, texts - 1),
         left=np.maximum(0.0, cells - by_seed - by_text + grand) / max(1, (seeds - 1) * (texts - 1)),
     )
-    return Paired(seeds, texts, mean, squares.variance(), cells / (seeds * texts) if binary else None)
+    share = None if step is None else _share(cells / (seeds * texts), mean, step)
+    return Paired(seeds, texts, mean, squares.variance(), share, step)
+
+
+def _share(square: Floats, mean: Floats, step: float) -> Floats:
+    """The share of cells that differ, if each that does differs by a step."""
+    return np.asarray(np.maximum(square / step**2, np.abs(mean) / step))
 
 
 def _squared(rows: Floats, one: NDArray[np.intp], other: NDArray[np.intp]) -> Floats:
@@ -228,6 +243,20 @@ def macro_f1_pseudo_values(
         (seeds, texts), as fractions.
     """
     return np.stack([_pseudo_values(each, truth, classes) for each in predicted])
+
+
+def macro_f1_step(truth: NDArray[np.integer]) -> float:
+    """About the largest change of macro-F1 with the label of one text, times the number of texts.
+
+    If F1 scores are near 1, a wrong label for one of n texts of a class lowers the class's F1 by 1 / (2 n),
+    and that of the predicted class likewise. The first class is taken to be the rarest, the second an average
+    one. With classes of equal size, the step is 1, as for accuracy.
+
+    Args:
+        truth: (texts,) class numbers; every class from 0 to the largest has texts.
+    """
+    counts = np.bincount(truth)
+    return float((len(truth) / (len(counts) * counts.min()) + 1) / 2)
 
 
 def _pseudo_values(predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> Floats:

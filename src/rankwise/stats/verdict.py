@@ -159,6 +159,7 @@ def judge(
     margin: float,
     metric: Metric | None = None,
     baselines: Mapping[str, NDArray[np.bool_] | Floats] | None = None,
+    step: float | None = None,
 ) -> Verdict:
     """Judge the ranks of a sweep by their scores.
 
@@ -167,6 +168,7 @@ def judge(
         margin: accepted loss, in units of the scores; above 0.
         metric: the metric of the scores; validation accuracy by default.
         baselines: name -> (texts,) scores on the same texts, or (seeds, texts).
+        step: as in `paired.pair_up`.
 
     Raises:
         ValueError: the tables differ in shape or contain non-finite values, or the margin is not positive.
@@ -181,27 +183,29 @@ def judge(
         texts=texts,
         binary=all(is_binary(table) for table in tables.values()),
         ranks=tuple(_score(rank, table) for rank, table in tables.items()),
-        pairs=_compare_all(tables),
+        pairs=_compare_all(tables, step),
         leader=max(candidates, key=lambda rank: (round(float(candidates[rank].mean()), 12), -rank)),
-        claims=decide(candidates, margin),
+        claims=decide(candidates, margin, step),
         baselines=(),
         advice=None,
     )
     probe = {PROBE: tables[0]} if 0 in tables and len(tables) > 1 else {}
     against = _compare_baselines(
-        found.chosen, tables[found.chosen], {**probe, **(baselines or {})}, len(candidates)
+        found.chosen, tables[found.chosen], {**probe, **(baselines or {})}, len(candidates), step
     )
     open_tables = [tables[rank] for rank in _open(found)]
-    advice = advise(open_tables, margin) if len(open_tables) > 1 else None
+    advice = advise(open_tables, margin, step) if len(open_tables) > 1 else None
     return replace(found, baselines=against, advice=advice)
 
 
-def decide(scores: Mapping[int, Floats], margin: float) -> Claims:
+def decide(scores: Mapping[int, Floats], margin: float, step: float | None = None) -> Claims:
     """Test which rank is the best, and which is enough."""
-    return _decide(scores, [margin])[0]
+    return _decide(scores, [margin], step)[0]
 
 
-def verdict_curve(scores: Scores, margins: Sequence[float]) -> list[tuple[float, int | None]]:
+def verdict_curve(
+    scores: Scores, margins: Sequence[float], step: float | None = None
+) -> list[tuple[float, int | None]]:
     """For each margin, (margin, the recommended rank): the smallest that is enough or the best, or None.
 
     A best rank loses nothing to any other, so it is enough at every margin. Otherwise wider margins are
@@ -210,17 +214,17 @@ def verdict_curve(scores: Scores, margins: Sequence[float]) -> list[tuple[float,
     """
     tables = _checked(scores, min(margins))
     candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
-    claims = _decide(candidates, margins)
+    claims = _decide(candidates, margins, step)
     return [(margin, each.recommended) for margin, each in zip(margins, claims, strict=True)]
 
 
-def _decide(scores: Mapping[int, Floats], margins: Sequence[float]) -> list[Claims]:
+def _decide(scores: Mapping[int, Floats], margins: Sequence[float], step: float | None) -> list[Claims]:
     """The claims at each margin, from differences that are computed once."""
     ranks = sorted(scores)
     if len(ranks) == 1:
         return [Claims(None, None, ())] * len(margins)
     places = list(permutations(range(len(ranks)), 2))
-    pairs = pair_up([scores[rank] for rank in ranks], places)
+    pairs = pair_up([scores[rank] for rank in ranks], places, step)
     return [_claims(ranks, pairs, places, margin) for margin in margins]
 
 
@@ -269,19 +273,23 @@ def _score(rank: int, table: Floats) -> RankScore:
     return RankScore(rank, float(table.mean()), low, high, spread)
 
 
-def _compare_all(tables: Mapping[int, Floats]) -> tuple[Comparison, ...]:
+def _compare_all(tables: Mapping[int, Floats], step: float | None) -> tuple[Comparison, ...]:
     if len(tables) == 1:
         return ()
-    return _comparisons(list(combinations(tables, 2)), pair_up(list(tables.values())), 1)
+    return _comparisons(list(combinations(tables, 2)), pair_up(list(tables.values()), None, step), 1)
 
 
 def _compare_baselines(
-    rank: int, table: Floats, baselines: Mapping[str, NDArray[np.bool_] | Floats], choices: int
+    rank: int,
+    table: Floats,
+    baselines: Mapping[str, NDArray[np.bool_] | Floats],
+    choices: int,
+    step: float | None,
 ) -> tuple[Comparison, ...]:
     if not baselines:
         return ()
     others = [np.broadcast_to(np.asarray(each, dtype=np.float64), table.shape) for each in baselines.values()]
-    pairs = pair_up([table, *others], [(0, place) for place in range(1, len(others) + 1)])
+    pairs = pair_up([table, *others], [(0, place) for place in range(1, len(others) + 1)], step)
     return _comparisons([(rank, name) for name in baselines], pairs, choices)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from rankwise.stats.verdict import Comparison, Verdict
+
+FEW = 1000
+"""Texts below which a verdict by log loss comes with a warning; docs/concepts.md has error rates."""
 
 
 def headline(found: Verdict) -> str:
@@ -30,6 +34,50 @@ def explain(found: Verdict) -> str:
         _covers(found),
     ]
     return ". ".join(sentence for sentence in sentences if sentence) + "."
+
+
+def explain_rates(rates: Mapping[int, float], tuning_texts: int | None, at_edge: Sequence[int] = ()) -> str:
+    """The learning rates at which a verdict was reached, and whether they were tuned.
+
+    Args:
+        rates: rank -> learning rate; at least two ranks.
+        tuning_texts: number of texts on which the rates were chosen; None if they were not tuned.
+        at_edge: ranks whose rate is the lowest or highest that was tried.
+    """
+    if tuning_texts is None:
+        return _untuned(rates)
+    chosen = (
+        "Each rank was trained at its own learning rate, "
+        f"chosen on {tuning_texts:,} texts of train: {_by_rate(rates)}."
+    )
+    return f"{chosen} {_edge(at_edge)}" if at_edge else chosen
+
+
+def _untuned(rates: Mapping[int, float]) -> str:
+    start = f"The ranks were trained at learning rates that were not tuned, {_by_rate(rates)}"
+    if len(set(rates.values())) == 1:
+        shared = next(iter(rates.values()))
+        start = f"All ranks were trained at the learning rate {shared:g}, which was not tuned for each rank"
+    return f"{start}: at other rates their order may differ. A sweep without --no-tune tunes the rates."
+
+
+def _edge(ranks: Sequence[int]) -> str:
+    which, verb, better = (
+        ("rates", "are", "better ones") if len(ranks) > 1 else ("rate", "is", "a better one")
+    )
+    return (
+        f"The {which} of {_ranks(ranks, 'and')} {verb} at the edge of those tried: {better} may lie beyond."
+    )
+
+
+def _by_rate(rates: Mapping[int, float]) -> str:
+    """Such as `rank 1 at 0.01, ranks 4 to 16 at 0.003`; neighbors with the same rate are joined."""
+    groups = [(rate, list(ranks)) for rate, ranks in groupby(sorted(rates), key=lambda rank: rates[rank])]
+    return ", ".join(f"{_span(ranks)} at {rate:g}" for rate, ranks in groups)
+
+
+def _span(ranks: Sequence[int]) -> str:
+    return _ranks(ranks, "and") if len(ranks) < 3 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
 def _main(found: Verdict) -> str:
@@ -86,9 +134,7 @@ def _undecided(found: Verdict) -> str:
 
 def _baseline_evidence(found: Verdict) -> list[str]:
     named = [
-        f"{each.other}: {_signed(found, each.difference)} "
-        f"({_signed(found, each.low, bare=True)} to {_signed(found, each.high, bare=True)})"
-        for each in found.baselines
+        f"{each.other}: {_signed(found, each.difference)} ({_ends(found, each)})" for each in found.baselines
     ]
     if not named:
         return []
@@ -115,6 +161,8 @@ def _left_open(found: Verdict) -> list[str]:
 
 
 def _few_texts(found: Verdict) -> list[str]:
+    if found.metric.negated and found.texts < FEW and len(found.candidates) > 1:
+        return [f"With {found.texts:,} texts, rare large losses may be missing from the comparison"]
     if found.advice is None or not found.binary or 1 / found.texts <= found.margin:
         return []
     one, margin = found.metric.amount(1 / found.texts), found.metric.amount(found.margin)
@@ -174,9 +222,14 @@ def _gap(found: Verdict, rank: int) -> str:
     return f"{gap} from rank {found.leader}, which has the best mean"
 
 
-def _signed(found: Verdict, value: float, bare: bool = False) -> str:
-    number = found.metric.change(value)
-    return number if bare else f"{number} {found.metric.unit}"
+def _signed(found: Verdict, value: float) -> str:
+    return f"{found.metric.change(value)} {found.metric.unit}"
+
+
+def _ends(found: Verdict, each: Comparison) -> str:
+    """The ends of an interval in the metric's own direction, such as `-0.20 to +0.10`."""
+    low, high = (each.high, each.low) if found.metric.negated else (each.low, each.high)
+    return f"{found.metric.change(low)} to {found.metric.change(high)}"
 
 
 def _ranks(ranks: Sequence[int], word: str, capital: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -30,6 +30,9 @@ class Callback:
 
     def advance(self, units: int) -> None:
         """Called when `units` more units of the stage are done."""
+
+    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
+        """Called before a bank is trained: what for ("tune", "search" or "train"), and adapter -> rank."""
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """Called after step `number` of `steps`, from 1, with the loss of each adapter."""
@@ -61,6 +64,11 @@ class Callbacks(Callback):
         """Called when `units` more units of the stage are done."""
         for other in self.others:
             other.advance(units)
+
+    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
+        """Called before a bank is trained: what for ("tune", "search" or "train"), and adapter -> rank."""
+        for other in self.others:
+            other.bank(purpose, ranks)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """Called after step `number` of `steps`, from 1, with the loss of each adapter."""
