@@ -102,7 +102,7 @@ def line(found: Validation, purpose: str = "train") -> str:
     >>> line(Validation(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
     'epoch 1/3, validation accuracy: r1-s110 91.50'
     """
-    if purpose != "train":
+    if purpose in ("tune", "search"):
         losses = (f"{name} {loss:.3f}" for name, loss in zip(found.adapters, found.log_loss, strict=True))
         return f"log loss on {'the tuning texts' if purpose == 'tune' else 'validation'}: {', '.join(losses)}"
     each = (f"{name} {100 * right:.2f}" for name, right in zip(found.adapters, found.accuracy, strict=True))
