@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rankwise.commands.cut import cut
     from rankwise.commands.evaluate import evaluate
     from rankwise.commands.predict import Classifier, Prediction
+    from rankwise.commands.search import search
     from rankwise.commands.sweep import sweep
     from rankwise.errors import (
         DataError,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from rankwise.recipe import Recipe
-    from rankwise.schema import Cut, Metrics, Results
+    from rankwise.schema import Cut, Metrics, Results, SearchResults
 
 _HOMES = {
     "Classifier": "commands.predict",
@@ -33,11 +34,13 @@ _HOMES = {
     "Recipe": "recipe",
     "ResourceError": "errors",
     "Results": "schema",
+    "SearchResults": "schema",
     "TrainingError": "errors",
     "Unreachable": "errors",
     "UsageError": "errors",
     "cut": "commands.cut",
     "evaluate": "commands.evaluate",
+    "search": "commands.search",
     "sweep": "commands.sweep",
 }
 
@@ -52,11 +55,13 @@ __all__ = [
     "Recipe",
     "ResourceError",
     "Results",
+    "SearchResults",
     "TrainingError",
     "Unreachable",
     "UsageError",
     "cut",
     "evaluate",
+    "search",
     "sweep",
 ]
 

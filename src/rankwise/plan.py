@@ -144,6 +144,7 @@ def adapter(
         weight_decay=recipe.train.weight_decay,
         lora_plus_ratio=recipe.train.lora_plus_ratio if rank else 1.0,
         epochs=recipe.train.epochs * share,
+        share=share,
     )
 
 

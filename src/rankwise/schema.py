@@ -1,9 +1,9 @@
 """Schemas of the JSON files that rankwise writes.
 
-results.json contains `Results`, timing.json `Timing`, data.json `DataReport`. `rankwise compare --json`
-prints a `Comparison`, `rankwise cut --json` a `Cut`, `rankwise runs --json` a list of `RunSummary`.
-results.json is byte-identical whenever the same recipe runs on the same machine. Values that vary between
-runs, such as wall times, are in timing.json.
+results.json contains `Results`, timing.json `Timing`, data.json `DataReport`, search.json `SearchResults`.
+`rankwise compare --json` prints a `Comparison`, `rankwise cut --json` a `Cut`, `rankwise runs --json` a list
+of `RunSummary`. results.json and search.json are byte-identical whenever the same recipe runs on the same
+machine. Values that vary between runs, such as wall times, are in timing.json.
 
 Proportions, probabilities, accuracies and F1 scores are fractions from 0 to 1.
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 SCHEMA = 3
-"""Version of results.json and timing.json. Run folders with another version are rejected."""
+"""Version of results.json, timing.json and search.json. Run folders with another version are rejected."""
 
 
 class Versioned(BaseModel):
@@ -174,6 +174,56 @@ class Timing(BaseModel):
     seconds: dict[str, float]  # stage -> wall seconds
     train_seconds: dict[str, float]  # adapter -> its bank's time without validation / adapters in the bank
     tokens_per_second: float  # training tokens of all adapters / training seconds
+
+
+class SearchTrial(BaseModel):
+    """Settings that a search has tried, in search.json."""
+
+    name: str  # such as "r4-lr3e-3"
+    rank: int
+    settings: dict[str, Any]  # the other settings that the search chooses, by name in the recipe
+    share: float  # length of the longest schedule that it completed, as a share of the full one; 0 if none
+    log_loss: float | None  # on validation, after that schedule; nats per text; null if there is none
+    accuracy: float | None  # on validation, after that schedule
+    log_losses: list[float | None]  # after each schedule that it started, shortest first; null: diverged
+    end: Literal["finished", "stopped", "diverged"]  # stopped: not among those to go on
+    diverged: int | None = None  # the step of its last schedule at which it became non-finite, from 1
+
+
+class Importance(BaseModel):
+    """How much a setting mattered in a search."""
+
+    setting: str  # name in the recipe, or "rank"
+    share: float  # share of the variance of the log loss that the setting explains by itself
+
+
+class SearchResults(BaseModel):
+    """search.json: the results of a search. The same command on the same machine gives the same bytes."""
+
+    schema_version: int = SCHEMA
+    rankwise: str  # version of rankwise
+    base: str  # base model, as the recipe names it
+    data: str  # data, as the recipe names it
+    labels: list[str]  # in the model's order
+    texts: dict[str, int]  # split -> number of texts
+    notes: list[str]  # notes about the data
+    device: str
+    precision: str  # bfloat16 or float32
+    threads: int  # torch threads
+    versions: dict[str, str]  # package -> version
+    fingerprint: dict[str, str]  # split or "base" -> SHA-256 of its content
+    seed: int  # of the draws and of every trial
+    draws: int | None  # number of random draws asked for; null: every combination was tried
+    places: int  # number of adapters that trained at once
+    shares: list[float]  # lengths of the schedules, as shares of the full one, ascending
+    steps: int  # of the full schedule of the recipe
+    searched: list[str]  # names of the settings that differ between trials
+    trials: list[SearchTrial]  # best first
+    importances: list[Importance]  # most important first
+    best: str  # name of the trial with the lowest log loss on the full schedule, and of its adapter
+    command: str  # the sweep that trains an adapter with these settings
+    validation: Metrics  # of the best; optimistic, because it was chosen by this split
+    test: Metrics | None  # of the best; null without a test split
 
 
 class Cut(BaseModel):

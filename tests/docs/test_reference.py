@@ -43,6 +43,8 @@ from rankwise.schema import (
     RankSummary,
     Results,
     RunSummary,
+    SearchResults,
+    SearchTrial,
     Timing,
     Trial,
     TunedRank,
@@ -146,6 +148,11 @@ def test_findings() -> None:
 
 def test_timing_schema() -> None:
     assert [row[0] for row in table("timing.json")] == list(Timing.model_fields)
+
+
+@pytest.mark.parametrize(("number", "model"), [(0, SearchResults), (1, SearchTrial)])
+def test_search_schema(number: int, model: type[BaseModel]) -> None:
+    assert [row[0] for row in table("search.json", number)] == list(model.model_fields)
 
 
 def test_results_details() -> None:

@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hub",),
     ("data", "models", "hardware", "stats"),
     ("memory", "tuning"),
-    ("plan",),
+    ("plan", "searching"),
     ("training",),
     ("report",),
     ("commands",),

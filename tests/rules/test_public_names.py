@@ -21,11 +21,13 @@ PUBLIC = {
     "Recipe": "class",
     "ResourceError": "class",
     "Results": "class",
+    "SearchResults": "class",
     "TrainingError": "class",
     "Unreachable": "class",
     "UsageError": "class",
     "cut": "function",
     "evaluate": "function",
+    "search": "function",
     "sweep": "function",
 }
 

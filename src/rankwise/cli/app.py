@@ -282,6 +282,41 @@ def sweep(
 
 @_verb
 @_with_recipe
+def search(
+    recipe: Recipe,
+    *,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="Number of random draws of settings [default: every combination, as a grid]."),
+    ] = None,
+    places: Annotated[
+        int | None,
+        typer.Option(help="Adapters that train at once [default: as many as fit in memory, at most 16]."),
+    ] = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of the search to resume.")] = None,
+    json: Json = False,
+) -> None:
+    """Search ranks, learning rates and other settings: many on short schedules, the best in full."""
+    if resume and out:
+        raise UsageError("--resume and --out cannot be combined")
+    with signals.stopping():
+        from rankwise.cli import terminal
+        from rankwise.commands.search import search as run
+        from rankwise.commands.sweep import default_folder
+        from rankwise.store.run_folder import RunFolder
+
+        folder = RunFolder(resume or out or default_folder(recipe))
+        with terminal.ProgressBars() as bars:
+            found = run(recipe, folder.path, bars, trials=trials, places=places, resume=resume is not None)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        terminal.show_search(folder, found)
+
+
+@_verb
+@_with_recipe
 def plan(
     recipe: Recipe,
     *,

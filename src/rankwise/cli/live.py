@@ -37,6 +37,7 @@ class Board:
 
     def __init__(self) -> None:
         self._rows: defaultdict[str, _Progress] = defaultdict(_Progress)
+        self._training: Sequence[str] = ()
         self._ranks: dict[str, int] = {}
         self._purpose = ""
 
@@ -49,6 +50,7 @@ class Board:
 
     def step(self, adapters: Sequence[str], losses: Sequence[float]) -> None:
         """Add the losses of a step."""
+        self._training = adapters
         for name, loss in zip(adapters, losses, strict=True):
             self._rows[name].losses.append(loss)
 
@@ -60,19 +62,21 @@ class Board:
     def table(self, columns: int, lines: int) -> RichTable | None:
         """The board for a terminal of this size; None while it is empty.
 
-        If the adapters do not fit, each rank has one line with the mean over its seeds. If the ranks do
-        not fit either, the last ones are replaced by their number.
+        If the adapters do not fit, only those in training are shown. If these do not fit either, each rank
+        has one line with the mean over its adapters, and the last ranks are replaced by their number.
         """
         room = max(1, lines - MARGIN)
         names = {name: [name] for name in self._rows}
-        if len(names) > room:
+        if len(names) > room and 0 < len(self._training) <= room:
+            names = {name: [name] for name in self._training}
+        elif len(names) > room:
             names = self._by_rank()
         if not names:
             return None
         epochs = sorted({epoch for row in self._rows.values() for epoch in row.accuracy})
         epochs = epochs[-max(1, (columns - NAME_WIDTH) // EPOCH_WIDTH) :]
         shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        shown.add_column("adapter" if len(names) == len(self._rows) else "rank", no_wrap=True)
+        shown.add_column("adapter" if names.keys() <= self._rows.keys() else "rank", no_wrap=True)
         for title in ("loss", *(f"epoch {epoch:.3g}" for epoch in epochs)):
             shown.add_column(title, justify="right", no_wrap=True)
         for name, members in list(names.items())[: room if len(names) <= room else room - 1]:
@@ -98,9 +102,9 @@ def line(found: Validation, purpose: str = "train") -> str:
     >>> line(Validation(["r1-s110"], 1, 3, 6, [0.915], [0.9], [0.3]))
     'epoch 1/3, validation accuracy: r1-s110 91.50'
     """
-    if purpose == "tune":
+    if purpose in ("tune", "search"):
         losses = (f"{name} {loss:.3f}" for name, loss in zip(found.adapters, found.log_loss, strict=True))
-        return f"log loss on the tuning texts: {', '.join(losses)}"
+        return f"log loss on {'the tuning texts' if purpose == 'tune' else 'validation'}: {', '.join(losses)}"
     each = (f"{name} {100 * right:.2f}" for name, right in zip(found.adapters, found.accuracy, strict=True))
     return f"epoch {found.epoch:.3g}/{found.epochs:.3g}, validation accuracy: {', '.join(each)}"
 

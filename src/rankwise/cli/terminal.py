@@ -25,13 +25,14 @@ from rich.text import Text
 from rankwise.cli.live import Board, line
 from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
 from rankwise.errors import RankwiseError
+from rankwise.report import search
 from rankwise.report.data_tables import data_tables
 from rankwise.report.html import size
 from rankwise.report.ranks import summary_table
 from rankwise.report.run import Run
 from rankwise.report.scores import best_adapter
 from rankwise.report.tables import Table, class_figures, one_line, percent, printable
-from rankwise.schema import Comparison, Cut, DataReport
+from rankwise.schema import Comparison, Cut, DataReport, SearchResults
 from rankwise.store.run_folder import RunFolder, command
 from rankwise.training.callbacks import Callback, Validation
 
@@ -270,6 +271,20 @@ def show_written(run: Run) -> None:
         f"written to {run.path}\n"
         f"to read: {run.path / 'report.html'}\n"
         f"try: {command('predict', folder.adapters / best.name, 'some text')}",
+        soft_wrap=True,
+    )
+
+
+def show_search(folder: RunFolder, found: SearchResults) -> None:
+    """Print the trials of a search, the best settings, what mattered, and how to use the result."""
+    show_table(search.trial_table(found))
+    for sentence in search.sentences(found):
+        stdout.print("\n" + printable(sentence))
+    stdout.print(f"\n{folder.read_timing().seconds['total']:.0f} s in all", soft_wrap=True)
+    sweep, predict = search.commands(folder, found)
+    stdout.print(
+        f"written to {folder.path}\nto read: {folder.path / 'search.md'}\n"
+        f"train these settings: {sweep}\ntry: {predict}",
         soft_wrap=True,
     )
 

@@ -35,6 +35,7 @@ class Task:
     settings: TrainSettings
     title: Callable[[int], str]  # number of a bank, from 1 -> the displayed name of its training
     finish: Callable[[Trainer], None]  # may run out of memory
+    refill: Callable[[Trainer], None] = lambda trainer: None  # called when adapters have finished or diverged
     validated_on: str = "validation"
 
 
@@ -105,6 +106,7 @@ def _train(
                     validation = trainer.validate(callback.advance)
                 callback.end()
                 callback.validation(validation)
+                task.refill(trainer)
                 journal.save(trainer)
                 if not trainer.done:
                     callback.begin(title, trainer.steps)
@@ -117,6 +119,7 @@ def _train(
             callback.step(step.adapters, step.number, step.steps, step.losses)
             if step.failures:
                 _drop(step.failures, task, material, journal, callback)
+                task.refill(trainer)
             if step.failures or journal.is_due(trainer):
                 journal.save(trainer)
     except KeyboardInterrupt:

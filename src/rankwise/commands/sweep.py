@@ -30,7 +30,7 @@ from rankwise.store.run_folder import RunFolder, command, slug
 from rankwise.training import outcome as outcomes
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
-from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
+from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan, SweepState
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
 from rankwise.training.trainer import Trainer
@@ -75,7 +75,7 @@ def sweep(
     run = RunFolder(folder or default_folder(recipe))
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
     callback = callback or Callback()
-    with _explained(run, callback), files.locked(run.path):
+    with explained("sweep", run, callback), files.locked(run.path):
         if resume:
             return _resume(recipe, run, callback, every)
         if not files.is_free(run.path):
@@ -90,13 +90,13 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 @contextmanager
-def _explained(run: RunFolder, callback: Callback) -> Iterator[None]:
-    """Report what an interrupted sweep has saved, and turn out-of-memory errors into ResourceError."""
+def explained(verb: str, run: RunFolder, callback: Callback) -> Iterator[None]:
+    """Report what an interrupted command has saved, and turn out-of-memory errors into ResourceError."""
     try:
         yield
     except KeyboardInterrupt:
         if run.is_begun():
-            callback.note(f"saved; go on with: {command('sweep', '--resume', run.path)}")
+            callback.note(f"saved; go on with: {command(verb, '--resume', run.path)}")
         else:
             callback.note("nothing was trained yet, so there is nothing to save")
         raise
@@ -111,6 +111,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
     saved, complaints = resuming.load(run)
     for complaint in complaints:
         callback.note(complaint)
+    resuming.require_kind(run, saved.state if saved else None, "sweep")
     before = resuming.stored_recipe(run, saved.state if saved else None)
     recipe = resuming.merge(before, recipe, run.path)
     if run.is_complete():
@@ -130,7 +131,7 @@ def _sweep(
     """Run every stage in order."""
     clock = Clock()
     material = read_material(recipe, run, callback, clock, saved)
-    journal = _open_journal(material, callback, clock, every, saved)
+    journal = open_journal(material, callback, clock, every, saved)
     finished = _finished(material)
     if saved is None:
         journal.forget(finished)
@@ -161,12 +162,19 @@ def _sweep(
     return results
 
 
-def _open_journal(
-    material: Material, callback: Callback, clock: Clock, every: SaveEvery, saved: Checkpoint | None
+def open_journal(
+    material: Material,
+    callback: Callback,
+    clock: Clock,
+    every: SaveEvery,
+    saved: Checkpoint | None,
+    search: SearchPlan | None = None,
 ) -> Journal:
-    """The journal of a new or resumed run, including the banks that the plan adds."""
+    """The journal of a new or resumed run, including the banks that the plan of a sweep adds."""
     run, environment = material.run, material.environment()
-    planned = [BankPlan(adapters=[spec.name for spec in bank]) for bank in material.plan.banks]
+    planned = (
+        [] if search else [BankPlan(adapters=[each.name for each in bank]) for bank in material.plan.banks]
+    )
     files.remove_litter(run.path)
     if saved and saved.state.fingerprint:
         resuming.require_same(material.fingerprint, saved.state.fingerprint, run.path)
@@ -175,6 +183,7 @@ def _open_journal(
         fingerprint=material.fingerprint,
         environment=environment,
         banks=planned,
+        search=search,
     )
     if saved is None:
         return Journal(run, state, {}, clock, every)
@@ -209,10 +218,10 @@ def _final(material: Material, journal: Journal, finished: dict[str, Outcome], c
     """The training of the adapters that are the sweep's results."""
 
     def finish(trainer: Trainer) -> None:
-        trained = _evaluate(trainer, material, journal.clock, callback)
+        trained = evaluate(trainer, material, journal.clock, callback)
         with journal.clock.timed("write"):
             for outcome in trained:
-                _keep(trainer, outcome, material)
+                keep(trainer, outcome, material)
                 finished[outcome.name] = outcome
 
     return Task(
@@ -234,7 +243,7 @@ def _title(number: int, material: Material, journal: Journal) -> str:
     return "train" if banks == 1 else f"train {number}/{banks}"
 
 
-def _evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callback) -> list[Outcome]:
+def evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callback) -> list[Outcome]:
     """The outcome of each adapter of a trained bank, with test logits if there is a test split."""
     kept, state = trainer.kept(), trainer.state()
     logits = {name: {"validation": snapshot.logits} for name, snapshot in kept.items()}
@@ -250,12 +259,12 @@ def _evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Call
     ]
 
 
-def _keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
+def keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
     """Save a finished adapter to the run folder: the adapter, then its logits."""
     folder = material.run.adapters / outcome.name
     files.remove(folder)  # left over from a bank that did not finish
     saved = peft_format.SavedAdapter(
-        material.specs[outcome.name],
+        next(spec for spec in trainer.specs if spec.name == outcome.name),
         trainer.kept()[outcome.name].tensors,
         material.corpus.labels,
         material.base.name,

@@ -20,7 +20,6 @@ from rankwise.errors import TrainingError
 from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import tuned_ranks
-from rankwise.recipe import TrainSettings
 from rankwise.schema import Trial, TunedRank, Tuning
 from rankwise.stats.metrics import metrics
 from rankwise.training.callbacks import Callback
@@ -117,7 +116,7 @@ def _train_rung(
         stage="tune",
         specs=specs,
         data=data,
-        settings=_settings(material.recipe.train, trials[0].share),
+        settings=material.recipe.train.model_copy(update={"keep": "last"}),
         title=lambda number: _title(trials, number, journal),
         finish=finish,
         validated_on="tuning texts",
@@ -159,11 +158,6 @@ def _spec(trial: PlannedTrial, material: Material) -> AdapterSpec:
     return planning.adapter(
         material.recipe, trial.rank, tuning.SEED, modules, targets, trial.setting, trial.name, trial.share
     )
-
-
-def _settings(settings: TrainSettings, share: float) -> TrainSettings:
-    """The settings of trials: warmup is as long in proportion to the schedule; the last state is judged."""
-    return settings.model_copy(update={"warmup_steps": round(share * settings.warmup_steps), "keep": "last"})
 
 
 def _title(trials: Sequence[PlannedTrial], number: int, journal: Journal) -> str:

@@ -50,6 +50,7 @@ class AdapterSpec:
     weight_decay: float = 0.01
     lora_plus_ratio: float = 1.0  # learning rate of B over that of A (Hayou et al. 2024, arXiv 2402.12354)
     epochs: float = 1.0  # length of the schedule, in passes over the training texts
+    share: float = 1.0  # of the recipe's schedule; the warmup is as long in proportion
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rankwise.errors import RankwiseError, UsageError
-from rankwise.report import card, diagnostics, figures, tables
+from rankwise.report import card, diagnostics, figures, search, tables
 from rankwise.report.contrast import contrast
 from rankwise.report.drawing import Drawing
 from rankwise.report.errors import errors_csv, wrong_texts
@@ -32,13 +32,18 @@ LABELS = "labels.txt"
 def rebuild(folder: RunFolder, metric: MetricName = "accuracy", margin: float | None = None) -> None:
     """Load a run and write its report, with the verdict by this metric and margin (`ranks.compare`).
 
+    For a search, both are ignored.
+
     Raises:
         UsageError: the run is not finished, or one of its files cannot be read.
         ResourceError: the disk is full.
         RankwiseError: the report could not be built; the run's results are unaffected.
     """
     with _results_are_safe(folder):
-        write(folder, load(folder), metric, margin)
+        if folder.search.exists():
+            search.write(folder, folder.read_search())
+        else:
+            write(folder, load(folder), metric, margin)
 
 
 def write(folder: RunFolder, run: Run, metric: MetricName = "accuracy", margin: float | None = None) -> None:
@@ -126,7 +131,7 @@ def report(
     metric: MetricName = "accuracy",
     margin: float | None = None,
 ) -> Path:
-    """Write the report of one run, or a page that compares several; return the path of the page.
+    """Write the report of one run or search, or a page that compares runs; return the path of the page.
 
     Args:
         folders: one run, whose report is rebuilt, or several runs to compare on one page.
@@ -144,7 +149,7 @@ def report(
         files.write_text(out, runs_page([load(each) for each in folders], metric, margin))
         return out
     rebuild(folders[0], metric, margin)
-    page = folders[0].path / "report.html"
+    page = folders[0].path / ("search.md" if folders[0].search.exists() else "report.html")
     if out is not None:
         files.copy(page, out)
     return out or page

@@ -21,7 +21,7 @@ from rankwise.report.tables import Table, interval, one_line, percent
 from rankwise.schema import Comparison, MetricName, RunSummary
 from rankwise.store.run_folder import RunFolder
 
-FILES = ("results.json", "recipe.toml", "history.jsonl", "checkpoint")
+FILES = ("results.json", "search.json", "recipe.toml", "history.jsonl", "checkpoint")
 """A folder with one of these is a run, finished or not."""
 
 
@@ -43,6 +43,8 @@ def _is_run(path: Path) -> bool:
 
 def summary(folder: RunFolder) -> RunSummary:
     """A run's entry in a list, whatever its state."""
+    if folder.search.exists():
+        return _search_summary(folder)
     if not folder.results.exists():
         return _unread(folder, "unfinished", None)
     try:
@@ -62,6 +64,21 @@ def summary(folder: RunFolder) -> RunSummary:
         accuracy=best.accuracy,
         verdict=comparison.headline,
         problem=None,
+    )
+
+
+def _search_summary(folder: RunFolder) -> RunSummary:
+    """The entry of a finished search."""
+    try:
+        results, timing = folder.read_search(), folder.read_timing()
+    except UsageError as error:
+        return _unread(folder, "damaged", error.message.splitlines()[0])
+    return _unread(folder, "finished", None).model_copy(
+        update={
+            "created": timing.created,
+            "accuracy": results.validation.accuracy,
+            "verdict": f"search: best is {results.best}",
+        }
     )
 
 

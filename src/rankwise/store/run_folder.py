@@ -1,4 +1,4 @@
-"""Layout of a run folder, and access to results.json and timing.json."""
+"""Layout of a run folder, and access to results.json, timing.json and search.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from rankwise.errors import UsageError
-from rankwise.schema import SCHEMA, Results, Timing, Versioned
+from rankwise.schema import SCHEMA, Results, SearchResults, Timing, Versioned
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -22,6 +22,7 @@ class RunFolder:
         self.path = Path(path)
         self.recipe = self.path / "recipe.toml"
         self.results = self.path / "results.json"
+        self.search = self.path / "search.json"
         self.timing = self.path / "timing.json"
         self.history = self.path / "history.jsonl"
         self.predictions = self.path / "predictions.csv"
@@ -81,6 +82,14 @@ class RunFolder:
             UsageError: this is not a finished run, or its schema version is not supported.
         """
         return self._read(self.timing, Timing)
+
+    def read_search(self) -> SearchResults:
+        """The finished search's results.
+
+        Raises:
+            UsageError: this is not a finished search, or its schema version is not supported.
+        """
+        return self._read(self.search, SearchResults)
 
     def _read(self, path: Path, model: type[M]) -> M:
         try:

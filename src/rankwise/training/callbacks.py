@@ -32,7 +32,7 @@ class Callback:
         """Called when `units` more units of the stage are done."""
 
     def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
-        """Called before a bank is trained: what for ("tune" or "train"), and adapter -> rank."""
+        """Called before a bank is trained: what for ("tune", "search" or "train"), and adapter -> rank."""
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """Called after step `number` of `steps`, from 1, with the loss of each adapter."""
@@ -66,7 +66,7 @@ class Callbacks(Callback):
             other.advance(units)
 
     def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
-        """Called before a bank is trained: what for ("tune" or "train"), and adapter -> rank."""
+        """Called before a bank is trained: what for ("tune", "search" or "train"), and adapter -> rank."""
         for other in self.others:
             other.bank(purpose, ranks)
 

@@ -68,6 +68,13 @@ class AdapterProgress(_Strict):
     kept_accuracy: float = 0.0
 
 
+class SearchPlan(_Strict):
+    """What a search was asked to do, besides its recipe."""
+
+    trials: int | None  # random draws; None: every combination
+    places: int  # number of adapters that train at once
+
+
 class SweepState(_Strict):
     """The contents of state.json."""
 
@@ -78,7 +85,8 @@ class SweepState(_Strict):
     banks: list[BankPlan]
     progress: dict[str, AdapterProgress] = {}  # adapters in training
     diverged: list[Diverged] = []
-    trials: list[Trial] = []  # finished trials of tuning
+    search: SearchPlan | None = None  # None: this is a sweep
+    trials: list[Trial] = []  # finished trials of tuning or of a search
     trial_banks: list[BankPlan] = []  # the trials in training
     history_bytes: int = 0
     trained_tokens: int = 0

@@ -14,12 +14,12 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training import checkpoint, signals
 from rankwise.training.callbacks import Validation
-from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
+from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan, SweepState
 from rankwise.training.state import AdapterState
 from rankwise.training.trainer import StepResult, Trainer
 
-Stage = Literal["tune", "train"]
-"""What a bank is trained for: to choose settings, or to be the result."""
+Stage = Literal["tune", "search", "train"]
+"""What a bank is trained for: to choose settings, in a sweep or a search, or to be the result."""
 
 
 class Clock:
@@ -150,13 +150,13 @@ class Journal:
 
     def banks_of(self, stage: Stage) -> list[BankPlan]:
         """The banks of a stage, in training order."""
-        return self.state.trial_banks if stage == "tune" else self.state.banks
+        return self.state.banks if stage == "train" else self.state.trial_banks
 
     def relieve(self, stage: Stage, number: int, batch_size: int) -> str | None:
         """Roll back to the last checkpoint, and reduce the memory use of a bank that ran out of memory.
 
-        A bank of several adapters is split in half. For a bank of a single adapter, the number of
-        micro-batches is doubled.
+        A bank of several adapters is split in half; in a search, the second half starts over when places
+        are free. For a bank of a single adapter, the number of micro-batches is doubled.
 
         Args:
             stage: the stage whose bank it is.
@@ -171,7 +171,9 @@ class Journal:
         bank = banks[number - 1]
         names = self.names(bank)
         half = (len(names) + 1) // 2
-        if len(names) > 1:
+        if self.state.search and self.state.search.places > 1:
+            done = self._fewer_places(self.state.search, bank)
+        elif len(names) > 1 and not self.state.search:
             second = BankPlan(adapters=names[half:], micro_batches=bank.micro_batches)
             bank.adapters = [name for name in bank.adapters if name not in second.adapters]
             banks.insert(number, second)
@@ -183,6 +185,16 @@ class Journal:
             return None
         self.save()
         return done
+
+    def _fewer_places(self, search: SearchPlan, bank: BankPlan) -> str:
+        """Halve the places of a search. Adapters that lose theirs start over when places are free."""
+        search.places = (search.places + 1) // 2
+        finished = {trial.name for trial in self.trials}
+        lost = [name for name in self.names(bank) if name not in finished][search.places :]
+        bank.adapters = [name for name in bank.adapters if name not in lost]
+        for name in lost:
+            self.adapters.pop(name, None)
+        return f"{search.places} adapters train at once from here on"
 
 
 def _is_of(line: str, names: Container[str]) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,19 +34,28 @@ def merge(before: Recipe, given: Recipe, where: Path) -> Recipe:
     Raises:
         UsageError: a setting that must not change differs.
     """
-    now = given.flat()
-    for name, old in before.flat().items():
-        new = now[name]
-        if name not in CHANGEABLE and new != old:
-            raise UsageError(
-                f"{where}: {name} is {old!r} in this run, and {new!r} was asked for",
-                hint=f"--resume takes other values of {', '.join(CHANGEABLE)} only; "
-                "give another --out for a new run",
-            )
+    require_unchanged(before, given, where, CHANGEABLE)
     ranks, seeds = _union(before.lora.ranks, given.lora.ranks), _union(before.train.seeds, given.train.seeds)
     if list(before.lora.ranks) == sorted(before.lora.ranks):
         ranks = tuple(sorted(ranks))
     return given.replace(ranks=ranks, seeds=seeds)
+
+
+def require_unchanged(before: Recipe, given: Recipe, where: Path, changeable: Sequence[str]) -> None:
+    """Check that a recipe given on resume is the run's own, but for some settings.
+
+    Raises:
+        UsageError: another setting differs.
+    """
+    now = given.flat()
+    for name, old in before.flat().items():
+        new = now[name]
+        if name not in changeable and new != old:
+            raise UsageError(
+                f"{where}: {name} is {old!r} in this run, and {new!r} was asked for",
+                hint=f"--resume takes other values of {', '.join(changeable)} only; "
+                "give another --out for a new run",
+            )
 
 
 def _union(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
@@ -150,19 +159,45 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     )
 
 
+def kind(run: RunFolder, state: SweepState | None) -> Literal["sweep", "search"]:
+    """What was started in a folder; `state` is that of its last checkpoint."""
+    return "search" if run.search.exists() or (state and state.search) else "sweep"
+
+
+def require_kind(run: RunFolder, state: SweepState | None, wanted: Literal["sweep", "search"]) -> None:
+    """Check that a folder holds what is to be resumed.
+
+    Raises:
+        UsageError: it holds a search instead of a sweep, or the other way round.
+    """
+    if (found := kind(run, state)) != wanted:
+        raise UsageError(
+            f"{run.path}: holds a {found}, not a {wanted}",
+            hint=f"{command(found, '--resume', run.path)} goes on with it",
+        )
+
+
 def refusal(run: RunFolder) -> UsageError:
-    """The error for starting a sweep in a folder that is not empty."""
-    again = command("sweep", "--resume", run.path)
+    """The error for starting a sweep or a search in a folder that is not empty."""
     if not run.is_begun():
         return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
+    found, _ = checkpoint.load_last(run.checkpoint)
+    state = found.state if found else None
+    again = command(kind(run, state), "--resume", run.path)
+    if run.search.exists() and not run.checkpoint.exists():
+        return UsageError(
+            f"{run.path}: holds a finished search",
+            hint=f"{again} prints its table; or choose another --out",
+        )
     if run.is_complete():
         return UsageError(
             f"{run.path}: holds a finished sweep",
             hint=f"{again} prints its table, with --ranks or --seeds it trains more; or choose another --out",
         )
-    found, _ = checkpoint.load_last(run.checkpoint)
+    is_search = kind(run, state) == "search"
+    what = "holds a search that did not end" if is_search else "holds a sweep that did not end"
     return UsageError(
-        f"{run.path}: holds a sweep that did not end{_how_far(found.state) if found else ''}",
+        f"{run.path}: {what}{_how_far(state) if state else ''}",
         hint=f"{again} goes on with it; or choose another --out",
     )
 

@@ -171,6 +171,12 @@ class Trainer:
         states = self._bench.states
         return all(self._is_finished(spec, states[spec.name]) for spec in self.bank.specs)
 
+    @property
+    def finished(self) -> list[str]:
+        """The names of the adapters that have completed their schedule and have been validated."""
+        states = self._finished | self._bench.states
+        return [spec.name for spec in self.specs if self._is_finished(spec, states[spec.name])]
+
     def steps_of(self, spec: AdapterSpec) -> int:
         """Number of steps of an adapter's schedule."""
         return max(1, round(spec.epochs * self.steps_per_epoch))
@@ -197,6 +203,15 @@ class Trainer:
             }
             self.specs += specs
             self._bench = self._place([*staying, *specs], before)
+
+    def drop(self, names: Set[str]) -> None:
+        """Forget adapters. Those that are still in training leave the bank."""
+        with signals.held():
+            self.specs = [spec for spec in self.specs if spec.name not in names]
+            self._finished = {name: state for name, state in self._finished.items() if name not in names}
+            if names & set(self.names):
+                staying = [spec for spec in self.bank.specs if spec.name not in names]
+                self._bench = self._place(staying, self.state_in_training())
 
     def state_in_training(self) -> dict[str, AdapterState]:
         """Copies of the current states of the adapters that have not finished."""
@@ -348,8 +363,8 @@ class Trainer:
         return order(seed, epoch, len(self.data.ids))[i * size : (i + 1) * size]
 
     def _learning_rate(self, spec: AdapterSpec, step: int) -> float:
-        settings, steps = self.settings, self.steps_of(spec)
-        return spec.learning_rate * schedule(settings.schedule, step, steps, settings.warmup_steps)
+        kind, warmup = self.settings.schedule, round(spec.share * self.settings.warmup_steps)
+        return spec.learning_rate * schedule(kind, step, self.steps_of(spec), warmup)
 
     def _failures(
         self, losses: Sequence[float], norms: Sequence[float], batches: Sequence[NDArray[np.int64]]

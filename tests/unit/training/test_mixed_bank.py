@@ -179,6 +179,36 @@ def test_adapters_that_enter_later_are_the_same(step: int) -> None:
     assert all(same(found[name], expected[name]) for name in expected)
 
 
+@paths
+@pytest.mark.usefixtures("on")
+@pytest.mark.parametrize("step", [0, 2, 5])
+def test_dropped_adapters_leave_the_others_alone(step: int) -> None:
+    """One in training and, at the last of these steps, one that has finished."""
+    backbone = models.backbone("gpt2")
+    specs = mixed(backbone)
+    expected = trained(backbone, specs)
+    trainer = Trainer(backbone, specs, DATA, SETTINGS)
+    while trainer.step_number < step:
+        if trainer.validation_due:
+            trainer.validate()
+        else:
+            trainer.step()
+    assert ("r0-s9" in trainer.finished) == (step == 5)
+    trainer.drop({"r0-s9", "r2-s7"})
+    found = finish(trainer)
+    assert found.keys() == {"r5-s8", "r1-s7"} == set(trainer.finished)
+    assert all(same(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize(("share", "rates"), [(1.0, [0.0, 0.5, 1.0]), (0.5, [0.0, 1.0])])
+def test_the_warmup_is_as_long_in_proportion(share: float, rates: list[float]) -> None:
+    """Two steps of a whole schedule, one of half a schedule."""
+    backbone = models.backbone("gpt2")
+    spec = replace(mixed(backbone)[0], learning_rate=1.0, share=share)
+    trainer = Trainer(backbone, [spec], DATA, SETTINGS)
+    assert [trainer.step().learning_rates[0] for _ in rates] == rates
+
+
 def test_validations_come_at_the_ends_of_epochs_and_schedules() -> None:
     backbone = models.backbone("gpt2")
     seen = []

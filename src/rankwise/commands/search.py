@@ -1,0 +1,379 @@
+"""The `search` command: tries settings on short schedules, trains the best ones in full, and keeps the best.
+
+`rankwise.searching` decides what to train next and which trial is best. This module trains the trials in one
+bank, whose places are filled again as soon as they are free, and writes the run folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from rankwise import hardware, searching
+from rankwise import plan as planning
+from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.material import Material, precision_name, read_material, versions
+from rankwise.commands.results import measure
+from rankwise.commands.sweep import (
+    CHECKPOINT_MINUTES,
+    default_folder,
+    evaluate,
+    explained,
+    keep,
+    open_journal,
+)
+from rankwise.errors import TrainingError, UsageError
+from rankwise.models.registry import family_of
+from rankwise.nn.bank import AdapterSpec
+from rankwise.recipe import Recipe
+from rankwise.report import build
+from rankwise.report import search as report
+from rankwise.schema import SearchResults, Timing, Trial
+from rankwise.searching import MOST_PLACES, Attempt, Search
+from rankwise.stats.metrics import metrics
+from rankwise.store import files
+from rankwise.store.run_folder import RunFolder
+from rankwise.training import outcome as outcomes
+from rankwise.training import resume as resuming
+from rankwise.training import signals
+from rankwise.training.callbacks import Callback, Callbacks
+from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan
+from rankwise.training.journal import Clock, Journal, SaveEvery
+from rankwise.training.outcome import Outcome
+from rankwise.training.trainer import Trainer
+
+
+def search(
+    recipe: Recipe,
+    folder: Path | str | None = None,
+    callback: Callback | None = None,
+    *,
+    trials: int | None = None,
+    places: int | None = None,
+    resume: bool = False,
+) -> SearchResults:
+    """Search the ranks, learning rates and varied settings of a recipe, and write a run folder.
+
+    Trials train for a ninth of the schedule; the best third of them is trained for a third of it, and the
+    best third of those in full (asynchronous successive halving; Li et al. 2020, arXiv 1810.05934). The best
+    trial has the lowest log loss on validation. The test split is only used for the best, at the end.
+
+    Args:
+        recipe: what to search. All trials have its first seed.
+        folder: output folder; by default `runs/DATA-BASE-TIME`.
+        callback: notified of progress.
+        trials: number of random draws of settings; by default, every combination is tried.
+        places: number of adapters that train at once; by default, as many as fit in memory, at most 16. The
+            places decide on the order of results, and so on what is promoted.
+        resume: resume the search in `folder`. On the CPU, with the same number of threads, it ends
+            bit-identical to an uninterrupted one.
+
+    Returns:
+        The contents of search.json.
+
+    Raises:
+        UsageError: there is nothing to search, the schedule is too short, the folder is in use, or there is
+            no matching search to resume.
+        DataError: the data cannot be used.
+        ModelError: the base model cannot be used.
+        Unreachable: data or base must be downloaded, and the Hub does not answer.
+        TrainingError: every trial has diverged.
+        ResourceError: out of memory or disk space.
+    """
+    run = RunFolder(folder or default_folder(recipe))
+    callback = callback or Callback()
+    with explained("search", run, callback), files.locked(run.path):
+        if resume:
+            if trials is not None or places is not None:
+                raise UsageError("a resumed search keeps its trials and places", hint="leave them out")
+            return _resume(recipe, run, callback)
+        searching.candidates(recipe, trials)
+        searching.places(places, MOST_PLACES)
+        if not files.is_free(run.path):
+            raise resuming.refusal(run)
+        return _search(recipe, run, callback, trials, places, None)
+
+
+def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults:
+    """Resume a search. If it is complete, only return its results."""
+    saved, complaints = resuming.load(run)
+    for complaint in complaints:
+        callback.note(complaint)
+    run.require_begun()
+    if complaints and saved is None and not run.search.exists():
+        raise UsageError(
+            f"{run.path}: no intact checkpoint is left", hint="give another --out for a new search"
+        )
+    resuming.require_kind(run, saved.state if saved else None, "search")
+    before = resuming.stored_recipe(run, saved.state if saved else None)
+    resuming.require_unchanged(before, recipe, run.path, ("memory_gb",))
+    if saved and saved.state.search:
+        return _search(recipe, run, callback, saved.state.search.trials, saved.state.search.places, saved)
+    callback.note(f"{run.path} is complete: nothing is left to train")
+    return run.read_search()
+
+
+def _search(
+    recipe: Recipe,
+    run: RunFolder,
+    callback: Callback,
+    trials: int | None,
+    places: int | None,
+    saved: Checkpoint | None,
+) -> SearchResults:
+    """Run every stage in order."""
+    clock = Clock()
+    # The plan of a sweep with tuning would require texts that are held out of train.
+    plain = recipe.replace(tune=False, learning_rates=None, vary={})
+    material = replace(read_material(plain, run, callback, clock, saved), recipe=recipe)
+    found = _planned(material, trials, places)
+    if len(recipe.train.seeds) > 1:
+        callback.note(f"all trials have seed {recipe.train.seeds[0]}; the other seeds are for a sweep")
+    every = SaveEvery(60 * CHECKPOINT_MINUTES)
+    plan = SearchPlan(trials=trials, places=found.places)
+    journal = open_journal(material, callback, clock, every, saved, plan)
+    if saved is None:
+        first = [attempt.name for attempt in searching.next_attempts(found, [], [])]
+        journal.state.trial_banks = [BankPlan(adapters=first)]
+    files.write_text(run.recipe, recipe.to_toml())
+    journal.save()
+
+    stage = _Stage(found, _specs(found.attempts.values(), material), material, journal, callback)
+    train_banks(stage.task(), lambda name: stage.outcome is not None, material, journal, stage.progress())
+    if stage.outcome is None:
+        raise TrainingError(
+            "the loss of every trial became infinite or NaN",
+            hint="lower --learning-rates or --precision float32 usually help",
+        )
+    results = _results(stage, stage.outcome)
+    files.write_text(run.timing, _timing(journal).model_dump_json(indent=1) + "\n")
+    files.write_text(run.search, results.model_dump_json(indent=1) + "\n")
+    build.rebuild(run)
+    files.remove(run.checkpoint)  # a run with results and no checkpoint is complete
+    return results
+
+
+def _planned(material: Material, trials: int | None, places: int | None) -> Search:
+    """The trials of a search, and how many of them train at once."""
+    recipe = material.recipe
+    candidates = searching.candidates(recipe, trials)
+    shares = searching.shares(recipe, _steps_per_epoch(material))
+    full = [Attempt(candidate, len(shares), 1.0) for candidate in candidates]
+    largest = max(_specs(full, material).values(), key=lambda spec: (spec.rank, len(spec.modules)))
+    copies = [replace(largest, name=str(i)) for i in range(MOST_PLACES)]
+    fitting = len(material.split(copies)[0])
+    return Search(candidates, shares, searching.places(places, fitting), recipe.tune.finalists)
+
+
+def _specs(attempts: Iterable[Attempt], material: Material) -> dict[str, AdapterSpec]:
+    """Name -> adapter of each attempt."""
+    recipe, modules = material.recipe, list(material.backbone.modules())
+    targets = family_of(material.config).default_targets
+    return {
+        each.name: planning.adapter(
+            recipe,
+            each.candidate.rank,
+            recipe.train.seeds[0],
+            modules,
+            targets,
+            each.candidate.setting,
+            each.name,
+            each.share,
+        )
+        for each in attempts
+    }
+
+
+def _steps_per_epoch(material: Material) -> int:
+    return math.ceil(len(material.splits["train"]) / material.recipe.train.batch_size)
+
+
+class _Stage:
+    """The training of a search: one bank, whose places are filled again when adapters leave."""
+
+    def __init__(
+        self,
+        found: Search,
+        specs: dict[str, AdapterSpec],
+        material: Material,
+        journal: Journal,
+        callback: Callback,
+    ) -> None:
+        self.search, self.specs = found, specs
+        self.material, self.journal, self.callback = material, journal, callback
+        self.outcome = self._stored()
+        """The best trial, evaluated and saved; None until the search has ended."""
+
+    def _stored(self) -> Outcome | None:
+        """The outcome of a search that was stopped after its last step, if it is intact."""
+        best = searching.best(self.search, self.journal.trials)
+        material = self.material
+        if best is None or self.journal.state.trial_banks[0].adapters != [best.name]:
+            return None
+        sizes = {name: len(split) for name, split in material.evaluated.items()}
+        return outcomes.load(
+            material.run, best.name, material.fingerprint, sizes, len(material.corpus.labels)
+        )
+
+    @property
+    def title(self) -> str:
+        """The displayed name of the stage."""
+        return f"search: {len(self.search.candidates)} trials"
+
+    def progress(self) -> Callback:
+        """The callback, which is told how many attempts have finished."""
+        return _Progress(self.callback, self.title, self.search, self.journal)
+
+    def task(self) -> Task:
+        """The training of the bank."""
+        return Task(
+            stage="search",
+            specs=self.specs,
+            data=self.material.training_data,
+            settings=self.material.recipe.train,
+            title=lambda number: self.title,
+            finish=self.finish,
+            refill=self.refill,
+        )
+
+    def refill(self, trainer: Trainer) -> None:
+        """Record what has finished or diverged, and start what is next in the free places."""
+        journal = self.journal
+        with signals.held():
+            self._record(trainer)
+            ended = {trial.name for trial in journal.trials}
+            training = [spec.name for spec in trainer.specs if spec.name not in ended]
+            new = [self.specs[each.name] for each in self._next(training)]
+            best = searching.best(self.search, journal.trials)
+            kept = [best.name] if best else []  # its weights are those that are saved in the end
+            gone = {spec.name for spec in trainer.specs} & ended - set(kept)
+            trainer.drop(gone)
+            if new:
+                trainer.add(new)
+            journal.state.trial_banks[0].adapters = [*kept, *training, *(spec.name for spec in new)]
+            for name in gone:
+                journal.adapters.pop(name, None)
+
+    def _next(self, training: Sequence[str]) -> list[Attempt]:
+        """What to start now. After memory ran out, there are fewer places than at first."""
+        plan = self.journal.state.search
+        now = replace(self.search, places=plan.places) if plan else self.search
+        return searching.next_attempts(now, self.journal.trials, training)
+
+    def _record(self, trainer: Trainer) -> None:
+        """Add the attempts that have ended since the last call to the journal."""
+        journal, data = self.journal, trainer.data
+        known = {trial.name for trial in journal.trials}
+        kept = trainer.kept()
+        for name in trainer.finished:
+            if name not in known:
+                logits = kept[name].logits
+                found = metrics("validation", data.validation_targets, logits, data.labels)
+                journal.trials.append(self._trial(name, log_loss=found.log_loss, accuracy=found.accuracy))
+        for lost in journal.diverged:
+            if lost.name not in known:
+                journal.trials.append(self._trial(lost.name, diverged=lost.step))
+
+    def _trial(
+        self,
+        name: str,
+        log_loss: float | None = None,
+        accuracy: float | None = None,
+        diverged: int | None = None,
+    ) -> Trial:
+        attempt = self.search.attempts[name]
+        return Trial(
+            name=name,
+            rank=attempt.candidate.rank,
+            rung=attempt.rung,
+            settings=dict(attempt.candidate.setting),
+            epochs=self.specs[name].epochs,
+            log_loss=log_loss,
+            accuracy=accuracy,
+            diverged=diverged,
+        )
+
+    def finish(self, trainer: Trainer) -> None:
+        """Evaluate the best trial on test, which is not used before, and save its adapter."""
+        for outcome in evaluate(trainer, self.material, self.journal.clock, self.callback):
+            keep(trainer, outcome, self.material)
+            self.outcome = outcome
+
+
+class _Progress(Callbacks):
+    """Counts finished attempts instead of the steps of the longest schedule, which change all the time."""
+
+    def __init__(self, callback: Callback, title: str, found: Search, journal: Journal) -> None:
+        super().__init__(callback)
+        self._title, self._expected, self._journal = title, found.expected, journal
+        self._ranks = {name: attempt.candidate.rank for name, attempt in found.attempts.items()}
+        self._stage = ""
+
+    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
+        """Announce all attempts, as most of them enter the bank later."""
+        super().bank(purpose, self._ranks)
+
+    def begin(self, stage: str, total: int | None) -> None:
+        """Start a stage."""
+        self._stage = stage
+        super().begin(stage, self._expected if stage == self._title else total)
+
+    def advance(self, units: int) -> None:
+        """Advance a stage other than the training of the trials."""
+        if self._stage != self._title:
+            super().advance(units)
+
+    def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
+        """Forward the losses of a step with the number of attempts that have finished."""
+        ended = len(self._journal.trials)
+        super().step(adapters, min(ended, self._expected), self._expected, losses)
+
+
+def _results(stage: _Stage, outcome: Outcome) -> SearchResults:
+    """The contents of search.json."""
+    material, found, recipe = stage.material, stage.search, stage.material.recipe
+    labels, plan = list(material.corpus.labels), stage.journal.state.search
+    trials = searching.best_first(found, stage.journal.trials)
+    measured = measure(outcome.logits, material.evaluated, labels)
+    best = found.attempts[outcome.name].candidate
+    return SearchResults(
+        rankwise=version("rankwise"),
+        base=material.base.name,
+        data=recipe.data.source,
+        labels=labels,
+        texts={name: len(split) for name, split in material.splits.items()},
+        notes=list(material.corpus.notes),
+        device=str(material.device),
+        precision=precision_name(material.precision),
+        threads=hardware.threads(),
+        versions=versions(),
+        fingerprint=material.fingerprint,
+        seed=recipe.train.seeds[0],
+        draws=plan.trials if plan else None,
+        places=plan.places if plan else found.places,
+        shares=list(found.shares),
+        steps=recipe.train.epochs * _steps_per_epoch(material),
+        searched=searching.searched(found.candidates),
+        trials=trials,
+        importances=report.importances(trials, len(labels)),
+        best=outcome.name,
+        command=report.sweep_command(recipe, best.rank, best.setting),
+        validation=measured["validation"],
+        test=measured.get("test"),
+    )
+
+
+def _timing(journal: Journal) -> Timing:
+    """The contents of timing.json."""
+    seconds = journal.clock.reading()
+    training = seconds.get("search", 0.0)
+    return Timing(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds={stage: round(taken, 3) for stage, taken in seconds.items()},
+        train_seconds={},
+        tokens_per_second=journal.state.trained_tokens / training if training else 0.0,
+    )
