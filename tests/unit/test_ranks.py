@@ -52,7 +52,9 @@ def invented(
         writer.writeheader()
         writer.writerows(lines)
     shutil.copy(run.recipe, made.recipe)
-    made.results.write_text(results.model_copy(update={"adapters": rows}).model_dump_json(), "utf-8")
+    made.results.write_text(
+        results.model_copy(update={"adapters": rows, "cuts": []}).model_dump_json(), "utf-8"
+    )
     return made
 
 

@@ -27,6 +27,8 @@ from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 
 READ = {"results.json", "recipe.toml", "timing.json", "predictions.csv", "history.jsonl", "data.json"}
+LOGITS = {f"logits/r{rank}-s{seed}.safetensors" for rank in (1, 4) for seed in (0, 1)}
+"""For the log losses, which only a report and a comparison by log loss need."""
 
 
 @pytest.fixture
@@ -62,17 +64,17 @@ def reads(made: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def test_a_report_reads_each_file_once(made: RunFolder, reads: Counter[str]) -> None:
     build.rebuild(made)
-    assert reads == dict.fromkeys(READ, 1)
+    assert reads == dict.fromkeys(READ | LOGITS, 1)
     run = load(made)
     reads.clear()
     build.write(made, run)
-    assert reads == {}
+    assert reads == dict.fromkeys(LOGITS, 1)
 
 
 @pytest.mark.parametrize("verb", ["compare", "samples", "runs", "report"])
 def test_a_command_reads_each_file_once(made: RunFolder, reads: Counter[str], verb: str) -> None:
     assert CliRunner().invoke(app, [verb, str(made.path)]).exit_code == 0
-    assert reads == dict.fromkeys(READ, 1)
+    assert reads == dict.fromkeys(READ | (LOGITS if verb == "report" else set()), 1)
 
 
 def test_what_is_loaded(made: RunFolder) -> None:

@@ -150,7 +150,7 @@ def test_the_history_has_a_line_for_each_step_and_each_validation(run: RunFolder
         assert [line["number"] for line in mine] == list(range(1, 3 * STEPS + 1))
         assert all(line["adapters"] == names and line["steps"] == 3 * STEPS for line in mine)
         assert all(len(line["losses"]) == len(line["grad_norms"]) == len(names) for line in mine)
-        assert mine[0]["learning_rate"] == pytest.approx(0.02)
+        assert mine[0]["learning_rates"] == pytest.approx([0.02] * len(names))
         assert [line["epoch"] for line in validations if line["bank"] == bank] == [1, 2, 3]
     results = run.read_results()
     for row in results.adapters:
