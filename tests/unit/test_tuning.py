@@ -168,6 +168,8 @@ def test_the_expected_cost() -> None:
     assert cost(recipe, [1, 4], 0.25) == (14, 8.0)
     trials = search(recipe, [1, 4], bowl(1e-3))
     assert (len(trials), sum(trial.epochs for trial in trials)) == (14, 8.0)
+    two = Recipe(learning_rates=(1e-3, 3e-3), finalists=1)
+    assert cost(two, [4], 0.25) == (3, 0.75) and len(search(two, [4], bowl(1.2e-3))) == 3
 
 
 def test_names() -> None:
