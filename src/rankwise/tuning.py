@@ -125,8 +125,8 @@ def has_full_rung(recipe: Recipe, share: float) -> bool:
 def cost(recipe: Recipe, ranks: Sequence[int], share: float) -> tuple[int, float]:
     """Expected number of trials, and their length in full schedules.
 
-    It counts the grid, a further rate if the grid has only two and cannot bracket the best one, and on the full
-    schedule the finalists and one more. Further ones may be added.
+    It counts the grid, one more rate if the grid has only two, which cannot bracket the best one, and on the
+    full schedule the finalists and one more. Further ones may be added.
     """
     grids = [grid_of(recipe, rank) for rank in ranks]
     short = sum(len(grid) + (len({each["learning_rate"] for each in grid}) == 2) for grid in grids)
