@@ -316,6 +316,18 @@ def test_one_rate_at_the_edge() -> None:
     assert text.endswith("The rate of rank 4 is at the edge of those tried: a better one may lie beyond.")
 
 
+def test_a_cut_has_the_rate_of_the_rank_that_was_trained(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(0, 1), cuts={1: 0.85})
+    tune(made, made_tuning({1: 9e-3, 4: 3e-3}))
+    assert {row[0]: row[4] for row in rank_table(load(made)).rows if row[4]} == {
+        "1": "0.01",
+        "4": "0.003",
+        "4 cut to 1": "0.003",
+    }
+    rows = csv.DictReader(io.StringIO(rank_csv(load(made))))
+    assert [row["learning_rate"] for row in rows if row["kind"] == "cut"] == ["0.003"]
+
+
 def test_the_rank_table_has_a_column_where_rates_differ(made: RunFolder, tmp_path: Path) -> None:
     table, rates = rank_table(load(made)), load(made).learning_rates
     assert table.columns[4:6] == ("learning rate", "validation accuracy")

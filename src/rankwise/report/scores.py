@@ -45,6 +45,11 @@ class ScoreRow:
         """An adapter with the rank's parameter counts, which do not depend on the seed."""
         return self.adapters[0] if self.adapters else None
 
+    @property
+    def trained_rank(self) -> int | None:
+        """The rank that was trained: for a cut, the one that was cut."""
+        return self.rank if self.cut_from is None else self.cut_from
+
 
 def rank_rows(run: Run) -> list[ScoreRow]:
     """A row for each rank, smallest first."""

@@ -108,7 +108,7 @@ def _rank_row(
         params = (f"{each.trainable_params:,}", f"{each.total_params:,}", f"{each.trainable_percent:.4f}")
     cells = [cell for split in shown for cell in _scores(row.scores.get(split), seeds > 1)]
     if rates:
-        cells.insert(0, f"{rates[row.rank]:g}" if row.rank in rates else "")
+        cells.insert(0, f"{rates[row.trained_rank]:g}" if row.trained_rank in rates else "")
     return (row.name + few, *params, *cells)
 
 
@@ -157,11 +157,11 @@ def rank_csv(run: Run) -> str:
     ranks, rates = rank_rows(run), _own_rates(run)
     columns = [*CSV_COLUMNS, *([RATE_COLUMN] if rates else [])]
     columns += [f"{split}_{each}" for split in splits(run.results) for each in SCORE_COLUMNS]
-    rows = [_csv_row("rank", row) for row in ranks]
-    rows += [_csv_row("adapter", alone(row, each)) for row in ranks for each in row.adapters]
-    rows += [_csv_row("cut", row) for row in cut_rows(run)]
-    rows += [_csv_row("baseline", row) for row in baseline_rows(run.results)]
-    rows = [row | {RATE_COLUMN: rates.get(row["rank"])} for row in rows]
+    kinds = [("rank", row) for row in ranks]
+    kinds += [("adapter", alone(row, each)) for row in ranks for each in row.adapters]
+    kinds += [("cut", row) for row in cut_rows(run)]
+    kinds += [("baseline", row) for row in baseline_rows(run.results)]
+    rows = [_csv_row(kind, row) | {RATE_COLUMN: rates.get(row.trained_rank)} for kind, row in kinds]
     lines: list[list[Any]] = [columns, *([row.get(name) for name in columns] for row in rows)]
     return "".join(csv_line(cells, safe=True) for cells in lines)
 
