@@ -338,6 +338,16 @@ def test_no_rate_is_low_enough(recipe: Recipe, tmp_path: Path) -> None:
         sweep(hopeless, tmp_path / "run")
 
 
+def test_a_rung_that_is_lost_as_a_whole_is_resumed(recipe: Recipe, tmp_path: Path) -> None:
+    """All trials of the bank have diverged when the sweep stops; they are not trained again without end."""
+    lost = recipe.replace(learning_rates=(1e20, 1e21), ranks=(4,), seeds=(1,), baselines=False)
+    with pytest.raises(TrainingError, match="at every learning rate"):
+        sweep(lost, tmp_path / "whole")
+    stopped(lost, tmp_path / "run", Stop(stage=("tune: 1 trial", 1)))
+    with pytest.raises(TrainingError, match="at every learning rate"):
+        sweep(lost, tmp_path / "run", resume=True)
+
+
 def test_a_schedule_too_short_for_trials(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 10 are needed") as caught:
         sweep(recipe.replace(tuning_share=0.1), tmp_path / "run")

@@ -6,7 +6,7 @@ ranks in one bank, and records them in the journal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -100,14 +100,8 @@ def _train_rung(
     by_name = {trial.name: trial for trial in trials}
 
     def finish(trainer: Trainer) -> None:
-        found = {name: kept.logits for name, kept in trainer.kept().items()}
-        for bank in journal.state.trial_banks:
-            for name in bank.adapters:
-                if name in found or (name in by_name and name in dropped()):
-                    _record(by_name[name], found.get(name), dropped().get(name), data, material, journal)
-
-    def dropped() -> Mapping[str, int]:
-        return {each.name: each.step for each in journal.diverged}
+        for name, kept in trainer.kept().items():
+            _record(by_name[name], kept.logits, None, data, material, journal)
 
     def is_done(name: str) -> bool:
         return name not in by_name or any(trial.name == name for trial in journal.trials)
@@ -122,6 +116,9 @@ def _train_rung(
         validated_on="tuning texts",
     )
     train_banks(task, is_done, material, journal, callback)
+    for lost in journal.diverged:
+        if lost.name in by_name:
+            _record(by_name[lost.name], None, lost.step, data, material, journal)
     journal.state.trial_banks = []
     journal.save()
 
