@@ -3,9 +3,10 @@
 The methods are those of `bench.rank_methods`. Each has the same texts, the same number of steps, and the same
 number of tuning runs: one for each learning rate of a grid, with the first seed. A tuning run trains on four
 fifths of the training texts. The rate with the lowest log loss on the other fifth, the tuning texts, is
-chosen. The nested and the cut adapter choose their rank in the same way, together with the rate. A sweep has
-one rate, with the lowest mean log loss over its ranks, and its verdict recommends the rank. Each method then
-trains on all training texts with every seed, and is scored on the validation texts.
+chosen. The nested and the cut adapter choose their rank in the same way, together with the rate. A sweep tunes
+each of its ranks by itself, on the same grid and as many texts, and its verdict recommends the rank. It may
+add rates to bracket the best one. Each method then trains on all training texts with every seed, and is scored
+on the validation texts.
 
 The verdict is the only choice that uses the validation texts. A second row therefore gives the accuracy of
 ranks that are chosen on one half of these texts and scored on the other half.
@@ -66,7 +67,7 @@ HEADER = (
 class Choice:
     """What the tuning runs of a method chose."""
 
-    rate: float
+    rate: float | None  # None: each rank has its own
     rank: int | None  # None: left to the verdict
 
 
@@ -107,21 +108,14 @@ class Entry:
 def choose(trials: Sequence[Trial]) -> Choice:
     """The learning rate and rank with the lowest log loss on the tuning texts.
 
-    A sweep has one rate for all its ranks: that of the lowest mean. Its rank is left to the verdict.
-
     Args:
-        trials: the tuning runs of one method.
+        trials: the tuning runs of one method; none for a sweep, which leaves its rank to the verdict.
     """
-    if trials[0].run.method == "sweep":
-        return Choice(min(trials, key=_mean_loss).run.rate, None)
+    if not trials:
+        return Choice(None, None)
     losses = [(loss, trial.run.rate, rank) for trial in trials for rank, loss in trial.log_loss.items()]
     _, rate, rank = min(losses)
     return Choice(rate, rank)
-
-
-def _mean_loss(trial: Trial) -> float:
-    """The mean over all ranks, infinite if one diverged."""
-    return fmean(trial.log_loss.get(rank, inf) for rank in RANKS)
 
 
 def cross_fitted(answers: dict[int, Answers], margin: float = MARGIN) -> tuple[Answers, list[int]]:
@@ -176,7 +170,8 @@ def enter(trials: Trials, corpus: Corpus, method: str) -> Entry:
     """Tune a method, and train it with the chosen learning rate."""
     tuning = trials.tune(corpus, method)
     choice = choose(tuning)
-    print(f"{corpus.name}: {method}: learning rate {choice.rate:g}", file=sys.stderr, flush=True)
+    rate = "of each rank" if choice.rate is None else f"{choice.rate:g}"
+    print(f"{corpus.name}: {method}: learning rate {rate}", file=sys.stderr, flush=True)
     return Entry(method, tuning, choice, trials.finish(corpus, method, choice.rate))
 
 
@@ -190,8 +185,10 @@ def section(corpus: Corpus, entries: Sequence[Entry], rates: Sequence[float]) ->
         *(f"The verdict: {headline(entry.verdict)}." for entry in entries if entry.verdict),
         "Accuracy at each rank, mean (sd) over seeds:",
         common.table(("method", *map(str, RANKS)), [_by_rank(entry) for entry in entries]),
-        "Log loss on the tuning texts, of the best rank (sweep: mean over ranks):",
-        common.table(("method", *(f"{rate:g}" for rate in rates)), [_tuning_row(e) for e in entries]),
+        "Log loss on the tuning texts, of the best rank; a sweep's are in its own report:",
+        common.table(
+            ("method", *(f"{rate:g}" for rate in rates)), [_tuning_row(e) for e in entries if e.tuning]
+        ),
     ]
     return "\n\n".join(parts)
 
@@ -214,17 +211,20 @@ def _summary_row(
     entry: Entry, rates: Sequence[float], reference: Answers | None, confidence: float
 ) -> list[str]:
     rank, answers = entry.rank, entry.answers(entry.rank)
+    rate = entry.choice.rate or entry.final[0].rates[rank]
     edge = " (edge)" if entry.choice.rate in (min(rates), max(rates)) else ""
+    tuning = sum(trial.seconds for trial in entry.tuning) or entry.final[0].tuning_seconds
     parameters = fmean(trial.parameters[rank] for trial in entry.final)
     return [
         TITLES[entry.method],
         _rank_cell(entry),
-        f"{entry.choice.rate:g}{edge}",
+        f"{rate:g}{edge}",
         *_accuracy(answers),
         f"{fmean(trial.log_loss[rank] for trial in entry.final):.3f}",
         *_difference(answers, reference, confidence),
         f"{parameters:,.0f}",
-        *(f"{sum(trial.seconds for trial in runs):.0f}" for runs in (entry.tuning, entry.final)),
+        f"{tuning:.0f}",
+        f"{sum(trial.seconds for trial in entry.final):.0f}",
     ]
 
 
@@ -269,9 +269,7 @@ def _by_rank(entry: Entry) -> list[str]:
 
 
 def _tuning_row(entry: Entry) -> list[str]:
-    losses = [
-        _mean_loss(t) if entry.is_sweep else min(t.log_loss.values(), default=inf) for t in entry.tuning
-    ]
+    losses = [min(trial.log_loss.values(), default=inf) for trial in entry.tuning]
     return [TITLES[entry.method], *(f"{loss:.3f}" for loss in losses)]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -90,6 +90,8 @@ class Outcome:
     seconds: float  # of training; neither loading nor evaluation
     parameters: Mapping[int, int]  # rank -> trainable parameters at the end
     logits: Mapping[int, Logits]  # rank -> (texts, classes) on the held-out texts
+    rates: Mapping[int, float] = field(default_factory=dict)  # rank -> learning rate, if each has its own
+    tuning_seconds: float = 0.0  # of training the trials that chose these rates, for all seeds together
 
 
 Method = Callable[[Job], Iterator[Outcome]]
@@ -393,7 +395,7 @@ def with_peft(kind: type[Rival], job: Job) -> Iterator[Outcome]:
 
 
 def by_sweep(job: Job) -> Iterator[Outcome]:
-    """Train every rank and seed in one pass of rankwise."""
+    """Tune every rank, and train every rank and seed, in one sweep of rankwise."""
     run, results = _sweep(job, RANKS)
     for seed in job.recipe.train.seeds:
         rows = [row for row in results.adapters if row.seed == seed]
@@ -402,6 +404,8 @@ def by_sweep(job: Job) -> Iterator[Outcome]:
             _train_seconds(job, run),
             {row.rank: row.trainable_params for row in rows},
             {row.rank: _stored_logits(run, row.name) for row in rows},
+            {row.rank: row.settings["learning_rate"] for row in rows},
+            run.read_timing().seconds["tune"],
         )
 
 

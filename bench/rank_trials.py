@@ -31,6 +31,8 @@ TUNING_SHARE = 0.2
 WARMUP_SHARE = 0.1
 """Largest share of the steps that is warmup; the preset's number of steps is for longer runs."""
 SPLIT_SEED = 0
+SWEEP = "sweep"
+"""The method that tunes each rank by itself."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Run(BaseModel, frozen=True):
     train_texts: int
     texts: int  # that it is scored on
     epochs: int
-    rate: float
+    rate: float | None  # None: a sweep that tunes each rank
 
 
 class Trial(BaseModel):
@@ -67,6 +69,8 @@ class Trial(BaseModel):
     parameters: dict[int, int]  # rank -> trainable parameters at the end
     log_loss: dict[int, float]  # rank -> nats per text; without ranks that diverged
     answers: dict[int, str]  # rank -> 1 for each text that is labeled correctly, else 0
+    rates: dict[int, float] = {}  # rank -> learning rate, of a sweep that tunes each rank
+    tuning_seconds: float = 0.0  # of the trials of such a sweep, for all seeds together
 
 
 def read(source: str, texts: int, validation_texts: int) -> Corpus:
@@ -143,16 +147,18 @@ class Trials:
         return self.folder / "results.jsonl"
 
     def tune(self, corpus: Corpus, method: str) -> list[Trial]:
-        """A run of the first seed for each learning rate, scored on the tuning texts."""
+        """A run of the first seed for each learning rate, scored on the tuning texts; a sweep needs none."""
+        if method == SWEEP:
+            return []
         first = self.recipe.train.seeds[:1]
         return [t for rate in self.rates for t in self._trials(corpus, method, "tuning", rate, first)]
 
-    def finish(self, corpus: Corpus, method: str, rate: float) -> list[Trial]:
+    def finish(self, corpus: Corpus, method: str, rate: float | None) -> list[Trial]:
         """A run of every seed on all training texts, scored on the validation texts."""
         return self._trials(corpus, method, "final", rate, self.recipe.train.seeds)
 
     def _trials(
-        self, corpus: Corpus, method: str, phase: str, rate: float, seeds: Sequence[int]
+        self, corpus: Corpus, method: str, phase: str, rate: float | None, seeds: Sequence[int]
     ) -> list[Trial]:
         tuning = phase == "tuning"
         train, held_out = (corpus.fit, corpus.tuning) if tuning else (corpus.train, corpus.validation)
@@ -184,7 +190,8 @@ class Trials:
     def _job(
         self, run: Run, labels: tuple[str, ...], train: Split, held_out: Split, seeds: Sequence[int]
     ) -> Job:
-        folder = self.folder / f"{run.data}-{run.method}-{run.phase}-{run.rate:g}"
+        rate = "tuned" if run.rate is None else f"{run.rate:g}"
+        folder = self.folder / f"{run.data}-{run.method}-{run.phase}-{rate}"
         folder = folder.with_name(f"{folder.name}-{run.train_texts}-{run.texts}-{run.epochs}")
         most = int(WARMUP_SHARE * steps(len(train), self.recipe))
         recipe = self.recipe.replace(
@@ -192,9 +199,15 @@ class Trials:
             validation=str(_write(folder / "held-out.csv", held_out, labels)),
             labels=labels,
             seeds=tuple(seeds),
-            learning_rate=run.rate,
             warmup_steps=min(self.recipe.train.warmup_steps, most),
         )
+        if run.rate is None:  # the same grid, on as many texts; each trial has the full schedule
+            held = round(TUNING_SHARE * len(train))
+            recipe = recipe.replace(
+                tune=True, learning_rates=self.rates, tuning_texts=held, tuning_share=1.0, finalists=1
+            )
+        else:
+            recipe = recipe.replace(learning_rate=run.rate)
         tokenizer, length = Tokenizer.load(bases.find(run.base).folder), recipe.train.max_length
         return Job(
             recipe,
@@ -239,6 +252,8 @@ def score(run: Run, outcome: Outcome, targets: NDArray[np.int64]) -> Trial:
         parameters=dict(outcome.parameters),
         log_loss={rank: _log_loss(targets, logits) for rank, logits in finite.items()},
         answers={rank: "".join("01"[int(answer)] for answer in row) for rank, row in right.items()},
+        rates=dict(outcome.rates),
+        tuning_seconds=outcome.tuning_seconds,
     )
 
 

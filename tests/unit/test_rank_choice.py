@@ -42,7 +42,9 @@ def recipe(base: Path, **changes: Any) -> Recipe:
     return Recipe.preset("emotion-smollm2").replace(**values | {"tune": False, "cuts": False} | changes)
 
 
-def trial(losses: dict[int, float], method: str = "cut", *, rate: float = 1e-3, seed: int = 0) -> Trial:
+def trial(
+    losses: dict[int, float], method: str = "cut", *, rate: float | None = 1e-3, seed: int = 0
+) -> Trial:
     run = Run(
         data="made",
         base="tiny",
@@ -55,7 +57,16 @@ def trial(losses: dict[int, float], method: str = "cut", *, rate: float = 1e-3, 
     )
     answers = {rank: "1010" if seed else "1110" for rank in losses}
     parameters = {rank: 100 * rank for rank in losses}
-    return Trial(run=run, seed=seed, seconds=2.0, parameters=parameters, log_loss=losses, answers=answers)
+    return Trial(
+        run=run,
+        seed=seed,
+        seconds=2.0,
+        parameters=parameters,
+        log_loss=losses,
+        answers=answers,
+        rates={} if rate else dict.fromkeys(losses, 3e-3),
+        tuning_seconds=0.0 if rate else 7.0,
+    )
 
 
 # Samples
@@ -189,11 +200,8 @@ def test_the_lowest_log_loss_chooses_rate_and_rank() -> None:
     assert choose(trials) == Choice(1e-2, 1)
 
 
-def test_a_sweep_has_one_rate_and_leaves_the_rank_to_the_verdict() -> None:
-    low, high = dict.fromkeys(RANKS, 0.5), dict.fromkeys(RANKS, 0.4)
-    assert choose([trial(low, "sweep"), trial(high, "sweep", rate=3e-3)]) == Choice(3e-3, None)
-    diverged = {rank: loss for rank, loss in high.items() if rank != LARGEST}
-    assert choose([trial(low, "sweep"), trial(diverged, "sweep", rate=3e-3)]) == Choice(1e-3, None)
+def test_a_sweep_tunes_itself_and_leaves_the_rank_to_the_verdict() -> None:
+    assert choose([]) == Choice(None, None)
 
 
 def test_cross_fitted_answers_do_not_choose_their_own_rank() -> None:
@@ -216,15 +224,17 @@ def test_scores_leave_out_diverged_ranks() -> None:
 
 def entry(method: str, rank: int | None) -> Entry:
     losses = {8: 0.5} if method == "fixed" else dict.fromkeys(RANKS, 0.5)
-    final = [trial(losses, method, seed=seed) for seed in (0, 1)]
-    return Entry(method, [trial(losses, method), trial(losses, method, rate=3e-3)], Choice(1e-3, rank), final)
+    rate = None if method == "sweep" else 1e-3
+    final = [trial(losses, method, seed=seed, rate=rate) for seed in (0, 1)]
+    tuning = [trial(losses, method), trial(losses, method, rate=3e-3)] if rate else []
+    return Entry(method, tuning, Choice(rate, rank), final)
 
 
 def test_summary_rows() -> None:
     fixed, sweep, halves = summary_rows([entry("fixed", 8), entry("sweep", None)], [1e-3, 3e-3, 1e-2])
     assert fixed[1:7] == ["8", "0.001 (edge)", "62.50", "17.68", "0.500", ""]
     assert fixed[-3:] == ["800", "4", "4"]
-    assert sweep[1] == "1 (leader; verdict open)"
+    assert sweep[1:3] == ["1 (leader; verdict open)", "0.003"] and sweep[-2:] == ["7", "4"]
     assert sweep[6] == "+0.00"
     assert halves[1:4] == ["1 and 1", "", "62.50"]
     assert {len(row) for row in (fixed, sweep, halves)} == {11}
@@ -234,9 +244,11 @@ def test_summary_rows() -> None:
 
 
 @peft_warns
-def test_a_tiny_benchmark_runs_once(llama_base: Path, data_folder: Path, tmp_path: Path) -> None:
-    corpus = read(str(data_folder), 40, 18)
-    trials = Trials(tmp_path, recipe(llama_base, text_column="text", label_column="label"), (1e-2,))
+def test_a_tiny_benchmark_runs_once(llama_base: Path, tmp_path: Path) -> None:
+    for split, number in (("train", 320), ("validation", 18)):
+        tiny.write_csv(tmp_path / "data" / f"{split}.csv", tiny.rows(number, seed=number))
+    corpus = read(str(tmp_path / "data"), 320, 18)
+    trials = Trials(tmp_path, recipe(llama_base, text_column="text", label_column="label"), (3e-3, 1e-2))
     methods = ["fixed", "adalora", "dylora", "cut", "sweep"]
     entries = [enter(trials, corpus, method) for method in methods]
     for found in entries:
