@@ -3,10 +3,10 @@
 The methods are those of `bench.rank_methods`. Each has the same texts, the same number of steps, and the same
 number of tuning runs: one for each learning rate of a grid, with the first seed. A tuning run trains on four
 fifths of the training texts. The rate with the lowest log loss on the other fifth, the tuning texts, is
-chosen. The nested and the cut adapter choose their rank in the same way, together with the rate. A sweep tunes
-each of its ranks by itself, on the same grid and as many texts, and its verdict recommends the rank. It may
-add rates to bracket the best one. Each method then trains on all training texts with every seed, and is scored
-on the validation texts.
+chosen. The nested and the cut adapter choose their rank in the same way, together with the rate. A sweep
+tunes each of its ranks by itself, on the same grid and as many texts, and its verdict recommends the rank. It
+may add rates to bracket the best one. Each method then trains on all training texts with every seed, and is
+scored on the validation texts.
 
 The verdict is the only choice that uses the validation texts. A second row therefore gives the accuracy of
 ranks that are chosen on one half of these texts and scored on the other half.
