@@ -243,7 +243,7 @@ def _tuning(
         return None
     held = tuning.tuning_size(recipe, texts, classes) if texts else None
     left = texts - held if texts and held else None
-    steps = recipe.train.epochs * math.ceil(left / recipe.train.batch_size) if left else None
+    steps = tuning.fewest_epochs(recipe) * math.ceil(left / recipe.train.batch_size) if left else None
     share = tuning.share_of(recipe, steps) if steps else recipe.tune.tuning_share or tuning.SHARE
     trials, length = tuning.cost(recipe, ranks, share)
     tokens = (

@@ -216,7 +216,11 @@ class TuneSettings(_Settings):
                 raise ValueError(f"{name!r} cannot vary within a rank; {', '.join(VARIABLE)} can")
             if not isinstance(values, list | tuple) or not values:
                 raise ValueError(f"give a list of values for {name}")
-        return {name: [_plain(name, value) for value in values] for name, values in vary.items()}
+        plain = {name: [_plain(name, value) for value in values] for name, values in vary.items()}
+        for name, values in plain.items():
+            if any(value in values[:i] for i, value in enumerate(values)):
+                raise ValueError(f"{name} contains a value twice")
+        return plain
 
 
 class MachineSettings(_Settings):
@@ -386,8 +390,13 @@ def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
 def _plain(name: str, value: Any) -> Any:
     """A value of `vary`; texts, as the command line gives them, become numbers or lists of target modules."""
+    if value is None:
+        raise ValueError(f"{name}: None is no value to try")
     if name == "targets":
-        return tuple(value.split("+")) if isinstance(value, str) else tuple(value)
+        modules = value.split("+") if isinstance(value, str) else value
+        if not isinstance(modules, list | tuple) or not all(isinstance(each, str) for each in modules):
+            raise ValueError(f"targets: {value!r} is no list of target modules")
+        return tuple(modules)
     if isinstance(value, str) and name != "alpha_mode":
         try:
             return int(value) if name in ("epochs", "last_layers") else float(value)

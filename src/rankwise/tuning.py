@@ -21,8 +21,10 @@ goes on where it stopped, and a run with further ranks only tries those.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rankwise.errors import UsageError
@@ -35,8 +37,12 @@ MOST_ADDED = 3
 """Maximum number of trials that are added to a rung of a rank to bracket its best learning rate."""
 FACTOR = math.sqrt(10)
 """Step from the edge of a grid with a single learning rate."""
+MOST_FACTOR = 10.0
+"""Largest step beyond the edge of a grid."""
 OF_PROBE = ("learning_rate", "weight_decay", "epochs")
 """Settings that matter to a linear probe, which has no low-rank factors."""
+LONGEST = 80
+"""Characters of a combination of settings in a name."""
 SHORT = {
     "learning_rate": "lr",
     "alpha": "alpha",
@@ -73,16 +79,19 @@ def label(setting: Mapping[str, Any]) -> str:
     >>> label({"learning_rate": 0.003, "targets": ("q_proj", "v_proj"), "weight_decay": 0.0})
     'lr3e-3-q_proj+v_proj-wd0'
     """
-    return "-".join(f"{SHORT[name]}{_value(name, value)}" for name, value in setting.items())
+    whole = "-".join(f"{SHORT[name]}{_value(name, value)}" for name, value in setting.items())
+    if len(whole) <= LONGEST:
+        return whole
+    return f"{whole[:LONGEST]}-{zlib.crc32(whole.encode()):08x}"  # it is part of the names of files
 
 
 def _value(name: str, value: Any) -> str:
+    """A value without loss, so that different values have different names."""
     if name == "learning_rate":
-        mantissa, exponent = f"{value:.3e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+        return format(Decimal(repr(float(value))).normalize(), "e").replace("e+", "e")
     if name == "targets":
         return "+".join(value).replace("/", "-")
-    return value if isinstance(value, str) else f"{value:g}"
+    return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
 def next_trials(
@@ -197,8 +206,9 @@ def _neighbors(best: Trial, done: Sequence[Trial]) -> tuple[float, float]:
     rate = best.settings["learning_rate"]
     rates = sorted({trial.settings["learning_rate"] for trial in done if _alike(trial, best)})
     i = rates.index(rate)
-    down = rates[1] / rates[0] if len(rates) > 1 else FACTOR
-    up = rates[-1] / rates[-2] if len(rates) > 1 else FACTOR
+    # A wide gap in the recipe's rates is no reason for another one as wide.
+    down = min(rates[1] / rates[0], MOST_FACTOR) if len(rates) > 1 else FACTOR
+    up = min(rates[-1] / rates[-2], MOST_FACTOR) if len(rates) > 1 else FACTOR
     lower = rates[i - 1] if i else float(f"{rate / down:.2g}")
     higher = rates[i + 1] if i + 1 < len(rates) else float(f"{rate * up:.2g}")
     return lower, higher
@@ -290,6 +300,11 @@ def share_of(recipe: Recipe, steps: int) -> float:
         f"and at least {MIN_STEPS} are needed",
         hint=hint,
     )
+
+
+def fewest_epochs(recipe: Recipe) -> int:
+    """The shortest of the schedules that are tried, in epochs."""
+    return min(map(int, recipe.tune.vary.get("epochs") or (recipe.train.epochs,)))
 
 
 def varied(recipe: Recipe) -> list[str]:

@@ -81,6 +81,19 @@ def test_sweep_names_its_folder_itself(gpt2_base: Path, data_folder: Path, elsew
     assert [folder.name[:15] for folder in folders] == ["tiny-tiny-gpt2-"]
 
 
+def test_no_tune_drops_the_lists_of_a_recipe(tmp_path: Path, gpt2_base: Path, data_folder: Path) -> None:
+    listed = Recipe(base=str(gpt2_base), data=str(data_folder), learning_rates=(1e-3, 3e-3), max_length=32)
+    (tmp_path / "mine.toml").write_text(listed.to_toml(), "utf-8")
+    shown = rankwise("plan", "--recipe", tmp_path / "mine.toml", "--no-tune").stdout
+    assert "tuning" not in shown
+    assert "tuning is off" in refusal("plan", "--no-tune", "--learning-rates", "1e-3,1e-2", status=2)
+
+
+def test_a_setting_that_varies_twice() -> None:
+    shown = refusal("plan", "--vary", "alpha=1", "--vary", "alpha=2", status=2)
+    assert "--vary alpha is given twice" in shown and "--vary alpha=1,2" in shown
+
+
 def test_quickstart(
     gpt2_base: Path, data_folder: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

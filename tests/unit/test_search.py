@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from rankwise import Classifier, RankwiseError, Recipe, TrainingError, UsageError, search, sweep
 from rankwise.cli.live import Board
@@ -493,3 +494,8 @@ def test_bad_options(given: list[str], message: str, tmp_path: Path) -> None:
     out = [] if "--out" in given else ["--out", str(tmp_path / "run")]
     assert message in refusal("search", *given, *([] if "--resume" in given else out), status=2)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("values", [list(range(9)), [None, *range(1, 10)], [(str(i),) for i in range(10)]])
+def test_many_values_that_have_no_logarithm_are_evenly_spaced(values: list[Any]) -> None:
+    assert sorted(report._axis(Figure().subplots(), values)) == list(range(len(values)))

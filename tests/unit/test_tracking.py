@@ -112,6 +112,21 @@ def test_the_others_by_their_interface(
     assert (values.get("train/step"), step) == ((6, None) if KINDS[name].orders else (None, 6))
 
 
+def test_adapters_may_leave_and_enter_within_an_interval(
+    spy: type[Spy], gpt2_base: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """Each adapter's mean is over its own steps, whatever its place in the bank."""
+    recipe = tiny.recipe(gpt2_base, data_folder)
+    with Trackers(["mlflow"], recipe, RunFolder(tmp_path / "run"), print) as trackers:
+        for number in range(1, 11):
+            if number < 5:
+                trackers.step(["a", "b"], number, 20, [1.0, 2.0])
+            else:
+                trackers.step(["b", "c"], number, 20, [4.0, 8.0])
+    (made,) = spy.made
+    assert made.lines[0] == ({"train/loss/a": 1.0, "train/loss/b": 3.2, "train/loss/c": 8.0}, 10)
+
+
 @pytest.mark.parametrize("where", ["start", "log", "finish"])
 def test_a_tracker_that_fails_is_given_up_and_the_sweep_goes_on(
     where: str, spy: type[Spy], gpt2_base: Path, data_folder: Path, tmp_path: Path,

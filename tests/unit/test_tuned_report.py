@@ -302,13 +302,19 @@ def test_rates_that_were_not_tuned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rates", "said"),
     [
-        ({1: 0.01, 2: 0.01}, "ranks 1 and 2 at 0.01"),
         ({1: 0.01, 2: 0.003, 4: 0.01}, "rank 1 at 0.01, rank 2 at 0.003, rank 4 at 0.01"),
         ({8: 3e-5, 1: 1.0, 2: 3e-5, 4: 3e-5}, "rank 1 at 1, ranks 2 to 8 at 3e-05"),
     ],
 )
 def test_neighbors_with_the_same_rate_are_joined(rates: dict[int, float], said: str) -> None:
     assert explain_rates(rates, 2_000).endswith(f"chosen on 2,000 texts of train: {said}.")
+
+
+def test_one_rate_for_all_ranks_is_no_rate_of_its_own() -> None:
+    text = explain_rates({1: 0.01, 2: 0.01}, 2_000)
+    assert text == (
+        "The learning rate of each rank was chosen on 2,000 texts of train, and is 0.01 for all of them."
+    )
 
 
 def test_one_rate_at_the_edge() -> None:

@@ -14,7 +14,7 @@ from rankwise import Recipe, TrainingError, UsageError, sweep
 from rankwise.schema import Trial
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.data import hold_out
-from rankwise.tuning import PlannedTrial, chosen, cost, label, next_trials, tuning_size
+from rankwise.tuning import PlannedTrial, chosen, cost, fewest_epochs, label, next_trials, tuning_size
 from tests import tiny
 from tests.unit.test_resume import Stop, stopped
 
@@ -174,6 +174,20 @@ def test_the_expected_cost() -> None:
 
 def test_names() -> None:
     assert label({"learning_rate": 0.00033, "targets": ("q_proj",), "epochs": 3}) == "lr3.3e-4-q_proj-e3"
+    assert label({"learning_rate": 1e-2}) != label({"learning_rate": 1.00001e-2})
+    many = [f"layers.{i}.self_attn.q_proj" for i in range(12)]
+    names = {label({"targets": tuple(many[:n])}) for n in (10, 11, 12)}
+    assert len(names) == 3 and max(map(len, names)) < 100
+
+
+def test_a_wide_gap_is_not_repeated_beyond_the_grid() -> None:
+    trials = search(Recipe(learning_rates=(1e-2, 1e20), finalists=1), [4], bowl(1e-4, limit=1.0))
+    assert rates(trials, 1) == [1e-2, 1e20, 1e-3, 1e-4, 1e-5]
+
+
+def test_the_shortest_schedule_must_be_long_enough() -> None:
+    assert fewest_epochs(Recipe(epochs=3)) == 3
+    assert fewest_epochs(Recipe(epochs=3, vary={"epochs": (5, 1)})) == 1
 
 
 def test_texts_are_held_out_by_class() -> None:
@@ -215,6 +229,9 @@ def test_number_of_tuning_texts(texts: int, classes: int, given: int | None, exp
         ({"vary": {"ranks": (1, 2)}}, "'ranks' cannot vary within a rank"),
         ({"vary": {"weight_decay": ()}}, "give a list of values for weight_decay"),
         ({"vary": {"weight_decay": ("a",)}}, "'a' is not a number"),
+        ({"vary": {"weight_decay": ("0", 0.0)}}, "weight_decay contains a value twice"),
+        ({"vary": {"last_layers": (None, 1)}}, "last_layers: None is no value to try"),
+        ({"vary": {"targets": (5, 6)}}, "targets: 5 is no list of target modules"),
         ({"vary": {"weight_decay": (-1,)}}, "vary: weight_decay: Input should be greater than or equal to 0"),
         ({"tuning_share": 0}, "tuning_share: Input should be greater than 0"),
         ({"finalists": 0}, "finalists: Input should be greater than or equal to 1"),

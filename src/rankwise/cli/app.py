@@ -190,12 +190,25 @@ def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]
         if isinstance(value, str) and _metavar(Recipe.settings()[name].annotation) == "A,B,...":
             given[name] = _listed(value)
         if isinstance(value, list | tuple):
-            given[name] = dict(_named_list(name, each) for each in value)
+            given[name] = _named_lists(name, value)
+    if given.get("tune") is False:  # the lists of the preset or recipe have no use then
+        given = {"learning_rates": None, "vary": {}} | given
     if preset and path:
         raise UsageError("--preset and --recipe cannot be combined")
     if path:
         return Recipe.load(path, **given)
     return Recipe.preset(preset, **given) if preset else Recipe("option", **given)
+
+
+def _named_lists(option: str, values: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in values:
+        name, cells = _named_list(option, each)
+        if name in found:
+            hint = f"give all values at once: --{option} {name}={','.join(found[name] + cells)}"
+            raise UsageError(f"--{option} {name} is given twice", hint=hint)
+        found[name] = cells
+    return found
 
 
 def _named_list(option: str, value: str) -> tuple[str, list[str]]:

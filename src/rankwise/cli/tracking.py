@@ -61,7 +61,7 @@ class Trackers(Callback):
         self._names, self._recipe, self._run, self._say = tuple(names), recipe, run, say
         self._started = False
         self._trackers: dict[str, Any] = {}  # name -> accelerate's
-        self._losses: list[Sequence[float]] = []
+        self._losses: dict[str, list[float]] = {}  # adapter -> its losses since the last point
 
     def __enter__(self) -> Self:
         return self
@@ -72,13 +72,12 @@ class Trackers(Callback):
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """Log the mean losses every `EVERY` steps."""
-        self._losses.append(losses)
+        for name, loss in zip(adapters, losses, strict=True):  # adapters leave and enter within an interval
+            self._losses.setdefault(name, []).append(loss)
         if number % EVERY == 0 or number == steps:
-            means = [sum(each) / len(self._losses) for each in zip(*self._losses, strict=True)]
+            means = {f"train/loss/{name}": sum(each) / len(each) for name, each in self._losses.items()}
             self._losses.clear()
-            self._log(
-                number, {f"train/loss/{name}": loss for name, loss in zip(adapters, means, strict=True)}
-            )
+            self._log(number, means)
 
     def validation(self, found: Validation) -> None:
         """Log the metrics of a validation."""

@@ -44,7 +44,7 @@ def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | N
     if not ranks:
         return None
     data = tuning_data(material)
-    steps = material.recipe.train.epochs * -(-len(data.ids) // material.recipe.train.batch_size)
+    steps = tuning.fewest_epochs(material.recipe) * -(-len(data.ids) // material.recipe.train.batch_size)
     share = tuning.share_of(material.recipe, steps)
     while trials := tuning.next_trials(material.recipe, ranks, journal.trials, share):
         _train_rung(trials, data, material, journal, callback)
@@ -169,8 +169,8 @@ def _check_finite(chosen: Sequence[TunedRank], trials: Sequence[Trial]) -> None:
     if lost:
         ranks = ", ".join(str(each.rank) for each in lost)
         raise TrainingError(
-            f"rank {ranks}: the loss became infinite or NaN at every learning rate tried, "
-            f"the lowest being {lost[0].settings['learning_rate']:g}",
+            f"rank{'s' * (len(lost) > 1)} {ranks}: the loss became infinite or NaN at every learning rate "
+            f"tried, the lowest being {lost[0].settings['learning_rate']:g}",
             hint="lower --learning-rates or --precision float32 usually help",
         )
 

@@ -298,7 +298,8 @@ def _axis(axes: Axes, values: Sequence[Any]) -> list[float]:
     Few values are evenly spaced. Many, which are random learning rates, are on a logarithmic axis.
     """
     distinct = sorted(set(values), key=lambda value: (value is None, isinstance(value, str), value or 0))
-    if len(distinct) > MOST_VALUES:
+    numbers = all(isinstance(value, int | float) and value > 0 for value in distinct)
+    if len(distinct) > MOST_VALUES and numbers:
         places = [math.log10(value) for value in values]
         ticks = _ticks(min(places), max(places))
         axes.set_xticks(ticks, [f"{10**tick:.0g}" for tick in ticks])

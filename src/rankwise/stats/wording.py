@@ -46,10 +46,11 @@ def explain_rates(rates: Mapping[int, float], tuning_texts: int | None, at_edge:
     """
     if tuning_texts is None:
         return _untuned(rates)
-    chosen = (
-        "Each rank was trained at its own learning rate, "
-        f"chosen on {tuning_texts:,} texts of train: {_by_rate(rates)}."
-    )
+    where = f"chosen on {tuning_texts:,} texts of train"
+    chosen = f"Each rank was trained at its own learning rate, {where}: {_by_rate(rates)}."
+    if len(set(rates.values())) == 1:
+        shared = next(iter(rates.values()))
+        chosen = f"The learning rate of each rank was {where}, and is {shared:g} for all of them."
     return f"{chosen} {_edge(at_edge)}" if at_edge else chosen
 
 
