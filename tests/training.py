@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
+from rankwise.nn.static.graphs import Record
+from rankwise.nn.static.step import StaticStep
+from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
 from rankwise.training.trainer import StepResult, Trainer, TrainingData
 
@@ -61,3 +65,19 @@ def train(
         with torch.no_grad():
             bank.flat.copy_(making.bank.flat)
     return steps
+
+
+def static_steps(record: Record | None = None) -> Callable[..., TrainingStep]:
+    """A replacement of `trainer.step_of` that trains on static-shape batches, as on a CUDA device."""
+
+    def step_of(
+        backbone: Backbone,
+        bank: Bank,
+        weights: Tensor | None,
+        base_dropout: bool,
+        micro_batches: int,
+        on_failure: Callable[[str], None],
+    ) -> TrainingStep:
+        return StaticStep(backbone, bank, weights, base_dropout, record, on_failure, micro_batches)
+
+    return step_of

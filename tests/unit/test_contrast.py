@@ -13,7 +13,7 @@ from rankwise.report import build
 from rankwise.report.contrast import UNREADABLE, Contrast, contrast
 from rankwise.report.ranks import compare
 from rankwise.report.run import load
-from rankwise.schema import Comparison
+from rankwise.schema import Comparison, MetricName
 from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 
@@ -96,12 +96,12 @@ def test_a_single_rank_has_no_contrast(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "log-loss", "macro-f1"])
-def test_the_page_and_the_table_show_it(tmp_path: Path, metric: str) -> None:
+def test_the_page_and_the_table_show_it(tmp_path: Path, metric: MetricName) -> None:
     run = scaled(tmp_path / "run", {1: 0.8, 8: 0.9}, {})
-    build.report([run], None, metric, 0.05)  # type: ignore[arg-type]
+    build.report([run], None, metric, 0.05)
     page, table = (run.path / "report.html").read_text("utf-8"), run.table.read_text("utf-8")
-    found = contrast(load(run), compare(load(run), 0.05, metric))  # type: ignore[arg-type]
+    found = contrast(load(run), compare(load(run), 0.05, metric))
     assert found is not None and found.text in page and found.text in table
     assert ("The basis of the verdict." in page) == (metric == "accuracy")
     assert ("which rank is enough?" in page) == (metric == "accuracy")
-    assert compare(load(run), 0.05, metric).headline in page  # type: ignore[arg-type]
+    assert compare(load(run), 0.05, metric).headline in page

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
-from rankwise.nn.bank import HEAD, AdapterSpec, Bank
-from rankwise.nn.static.step import StaticStep
-from rankwise.nn.step import TrainingStep
+from rankwise.nn.bank import HEAD, AdapterSpec
 from rankwise.recipe import Recipe
 from rankwise.training import trainer as training
 from rankwise.training.callbacks import Validation
 from rankwise.training.optimizer import AdamW
 from rankwise.training.state import AdapterState
 from rankwise.training.trainer import Trainer, TrainingData
+from tests.training import static_steps
 from tests.unit.nn import models
 
 TEXTS = models.texts([(7 * i) % 30 + 1 for i in range(22)], seed=4)  # the last batch of an epoch is smaller
@@ -57,19 +55,18 @@ def mixed(backbone: Backbone) -> list[AdapterSpec]:
 def on(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Trainers use this path."""
 
-    def static_step(
-        backbone: Backbone,
-        bank: Bank,
-        weights: Tensor | None,
-        base_dropout: bool,
-        micro_batches: int,
-        on_failure: Callable[[str], None],
-    ) -> TrainingStep:
-        return StaticStep(backbone, bank, weights, base_dropout, None, on_failure, micro_batches)
-
     if path == "static":
-        monkeypatch.setattr(training, "step_of", static_step)
+        monkeypatch.setattr(training, "step_of", static_steps())
     return path
+
+
+def advance(trainer: Trainer, step: int) -> None:
+    """Train up to a step of the slowest adapter."""
+    while trainer.step_number < step:
+        if trainer.validation_due:
+            trainer.validate()
+        else:
+            trainer.step()
 
 
 def finish(trainer: Trainer) -> dict[str, AdapterState]:
@@ -113,9 +110,14 @@ def test_each_setting_matters() -> None:
     backbone = models.backbone("gpt2")
     specs = mixed(backbone)
     before = trained(backbone, specs)
-    changes = {"learning_rate": 4e-3, "weight_decay": 0.5, "lora_plus_ratio": 3.0, "epochs": 1.75}
+    changes: dict[str, Any] = {
+        "learning_rate": 4e-3,
+        "weight_decay": 0.5,
+        "lora_plus_ratio": 3.0,
+        "epochs": 1.75,
+    }
     for name, value in changes.items():
-        after = trained(backbone, [replace(specs[0], **{name: value}), *specs[1:]])  # type: ignore[arg-type]
+        after = trained(backbone, [replace(specs[0], **{name: value}), *specs[1:]])
         assert not same(after["r2-s7"], before["r2-s7"]), name
         assert same(after["r5-s8"], before["r5-s8"]), name
 
@@ -127,11 +129,7 @@ def test_resumed_at_any_step_it_is_bit_identical(step: int) -> None:
     """Some adapters have finished when it stops, and others are within an epoch."""
     backbone = models.backbone("gpt2")
     whole, half = (Trainer(backbone, mixed(backbone), DATA, SETTINGS) for _ in range(2))
-    while half.step_number < step:
-        if half.validation_due:
-            half.validate()
-        else:
-            half.step()
+    advance(half, step)
     saved = half.state()
     again = Trainer(backbone, mixed(backbone), DATA, SETTINGS, saved=saved)
     assert again.step_number == step
@@ -169,11 +167,7 @@ def test_adapters_that_enter_later_are_the_same(step: int) -> None:
     specs = mixed(backbone)
     expected = trained(backbone, specs)
     trainer = Trainer(backbone, specs[:2], DATA, SETTINGS)
-    while trainer.step_number < step:
-        if trainer.validation_due:
-            trainer.validate()
-        else:
-            trainer.step()
+    advance(trainer, step)
     trainer.add(specs[2:])
     found = finish(trainer)
     assert all(same(found[name], expected[name]) for name in expected)
@@ -188,11 +182,7 @@ def test_dropped_adapters_leave_the_others_alone(step: int) -> None:
     specs = mixed(backbone)
     expected = trained(backbone, specs)
     trainer = Trainer(backbone, specs, DATA, SETTINGS)
-    while trainer.step_number < step:
-        if trainer.validation_due:
-            trainer.validate()
-        else:
-            trainer.step()
+    advance(trainer, step)
     assert ("r0-s9" in trainer.finished) == (step == 5)
     trainer.drop({"r0-s9", "r2-s7"})
     found = finish(trainer)
@@ -252,7 +242,9 @@ def test_lora_plus_equals_torch_with_two_groups() -> None:
     for _ in range(5):
         bank.grad.copy_(torch.randn(bank.grad.shape, generator=generator))
         for name, peer in peers.items():
-            peer.grad = bank.tensors[1][name].grad.clone()  # type: ignore[union-attr]
+            grad = bank.tensors[1][name].grad
+            assert grad is not None
+            peer.grad = grad.clone()
         optimizer.step([5e-2, 1e-3])
         theirs.step()
     for name, peer in peers.items():

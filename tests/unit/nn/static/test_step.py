@@ -20,7 +20,7 @@ from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
 from rankwise.training import trainer as training
-from tests.training import train
+from tests.training import static_steps, train
 from tests.unit.nn import models
 
 ONE, OTHER = models.texts([9, 30, 1, 17], seed=1), models.texts([20, 2, 40, 5], seed=2)
@@ -165,20 +165,10 @@ def test_twelve_steps_of_training(family: str, monkeypatch: pytest.MonkeyPatch) 
     recipe = Recipe(epochs=2, batch_size=4, learning_rate=5e-3, base_dropout=False)
     recorder = Recorder()
 
-    def static_step(
-        backbone: Backbone,
-        bank: Bank,
-        weights: Tensor | None,
-        base_dropout: bool,
-        micro_batches: int,
-        on_failure: Callable[[str], None],
-    ) -> TrainingStep:
-        return StaticStep(backbone, bank, weights, base_dropout, recorder, on_failure, micro_batches)
-
     ragged, static = (models.bank(backbone, unlike(backbone)) for _ in range(2))
     start = ragged.flat.clone()
     train(backbone, ragged, texts, labels, **recipe.flat())
-    monkeypatch.setattr(training, "step_of", static_step)
+    monkeypatch.setattr(training, "step_of", static_steps(recorder))
     train(backbone, static, texts, labels, **recipe.flat())
     assert models.close(static.flat - start, ragged.flat - start, 1e-3)
     assert recorder.recorded > 0
