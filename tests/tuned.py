@@ -14,6 +14,8 @@ from rankwise.store.run_folder import RunFolder
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 OPTIMA = {0: 0.02, 1: 9e-3, 2: 4e-3, 4: 3e-3, 8: 2.6e-3, 16: 2.4e-3}
 """Rank -> learning rate with the lowest log loss."""
+ERROR = 0.004
+"""Standard error of every log loss; too small to change a choice."""
 TOO_HIGH = 0.08
 """Learning rates of at least this, divided by the square root of the rank, diverge."""
 
@@ -84,6 +86,7 @@ def _trial(
         settings=dict(settings),
         epochs=0.25 if rung == 1 else 2.0,
         log_loss=None if lost else loss,
+        log_loss_error=None if lost else ERROR,
         accuracy=None if lost else max(0.2, 1 - loss / 2.5),
         diverged=37 if lost else None,
         added=rate in added,

@@ -120,6 +120,7 @@ class Trial(BaseModel):
     settings: dict[str, Any]  # the settings that vary, by name in the recipe, such as learning_rate
     epochs: float  # length of its schedule, in passes over the texts that trials train on
     log_loss: float | None  # on the tuning texts, nats per text; null if it diverged
+    log_loss_error: float | None = None  # its standard error over the tuning texts
     accuracy: float | None  # on the tuning texts, a fraction; null if it diverged
     diverged: int | None = None  # the optimizer step at which it became non-finite, from 1
     added: bool = False  # added to bracket the best learning rate of the rung
@@ -129,7 +130,7 @@ class TunedRank(BaseModel):
     """The settings that a rank's final adapters use."""
 
     rank: int
-    trial: str  # name of the trial that had the lowest log loss among those with the longest schedule
+    trial: str  # name of the trial with these settings, among those with the longest schedule
     settings: dict[str, Any]  # by name in the recipe
     at_edge: bool  # whether the best learning rate is not bracketed by rates that are worse
 

@@ -8,7 +8,12 @@ Trials of a rank, here with four learning rates and two finalists::
                                                               diverged
     rung 2    full schedule                       0.31    0.34     the two finalists
               added                       0.36                     the best rate was the lowest of the rung
-    chosen                                        3e-3             the rates on either side are worse
+    best                                          3e-3             the rates on either side are worse
+    chosen                              1e-3                       within a standard error (0.06) of the best
+
+The lowest rate that is about as good as the best one is chosen, by the rule of one standard error (Breiman,
+Friedman, Olshen and Stone 1984, section 3.4.3). Two such rates cannot be told apart on the tuning texts, and
+the higher one is closer to the rates at which some seeds fail.
 
 The rungs are those of successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), with two of them.
 Every trial has a complete schedule of its own, because the loss in the middle of a long schedule says little
@@ -112,7 +117,11 @@ def next_trials(
 
 
 def chosen(ranks: Sequence[int], done: Sequence[Trial]) -> list[TunedRank]:
-    """The settings of each rank: those with the lowest log loss on the longest schedule that was tried."""
+    """The settings of each rank, from its trials with the longest schedule.
+
+    They are those of the trial with the lowest log loss, but for the learning rate. This is the lowest one
+    whose log loss is within one standard error of the lowest.
+    """
     return [_chosen(rank, _of(rank, done)) for rank in sorted(ranks)]
 
 
@@ -229,7 +238,20 @@ def _chosen(rank: int, done: Sequence[Trial]) -> TunedRank:
     rung = full or done
     best = _best(rung)
     at_edge = not all(_is_tried(best, rate, rung, done) for rate in _neighbors(best, done))
-    return TunedRank(rank=rank, trial=best.name, settings=dict(best.settings), at_edge=at_edge)
+    taken = min(_as_good(best, rung), key=lambda trial: float(trial.settings["learning_rate"]))
+    return TunedRank(rank=rank, trial=taken.name, settings=dict(taken.settings), at_edge=at_edge)
+
+
+def _as_good(best: Trial, rung: Sequence[Trial]) -> list[Trial]:
+    """The trials that differ from the best one in the learning rate at most, and hardly in log loss."""
+    if best.log_loss is None:
+        return [best]
+    limit = best.log_loss + (best.log_loss_error or 0.0)
+    return [
+        trial
+        for trial in rung
+        if trial.log_loss is not None and trial.log_loss <= limit and _alike(trial, best)
+    ]
 
 
 PER_CLASS = 20

@@ -90,21 +90,30 @@ def test_notes_are_explained_only_if_there_are_any() -> None:
     assert "edge" not in table.note and "grid" not in table.note
 
 
+def test_a_rank_with_a_lower_rate_than_the_best_has_a_note() -> None:
+    tuning = made_tuning({4: 1.1e-3}, added=())
+    full = [each for each in tuning.trials if each.rung == 2]
+    second = max(full, key=lambda each: each.log_loss or 0)
+    taken = tuning.chosen[0].model_copy(update={"trial": second.name, "settings": second.settings})
+    table = chosen_table(tuning.model_copy(update={"chosen": [taken]}))
+    assert table.rows[0][-1] == "lower rate" and "Lower rate: a higher learning rate" in table.note
+
+
 def test_every_trial_has_a_row_in_order() -> None:
     tuning = made_tuning({8: 2e-3, 1: 9e-3}, others=OTHERS)
     table = trials_table(tuning)
     assert table.columns == (
-        "rank", "rung", "learning rate", "weight decay", "target modules", "passes", "log loss", "accuracy",
-        "diverged at step", "note",
+        "rank", "rung", "learning rate", "weight decay", "target modules", "passes", "log loss",
+        "standard error", "accuracy", "diverged at step", "note",
     )  # fmt: skip
     assert len(table.rows) == len(tuning.trials)
     places = [(int(row[0]), int(row[1]), float(row[2])) for row in table.rows]
     assert places == sorted(places)
-    assert [row[0] for row in table.rows if "chosen" in row[9]] == ["1", "8"]
-    lost = [row for row in table.rows if row[8]]
+    assert [row[0] for row in table.rows if "chosen" in row[10]] == ["1", "8"]
+    lost = [row for row in table.rows if row[9]]
     assert len(lost) == sum(each.diverged is not None for each in tuning.trials) > 0
-    assert {row[6:9] for row in lost} == {("", "", "37")}
-    assert {row[2] for row in table.rows if "added" in row[9]} == {"0.03"}
+    assert {row[6:10] for row in lost} == {("", "", "", "37")}
+    assert {row[2] for row in table.rows if "added" in row[10]} == {"0.03"}
 
 
 def test_the_csv_has_every_trial_unrounded() -> None:
@@ -286,7 +295,7 @@ def test_the_verdict_tells_of_a_choice_at_the_edge(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8, 2: 0.9, 4: 0.9}, seeds=(0, 1))
     tune(made, made_tuning({1: 9e-3, 2: 9e-3, 4: 3e-3}, added=()))
     text = compare(load(made)).verdict
-    assert "ranks 1 and 2 at 0.01, rank 4 at 0.003. The rates of ranks 1 and 2 are at the edge" in text
+    assert "ranks 1 and 2 at 0.01, rank 4 at 0.003. The best rates of ranks 1 and 2 are at the edge" in text
 
 
 def test_rates_that_were_not_tuned(tmp_path: Path) -> None:
@@ -319,7 +328,9 @@ def test_one_rate_for_all_ranks_is_no_rate_of_its_own() -> None:
 
 def test_one_rate_at_the_edge() -> None:
     text = explain_rates({1: 0.01, 4: 0.003}, 10, [4])
-    assert text.endswith("The rate of rank 4 is at the edge of those tried: a better one may lie beyond.")
+    assert text.endswith(
+        "The best rate of rank 4 is at the edge of those tried: a better one may lie beyond."
+    )
 
 
 def test_a_cut_has_the_rate_of_the_rank_that_was_trained(tmp_path: Path) -> None:

@@ -34,9 +34,14 @@ def bowl(best: float, best_of_full: float | None = None, limit: float = math.inf
 
 
 def search(
-    recipe: Recipe, ranks: Sequence[int], loss: Loss, done: Sequence[Trial] = (), share: float = 0.25
+    recipe: Recipe,
+    ranks: Sequence[int],
+    loss: Loss,
+    done: Sequence[Trial] = (),
+    share: float = 0.25,
+    error: float = 0.0,
 ) -> list[Trial]:
-    """All trials of a recipe with made losses."""
+    """All trials of a recipe with made losses, which have the same standard error."""
     trials = list(done)
     while planned := next_trials(recipe, ranks, trials, share):
         for each in planned:
@@ -49,6 +54,7 @@ def search(
                     settings=dict(each.setting),
                     epochs=each.share,
                     log_loss=found,
+                    log_loss_error=None if found is None else error,
                     accuracy=None if found is None else 0.5,
                     diverged=3 if found is None else None,
                     added=each.added,
@@ -72,6 +78,27 @@ def test_an_optimum_within_the_grid() -> None:
         "tune2-r4-lr1e-3",
         False,
     )
+
+
+def test_the_lowest_rate_within_one_standard_error() -> None:
+    """The best rate, 1e-3, has a log loss of 0.306, 3e-4 one of 0.662, and 3e-3 one of 0.458."""
+    recipe = Recipe(learning_rates=RATES)
+    for error, rate in ((0.0, 1e-3), (0.2, 1e-3), (0.35, 1e-3), (0.36, 3e-4), (9.0, 3e-4)):
+        (found,) = chosen([4], search(recipe, [4], bowl(1.2e-3), error=error))
+        assert (found.settings["learning_rate"], found.trial[:5], found.at_edge) == (rate, "tune2", False)
+
+
+def test_the_lower_rate_has_the_best_trials_other_settings() -> None:
+    """A lower rate with other settings is another trade, and is not taken."""
+    recipe = Recipe(learning_rates=RATES, vary={"alpha": (1.0, 2.0)})
+
+    def loss(trial: PlannedTrial) -> float:
+        return (bowl(1.2e-3)(trial) or 0) + (0.1 if trial.setting["alpha"] == 1.0 else 0)
+
+    trials = search(recipe, [4], loss, error=0.2)
+    assert chosen([4], trials)[0].settings == {"learning_rate": 1e-3, "alpha": 2.0}
+    lower = [t for t in trials if t.settings == {"learning_rate": 1e-3, "alpha": 1.0} and t.rung == 2]
+    assert [t.log_loss < 0.306 + 0.2 for t in lower if t.log_loss is not None] == [True]
 
 
 @pytest.mark.parametrize(("best", "added"), [(0.05, [0.033, 0.11]), (2e-5, [9e-5, 2.7e-5, 8.1e-6])])

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import sem
 
 from rankwise import plan as planning
 from rankwise import tuning
@@ -21,7 +22,7 @@ from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import tuned_ranks
 from rankwise.schema import Trial, TunedRank, Tuning
-from rankwise.stats.metrics import metrics
+from rankwise.stats.metrics import metrics, text_log_losses
 from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan
 from rankwise.training.data import balanced_weights, hold_out
@@ -52,10 +53,7 @@ def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | N
     _check_finite(chosen, journal.trials)
     for each in chosen:
         if each.at_edge:
-            rate = each.settings["learning_rate"]
-            callback.note(
-                f"rank {each.rank}: {rate:g} is the best learning rate and at the edge of those tried"
-            )
+            callback.note(f"rank {each.rank}: the best learning rate is at the edge of those tried")
     return Tuning(
         texts=len(data.validation_ids),
         train_texts=len(data.ids),
@@ -134,7 +132,8 @@ def _record(
     """Add the result of a trial to the journal."""
     if any(trial.name == planned.name for trial in journal.trials):
         return
-    found = None if logits is None else metrics("tuning", data.validation_targets, logits, data.labels)
+    targets = data.validation_targets
+    found = None if logits is None else metrics("tuning", targets, logits, data.labels)
     journal.trials.append(
         Trial(
             name=planned.name,
@@ -143,6 +142,7 @@ def _record(
             settings=dict(planned.setting),
             epochs=_spec(planned, material).epochs,
             log_loss=found and found.log_loss,
+            log_loss_error=None if logits is None else float(sem(text_log_losses(targets, logits))),
             accuracy=found and found.accuracy,
             diverged=diverged,
             added=planned.added,

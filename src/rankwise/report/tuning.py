@@ -17,11 +17,12 @@ TITLES = {"lora_plus_ratio": "LoRA+ ratio", "lora_dropout": "LoRA dropout", "tar
 """Setting -> its column title, unless that is the name with spaces."""
 NOTES = {
     "at the edge": "the next lower or the next higher learning rate was not tried, and may be better",
+    "lower rate": "a higher learning rate had a lower log loss, but by less than its standard error",
     "wider grid": "learning rates were added because the best one was at the edge",
 }
 """Note on a rank -> its meaning."""
 TRIAL_COLUMNS = ("name", "rank", "rung", "passes")
-RESULT_COLUMNS = ("log_loss", "accuracy", "diverged", "added", "chosen")
+RESULT_COLUMNS = ("log_loss", "log_loss_error", "accuracy", "diverged", "added", "chosen")
 """Columns of tuning.csv, before and after those of the varied settings."""
 
 
@@ -30,8 +31,10 @@ def about(tuning: Tuning) -> str:
     settings = _listed([title(name) for name in tuning.varied])
     others = [title(name) for name in tuning.varied if name != RATE]
     best = f" At each learning rate, the figure shows the best {_listed(others)}." if others else ""
+    rule = "Of learning rates within one standard error of that, it uses the lowest. "
     return (
         f"Each rank uses the {settings} that had the lowest log loss on {tuning.texts:,} tuning texts. "
+        f"{rule if RATE in tuning.varied else ''}"
         "These texts are from train; no trial trained on them, and validation was not used."
         + (best if RATE in tuning.varied else "")
     )
@@ -70,13 +73,27 @@ def chosen_trials(tuning: Tuning) -> dict[int, Trial]:
 
 def _chosen_row(tuning: Tuning, chosen: TunedRank, trial: Trial) -> tuple[str, ...]:
     own = [each for each in tuning.trials if each.rank == chosen.rank]
-    holds = {"at the edge": chosen.at_edge, "wider grid": _is_wider(own)}
+    holds = {
+        "at the edge": chosen.at_edge,
+        "lower rate": _is_lower(trial, own),
+        "wider grid": _is_wider(own),
+    }
     return (
         str(chosen.rank),
         *(_shown(chosen.settings.get(name)) for name in tuning.varied),
-        *_scores(trial),
+        _nats(trial.log_loss),
+        _accuracy(trial),
         str(len(own)),
         _joined(holds),
+    )
+
+
+def _is_lower(chosen: Trial, trials: Sequence[Trial]) -> bool:
+    """Whether a trial with the same schedule and another learning rate had a lower log loss."""
+    return any(
+        each.log_loss is not None and chosen.log_loss is not None and each.log_loss < chosen.log_loss
+        for each in trials
+        if each.rung == chosen.rung
     )
 
 
@@ -92,15 +109,16 @@ def trials_table(tuning: Tuning) -> Table:
     table = Table(
         "Every trial",
         (
-            "rank", "rung", *map(title, tuning.varied), "passes", "log loss", "accuracy", "diverged at step",
-            "note",
+            "rank", "rung", *map(title, tuning.varied), "passes", "log loss", "standard error", "accuracy",
+            "diverged at step", "note",
         ),
         [_trial_row(tuning, each, each.name in chosen) for each in _in_order(tuning)],
         note="Rung 1: a short schedule; rung 2: the full schedule, for the best settings of rung 1. "
         f"Passes: length of the schedule, in passes over {tuning.train_texts:,} training texts. "
-        f"Log loss in nats and accuracy in percent, on the tuning texts. Seed {tuning.seed}.",
+        f"Log loss, with its standard error, in nats and accuracy in percent, on the tuning texts. "
+        f"Seed {tuning.seed}.",
     )  # fmt: skip
-    return _without_empty(table, {"diverged at step", "note"})
+    return _without_empty(table, {"standard error", "diverged at step", "note"})
 
 
 def _trial_row(tuning: Tuning, trial: Trial, is_chosen: bool) -> tuple[str, ...]:
@@ -109,7 +127,9 @@ def _trial_row(tuning: Tuning, trial: Trial, is_chosen: bool) -> tuple[str, ...]
         str(trial.rung),
         *(_shown(trial.settings.get(name)) for name in tuning.varied),
         f"{trial.epochs:g}",
-        *_scores(trial),
+        _nats(trial.log_loss),
+        _nats(trial.log_loss_error),
+        _accuracy(trial),
         "" if trial.diverged is None else f"{trial.diverged:,}",
         _joined({"added": trial.added, "chosen": is_chosen}),
     )
@@ -119,12 +139,14 @@ def _in_order(tuning: Tuning) -> list[Trial]:
     return sorted(tuning.trials, key=lambda each: (each.rank, each.rung, each.settings.get(RATE, 0)))
 
 
-def _scores(trial: Trial) -> tuple[str, str]:
-    """Log loss and accuracy on the tuning texts; empty if the trial diverged."""
-    return (
-        "" if trial.log_loss is None else f"{trial.log_loss:.4f}",
-        "" if trial.accuracy is None else percent(trial.accuracy),
-    )
+def _nats(value: float | None) -> str:
+    """Empty if the trial diverged."""
+    return "" if value is None else f"{value:.4f}"
+
+
+def _accuracy(trial: Trial) -> str:
+    """Empty if the trial diverged."""
+    return "" if trial.accuracy is None else percent(trial.accuracy)
 
 
 def _without_empty(table: Table, optional: Collection[str]) -> Table:
@@ -158,6 +180,13 @@ def trials_csv(tuning: Tuning) -> str:
     lines: list[list[Any]] = [[*TRIAL_COLUMNS, *tuning.varied, *RESULT_COLUMNS]]
     for each in _in_order(tuning):
         settings = [each.settings.get(name) for name in tuning.varied]
-        result = [each.log_loss, each.accuracy, each.diverged, each.added, each.name in chosen]
+        result = [
+            each.log_loss,
+            each.log_loss_error,
+            each.accuracy,
+            each.diverged,
+            each.added,
+            each.name in chosen,
+        ]
         lines.append([each.name, each.rank, each.rung, each.epochs, *settings, *result])
     return "".join(csv_line(cells, safe=True) for cells in lines)

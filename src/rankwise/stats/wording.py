@@ -42,7 +42,7 @@ def explain_rates(rates: Mapping[int, float], tuning_texts: int | None, at_edge:
     Args:
         rates: rank -> learning rate; at least two ranks.
         tuning_texts: number of texts on which the rates were chosen; None if they were not tuned.
-        at_edge: ranks whose rate is the lowest or highest that was tried.
+        at_edge: ranks whose best rate is the lowest or highest that was tried.
     """
     if tuning_texts is None:
         return _untuned(rates)
@@ -67,7 +67,8 @@ def _edge(ranks: Sequence[int]) -> str:
         ("rates", "are", "better ones") if len(ranks) > 1 else ("rate", "is", "a better one")
     )
     return (
-        f"The {which} of {_ranks(ranks, 'and')} {verb} at the edge of those tried: {better} may lie beyond."
+        f"The best {which} of {_ranks(ranks, 'and')} {verb} at the edge of those tried: "
+        f"{better} may lie beyond."
     )
 
 
