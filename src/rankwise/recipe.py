@@ -94,9 +94,9 @@ class LoraSettings(_Settings):
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Ranks to train. Rank 0 is a linear probe: only the score head is trained."""
-    alpha: float = Field(2.0, gt=0)
+    alpha: float = Field(16.0, gt=0)
     """LoRA alpha. Its effect depends on alpha_mode."""
-    alpha_mode: Literal["fixed", "ratio", "rslora"] = "ratio"
+    alpha_mode: Literal["fixed", "ratio", "rslora"] = "fixed"
     """Scale of the low-rank product: fixed = alpha / r; rslora = alpha / sqrt(r); ratio = alpha at every
     rank, that is, lora_alpha = alpha * r in PEFT."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
