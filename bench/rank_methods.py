@@ -98,6 +98,14 @@ Method = Callable[[Job], Iterator[Outcome]]
 """Trains with every seed of the job's recipe."""
 
 
+def _targets(targets: Sequence[str], base: torch.nn.Module) -> list[str]:
+    """The target modules as a list, because PEFT does not combine `all-linear` with a choice of layers."""
+    if "all-linear" not in targets:
+        return list(targets)
+    linear = {name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
+    return sorted({name.rpartition(".")[2] for name in linear} - {HEAD})
+
+
 class Rival:
     """LoRA of a fixed rank in PEFT (Hu et al. 2021, arXiv 2106.09685), and what its variants share."""
 
@@ -107,6 +115,7 @@ class Rival:
         torch.manual_seed(seed)
         base = _transformers_model(job)
         self.job, self.seed, self.depth = job, seed, base.config.num_hidden_layers
+        self.targets = _targets(job.recipe.lora.targets or (), base)
         self.model: Any = peft.get_peft_model(base, self.config())
 
     @property
@@ -115,7 +124,7 @@ class Rival:
         lora, depth = self.job.recipe.lora, self.depth
         return {
             "task_type": "SEQ_CLS",
-            "target_modules": list(lora.targets or ()),
+            "target_modules": self.targets,
             "layers_to_transform": list(range(depth - (lora.last_layers or depth), depth)),
             "lora_dropout": lora.lora_dropout,
         }

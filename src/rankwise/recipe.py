@@ -324,7 +324,7 @@ class Recipe(_Settings):
 
     def replace(self, **changes: Any) -> Self:
         """A copy of this recipe with some settings changed, by flat name."""
-        return type(self)(**self.flat() | changes)
+        return type(self)(**_laid_over(self.flat(), changes))
 
     @classmethod
     def load(cls, path: Path | str, **changes: Any) -> Self:
@@ -382,8 +382,13 @@ def _sectioned(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two sets of settings; `changes` win, setting by setting."""
+    """Merge two sets of settings; `changes` win, setting by setting.
+
+    Turning tuning off also removes the values to choose from, which have no use then.
+    """
     below, above = _sectioned(values), _sectioned(changes)
+    if above.get("tune", {}).get("enabled") is False and "tune" in below:
+        below["tune"] = {k: v for k, v in below["tune"].items() if k not in ("learning_rates", "vary")}
     joint = {name: below[name] | above[name] for name in _SECTIONS if name in below and name in above}
     return below | above | joint
 

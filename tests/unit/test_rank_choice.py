@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rankwise.data.load import Split
 from rankwise.models.base import find, load_backbone
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.bank import AdapterSpec, Bank
+from rankwise.plan import adapter
 from rankwise.recipe import Recipe
 from rankwise.training.data import EncodedSplit
 from tests import tiny
@@ -150,6 +152,16 @@ def test_a_nested_adapter_trains_and_computes_its_first_ranks(job: Job) -> None:
     ours = ranked_logits(job, rival.states(), rival.scale)[4][0]
     np.testing.assert_allclose(ours, logits[0].detach().numpy(), rtol=1e-4, atol=1e-5)
     assert rival.parameters()[LARGEST] == sum(p.numel() for p in rival.model.parameters() if p.requires_grad)
+
+
+@peft_warns
+def test_all_linear_layers_of_the_last_layers(job: Job) -> None:
+    """PEFT's own `all-linear` cannot be combined with a choice of layers."""
+    chosen = job.recipe.replace(targets=("all-linear",), last_layers=1)
+    backbone = load_backbone(find(job.recipe.base), torch.float32, torch.device("cpu"))
+    state = peft_state(Rival(replace(job, recipe=chosen), seed=1).model)
+    expected = adapter(chosen, RANK, 1, list(backbone.modules()), (), {}).modules
+    assert {name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A")} == set(expected)
 
 
 @peft_warns

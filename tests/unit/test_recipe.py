@@ -247,6 +247,16 @@ def test_a_file_that_is_not_there(name: str, tmp_path: Path) -> None:
         Recipe.load(tmp_path / name)
 
 
+def test_turning_tuning_off_removes_the_values_to_choose_from(tmp_path: Path) -> None:
+    """They would be refused, but only those given together with it are a mistake."""
+    tuned = Recipe(learning_rates=(1e-3, 3e-3), vary={"alpha": (8, 16)}, finalists=1)
+    (tmp_path / "mine.toml").write_text(tuned.to_toml())
+    for off in (tuned.replace(tune=False), Recipe.load(tmp_path / "mine.toml", tune=False)):
+        assert off == Recipe(tune=False, finalists=1)
+    with pytest.raises(UsageError, match="tuning is off"):
+        tuned.replace(tune=False, learning_rates=(1e-3, 3e-3))
+
+
 def test_a_recipe_is_not_changed_by_accident() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe().base = "gpt2"  # type: ignore[misc]

@@ -191,8 +191,6 @@ def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]
             given[name] = _listed(value)
         if isinstance(value, list | tuple):
             given[name] = _named_lists(name, value)
-    if given.get("tune") is False:  # the lists of the preset or recipe have no use then
-        given = {"learning_rates": None, "vary": {}} | given
     if preset and path:
         raise UsageError("--preset and --recipe cannot be combined")
     if path:
