@@ -74,8 +74,8 @@ class DataSettings(_Settings):
     label_column: str | None = None
     """Name of the label column (default: detected from common names such as label or class)."""
     labels: tuple[str, ...] | None = None
-    """Label names in the order of the model's outputs, as a line of CSV (default: the dataset's own order, or
-    order of first appearance in train)."""
+    """Label names in the order of the model's outputs, as a line of CSV (default: the dataset's own order,
+    numeric order for whole numbers, or order of first appearance in train)."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of train to use for validation if there is no validation split."""
 

@@ -343,6 +343,17 @@ class SplitReport(BaseModel):
     duplicates_normalized: int  # the same, ignoring case, whitespace and Unicode form
 
 
+class SourceReport(BaseModel):
+    """A file, or a split of a dataset, and what was read of it."""
+
+    name: str  # file name, or dataset and split
+    split: str  # train, validation or test; empty for a file that an adapter is evaluated on
+    texts: int  # number of texts read for this split
+    text_column: str | None  # null, like `label_column`, for lines of text
+    label_column: str | None
+    unused_columns: list[str]
+
+
 class Contradiction(BaseModel):
     """A text with conflicting labels, within or across splits."""
 
@@ -366,6 +377,7 @@ class DataReport(BaseModel):
 
     unit: Literal["tokens", "words"]  # unit of the lengths
     max_length: int  # tokens
+    sources: list[SourceReport] = []
     splits: list[SplitReport]
     contradictions: list[Contradiction]  # at most 100
     contradictions_total: int

@@ -22,6 +22,8 @@ NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {
     extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["optional-dependencies"].items()
 }
+OPTIONAL = [*EXTRAS["excel"], *EXTRAS["track"]]
+"""What the package imports if an extra is installed."""
 MODULE_OF = {"scikit-learn": "sklearn"}
 """Distribution -> the module that it is imported as, where that is not its own name."""
 TRACKERS = {"wandb", "mlflow", "trackio"}
@@ -70,7 +72,7 @@ def foreign(names: Iterator[str]) -> set[str]:
 
 def test_every_import_is_declared() -> None:
     needed = {module_of(each) for each in NEEDED}
-    optional = {module_of(each) for each in EXTRAS["track"]}
+    optional = {module_of(each) for each in OPTIONAL}
     offenders = set()
     for module, tree in modules().items():
         at_start = {
@@ -144,7 +146,7 @@ def test_a_minimal_install_imports_every_module() -> None:
 
 def test_the_oldest_versions_are_the_bounds() -> None:
     """Exactly what the package imports itself, each at the lowest version that pyproject.toml allows."""
-    direct = {str(canonicalize_name(each.name)): bound(each) for each in [*NEEDED, *EXTRAS["track"]]}
+    direct = {str(canonicalize_name(each.name)): bound(each) for each in [*NEEDED, *OPTIONAL]}
     oldest = pins("constraints-oldest.txt")
     for name in NO_OLDEST_BUILD:
         lowest = direct.pop(name)

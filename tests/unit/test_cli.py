@@ -167,7 +167,7 @@ def test_predict_a_file(adapter: Path, data_folder: Path, elsewhere: Path) -> No
 def test_predict_for_a_spreadsheet(adapter: Path, elsewhere: Path) -> None:
     (elsewhere / "in.csv").write_text("text,more\n=1+1 glad,@x\nso cross,-5\n")
     rankwise("predict", adapter, "--input", "in.csv", "--output", "out.csv", "--safe-csv", *HERE)
-    with (elsewhere / "out.csv").open(newline="") as file:
+    with (elsewhere / "out.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [(row["text"], row["more"]) for row in rows] == [("'=1+1 glad", "'@x"), ("so cross", "'-5")]
     assert "--safe-csv applies to an output file" in refusal(

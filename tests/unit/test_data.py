@@ -23,7 +23,8 @@ import pyarrow.parquet
 import pytest
 
 from rankwise.data import load as data
-from rankwise.data.readers import BATCH_ROWS
+from rankwise.data.tables import BATCH_ROWS
+from rankwise.data.unlabeled import text_rows
 from rankwise.errors import DataError
 from rankwise.recipe import Recipe
 
@@ -234,7 +235,7 @@ class TestColumns:
             in message
         )
         assert "hint: use --text-column NAME" in message
-        assert "--label-column NAME" in refused(write(tmp_path, "b.csv", "text,x,y\na,b,c\n"))
+        assert "--label-column NAME" in refused(write(tmp_path, "b.csv", "text,x,z\na,b,c\n"))
 
 
 class TestFolder:
@@ -279,12 +280,10 @@ class TestFolder:
 
     def test_no_training_file(self, tmp_path: Path) -> None:
         write(tmp_path, "test.csv", "text,label\na,b\n")
-        write(tmp_path, "train.csv.gz", "")
+        write(tmp_path, "train.csv.zip", "")
         message = refused(tmp_path)
-        assert (
-            "no training file in this folder; it contains test.csv, train.csv.gz\nhint: name the files train,"
-            in message
-        )
+        assert "no training file in this folder; it contains test.csv, train.csv.zip\n" in message
+        assert "hint: name the files train," in message
 
     def test_files_named_beside_it(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
@@ -355,11 +354,12 @@ class TestRows:
     def test_all_columns_in_batches(self, tmp_path: Path) -> None:
         size = 2 * BATCH_ROWS + 1
         path = write(tmp_path, "a.csv", "id,sentence\n" + "".join(f"{n},t {n}\n" for n in range(size)))
-        column, batches = data.read_rows(path)
-        found = list(batches)
-        assert column == "sentence"
+        rows = text_rows(path)
+        found = list(rows.batches())
+        assert (rows.column, rows.notes) == ("sentence", ("a.csv: text: sentence; kept as they are: id",))
         assert [len(batch) for batch in found] == [BATCH_ROWS, BATCH_ROWS, 1]
         assert found[2] == [{"id": str(size - 1), "sentence": f"t {size - 1}"}]
+        assert sum(map(len, rows.batches())) == size, "a second pass reads the file again"
 
     @pytest.mark.parametrize(
         ("name", "content", "column"),
@@ -371,29 +371,69 @@ class TestRows:
         ],
     )
     def test_the_text_column(self, tmp_path: Path, name: str, content: str, column: str) -> None:
-        found, batches = data.read_rows(write(tmp_path, name, content))
-        assert found == column
-        assert [row[column] for batch in batches for row in batch] == ["a;b", "c"]
+        rows = text_rows(write(tmp_path, name, content))
+        assert rows.column == column
+        assert [row[column] for batch in rows.batches() for row in batch] == ["a;b", "c"]
 
     def test_parquet_keeps_values_of_any_type(self, tmp_path: Path) -> None:
         rows = [{"text": "a", "n": 1, "more": [1.5]}, {"text": "b", "n": None, "more": []}]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-        assert list(data.read_rows(tmp_path / "a.parquet")[1]) == [rows]
+        assert list(text_rows(tmp_path / "a.parquet").batches()) == [rows]
 
     def test_faults_come_at_once_or_with_their_row(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no such file"):
-            data.read_rows(tmp_path / "a.csv")
+            text_rows(tmp_path / "a.csv")
         with pytest.raises(DataError, match="no column 'x'; the columns are text"):
-            data.read_rows(write(tmp_path, "a.txt", "a\n"), text_column="x")
+            text_rows(write(tmp_path, "a.txt", "a\n"), text_column="x")
         with pytest.raises(DataError, match="--text-column"):
-            data.read_rows(write(tmp_path, "a.csv", "a,b\n1,2\n"))
-        lines = "text\n" + "a\n" * BATCH_ROWS + '" "\n'
-        batches = data.read_rows(write(tmp_path, "a.csv", lines))[1]
+            text_rows(write(tmp_path, "a.csv", "a,b\n1,2\n"))
+        lines = "text\n" + "a\n" * BATCH_ROWS + '" "\nb\n'
+        batches = text_rows(write(tmp_path, "a.csv", lines)).batches()
         assert len(next(batches)) == BATCH_ROWS
         with pytest.raises(DataError, match=f"a.csv:{BATCH_ROWS + 2}: the text is empty"):
             next(batches)
         with pytest.raises(DataError, match="no texts"):
-            list(data.read_rows(write(tmp_path, "a.csv", "text\n"))[1])
+            list(text_rows(write(tmp_path, "a.csv", "text\n")).batches())
+
+    def test_empty_rows_are_skipped_if_asked_to(self, tmp_path: Path) -> None:
+        for name, content in (
+            ("a.csv", "text,n\na,1\n ,2\nb,3\n"),
+            ("a.jsonl", '{"text": "a"}\n{"text": null}\n{"text": "b"}\n'),
+            ("a.txt", "a\n\nb\n\n"),
+        ):
+            notes: list[str] = []
+            path = write(tmp_path, name, content)
+            (batch,) = text_rows(path, skip_empty=True).batches(notes)
+            assert [row["text"] for row in batch] == ["a", "b"]
+            assert notes == [f"{name}: 1 row without a text skipped"]
+            with pytest.raises(DataError, match=rf"{name}:\d: the text is (empty|missing)"):
+                list(text_rows(path).batches())
+
+    def test_labels_within_the_lines_are_taken_out(self, tmp_path: Path) -> None:
+        lines = [f"text {n}; more;joy" for n in range(19)] + ["no label; here"]
+        rows = text_rows(write(tmp_path, "a.txt", "\n".join(lines)), labels=("joy", "sad"))
+        (batch,) = rows.batches()
+        assert batch[0] == {"text": "text 0; more", "label": "joy"} and batch[19] == {
+            "text": "no label; here"
+        }
+        assert rows.notes == (
+            "a.txt: 19 of the first 20 lines end in ';' and a label: the text is classified without it, "
+            "and the label is kept",
+        )
+
+    def test_a_semicolon_is_no_label(self, tmp_path: Path) -> None:
+        lines = [f"text {n};joy" for n in range(18)] + ["so; sad", "x"]
+        for labels, content in ((("joy",), lines), (("bliss",), lines[:18])):
+            rows = text_rows(write(tmp_path, "a.txt", "\n".join(content)), labels=labels)
+            assert [row["text"] for batch in rows.batches() for row in batch] == content
+            assert rows.notes == ()
+
+    def test_labels_of_fasttext_lines_are_taken_out(self, tmp_path: Path) -> None:
+        rows = text_rows(write(tmp_path, "a.txt", "__label__joy so glad; today\n__label__x no\n"))
+        assert list(rows.batches()) == [
+            [{"text": "so glad; today", "label": "joy"}, {"text": "no", "label": "x"}]
+        ]
+        assert "2 of the first 2 lines have a __label__" in rows.notes[0]
 
     def test_memory_is_bounded(self, tmp_path: Path) -> None:
         path = tmp_path / "a.csv"
@@ -402,10 +442,10 @@ class TestRows:
             for _ in range(64):
                 file.write(("x" * 99 + "\n") * 5000)
         script = (
-            "import sys, resource, pathlib; from rankwise.data import load as data\n"
+            "import sys, resource, pathlib; from rankwise.data.unlabeled import text_rows\n"
             "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = used()\n"
-            "rows = sum(len(batch) for batch in data.read_rows(pathlib.Path(sys.argv[1]))[1])\n"
+            "rows = sum(map(len, text_rows(pathlib.Path(sys.argv[1])).batches()))\n"
             "print(rows, used() - before)\n"
         )
         rows, kilobytes = map(int, python(script, str(path)).split())
@@ -540,7 +580,7 @@ from rankwise.recipe import Recipe
 
 for settings in json.loads(sys.argv[1]):
     try:
-        print(json.dumps(dataclasses.asdict(data.load(Recipe(**settings)))))
+        print(json.dumps(dataclasses.asdict(data.load(Recipe(**settings))), default=dict))
     except RankwiseError as error:
         print(json.dumps([type(error).__name__, error.message, error.hint]))
 """
@@ -569,6 +609,7 @@ def test_the_hub(tmp_path: Path) -> None:
         "name": "train", "texts": ["text a", "text b", "text c", "text d"], "labels": [2, 0, 2, 0],
     }  # fmt: skip
     assert usual["validation"]["labels"] == [0, 2] and usual["test"] is None
+    assert [source["name"] for source in usual["sources"]] == ["org/tiny[train]", "org/tiny[validation]"]
     assert usual["notes"] == [
         "the split test of org/tiny has no labels (all are -1) and was skipped",
         "no training text has the label joy",

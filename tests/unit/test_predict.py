@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from rankwise import Classifier, DataError, ModelError, UsageError
 from rankwise.commands.predict import predict_file
-from rankwise.data.readers import BATCH_ROWS
+from rankwise.data.tables import BATCH_ROWS
 from rankwise.nn import inference
 from rankwise.nn.batch import PackedBatch
 from rankwise.nn.ragged import batch as packing
@@ -248,20 +248,11 @@ def test_csv_takes_ragged_rows(
     assert [row["late"] for row in written[-4:]] == ["", "here", "", "half \\ud83d of a pair"]
 
 
-def test_predictions_can_be_predicted_again(classifier: Classifier, tmp_path: Path) -> None:
-    source = write_rows(
-        tmp_path / "in.jsonl", [{"text": "so glad", "predicted_label": 7}, {"text": "so cross"}]
-    )
-    for suffix in (".csv", ".parquet"):
-        first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
-        predict_file(classifier, source, first)
-        predict_file(classifier, first, second)
-        assert read_rows(first) == read_rows(second)
-
-
 def test_the_file_can_be_written_over(classifier: Classifier, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "same.csv", [{"text": text} for text in TEXTS])
-    assert predict_file(classifier, path, path) == len(TEXTS)
+    with pytest.raises(UsageError, match=r"same\.csv exists"):
+        predict_file(classifier, path, path)
+    assert predict_file(classifier, path, path, overwrite=True) == len(TEXTS)
     assert [row["text"] for row in read_rows(path)] == TEXTS
 
 
@@ -269,16 +260,17 @@ def test_the_text_column_can_be_named(classifier: Classifier, tmp_path: Path) ->
     source = write_rows(tmp_path / "in.csv", [{"a": "so glad", "b": "so cross", "c": "1"}])
     with pytest.raises(DataError, match="no column for the text"):
         predict_file(classifier, source, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
     predict_file(classifier, source, tmp_path / "out.csv", text_column="b")
     assert read_rows(tmp_path / "out.csv")[0]["predicted_label"] == classifier(["so cross"])[0].label
 
 
-@pytest.mark.parametrize("name", ["out.xlsx", "out.json", "out"])
+@pytest.mark.parametrize("name", ["out.xls", "out.json", "out"])
 def test_an_unknown_suffix_is_refused(classifier: Classifier, tmp_path: Path, name: str) -> None:
     source = write_rows(tmp_path / "in.csv", [{"text": "so glad"}])
     with pytest.raises(UsageError, match="cannot write") as caught:
         predict_file(classifier, source, tmp_path / name)
-    assert ".parquet" in caught.value.hint
+    assert ".parquet or .xlsx" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
@@ -305,7 +297,7 @@ def test_a_bad_row_leaves_nothing_behind(
     target = tmp_path / f"out{suffix}"
     target.write_text("as it was")
     with pytest.raises(DataError, match=rf"in\.jsonl:{len(rows)}: the text is"):
-        predict_file(classifier, source, target)
+        predict_file(classifier, source, target, overwrite=True)
     assert target.read_text() == "as it was"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.jsonl", target.name])
 

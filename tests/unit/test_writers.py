@@ -6,16 +6,21 @@ import csv
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankwise.data.unlabeled import text_rows
 from rankwise.data.writers import csv_line, neutral, write_rows
 from rankwise.errors import UsageError
 
@@ -46,7 +51,7 @@ def test_json_lines_hold_what_json_can(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".xlsx"])
 def test_no_rows(tmp_path: Path, suffix: str) -> None:
     assert written(tmp_path / f"out{suffix}").exists()
 
@@ -97,7 +102,10 @@ def test_formulas_get_an_apostrophe(tmp_path: Path, sign: str) -> None:
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
         with write_rows(tmp_path / name, [[row]], safe=True) as write:
             write([row])
-        with (tmp_path / name).open(encoding="utf-8", newline="") as file:
+        assert (tmp_path / name).read_bytes().startswith(b"\xef\xbb\xbf"), (
+            "Excel takes it for Latin-1 otherwise"
+        )
+        with (tmp_path / name).open(encoding="utf-8-sig", newline="") as file:
             header, cells = csv.reader(file, delimiter=delimiter)
         assert header == ["text", f"'{sign}name", "number", "nested"]
         assert cells == [f"'{evil}", "so glad", "-1.5", '["=1"]']
@@ -123,10 +131,88 @@ def test_what_is_no_formula_stays(text: str) -> None:
 
 
 def test_only_files_for_spreadsheets_are_made_safe(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "a.parquet"):
+    for name in ("a.jsonl", "a.parquet", "a.xlsx"):
         with (
             pytest.raises(UsageError, match=r"only \.csv and \.tsv"),
             write_rows(tmp_path / name, [], safe=True),
         ):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+# Spreadsheets
+
+
+def sheet(path: Path) -> list[tuple[Any, ...]]:
+    return list(openpyxl.load_workbook(path).worksheets[0].iter_rows(values_only=True))
+
+
+def test_a_sheet_holds_numbers_and_texts(tmp_path: Path) -> None:
+    row = {
+        "text": "é ☃",
+        "n": 3,
+        "x": 0.5,
+        "yes": True,
+        "none": None,
+        "nan": math.nan,
+        "big": 2**60,
+        "list": [1],
+    }
+    path = written(tmp_path / "out.xlsx", [row], [{"text": " a\nb ", "late": date(2026, 1, 2)}])
+    assert sheet(path) == [
+        ("text", "n", "x", "yes", "none", "nan", "big", "list", "late"),
+        ("é ☃", 3, 0.5, True, None, None, str(2**60), "[1]", None),
+        (" a\nb ", None, None, None, None, None, None, None, "2026-01-02"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["=1+1", '=HYPERLINK("x")', "+1", "#N/A", "=_x000D_"])
+def test_a_text_in_a_sheet_is_no_formula(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path / "out.xlsx", [{"text": text}])
+    cell = openpyxl.load_workbook(path).worksheets[0]["A2"]
+    assert cell.data_type == "s"
+    assert list(text_rows(path).batches()) == [[{"text": text}]]
+
+
+def test_any_texts_come_back_from_a_sheet(tmp_path: Path) -> None:
+    texts = ["a\rb", "a\r\nb", "\x07 bell", "_x0041_", "\t tab", "'", "\ufffe", "😀", "x\x0b"]
+    path = written(tmp_path / "out.xlsx", [{"text": text} for text in texts])
+    assert [row["text"] for batch in text_rows(path).batches() for row in batch] == texts
+
+
+def test_what_a_sheet_cannot_hold_is_said_before_rows_are_written(tmp_path: Path) -> None:
+    long = {"text": "a" * 32_768}
+    with pytest.raises(
+        UsageError, match=r"row 2 has 32,768 characters in the column 'text'; a cell holds"
+    ) as caught:
+        written(tmp_path / "out.xlsx", [{"text": "a"}, long])
+    assert ".parquet" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+# TSV that cannot be mistaken
+
+
+def test_a_tab_within_a_text_quotes_the_header(tmp_path: Path) -> None:
+    """Without it, the lines of this file are whole rows that use no quotes."""
+    row = {"text": "x\ty\nz", "n": "1"}
+    path = written(tmp_path / "out.tsv", [row])
+    assert path.read_text("utf-8").startswith('"text"\tn\n')
+    assert list(text_rows(path).batches()) == [[row]]
+
+
+# Encodings
+
+
+def test_files_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rankwise.data.writers import write_rows\n"
+        "for name in sys.argv[1:]:\n"
+        "    with write_rows(Path(name), [[{'text': chr(0x2603)}]]) as write:\n"
+        "        write([{'text': chr(0x2603)}])\n"
+    )
+    names = [str(tmp_path / name) for name in ("a.csv", "a.tsv", "a.jsonl")]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    subprocess.run([sys.executable, "-c", code, *names], env=environment, check=True, timeout=60)
+    for name in names:
+        assert "\u2603" in Path(name).read_text("utf-8")

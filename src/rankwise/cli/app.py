@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import functools
 import inspect
+import io
 import json as jsonlib
 import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin
 
 import typer
 
@@ -391,7 +392,8 @@ def evaluate(
     from rankwise.commands.evaluate import evaluate as run
 
     columns = {"text_column": text_column, "label_column": label_column}
-    found = run(adapter, data, columns=columns, base=base, device=device, precision=precision)
+    loading = {"base": base, "device": device, "precision": precision}
+    found = run(adapter, data, columns=columns, on_note=terminal.show_note, **loading)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -404,9 +406,13 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.")] = None,
     input: Annotated[
         Path | None,
-        typer.Option(help="File of texts: CSV, TSV, JSONL, Parquet, or plain text, one per line."),
+        typer.Option(help="File of texts: CSV, TSV, JSON, Parquet, XLSX, or one text per line; - for stdin."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Output file: .csv, .tsv, .jsonl or .parquet.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Output file: .csv, .tsv, .jsonl, .parquet or .xlsx.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
+    skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave out rows without a text.")] = False,
     safe_csv: Annotated[
         bool, typer.Option("--safe-csv", help="Put ' before cells that a spreadsheet would run as formulas.")
     ] = False,
@@ -416,37 +422,67 @@ def predict(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Label texts given as arguments, or a file of any length."""
+    """Label texts given as arguments or in stdin, one per line, or a file of any length."""
     from rankwise.cli import terminal
-    from rankwise.commands.predict import Classifier, predict_file
+    from rankwise.commands import predict as command
 
-    if bool(texts) == bool(input) or bool(input) != bool(output):
+    if texts == ["-"] or (not texts and not input and _is_piped()):
+        texts, input = None, input or Path("-")
+    stdin = input == Path("-")
+    if bool(texts) == bool(input) or (bool(input) != bool(output) and not stdin):
         raise UsageError("give either texts, or --input FILE and --output FILE")
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
-    classifier = Classifier.load(adapter, base=base, device=device, precision=precision)
+    command.require_texts(texts or [])
+    if output:
+        command.require_target(output, overwrite=overwrite, safe_csv=safe_csv)
+    classifier = command.Classifier.load(adapter, base=base, device=device, precision=precision)
     if input and output:
         with terminal.ProgressBars() as bars:
             bars.begin("predict", None)
-            rows = predict_file(
-                classifier, input, output, text_column=text_column, safe_csv=safe_csv, on_rows=bars.advance
+            rows = command.predict_file(
+                classifier,
+                input,
+                output,
+                text_column=text_column,
+                safe_csv=safe_csv,
+                overwrite=overwrite,
+                skip_empty=skip_empty,
+                on_rows=bars.advance,
+                on_note=bars.note,
             )
         terminal.stderr.print(f"{rows:,} texts -> {output}", soft_wrap=True)
         return
-    found = classifier(texts or [])
+    if stdin:
+        texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
+    texts = texts or []
+    found = classifier(texts)
+    for note in command.cut_note(classifier, command.texts_cut(classifier, texts), len(texts)):
+        terminal.show_note(note)
     if json:
         print(
             jsonlib.dumps(
                 [
                     {"text": t, "label": p.label, "probabilities": p.probabilities}
-                    for t, p in zip(texts or [], found, strict=True)
+                    for t, p in zip(texts, found, strict=True)
                 ],
                 indent=1,
                 ensure_ascii=False,
             )
         )
     else:
-        terminal.show_predictions(texts or [], found)
+        terminal.show_predictions(texts, found)
+
+
+def _is_piped() -> bool:
+    """Whether stdin is a pipe or file with something in it, not a terminal."""
+    try:
+        if sys.stdin is None or sys.stdin.isatty():
+            return False
+        # Waits for the program at the other end of a pipe.
+        return bool(cast(io.BufferedReader, sys.stdin.buffer).peek(1))
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 @_verb

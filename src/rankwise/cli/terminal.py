@@ -112,6 +112,11 @@ def show_error(error: RankwiseError) -> None:
         stderr.print(Text.assemble(("hint:", "bold"), " ", printable(error.hint)), soft_wrap=True)
 
 
+def show_note(text: str) -> None:
+    """Print a note to stderr."""
+    stderr.print(printable(text), soft_wrap=True)
+
+
 def show_plan(plan: Plan) -> None:
     """Print the parameter table of a plan, and the cost of the sweep."""
     rows = [
@@ -334,7 +339,11 @@ class ProgressBars(Callback):
 
     def note(self, text: str) -> None:
         """Print a message."""
-        stderr.print(printable(text), soft_wrap=True)
+        show_note(text)
+
+    def read(self, text: str) -> None:
+        """Print what was read."""
+        self.note(text)
 
     def begin(self, stage: str, total: int | None) -> None:
         """Start a stage; `total` is its number of units, None if unknown."""

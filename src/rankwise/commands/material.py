@@ -99,6 +99,8 @@ def read_material(
     """Read and check data and base, tokenize the texts, make the plan, and load the backbone."""
     with stage("data", callback, clock):
         corpus = data.load(recipe)
+    for source in corpus.sources:
+        callback.read(data.said(source))
     for note in corpus.notes:
         callback.note(note)
     with stage("base", callback, clock):

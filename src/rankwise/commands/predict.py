@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +15,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rankwise import hardware
-from rankwise.data import load as data
-from rankwise.data.writers import write_rows
+from rankwise.data.readers import SUFFIXES, suffix_of
+from rankwise.data.tables import short
+from rankwise.data.unlabeled import STDIN, TextRows, text_rows
+from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, UsageError
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
@@ -128,40 +132,120 @@ def predict_file(
     *,
     text_column: str | None = None,
     safe_csv: bool = False,
+    overwrite: bool = False,
+    skip_empty: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> int:
     """Classify every row of a file of any length, and write the results to another file.
 
     Rows keep their columns and order; `predicted_label` and a `probability_LABEL` for each label are added.
+    If the source has such a column, the added ones get a number.
 
     Args:
         classifier: the classifier.
-        source: CSV, TSV, JSON Lines, Parquet, or plain text with one text per line.
-        target: .csv, .tsv, .jsonl or .parquet; only put in place once complete.
+        source: a file of any supported format; `.txt` has one text per line; `-` is stdin, in the same way.
+        target: .csv, .tsv, .jsonl, .parquet or .xlsx; only put in place once complete.
         text_column: text column of the source, if it cannot be detected.
         safe_csv: prefix cells that a spreadsheet would run as formulas with an apostrophe.
+        overwrite: replace the target if it exists.
+        skip_empty: leave out rows without a text.
         on_rows: called with the number of rows after each batch.
+        on_note: called with notes on what was read, and how much of it was used.
 
     Returns:
         The number of rows.
 
     Raises:
         DataError: the source cannot be used; nothing is written.
-        UsageError: the target's suffix is not supported.
+        UsageError: the target exists, its suffix is not supported, or the text column has the name of an
+            added one.
     """
-    column, batches = data.read_rows(source, text_column=text_column)
-    added = {"predicted_label": "", **{f"probability_{label}": 0.0 for label in classifier.labels}}
-    again = data.read_rows(source, text_column=text_column)[1]
-    done = 0
-    with write_rows(target, ([row | added for row in batch] for batch in again), safe=safe_csv) as write:
-        for batch in batches:
-            for row, found in zip(batch, classifier([row[column] for row in batch]), strict=True):
-                row["predicted_label"] = found.label
-                row |= {f"probability_{label}": round(p, 6) for label, p in found.probabilities.items()}
+    require_target(target, overwrite=overwrite, safe_csv=safe_csv)
+    rows = text_rows(source, text_column=text_column, labels=classifier.labels, skip_empty=skip_empty)
+    for note in rows.notes:
+        on_note(note)
+    added = _added_columns(classifier.labels, rows, on_note)
+    blank = {name: "" if name == added[0] else 0.0 for name in added}
+    preview = ([row | blank for row in batch] for batch in rows.batches())
+    notes: list[str] = []
+    done = cut = 0
+    with write_rows(target, preview, safe=safe_csv) as write:
+        for batch in rows.batches(notes):
+            texts = [row[rows.column] for row in batch]
+            for row, found in zip(batch, classifier(texts), strict=True):
+                values = (found.label, *(round(p, 6) for p in found.probabilities.values()))
+                row |= dict(zip(added, values, strict=True))
             write(batch)
             done += len(batch)
+            cut += texts_cut(classifier, texts)
             on_rows(len(batch))
+    for note in [*(each for each in notes if each not in rows.notes), *cut_note(classifier, cut, done)]:
+        on_note(note)
     return done
+
+
+def require_target(target: Path, *, overwrite: bool, safe_csv: bool = False) -> None:
+    """Raise a UsageError if a file of predictions cannot be written, or exists and must be kept."""
+    require_writable(target, safe=safe_csv)
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target}: not a file")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists", hint="give another --output, or --overwrite to replace it")
+
+
+def require_texts(texts: Sequence[str]) -> None:
+    """Raise a UsageError if a text is the name of a file, which the user meant to be read."""
+    for text in texts:
+        known = suffix_of(Path(text)) in SUFFIXES and len(text.split()) == 1
+        if known or ("." in text and os.path.isfile(text)):
+            hint = f"to classify the texts in it: --input {shlex.quote(text)} --output labeled.csv"
+            raise UsageError(f"{text!r} is the name of a file, not a text", hint=hint)
+
+
+def lines_of_stdin(classifier: Classifier, *, skip_empty: bool, on_note: Callable[[str], None]) -> list[str]:
+    """The texts in stdin, one per line.
+
+    Raises:
+        DataError: stdin is not UTF-8, has no texts, or an empty line within them that is not to be skipped.
+    """
+    rows = text_rows(STDIN, labels=classifier.labels, skip_empty=skip_empty)
+    notes = list(rows.notes)
+    texts = [row[rows.column] for batch in rows.batches(notes) for row in batch]
+    for note in notes:
+        on_note(note)
+    return texts
+
+
+def texts_cut(classifier: Classifier, texts: Sequence[str]) -> int:
+    """The number of texts with more tokens than the classifier reads."""
+    return classifier._tokenizer.truncated(texts, classifier.max_length)
+
+
+def cut_note(classifier: Classifier, cut: int, texts: int) -> list[str]:
+    """A note on the number of texts that were cut, if any were."""
+    return [f"{cut:,} of {texts:,} texts cut at {classifier.max_length:,} tokens"] if cut else []
+
+
+def _added_columns(labels: Sequence[str], rows: TextRows, on_note: Callable[[str], None]) -> list[str]:
+    """Names of the added columns; they get a number if the input has one of these names.
+
+    Raises:
+        UsageError: the text column has one of these names.
+    """
+    usual = ["predicted_label", *(f"probability_{label}" for label in labels)]
+    if rows.column in usual:
+        hint = "rename the column, or select another with --text-column NAME"
+        raise UsageError(f"the text column {short(rows.column)} has the name of an output column", hint=hint)
+    taken = set(rows.all_columns())
+    names, number = usual, 1
+    while not taken.isdisjoint(names):
+        number += 1
+        names = [f"{name}_{number}" for name in usual]
+    if names != usual:
+        there = next(name for name in usual if name in taken)
+        on_note(rows.origin.note(f"has a column {short(there)}, so the new columns end in _{number}"))
+    return names
 
 
 def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) -> None:

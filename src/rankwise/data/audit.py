@@ -36,6 +36,7 @@ def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) ->
     return DataReport(
         unit="words" if lengths is None else "tokens",
         max_length=max_length,
+        sources=list(dataset.sources),
         splits=[_split(split, dataset.labels, max_length, lengths) for split in splits],
         contradictions=found[:LISTED],
         contradictions_total=len(found),
@@ -48,6 +49,13 @@ def write(run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths) -
     found = report(dataset, max_length, lengths)
     files.write_text(run.data, found.model_dump_json(indent=1) + "\n")
     return found
+
+
+def truncation(found: DataReport) -> str:
+    """How many texts of each split are truncated, in a line; empty if none is, or lengths are in words."""
+    cut = [split for split in found.splits if split.truncated]
+    shares = [f"{split.truncated:,} of {split.texts:,} in {split.name}" for split in cut]
+    return f"texts cut at {found.max_length:,} tokens: {', '.join(shares)}" if cut else ""
 
 
 def normalized(text: str) -> str:

@@ -1,54 +1,55 @@
-"""Naming conventions for columns, splits and paths, and validation of cell values."""
+"""Which columns are the text, the label and the split, and validation of their values."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import category
 
-from rankwise.data.readers import (
-    INCOMPLETE,
-    SUFFIXES,
-    Origin,
-    Row,
-    Table,
-    listed,
-    short,
-)
+from rankwise.data.names import LABEL_KEYS, SPLIT_COLUMN, SPLIT_VALUES, TEXT_KEYS, key
+from rankwise.data.readers import SUFFIXES, suffix_of
+from rankwise.data.tables import INCOMPLETE, NumberedRows, Origin, Row, Table, counted, listed, short
 from rankwise.errors import DataError
-
-TEXT_COLUMNS = (
-    "text", "sentence", "content", "body", "document", "tweet", "message", "review", "comment",
-    "post", "utterance", "query", "question", "input", "title",
-)  # fmt: skip
-
-
-LABEL_COLUMNS = (
-    "label", "labels", "emotion", "class", "category", "target", "sentiment", "intent", "topic",
-)  # fmt: skip
-
-
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """The rows of one file or Hub split: labels are still strings, line numbers are for messages."""
+    """The rows of one file or split: labels are still strings, line numbers are for messages."""
 
     origin: Origin
     texts: list[str]
     labels: list[str]
     lines: list[int]
     classes: Sequence[str]
+    columns: Columns | None = None
+    """The columns that were read; None if there are no names for them."""
+    splits: list[str] = field(default_factory=list)
+    """The split of each row, by the column `split`; empty without such a column."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table that are read, and of those that are not."""
+
+    text: str
+    label: str | None
+    unused: tuple[str, ...]
 
 
 def text_and_label(
     origin: Origin, columns: list[str], text: str | None, label: str | None
 ) -> tuple[str, str]:
-    """(text column, label column): as given, by common names, or the remaining one of two columns."""
-    text = _given(origin, columns, text) or _usual(TEXT_COLUMNS, columns, besides=label)
-    label = _given(origin, columns, label) or _usual(LABEL_COLUMNS, columns, besides=text)
+    """(text column, label column): as given, by common names, or the remaining one of two columns.
+
+    Raises:
+        DataError: a column cannot be determined, or more than one could be meant.
+    """
+    text = _given(origin, columns, text)
+    label = _given(origin, columns, label)
+    text = text or _usual(origin, columns, "text", besides=label)
+    label = label or _usual(origin, columns, "label", besides=text)
     text = text or _other(columns, label)
     label = label or _other(columns, text)
     if text is None or label is None:
@@ -62,10 +63,10 @@ def find_text_column(origin: Origin, columns: list[str], text: str | None) -> st
     """The text column of unlabeled rows: as given, by a common name, or the only column.
 
     Raises:
-        DataError: the text column cannot be determined.
+        DataError: the text column cannot be determined, or more than one could be meant.
     """
-    text = _given(origin, columns, text) or _usual(TEXT_COLUMNS, columns, besides=None)
-    text = text or _other(columns, _usual(LABEL_COLUMNS, columns, besides=None))
+    text = _given(origin, columns, text) or _usual(origin, columns, "text", besides=None)
+    text = text or _other(columns, next(iter(_candidates(columns, "label", besides=None)), None))
     if text is None and len(columns) == 1:
         text = columns[0]
     if text is None:
@@ -73,11 +74,14 @@ def find_text_column(origin: Origin, columns: list[str], text: str | None) -> st
     return text
 
 
+def has_label_column(columns: list[str], label: str | None) -> bool:
+    """Whether a table has a column for labels that is given or known by its name."""
+    return label in columns if label else bool(_candidates(columns, "label", besides=None))
+
+
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
     hint = f"use --{what}-column NAME; the first line of the file must contain the column names"
-    if len(columns) == 1 and (sign := next((sign for sign in ";\t|" if sign in columns[0]), None)):
-        hint = f"the separator seems to be {sign!r}: .csv uses commas, .tsv tabs, .txt is text;label"
     return origin.error(message, hint=hint)
 
 
@@ -87,9 +91,20 @@ def _given(origin: Origin, columns: list[str], name: str | None) -> str | None:
     return name
 
 
-def _usual(names: tuple[str, ...], columns: list[str], *, besides: str | None) -> str | None:
-    by_name = {column.lower(): column for column in reversed(columns) if column != besides}
-    return next((by_name[name] for name in names if name in by_name), None)
+def _usual(origin: Origin, columns: list[str], what: str, *, besides: str | None) -> str | None:
+    """The column that is known as a text or a label by its name. Raises a DataError if several are."""
+    found = _candidates(columns, what, besides=besides)
+    if len(found) < 2 or key(found[0]) == what:
+        return next(iter(found), None)
+    several = f"{len(found)} columns could be the {what}: {listed(found)}"
+    raise origin.error(several, hint=f"choose one: --{what}-column {shlex.quote(found[0])}")
+
+
+def _candidates(columns: list[str], what: str, *, besides: str | None) -> list[str]:
+    """The columns known as texts or labels, in the order of the known names."""
+    names = TEXT_KEYS if what == "text" else LABEL_KEYS
+    found = [column for column in columns if column != besides and key(column) in names]
+    return sorted(found, key=lambda column: names.index(key(column)))
 
 
 def _other(columns: list[str], column: str | None) -> str | None:
@@ -99,21 +114,69 @@ def _other(columns: list[str], column: str | None) -> str | None:
     return columns[1] if columns[0] == column else columns[0]
 
 
-def collect(table: Table, text_column: str, label_column: str) -> LabeledRows:
-    """Read and validate all rows of a table."""
+def collect(table: Table, text_column: str, label_column: str, *, optional: bool = False) -> LabeledRows:
+    """Read and validate all rows of a table. Empty rows at the end are left out, with a note in the table.
+
+    Labels of test rows, or of all rows if `optional` is true, may be missing; they are then "" or "-1".
+    """
     origin, names = table.origin, table.classes.get(label_column, ())
+    split_column = _split_column(table.columns, text_column, label_column)
     texts: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
+    splits: list[str] = []
     once: dict[str, str] = {}  # share one string among equal labels
-    for number, row in table.rows:
+    for number, row in without_empty_tail(table):
         texts.append(text_of(origin, number, row, text_column))
-        label = _label_of(origin, number, row, label_column, names)
+        if split_column is not None:
+            splits.append(_split_of(origin, number, row, split_column))
+        if (optional or splits[-1:] == ["test"]) and is_unlabeled(row.get(label_column)):
+            label = str(row.get(label_column) or "").strip()
+        else:
+            label = _label_of(origin, number, row, label_column, names)
         labels.append(once.setdefault(label, label))
         lines.append(number)
     if not texts:
         raise origin.error("the file has no texts", hint=INCOMPLETE)
-    return LabeledRows(origin, texts, labels, lines, names)
+    used = {text_column, label_column, split_column}
+    unused = tuple(name or "(no name)" for name in table.columns if name not in used)
+    columns = Columns(text_column, label_column, unused) if origin.named else None
+    return LabeledRows(origin, texts, labels, lines, names, columns, splits)
+
+
+def without_empty_tail(table: Table) -> NumberedRows:
+    """The rows of a table. If office programs may have padded it, empty rows at the end are left out."""
+    if not table.padded:
+        yield from table.rows
+        return
+    empty: list[int] = []
+    blank: Row = {}
+    for number, row in table.rows:
+        if all(value is None or (isinstance(value, str) and not value.strip()) for value in row.values()):
+            empty.append(number)
+            blank = blank or row
+            continue
+        yield from ((each, dict(blank)) for each in empty)
+        empty.clear()
+        yield number, row
+    if empty:
+        table.notes.append(table.origin.note(f"{counted(len(empty), 'empty row')} at the end left out"))
+
+
+def _split_column(columns: list[str], *used: str) -> str | None:
+    found = [column for column in columns if key(column) == SPLIT_COLUMN and column not in used]
+    return found[0] if len(found) == 1 else None
+
+
+def _split_of(origin: Origin, number: int, row: Row, column: str) -> str:
+    value = row.get(column)
+    split = SPLIT_VALUES.get(value.strip().lower()) if isinstance(value, str) else None
+    if split is None:
+        hint = (
+            "it says what a row is for: train, validation (or val, valid, dev) or test; rename other columns"
+        )
+        raise origin.error(f"unknown split {short(value)}", number, column=column, hint=hint)
+    return split
 
 
 def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
@@ -123,6 +186,8 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
         DataError: the text is missing, empty, not a string, or contains a NUL or a lone surrogate.
     """
     value = row.get(column)
+    if origin.spreadsheet and isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value:.15g}"  # as the spreadsheet shows it
     if not isinstance(value, str):
         what = "missing" if value is None else f"of type {type(value).__name__}, not a string"
         hint = "add a text or remove the row; --text-column NAME selects the text column"
@@ -176,4 +241,9 @@ def _encodable(origin: Origin, number: int, value: str, column: str) -> str:
 
 def is_path(value: str) -> bool:
     """Whether a value is a file or folder path, not a Hub dataset or split."""
-    return value.startswith(("/", ".", "~")) or Path(value).suffix.lower() in SUFFIXES
+    return value.startswith(("/", ".", "~")) or suffix_of(Path(value)) in SUFFIXES
+
+
+def is_unlabeled(value: object) -> bool:
+    """Whether a label says that there is none: -1, or empty."""
+    return value is None or value == -1 or (isinstance(value, str) and value.strip() in ("", "-1"))

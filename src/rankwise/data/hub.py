@@ -1,28 +1,50 @@
-"""Datasets from the Hugging Face Hub, read as rows. Code in a dataset repository is never run."""
+"""Datasets of the datasets library, from the Hub or a folder. Code in a dataset repository is never run."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rankwise import hub
-from rankwise.data.columns import SPLIT_NAMES, LabeledRows, collect, is_path, text_and_label
-from rankwise.data.readers import (
-    BATCH_ROWS,
-    NumberedRows,
-    Origin,
-    Table,
-    first_line,
-    listed,
-)
+from rankwise.data.columns import Columns, LabeledRows, collect, is_path, text_and_label
+from rankwise.data.names import SPLIT_NAMES
+from rankwise.data.tables import BATCH_ROWS, NumberedRows, Origin, Table, first_line, listed
 from rankwise.errors import DataError, RankwiseError, Unreachable
 from rankwise.recipe import Recipe
 
 
 def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
     """The splits of a Hub dataset: train, plus validation and test if it has them."""
-    splits = _download(recipe.data.source, recipe.data.data_config)
+    return _parts(recipe, _download(recipe.data.source, recipe.data.data_config), notes)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of the datasets library."""
+    files = ("dataset_dict.json",), ("state.json", "dataset_info.json")
+    return any(all(os.path.isfile(folder / name) for name in names) for names in files)
+
+
+def from_disk(recipe: Recipe, folder: Path, notes: list[str]) -> dict[str, list[LabeledRows]]:
+    """The splits of a folder that `save_to_disk` wrote. A single dataset is train.
+
+    Raises:
+        DataError: the folder is damaged, or has no train split.
+    """
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(folder)
+    except Exception as error:  # of pyarrow, json or the file system; no common base class
+        what = f"the saved dataset cannot be loaded: {first_line(error)}"
+        raise DataError(what, path=folder, hint="save it again with save_to_disk") from None
+    return _parts(recipe, {"train": found} if isinstance(found, datasets.Dataset) else found, notes)
+
+
+def _parts(recipe: Recipe, splits: Mapping[str, Any], notes: list[str]) -> dict[str, list[LabeledRows]]:
     given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
     parts = {}
     for name, wanted in given.items():
@@ -55,11 +77,13 @@ def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) ->
     text, label = text_and_label(
         origin, split.column_names, recipe.data.text_column, recipe.data.label_column
     )
+    unused = tuple(name for name in split.column_names if name not in (text, label))
     split = split.select_columns([text, label])
     if optional and split.unique(label) == [-1]:
         return None
     names = getattr(split.features[label], "names", None) or []
-    return collect(Table(origin, [text, label], _hub_rows(split), {label: names}), text, label)
+    part = collect(Table(origin, [text, label], _hub_rows(split), {label: names}), text, label)
+    return replace(part, columns=Columns(text, label, unused))
 
 
 def _hub_rows(split: Any) -> NumberedRows:

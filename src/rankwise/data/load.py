@@ -10,36 +10,31 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
 
 from rankwise.data.columns import (
-    SPLIT_NAMES,
     LabeledRows,
     collect,
-    find_text_column,
+    has_label_column,
     is_path,
     text_and_label,
-    text_of,
 )
-from rankwise.data.hub import from_hub
-from rankwise.data.readers import (
-    BATCH_ROWS,
-    INCOMPLETE,
-    SUFFIXES,
-    Origin,
-    Row,
-    Table,
-    listed,
-    open_table,
-    short,
-)
+from rankwise.data.folders import files_of, piece_note
+from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
+from rankwise.data.labels import alike, in_order, look_alikes
+from rankwise.data.names import SPLIT_NAMES
+from rankwise.data.readers import open_table
+from rankwise.data.tables import Origin, listed, short
 from rankwise.recipe import Recipe
+from rankwise.schema import SourceReport
 
 STARTER_LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
+Parts = dict[str, list[LabeledRows]]
+"""Split -> the files or pieces that it was read from."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +52,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Validated splits, label names in model output order, and notes for the user."""
+    """Validated splits, label names in model output order, notes for the user, and what was read."""
 
     labels: tuple[str, ...]
     train: Split
     validation: Split
     test: Split | None
     notes: tuple[str, ...]
+    sources: tuple[SourceReport, ...] = ()
 
     @property
     def splits(self) -> list[Split]:
@@ -74,25 +70,28 @@ class Dataset:
 def load(recipe: Recipe) -> Dataset:
     """Load the data of a recipe: starter, a file, a folder or a Hub id.
 
-    Label order: `recipe.data.labels`, else the dataset's ClassLabel, else first appearance in train.
-    If there is no validation split, a stratified sample of train is held out with the first seed.
+    Label order: `recipe.data.labels`, else the dataset's ClassLabel, else numeric for whole numbers, else
+    first appearance in train. If there is no validation split, a stratified sample of train is held out with
+    the first seed.
 
     Raises:
         DataError: a file, split, column, text or label cannot be used.
         Unreachable: the data is on the Hub, and the Hub does not answer.
     """
     notes: list[str] = []
-    parts = _gather(recipe, notes)
+    parts = _by_split_column(_gather(recipe, notes))
+    _leave_out_unlabeled(parts, notes)
     labels = recipe.data.labels or _label_order(parts["train"])
     why = "is not among the labels given" if recipe.data.labels else "has no training text"
     splits = {name: _join(name, parts[name], labels, why) for name in SPLIT_NAMES if name in parts}
     train, where = splits["train"], parts["train"][0].origin
+    notes += look_alikes(labels, [labels[index] for index in train.labels])
     notes += _check_classes(train, labels, where)
     validation = splits.get("validation")
     if validation is None:
         train, validation, note = _cut(train, labels, recipe, where)
         notes.append(note)
-    return Dataset(labels, train, validation, splits.get("test"), tuple(notes))
+    return Dataset(labels, train, validation, splits.get("test"), tuple(notes), tuple(_sources(parts)))
 
 
 def read_labeled(
@@ -101,46 +100,87 @@ def read_labeled(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    notes: list[str] | None = None,
 ) -> Split:
     """Read a labeled file to evaluate an adapter whose labels are `labels`, in that order.
+
+    What was read, and notes on it, are added to `notes`.
 
     Raises:
         DataError: the file cannot be used, or contains a label that is not in `labels`.
     """
-    part = _read(path, text_column, label_column)
+    found: list[str] = []
+    part = _read(path, text_column, label_column, found)
+    found[:0] = [said(_source("", part))]
+    if part.splits:
+        several = {name: part.splits.count(name) for name in SPLIT_NAMES if name in part.splits}
+        shares = ", ".join(f"{rows:,} {name}" for name, rows in several.items())
+        found.append(part.origin.note(f"all rows are used, whatever their split: {shares}"))
+    if notes is not None:
+        notes += found
     return _join(path.stem, [part], labels, "is not one of the adapter's")
 
 
-def read_rows(path: Path, *, text_column: str | None = None) -> tuple[str, Iterator[list[Row]]]:
-    """Read rows lazily: (name of the text column, batches of rows).
-
-    Rows keep all their columns, and at most `BATCH_ROWS` rows are in memory. A `.txt` file has one
-    text per line, in the column `text`. The iterator reads the file from its start.
-
-    Raises:
-        DataError: the file cannot be used; while iterating, a row or its text cannot be used.
-    """
-    with open_table(path, labeled=False) as table:
-        column = find_text_column(table.origin, table.columns, text_column)
-    return column, _batches(path, column)
+def said(source: SourceReport) -> str:
+    """What was read from a source, in a line."""
+    use = f" for {source.split}" if source.split else ""
+    line = f"{source.name}: {source.texts:,} texts{use}"
+    if source.text_column is not None:
+        line += f"; text: {source.text_column}, label: {source.label_column}"
+    return line + (f"; not used: {listed(source.unused_columns)}" if source.unused_columns else "")
 
 
-def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
-    """Split -> its files or shards, for every split of the recipe's data; always includes train."""
+def _source(split: str, part: LabeledRows) -> SourceReport:
+    columns = part.columns
+    return SourceReport(
+        name=part.origin.name,
+        split=split,
+        texts=len(part.texts),
+        text_column=columns.text if columns else None,
+        label_column=columns.label if columns else None,
+        unused_columns=list(columns.unused) if columns else [],
+    )
+
+
+def _sources(parts: Parts) -> Iterable[SourceReport]:
+    return (_source(split, part) for split in SPLIT_NAMES for part in parts.get(split, []))
+
+
+def _gather(recipe: Recipe, notes: list[str]) -> Parts:
+    """Split -> its files or pieces, for every split of the recipe's data; always includes train."""
     on_hub = is_hub_id(recipe.data.source)
+    path = Path(recipe.data.source).expanduser()
+    saved = is_saved_dataset(path)
     if recipe.data.source == "starter":
         parts = _starter()
     elif on_hub:
         parts = from_hub(recipe, notes)
+    elif saved:
+        parts = from_disk(recipe, path, notes)
     else:
-        path = Path(recipe.data.source).expanduser()
-        paths = _folder(path) if os.path.isdir(path) else {"train": [path]}
-        columns = (recipe.data.text_column, recipe.data.label_column)
-        parts = {name: [_read(file, *columns) for file in paths[name]] for name in paths}
+        parts = _from_files(recipe, path, notes)
     for name, given in (("validation", recipe.data.validation), ("test", recipe.data.test)):
-        if given and (is_path(given) or not on_hub):
+        if given and (is_path(given) or not (on_hub or saved)):
             file = Path(given).expanduser()
-            parts[name] = [_read(file, recipe.data.text_column, recipe.data.label_column)]
+            parts[name] = [_read(file, recipe.data.text_column, recipe.data.label_column, notes)]
+    return parts
+
+
+def _from_files(recipe: Recipe, path: Path, notes: list[str]) -> Parts:
+    """The splits of a file or a folder of files."""
+    in_folder = os.path.isdir(path)
+    columns = recipe.data.text_column, recipe.data.label_column
+    parts: Parts = {}
+    for split, paths in (files_of(path) if in_folder else {"train": [path]}).items():
+        explicit = recipe.data.validation if split == "validation" else recipe.data.test
+        if split != "train" and explicit:
+            continue
+        optional = split == "test"
+        for each in paths:
+            part = _read_test(each, *columns, parts, notes) if optional else _read(each, *columns, notes)
+            parts.setdefault(split, []).extend([part] if part else [])
+    if not in_folder:
+        notes += piece_note(parts["train"][0].origin)
     return parts
 
 
@@ -151,73 +191,101 @@ def is_hub_id(value: str) -> bool:
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
 
 
-def _starter() -> dict[str, list[LabeledRows]]:
-    with as_file(files("rankwise") / "assets" / "starter.csv") as path, open_table(path) as table:
-        rows = list(table.rows)
-    parts = {}
-    for name in SPLIT_NAMES:
-        chosen = iter([(number, row) for number, row in rows if row["split"] == name])
-        part = Table(table.origin, table.columns, chosen, {"label": STARTER_LABELS})
-        parts[name] = [collect(part, "text", "label")]
-    return parts
+def _starter() -> Parts:
+    with as_file(files("rankwise") / "assets" / "starter.csv") as path:
+        part = _read(path, "text", "label", [])
+    return {"train": [replace(part, classes=STARTER_LABELS)]}
 
 
-def _folder(folder: Path) -> dict[str, list[Path]]:
-    """The files of each split in a folder: one file, or the Parquet shards that make it up."""
-    origin = Origin(folder)
-    try:
-        names = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        raise origin.error(f"the folder cannot be read: {error.strerror}") from None
-    found: dict[str, list[Path]] = {}
-    for split in SPLIT_NAMES:
-        whole, shards = _candidates(split, names)
-        if len(whole) > 1 or (whole and shards):
-            hint = "keep only one of them in the folder, or pass the files explicitly"
-            several = listed(whole + shards)
-            raise origin.error(f"more than one file could be the {split} split: {several}", hint=hint)
-        if whole or shards:
-            found[split] = [folder / name for name in whole or shards]
-    if "train" not in found:
-        hint = f"name the files train, validation and test, with one of {', '.join(SUFFIXES)}"
-        raise origin.error(f"no training file in this folder; it contains {listed(names)}", hint=hint)
-    return found
-
-
-def _candidates(split: str, names: list[str]) -> tuple[list[str], list[str]]:
-    """(single files, Parquet shards) among these file names that match this split."""
-    stem = f"({'|'.join(SPLIT_NAMES[split])})"
-    suffix = f"({'|'.join(map(re.escape, SUFFIXES))})"
-    whole = [name for name in names if re.fullmatch(stem + suffix, name, re.IGNORECASE)]
-    shards = [name for name in names if re.fullmatch(stem + r"-.+\.parquet", name, re.IGNORECASE)]
-    return whole, shards
-
-
-def _read(path: Path, text_column: str | None, label_column: str | None) -> LabeledRows:
+def _read(path: Path, text_column: str | None, label_column: str | None, notes: list[str]) -> LabeledRows:
     with open_table(path) as table:
         text, label = text_and_label(table.origin, table.columns, text_column, label_column)
-        return collect(table, text, label)
+        part = collect(table, text, label)
+    notes += table.notes
+    return part
 
 
-def _batches(path: Path, column: str) -> Iterator[list[Row]]:
-    with open_table(path, labeled=False) as table:
-        batch: list[Row] = []
-        number = 0
-        for number, row in table.rows:
-            text_of(table.origin, number, row, column)
-            batch.append(row)
-            if len(batch) == BATCH_ROWS:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-        if not number:
-            raise table.origin.error("the file has no texts", hint=INCOMPLETE)
+def _read_test(
+    path: Path, text_column: str | None, label_column: str | None, parts: Parts, notes: list[str]
+) -> LabeledRows | None:
+    """The test file of a folder; None if it has no label column. Labels may be missing."""
+    used = parts["train"][0].columns
+    with open_table(path) as table:
+        origin, columns = table.origin, table.columns
+        if used and used.label not in columns and not has_label_column(columns, label_column):
+            notes.append(origin.note("no label column, so there is no test split"))
+            return None
+        text, label = text_and_label(origin, columns, text_column, label_column)
+        part = collect(table, text, label, optional=True)
+    notes += table.notes
+    return part
+
+
+def _by_split_column(parts: Parts) -> Parts:
+    """Move rows to the splits that their column `split` names.
+
+    Raises:
+        DataError: a row of a file names another split than the file does, or no row is for training.
+    """
+    moved: Parts = {}
+    for split, several in parts.items():
+        for part in several:
+            for named, piece in _divided(part, split).items():
+                if named != split and (split != "train" or named in parts):
+                    what = f"the column split says {named}, but this file is the {split} split"
+                    hint = "rename the column, or move the row to another file"
+                    raise piece.origin.error(what, piece.lines[0], hint=hint)
+                moved.setdefault(named, []).append(piece)
+    if "train" not in moved:
+        hint = "rows of train have the value train in the column split"
+        raise parts["train"][0].origin.error("no row is for training", hint=hint)
+    return moved
+
+
+def _divided(part: LabeledRows, split: str) -> dict[str, LabeledRows]:
+    """The rows of a part for each split; all for `split` if there is no split column."""
+    if not part.splits:
+        return {split: part}
+    members = {name: [at for at, row in enumerate(part.splits) if row == name] for name in set(part.splits)}
+    return {
+        name: replace(
+            part,
+            texts=[part.texts[at] for at in rows],
+            labels=[part.labels[at] for at in rows],
+            lines=[part.lines[at] for at in rows],
+            splits=[name] * len(rows),
+        )
+        for name, rows in members.items()
+    }
+
+
+def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
+    """Leave out a test split without labels: all of them are empty, or -1 without such a class in train.
+
+    Raises:
+        DataError: only some of them are.
+    """
+    test = parts.get("test", [])
+    none = {"", "-1"} - {label for part in parts["train"] for label in part.labels}
+    unlabeled = [label in none for part in test for label in part.labels]
+    if not any(unlabeled):
+        return
+    if all(unlabeled):
+        notes.append(test[0].origin.note("no test text has a label, so there is no test split"))
+        del parts["test"]
+        return
+    for part in test:
+        for label, line in zip(part.labels, part.lines, strict=True):
+            if label in none:
+                hint = "give all test texts a label, or none of them"
+                raise part.origin.error(
+                    "the label is missing, but other test texts have one", line, hint=hint
+                )
 
 
 def _label_order(train: list[LabeledRows]) -> tuple[str, ...]:
     declared = next((part.classes for part in train if part.classes), ())
-    return tuple(declared or dict.fromkeys(chain.from_iterable(part.labels for part in train)))
+    return tuple(declared) or in_order(chain.from_iterable(part.labels for part in train))
 
 
 def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str) -> Split:
@@ -227,7 +295,10 @@ def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str
         if not index.keys() >= set(part.labels):
             at = next(at for at, label in enumerate(part.labels) if label not in index)
             what = f"the label {short(part.labels[at])} {why}; the labels are {listed(labels)}"
-            hint = "labels are case-sensitive"
+            twin = next((each for each in labels if alike(each) == alike(part.labels[at])), None)
+            hint = (
+                f"it looks like {twin!a}, but is {part.labels[at]!a}" if twin else "labels are case-sensitive"
+            )
             raise part.origin.error(what, part.lines[at], hint=hint)
     texts = list(chain.from_iterable(part.texts for part in parts))
     return Split(name, texts, [index[label] for part in parts for label in part.labels])

@@ -1,4 +1,4 @@
-"""Write rows to a file of any supported format, in batches."""
+"""Write rows to a file of any supported format, in batches. Text files are UTF-8 whatever the locale."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from rankwise.data.excel import sheet_writer
 from rankwise.errors import UsageError
 from rankwise.store import files
 
 Record = Mapping[str, Any]
 """One row: column -> value."""
 WriteRows = Callable[[Sequence[Record]], None]
+OUTPUTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 BLANK = re.compile(r"[\s\x00-\x1f\x7f\xad\u200b-\u200f\u2060\ufeff]*")
 """Whitespace, control characters and zero-width characters, which a spreadsheet may skip."""
 
@@ -29,33 +31,47 @@ def write_rows(path: Path, preview: Iterable[Sequence[Record]], *, safe: bool = 
     front (and Parquet also their types), so for them `preview` is consumed first.
 
     Args:
-        path: .csv, .tsv, .jsonl, .ndjson or .parquet.
+        path: .csv, .tsv, .jsonl, .ndjson, .parquet or .xlsx.
         preview: batches of rows with the same columns and value types as the rows to be written.
-        safe: pass every cell through `neutral`; .csv and .tsv only.
+        safe: write for a spreadsheet: pass every cell through `neutral`, and begin the file with the
+            byte-order mark by which Excel recognizes UTF-8; .csv and .tsv only.
 
     Raises:
         UsageError: the suffix is not supported, `safe` is set for a format other than .csv and .tsv,
-            or no Parquet type can hold a column's values.
+            no Parquet type can hold a column's values, or a spreadsheet cannot hold the rows.
     """
-    if safe and path.suffix.lower() not in (".csv", ".tsv"):
-        raise UsageError(
-            f"{path}: only .csv and .tsv can be made safe for spreadsheets", hint="leave the option out"
-        )
+    require_writable(path, safe=safe)
     match path.suffix.lower():
-        case ".csv" | ".tsv" as suffix:
+        case ".csv":
             with files.writing(path) as text:
-                yield _csv_writer(text, _columns(preview), "," if suffix == ".csv" else "\t", safe)
+                yield _csv_writer(text, _columns(preview), ",", safe)
+        case ".tsv":
+            columns, tabs = _tsv_columns(preview)
+            with files.writing(path) as text:
+                yield _csv_writer(text, columns, "\t", safe, quote_header=tabs)
         case ".jsonl" | ".ndjson":
             with files.writing(path) as text:
                 yield lambda rows: text.writelines(map(_json_line, rows))
         case ".parquet":
             with files.writing(path, binary=True) as binary, _parquet_writer(path, binary, preview) as write:
                 yield write
-        case other:
-            raise UsageError(
-                f"{path}: cannot write {other or 'a file without a suffix'}",
-                hint="use .csv, .tsv, .jsonl or .parquet",
-            )
+        case ".xlsx":
+            with (
+                files.writing(path, binary=True) as binary,
+                sheet_writer(path, binary, preview, _text) as write,
+            ):
+                yield write
+
+
+def require_writable(path: Path, *, safe: bool = False) -> None:
+    """Raise a UsageError if no writer exists for a file name, or none that is safe for spreadsheets."""
+    suffix = path.suffix.lower()
+    if suffix not in OUTPUTS:
+        what = f"{path}: cannot write {suffix or 'a file without a suffix'}"
+        raise UsageError(what, hint=f"use {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}")
+    if safe and suffix not in (".csv", ".tsv"):
+        hint = "leave the option out; the cells of an .xlsx file are never formulas"
+        raise UsageError(f"{path}: only .csv and .tsv can be made safe for spreadsheets", hint=hint)
 
 
 def neutral(text: str) -> str:
@@ -111,8 +127,29 @@ def _columns(preview: Iterable[Sequence[Record]]) -> list[str]:
     return list(dict.fromkeys(column for rows in preview for row in rows for column in row))
 
 
-def _csv_writer(file: TextIO, columns: list[str], delimiter: str, safe: bool) -> WriteRows:
-    file.write(csv_line(columns, delimiter, safe=safe))
+def _tsv_columns(preview: Iterable[Sequence[Record]]) -> tuple[list[str], bool]:
+    """(all columns, whether a cell contains a tab).
+
+    If such a cell also has line ends, its row could pass for several rows that use no quotes. A quoted header
+    tells a reader that the file uses them.
+    """
+    columns: dict[str, None] = {}
+    tabs = False
+    for rows in preview:
+        for row in rows:
+            columns |= dict.fromkeys(row)
+            tabs = tabs or any("\t" in (_text(cell) or "") for cell in row.values())
+    return list(columns), tabs
+
+
+def _csv_writer(
+    file: TextIO, columns: list[str], delimiter: str, safe: bool, *, quote_header: bool = False
+) -> WriteRows:
+    header = csv_line(columns, delimiter, safe=safe)
+    if quote_header and len(columns) > 1 and not header.startswith('"'):
+        first, _, others = header.partition(delimiter)
+        header = f'"{first}"{delimiter}{others}'
+    file.write(f"\ufeff{header}" if safe else header)
 
     def write(rows: Sequence[Record]) -> None:
         file.writelines(csv_line(map(row.get, columns), delimiter, safe=safe) for row in rows)

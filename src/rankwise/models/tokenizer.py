@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.models.long_texts import LONG, PIECE, Cuts
 from rankwise.store import files
 from rankwise.store.files import read_object
 
@@ -109,7 +111,7 @@ class Tokenizer:
             raise UsageError(what)
         ids: list[NDArray[np.int64]] = []
         for chunk in _chunks(texts):
-            for encoding in self._encode(chunk):
+            for encoding in self._encode_starts(chunk, max_length):
                 ids.append(self._cut(encoding, max_length))
                 if not len(ids[-1]):
                     raise DataError(f"the vocabulary has no tokens for {texts[len(ids) - 1][:60]!r}")
@@ -121,8 +123,36 @@ class Tokenizer:
         Raises:
             DataError: see `__call__`.
         """
-        found = [len(encoding) for chunk in _chunks(texts) for encoding in self._encode(chunk)]
+        found = [size for chunk in _chunks(texts) for size in self._sizes(chunk)]
         return np.array(found, dtype=np.int64) + self._added
+
+    def truncated(self, texts: Sequence[str], max_length: int) -> int:
+        """The number of texts that have more than `max_length` tokens.
+
+        Raises:
+            DataError: see `__call__`.
+        """
+        return sum(len(ids) > max_length for ids in self(texts, max_length + 1))
+
+    def _sizes(self, chunk: list[str]) -> list[int]:
+        """Tokens of each text, without special tokens. Long texts are counted piece by piece."""
+        if max(map(len, chunk)) <= PIECE:
+            return list(map(len, self._encode(chunk)))
+        return [sum(len(self._encode([piece])[0]) for piece in self._cuts.pieces(text)) for text in chunk]
+
+    def _encode_starts(self, chunk: list[str], max_length: int) -> list[Any]:
+        """Encodings that have at least the first `max_length` tokens of each text, or all of them."""
+        if self._direction == "left" or max(map(len, chunk)) <= LONG:
+            return self._encode(chunk)
+        starts = [self._cuts.start(text, max_length) for text in chunk]
+        return [
+            self._encode([text])[0] if len(start) < len(text) and len(encoding) < max_length else encoding
+            for text, start, encoding in zip(chunk, starts, self._encode(starts), strict=True)
+        ]
+
+    @cached_property
+    def _cuts(self) -> Cuts:
+        return Cuts.of(self._backend)
 
     def _encode(self, chunk: list[str]) -> list[Any]:
         """Encodings without the special tokens that are always added."""

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from rankwise.data.audit import EXAMPLES, LISTED
+from rankwise.data.audit import EXAMPLES, LISTED, truncation
 from rankwise.report.tables import Table
 from rankwise.schema import DataReport
 
 
 def data_tables(found: DataReport) -> list[Table]:
-    """Tables of sizes and classes, and of leaks and contradictions if there are any."""
-    tables = [split_table(found), class_table(found), leak_table(found), contradiction_table(found)]
+    """Tables of what was read, sizes and classes, and of leaks and contradictions if there are any."""
+    tables = [source_table(found), split_table(found), class_table(found)]
+    tables += [leak_table(found), contradiction_table(found)]
     return [table for table in tables if table.rows]
+
+
+def source_table(found: DataReport) -> Table:
+    """One row per file, or split of a dataset: the columns that were read, and those that were not."""
+    rows = [
+        (
+            source.name,
+            source.split,
+            f"{source.texts:,}",
+            source.text_column or "",
+            source.label_column or "",
+            ", ".join(source.unused_columns),
+        )
+        for source in found.sources
+    ]
+    columns = ("file", "split", "texts", "text column", "label column", "columns not used")
+    named = any(source.text_column for source in found.sources)
+    cells = [row if named else row[:3] for row in rows]
+    return Table("What was read", columns if named else columns[:3], cells)
 
 
 def split_table(found: DataReport) -> Table:
@@ -35,7 +55,8 @@ def split_table(found: DataReport) -> Table:
         )
         for split in found.splits
     ]
-    note = "" if cut else "Lengths in words: the base's tokenizer is not on this machine."
+    note = truncation(found) if cut else "lengths in words: the base's tokenizer is not on this machine"
+    note = f"{note[:1].upper()}{note[1:]}." if note else ""
     return Table("Splits", columns, rows, note=note)
 
 

@@ -22,7 +22,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from rankwise.data.readers import LONGEST_FIELD
+from rankwise.data.delimited import LONGEST_FIELD
 from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves

@@ -25,6 +25,9 @@ class Callback:
     def note(self, text: str) -> None:
         """Called with a message for the user."""
 
+    def read(self, text: str) -> None:
+        """Called with what was read of a file, and with how much of it is used."""
+
     def begin(self, stage: str, total: int | None) -> None:
         """Called when a stage begins; `total` is its number of units, None if unknown."""
 
@@ -54,6 +57,11 @@ class Callbacks(Callback):
         """Called with a message for the user."""
         for other in self.others:
             other.note(text)
+
+    def read(self, text: str) -> None:
+        """Called with what was read of a file, and with how much of it is used."""
+        for other in self.others:
+            other.read(text)
 
     def begin(self, stage: str, total: int | None) -> None:
         """Called when a stage begins; `total` is its number of units, None if unknown."""

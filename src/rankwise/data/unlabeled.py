@@ -1,0 +1,171 @@
+"""Rows of texts to classify, from a file of any length or from stdin."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from rankwise.data.columns import Columns, find_text_column, text_of, without_empty_tail
+from rankwise.data.plain import is_fasttext, read_plain, split_fasttext
+from rankwise.data.readers import open_table
+from rankwise.data.tables import BATCH_ROWS, INCOMPLETE, Origin, Row, Table, counted, listed
+from rankwise.errors import DataError
+
+STDIN = Path("-")
+LABELED_SHARE = 0.95
+"""Share of the first lines that must contain a label for labels to be taken out of the texts."""
+
+Opener = Callable[[], AbstractContextManager[Table]]
+TakeLabel = Callable[[str], tuple[str, str]]
+"""Line -> (text, label); the label is empty if the line has none."""
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Rows of unlabeled texts. They are read lazily, and as often as `batches` is called."""
+
+    origin: Origin
+    column: str
+    """Name of the text column."""
+    columns: Columns | None
+    """The columns by name; None for lines of text."""
+    notes: tuple[str, ...]
+    """Notes for the user that are known before the rows have been read."""
+    opened: Opener
+    skip_empty: bool = False
+    take_label: TakeLabel | None = None
+
+    def batches(self, notes: list[str] | None = None) -> Iterator[list[Row]]:
+        """Batches of at most `BATCH_ROWS` rows, with all their columns.
+
+        Args:
+            notes: notes on how the rows were read are added at the end.
+
+        Raises:
+            DataError: the file, a row or its text cannot be used, or there are no texts.
+        """
+        batch: list[Row] = []
+        skipped = done = 0
+        with self.opened() as table:
+            for number, row in without_empty_tail(table):
+                self._divide(row)
+                if self.skip_empty and _is_empty(row.get(self.column)):
+                    skipped += 1
+                    continue
+                row[self.column] = text_of(table.origin, number, row, self.column)
+                batch.append(row)
+                done += 1
+                if len(batch) == BATCH_ROWS:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+        if not done:
+            raise self.origin.error("the file has no texts", hint=INCOMPLETE)
+        if notes is not None:
+            notes += table.notes
+            notes += (
+                [self.origin.note(f"{counted(skipped, 'row')} without a text skipped")] if skipped else []
+            )
+
+    def all_columns(self) -> list[str]:
+        """The columns of all rows. JSON is read to its end, because each row may have its own.
+
+        Raises:
+            DataError: see `batches`.
+        """
+        with self.opened() as table:
+            if not table.ragged:
+                return table.columns
+        return list(dict.fromkeys(name for batch in self.batches() for row in batch for name in row))
+
+    def _divide(self, row: Row) -> None:
+        """Take the label out of the text."""
+        if self.take_label is not None:
+            text, label = self.take_label(row[self.column])
+            row[self.column] = text
+            if label:
+                row["label"] = label
+
+
+def text_rows(
+    path: Path, *, text_column: str | None = None, labels: Collection[str] = (), skip_empty: bool = False
+) -> TextRows:
+    """Rows of texts to classify.
+
+    A `.txt` file and stdin have one text per line, in the column `text`. If nearly all of their first lines
+    contain a label too, as `text;label` or as in fastText, only the text is classified.
+
+    Args:
+        path: a file of any supported format, or `-` for stdin.
+        text_column: the text column, if it cannot be detected.
+        labels: labels of the adapter.
+        skip_empty: leave out rows without a text instead of raising an error.
+
+    Raises:
+        DataError: the file cannot be used, or its text column cannot be determined.
+    """
+    opener = _from_stdin() if path == STDIN else partial(open_table, path, labeled=False)
+    with opener() as table:
+        column = find_text_column(table.origin, table.columns, text_column)
+        origin, notes = table.origin, list(table.notes)
+        first = [] if origin.named else [row["text"] for _, row in islice(table.rows, BATCH_ROWS)]
+        kept = tuple(name or "(no name)" for name in table.columns if name != column)
+    take_label, share = _labels_in([line for line in first if line.strip()], labels)
+    if take_label is not None:
+        notes.append(origin.note(f"{share}: the text is classified without it, and the label is kept"))
+    columns = Columns(column, None, kept) if origin.named else None
+    if columns:
+        others = f"; kept as they are: {listed(kept)}" if kept else ""
+        notes.insert(0, origin.note(f"text: {column}{others}"))
+    return TextRows(origin, column, columns, tuple(notes), opener, skip_empty, take_label)
+
+
+def _from_stdin() -> Opener:
+    """An opener of what stdin contains, which is read once."""
+    origin, content = Origin("stdin", named=False), sys.stdin.buffer.read()
+
+    @contextmanager
+    def opener() -> Iterator[Table]:
+        try:
+            yield read_plain(origin, io.BufferedReader(io.BytesIO(content)))
+        except UnicodeDecodeError as error:
+            hint = "convert it, for instance with iconv -f WINDOWS-1252 -t UTF-8"
+            raise DataError(f"not UTF-8: {error.reason}", path=origin.path, hint=hint) from None
+
+    return opener
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _labels_in(lines: Sequence[str], labels: Collection[str]) -> tuple[TakeLabel | None, str]:
+    """(how to take the label out of a line, what to say), if nearly all lines contain one."""
+    ways = (
+        (partial(_after_semicolon, frozenset(labels)), "end in ';' and a label"),
+        (_fasttext, "have a __label__"),
+    )
+    for take, what in ways:
+        found = sum(bool(take(line)[1]) for line in lines)
+        if found and found >= LABELED_SHARE * len(lines):
+            return take, f"{found:,} of the first {counted(len(lines), 'line')} {what}"
+    return None, ""
+
+
+def _after_semicolon(labels: Collection[str], line: str) -> tuple[str, str]:
+    text, _, label = line.rpartition(";")
+    return (text, label.strip()) if label.strip() in labels and text.strip() else (line, "")
+
+
+def _fasttext(line: str) -> tuple[str, str]:
+    if not is_fasttext(line):
+        return line, ""
+    text, labels = split_fasttext(line)
+    return text, " ".join(labels)
