@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rankwise import Recipe
+from rankwise import Recipe, sweep
 from rankwise.commands.preview import data_report
 from rankwise.data import load as data
 from rankwise.data.audit import normalized, report
 from rankwise.models import base as bases
 from rankwise.models.tokenizer import Tokenizer
-from rankwise.report.data_tables import contradiction_table, leak_table, split_table
+from rankwise.report.data_tables import contradiction_table, leak_table, source_table, split_table
 from rankwise.schema import DataReport
 from rankwise.store.run_folder import RunFolder
+from rankwise.training.callbacks import Callback
 from tests import tiny
 from tests.emotion import EMOTION, needs_emotion
 
@@ -113,6 +114,40 @@ def test_words_where_there_is_no_tokenizer(data_folder: Path) -> None:
     assert found.unit == "words"
     assert split_table(found).note.startswith("Lengths in words")
     assert not any(column.startswith("over") for column in split_table(found).columns)
+
+
+class Ears(Callback):
+    """Collects what was read."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def read(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_sweep_says_what_it_read(gpt2_base: Path, tmp_path: Path) -> None:
+    for split, number in (("train", 12), ("validation", 6)):
+        rows = [(text, label, "x") for text, label in tiny.rows(number, 3)]
+        lines = ["text,label,more", *(",".join(row) for row in rows), f"{'so ' * 30}glad,joy,x"]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+    ears = Ears()
+    sweep(tiny.recipe(gpt2_base, tmp_path, ranks=(1,), epochs=1), tmp_path / "run", ears)
+    assert ears.lines == [
+        "train.csv: 13 texts for train; text: text, label: label; not used: more",
+        "validation.csv: 7 texts for validation; text: text, label: label; not used: more",
+        "1 of 13 texts of train, 1 of 7 texts of validation cut at 32 tokens",
+    ]
+    found = DataReport.model_validate_json((tmp_path / "run" / "data.json").read_text("utf-8"))
+    assert source_table(found).rows[1] == ("validation.csv", "validation", "7", "text", "label", "more")
+    assert split_table(found).note == f"{ears.lines[2]}."
+
+
+def test_lines_of_text_have_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("".join(f"text {n};{n % 2}\n" for n in range(8)))
+    found, _ = data_report(Recipe(data=str(tmp_path / "train.txt"), base="nobody/has-this"))
+    assert source_table(found).columns == ("file", "split", "texts")
+    assert source_table(found).rows == [("train.txt", "train", "8")]
 
 
 def test_what_is_at_hand(gpt2_base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -172,13 +172,18 @@ def test_a_text_may_end_like_a_file_name(adapter: Path) -> None:
     assert result.exit_code == 0
 
 
-@pytest.mark.parametrize("arguments", [(), ("-",), ("--input", "-")])
-def test_stdin(adapter: Path, classifier: Classifier, arguments: tuple[str, ...]) -> None:
+def test_a_pipe(adapter: Path, classifier: Classifier) -> None:
     texts = ["so glad ☃", "so cross"]
-    done = piped("\n".join(texts), adapter, *arguments, "--json")
+    done = piped("\n".join(texts), adapter, "--json")
     found = json.loads(done.stdout)
     assert [each["text"] for each in found] == texts
     assert [each["label"] for each in found] == [each.label for each in classifier(texts)]
+
+
+@pytest.mark.parametrize("arguments", [("-",), ("--input", "-")])
+def test_stdin_by_name(adapter: Path, arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["predict", str(adapter), *arguments, *HERE], input="so glad\n")
+    assert result.exit_code == 0 and "so glad" in result.stdout
 
 
 def test_stdin_to_a_file(adapter: Path, tmp_path: Path) -> None:
@@ -193,15 +198,15 @@ def test_stdin_to_a_file(adapter: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "arguments", "status", "what"),
     [
-        (b"", (), 2, b"give either texts, or --input FILE"),
-        (b"", ("-",), 3, b"stdin: the file has no texts"),
-        (b"so glad\n\nso cross\n", ("-",), 3, b"stdin:2: the text is empty"),
-        (b"caf\xe9\n", ("-",), 3, b"stdin: not UTF-8"),
-        (b"so glad\n", ("so cross", "--input", "-"), 2, b"give either texts, or --input FILE"),
+        (b"", (), 2, "give either texts, or --input FILE"),
+        (b"", ("-",), 3, "stdin: the file has no texts"),
+        (b"so glad\n\nso cross\n", ("-",), 3, "stdin:2: the text is empty"),
+        (b"caf\xe9\n", ("-",), 3, "stdin: not UTF-8"),
+        (b"so glad\n", ("so cross", "--input", "-"), 2, "give either texts, or --input FILE"),
     ],
 )
 def test_stdin_that_cannot_be_used(
-    adapter: Path, content: bytes, arguments: tuple[str, ...], status: int, what: bytes
+    adapter: Path, content: bytes, arguments: tuple[str, ...], status: int, what: str
 ) -> None:
-    done = piped(content, adapter, *arguments)
-    assert done.returncode == status and what in done.stderr
+    result = CliRunner().invoke(app, ["predict", str(adapter), *arguments, *HERE], input=content)
+    assert result.exit_code == status and what in result.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ import torch
 
 from rankwise import hardware
 from rankwise.data import load as data
+from rankwise.data.audit import truncation
 from rankwise.models import base as models
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
@@ -110,6 +111,8 @@ def read_material(
     with stage("tokens", callback, clock):
         max_length = recipe.train.max_length
         splits = {split.name: EncodedSplit.encode(split, tokenizer, max_length) for split in corpus.splits}
+    if line := truncation(_truncated(splits, tokenizer, max_length), max_length):
+        callback.read(line)
     device = hardware.device(recipe.machine.device)
     precision = hardware.dtype(recipe.machine.precision, device)
     limit = recipe.machine.memory_gb
@@ -147,6 +150,19 @@ def read_material(
         precision,
         fingerprint,
     )
+
+
+def _truncated(
+    splits: Mapping[str, EncodedSplit], tokenizer: Tokenizer, max_length: int
+) -> dict[str, tuple[int, int]]:
+    """Split -> (truncated texts, texts). Only texts of the maximum length are tokenized again."""
+    full = {
+        name: [
+            text for text, ids in zip(split.source.texts, split.ids, strict=True) if len(ids) == max_length
+        ]
+        for name, split in splits.items()
+    }
+    return {name: (tokenizer.truncated(texts, max_length), len(splits[name])) for name, texts in full.items()}
 
 
 def tokens_per_text(split: EncodedSplit) -> float:

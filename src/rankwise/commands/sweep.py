@@ -19,7 +19,6 @@ from rankwise.commands.cut_ranks import evaluated_cuts
 from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.commands.tune import tune, with_tuned_plan
-from rankwise.data.audit import truncation
 from rankwise.data.audit import write as write_data_report
 from rankwise.errors import ResourceError, TrainingError
 from rankwise.models import peft_format
@@ -137,9 +136,7 @@ def _sweep(
     if saved is None:
         journal.forget(finished)
     files.write_text(run.recipe, recipe.to_toml())
-    report = write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths)
-    if cut := truncation(report):
-        callback.read(cut)
+    write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths)
     journal.save()
 
     tuning = tune(material, journal, callback)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -51,11 +51,18 @@ def write(run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths) -
     return found
 
 
-def truncation(found: DataReport) -> str:
-    """How many texts of each split are truncated, in a line; empty if none is, or lengths are in words."""
-    cut = [split for split in found.splits if split.truncated]
-    shares = [f"{split.truncated:,} of {split.texts:,} in {split.name}" for split in cut]
-    return f"texts cut at {found.max_length:,} tokens: {', '.join(shares)}" if cut else ""
+def truncation(counts: Mapping[str, tuple[int, int]], max_length: int) -> str:
+    """How many texts are truncated, in a line; empty if none is.
+
+    Args:
+        counts: split -> (truncated texts, texts).
+        max_length: maximum tokens per text.
+
+    >>> truncation({"train": (3, 48), "validation": (0, 18)}, 32)
+    '3 of 48 texts of train cut at 32 tokens'
+    """
+    cut = [f"{some:,} of {texts:,} texts of {split}" for split, (some, texts) in counts.items() if some]
+    return f"{', '.join(cut)} cut at {max_length:,} tokens" if cut else ""
 
 
 def normalized(text: str) -> str:

@@ -23,7 +23,7 @@ def source_table(found: DataReport) -> Table:
             f"{source.texts:,}",
             source.text_column or "",
             source.label_column or "",
-            ", ".join(source.unused_columns),
+            ", ".join(source.unused_columns) or "none",
         )
         for source in found.sources
     ]
@@ -55,8 +55,11 @@ def split_table(found: DataReport) -> Table:
         )
         for split in found.splits
     ]
-    note = truncation(found) if cut else "lengths in words: the base's tokenizer is not on this machine"
-    note = f"{note[:1].upper()}{note[1:]}." if note else ""
+    counts = {split.name: (split.truncated or 0, split.texts) for split in found.splits}
+    note = truncation(counts, found.max_length)
+    note = f"{note}." if note else ""
+    if not cut:
+        note = "Lengths in words: the base's tokenizer is not on this machine."
     return Table("Splits", columns, rows, note=note)
 
 
