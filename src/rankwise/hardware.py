@@ -8,7 +8,7 @@ import re
 
 import torch
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, option
 
 _GROUP = "/sys/fs/cgroup"
 _NO_LIMIT = 1 << 62
@@ -28,7 +28,9 @@ def device(name: str) -> torch.device:
     if (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
-        raise UsageError(f"this machine has no device {name}", hint="--device cpu runs everywhere")
+        raise UsageError(
+            f"this machine has no device {name}", hint=f"{option('device', 'cpu')} runs everywhere"
+        )
     return torch.device(name)
 
 

@@ -33,7 +33,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, either, option
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
 VARIABLE = (
@@ -258,7 +258,7 @@ class Recipe(_Settings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            hint = "rankwise sweep --help lists every setting"
+            hint = either("rankwise sweep --help", "help(rankwise.Recipe)") + " lists every setting"
             raise UsageError(_explain(error, _where), hint=hint) from None
 
     @model_validator(mode="before")
@@ -278,13 +278,13 @@ class Recipe(_Settings):
             if listed:
                 raise ValueError(
                     f"{' and '.join(listed)}: tuning is off, so there is nothing to choose: "
-                    "give one --learning-rate, or turn it on with --tune"
+                    f"give one {option('learning_rate')}, or turn it on with {option('tune', True)}"
                 )
             return self
         if len(list(self.grid())) < 2:
             raise ValueError(
                 "learning_rates: one value leaves nothing to choose: give several, "
-                "or --no-tune --learning-rate X"
+                f"or {option('tune', False)} and {option('learning_rate')}"
             )
         for setting in self.grid():
             self._with_unchecked(setting)

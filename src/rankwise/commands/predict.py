@@ -15,7 +15,7 @@ from scipy.special import softmax
 from rankwise import hardware
 from rankwise.data import load as data
 from rankwise.data.writers import write_rows
-from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.errors import DataError, ModelError, UsageError, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import check_ids, load_backbone
@@ -71,7 +71,9 @@ class Classifier:
         saved = adapters.load(Path(folder))
         on = hardware.device(device)
         if not (base or saved.base):
-            raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
+            raise ModelError(
+                f"{folder}: does not say which base model it is for", hint=f"give it: {option('base')}"
+            )
         found = bases.find(base or saved.base)
         backbone = load_backbone(found, torch.float32, on)
         _check_fits(saved, backbone, Path(folder))
@@ -177,7 +179,8 @@ def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) 
     for module in saved.spec.modules:
         if module not in modules:
             raise ModelError(
-                f"{folder}: the base model has no linear layer {module}", hint="give the right --base"
+                f"{folder}: the base model has no linear layer {module}",
+                hint=f"give the right {option('base')}",
             )
         n_in, n_out = modules[module]
         a, b = saved.state[f"{module}.lora_A"], saved.state[f"{module}.lora_B"]

@@ -26,7 +26,7 @@ from rankwise.commands.sweep import (
     keep,
     open_journal,
 )
-from rankwise.errors import TrainingError, UsageError
+from rankwise.errors import TrainingError, UsageError, option
 from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
 from rankwise.recipe import Recipe
@@ -106,7 +106,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
     run.require_begun()
     if complaints and saved is None and not run.search.exists():
         raise UsageError(
-            f"{run.path}: no intact checkpoint is left", hint="give another --out for a new search"
+            f"{run.path}: no intact checkpoint is left", hint=f"give another {resuming.OUT} for a new search"
         )
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = resuming.stored_recipe(run, saved.state if saved else None)
@@ -147,7 +147,7 @@ def _search(
     if stage.outcome is None:
         raise TrainingError(
             "the loss of every trial became infinite or NaN",
-            hint="lower --learning-rates or --precision float32 usually help",
+            hint=f"lower {option('learning_rates')} or {option('precision', 'float32')} usually help",
         )
     results = _results(stage, stage.outcome)
     files.write_text(run.timing, _timing(journal).model_dump_json(indent=1) + "\n")

@@ -20,7 +20,7 @@ from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.commands.tune import tune, with_tuned_plan
 from rankwise.data.audit import write as write_data_report
-from rankwise.errors import ResourceError, TrainingError
+from rankwise.errors import ResourceError, TrainingError, option
 from rankwise.models import peft_format
 from rankwise.recipe import Recipe
 from rankwise.report import build
@@ -278,5 +278,5 @@ def _nothing_left(diverged: Sequence[Diverged]) -> TrainingError:
     dropped = ", ".join(f"{adapter.name} at step {adapter.step}" for adapter in diverged)
     return TrainingError(
         f"no adapter is left: {dropped}; the first had {diverged[0].reason}",
-        hint="a lower --learning-rate or --precision float32 usually helps",
+        hint=f"a lower {option('learning_rate')} or {option('precision', 'float32')} usually helps",
     )

@@ -16,7 +16,7 @@ from rankwise.data.readers import (
     listed,
     short,
 )
-from rankwise.errors import DataError
+from rankwise.errors import DataError, option
 
 TEXT_COLUMNS = (
     "text", "sentence", "content", "body", "document", "tweet", "message", "review", "comment",
@@ -75,7 +75,7 @@ def find_text_column(origin: Origin, columns: list[str], text: str | None) -> st
 
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
-    hint = f"use --{what}-column NAME; the first line of the file must contain the column names"
+    hint = f"use {option(f'{what}_column', 'NAME')}; the first line of a file must contain the column names"
     if len(columns) == 1 and (sign := next((sign for sign in ";\t|" if sign in columns[0]), None)):
         hint = f"the separator seems to be {sign!r}: .csv uses commas, .tsv tabs, .txt is text;label"
     return origin.error(message, hint=hint)
@@ -125,7 +125,7 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
         what = "missing" if value is None else f"of type {type(value).__name__}, not a string"
-        hint = "add a text or remove the row; --text-column NAME selects the text column"
+        hint = f"add a text or remove the row; {option('text_column', 'NAME')} selects the text column"
         raise origin.error(f"the text is {what}", number, column=column, hint=hint)
     if not value.strip():
         hint = "give it a text, or take the line out"

@@ -16,7 +16,7 @@ from rankwise.data.readers import (
     first_line,
     listed,
 )
-from rankwise.errors import DataError, RankwiseError, Unreachable
+from rankwise.errors import DataError, RankwiseError, Unreachable, option
 from rankwise.recipe import Recipe
 
 
@@ -44,7 +44,7 @@ def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | N
     choices = (wanted,) if wanted else SPLIT_NAMES[name]
     found = next((choice for choice in choices if choice in splits), None)
     if found is None and (wanted or name == "train"):
-        hint = "another configuration of the dataset may have it (--data-config NAME)"
+        hint = f"another configuration of the dataset may have it ({option('data_config', 'NAME')})"
         raise Origin(data).error(f"no split {choices[0]!r}; it has {listed(list(splits))}", hint=hint)
     return found
 
@@ -94,10 +94,12 @@ def _hub_error(name: str, error: BaseException) -> RankwiseError:
         return broken
     if hub.is_outage(error):
         why = "HF_HUB_OFFLINE is set, and it is not in the cache" if config.HF_HUB_OFFLINE else "no answer"
-        hint = "try again when online, or use a local file or folder (--data PATH)"
+        hint = f"try again when online, or use a local file or folder ({option('data', 'PATH')})"
         return Unreachable(f"{name}: no such path here, and the Hub cannot be reached: {why}", hint=hint)
     if isinstance(error, DatasetNotFoundError):
         hint = "check the name; for a private or gated dataset, log in first (hf auth login)"
         return DataError("no such file or folder, and no such dataset on the Hub", path=name, hint=hint)
-    hint = "select one of its configurations (--data-config NAME), or use a local file or folder"
+    hint = (
+        f"select one of its configurations ({option('data_config', 'NAME')}), or use a local file or folder"
+    )
     return DataError(f"the dataset cannot be loaded: {first_line(error)}", path=name, hint=hint)

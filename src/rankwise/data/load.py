@@ -37,6 +37,7 @@ from rankwise.data.readers import (
     open_table,
     short,
 )
+from rankwise.errors import option
 from rankwise.recipe import Recipe
 
 STARTER_LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
@@ -252,7 +253,7 @@ def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -
         members[index].append(row)
     for label, rows in zip(labels, members, strict=True):
         if len(rows) == 1:
-            hint = "add texts with this label, or pass a validation file (--validation FILE)"
+            hint = f"add texts with this label, or pass a validation file ({option('validation', 'FILE')})"
             what = f"only one text has the label {short(label)}: none can be held out for validation"
             raise where.error(what, hint=hint)
         if rows:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, either
 from rankwise.schema import SCHEMA, Results, SearchResults, Timing, Versioned
 
 M = TypeVar("M", bound=BaseModel)
@@ -46,7 +46,7 @@ class RunFolder:
         if not self.is_begun():
             raise UsageError(
                 f"{self.path}: nothing to resume: no sweep was started here",
-                hint="run the command without --resume",
+                hint=f"run the command without {either('--resume', 'resume=True')}",
             )
         self.require_known_schema()
 
