@@ -17,22 +17,24 @@ from rankwise.data.readers import (
     listed,
 )
 from rankwise.errors import DataError, RankwiseError, Unreachable, option
+from rankwise.in_memory import InMemory
 from rankwise.recipe import Recipe
 
 
 def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
     """The splits of a Hub dataset: train, plus validation and test if it has them."""
-    splits = _download(recipe.data.source, recipe.data.data_config)
+    splits = _download(recipe.data.name, recipe.data.data_config)
     given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
+    on_hub = {name: each for name, each in given.items() if not isinstance(each, InMemory)}
     parts = {}
-    for name, wanted in given.items():
-        found = None if wanted and is_path(wanted) else _find_split(recipe.data.source, splits, name, wanted)
+    for name, wanted in on_hub.items():
+        found = None if wanted and is_path(wanted) else _find_split(recipe.data.name, splits, name, wanted)
         if found is None:
             continue
         part = _read_hub_split(recipe, found, splits[found], optional=name == "test" and not wanted)
         if part is None:
             notes.append(
-                f"the split {found} of {recipe.data.source} has no labels (all are -1) and was skipped"
+                f"the split {found} of {recipe.data.name} has no labels (all are -1) and was skipped"
             )
         else:
             parts[name] = [part]
@@ -51,7 +53,7 @@ def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | N
 
 def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> LabeledRows | None:
     """One split, or None if it is optional and was published without labels."""
-    origin = Origin(f"{recipe.data.source}[{name}]", in_rows=True)
+    origin = Origin(f"{recipe.data.name}[{name}]", in_rows=True)
     text, label = text_and_label(
         origin, split.column_names, recipe.data.text_column, recipe.data.label_column
     )

@@ -37,8 +37,11 @@ from rankwise.data.readers import (
     open_table,
     short,
 )
+from rankwise.data.tables import from_memory, read_table, to_parquet
 from rankwise.errors import option
+from rankwise.in_memory import InMemory
 from rankwise.recipe import Recipe
+from rankwise.store import files as storage
 
 STARTER_LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 
@@ -96,20 +99,51 @@ def load(recipe: Recipe) -> Dataset:
     return Dataset(labels, train, validation, splits.get("test"), tuple(notes))
 
 
+def store(recipe: Recipe, folder: Path) -> Recipe:
+    """Write a recipe's texts and labels to Parquet files, one for each split.
+
+    Returns:
+        The recipe that reads these files.
+    """
+    for name, parts in _gather(recipe, []).items():
+        storage.write_bytes(folder / f"{name}.parquet", to_parquet(parts))
+    return reading(recipe, folder)
+
+
+def reading(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe that reads the files that `store` has written, and is otherwise the same."""
+    elsewhere = ("validation", "test", "data_config", "text_column", "label_column")
+    return recipe.replace(data=str(folder.absolute()), **dict.fromkeys(elsewhere))
+
+
+def is_stored(recipe: Recipe, folder: Path) -> bool:
+    """Whether the files that `store` has written contain a recipe's texts and labels."""
+    given, stored = (_gather(each, []) for each in (recipe, reading(recipe, folder)))
+    return _contents(given) == _contents(stored)
+
+
+def _contents(splits: dict[str, list[LabeledRows]]) -> dict[str, list[tuple[str, str]]]:
+    return {
+        name: [row for part in parts for row in zip(part.texts, part.labels, strict=True)]
+        for name, parts in splits.items()
+    }
+
+
 def read_labeled(
-    path: Path,
+    path: Path | InMemory,
     labels: tuple[str, ...],
     *,
     text_column: str | None = None,
     label_column: str | None = None,
 ) -> Split:
-    """Read a labeled file to evaluate an adapter whose labels are `labels`, in that order.
+    """Read a labeled file or table to evaluate an adapter whose labels are `labels`, in that order.
 
     Raises:
         DataError: the file cannot be used, or contains a label that is not in `labels`.
     """
     part = _read(path, text_column, label_column)
-    return _join(path.stem, [part], labels, "is not one of the adapter's")
+    name = path.stem if isinstance(path, Path) else "data"
+    return _join(name, [part], labels, "is not one of the adapter's")
 
 
 def read_rows(path: Path, *, text_column: str | None = None) -> tuple[str, Iterator[list[Row]]]:
@@ -128,20 +162,23 @@ def read_rows(path: Path, *, text_column: str | None = None) -> tuple[str, Itera
 
 def _gather(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
     """Split -> its files or shards, for every split of the recipe's data; always includes train."""
-    on_hub = is_hub_id(recipe.data.source)
-    if recipe.data.source == "starter":
+    source, columns = recipe.data.source, (recipe.data.text_column, recipe.data.label_column)
+    on_hub = isinstance(source, str) and is_hub_id(source)
+    if isinstance(source, InMemory):
+        parts = from_memory(source, *columns, notes)
+    elif source == "starter":
         parts = _starter()
     elif on_hub:
         parts = from_hub(recipe, notes)
     else:
-        path = Path(recipe.data.source).expanduser()
+        path = Path(source).expanduser()
         paths = _folder(path) if os.path.isdir(path) else {"train": [path]}
-        columns = (recipe.data.text_column, recipe.data.label_column)
         parts = {name: [_read(file, *columns) for file in paths[name]] for name in paths}
     for name, given in (("validation", recipe.data.validation), ("test", recipe.data.test)):
-        if given and (is_path(given) or not on_hub):
-            file = Path(given).expanduser()
-            parts[name] = [_read(file, recipe.data.text_column, recipe.data.label_column)]
+        if isinstance(given, InMemory):
+            parts[name] = [_read(given, *columns)]
+        elif given and (is_path(given) or not on_hub):
+            parts[name] = [_read(Path(given).expanduser(), *columns)]
     return parts
 
 
@@ -194,7 +231,9 @@ def _candidates(split: str, names: list[str]) -> tuple[list[str], list[str]]:
     return whole, shards
 
 
-def _read(path: Path, text_column: str | None, label_column: str | None) -> LabeledRows:
+def _read(path: Path | InMemory, text_column: str | None, label_column: str | None) -> LabeledRows:
+    if isinstance(path, InMemory):
+        return read_table(path.value, "data", text_column, label_column)
     with open_table(path) as table:
         text, label = text_and_label(table.origin, table.columns, text_column, label_column)
         return collect(table, text, label)

@@ -27,6 +27,7 @@ class RunFolder:
         self.history = self.path / "history.jsonl"
         self.predictions = self.path / "predictions.csv"
         self.data = self.path / "data.json"
+        self.tables = self.path / "data"  # texts and labels of a run whose data was in memory
         self.table = self.path / "table.md"
         self.samples = self.path / "samples.md"
         self.adapters = self.path / "adapters"
