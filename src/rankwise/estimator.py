@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
@@ -89,11 +90,14 @@ class RankwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if y is None:
             raise ValueError("RankwiseClassifier requires y to be passed, but the target y is None")
-        texts, targets = list(X), column_or_1d(np.asarray(list(y)))
+        texts, targets = list(X), column_or_1d(y, warn=True)
+        assert_all_finite(targets)
         check_classification_targets(targets)
         if len(texts) != len(targets):
             raise ValueError(f"{len(texts):,} texts, but {len(targets):,} labels")
         self.classes_, places = np.unique(targets, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"a classifier needs at least two classes, and y has {len(self.classes_)}")
         names = [str(label) for label in self.classes_]
         data = texts, [names[place] for place in places]
         if self.folder is not None:

@@ -441,7 +441,8 @@ def _is_section(name: str, value: Any) -> bool:
     if name not in _SECTIONS:
         return False
     if isinstance(value, Mapping):
-        return not is_table(value) or value.keys() <= _SECTIONS[name].model_fields.keys()
+        splits = value.keys() <= {"validation", "test"}  # data without train, which is refused later
+        return not is_table(value) or (value.keys() <= _SECTIONS[name].model_fields.keys() and not splits)
     return isinstance(value, _Settings)
 
 

@@ -58,20 +58,20 @@ def plain_options(tree: ast.AST) -> list[str]:
     """The strings in a tree's errors that name an option in one form only."""
     kinds = {name for name, each in vars(errors).items() if isinstance(each, type)}
     return [
-        text.value
+        text
         for name, call in calls(tree)
         if name.rpartition(".")[2] in kinds | {"error"}
         for part in (*call.args, *(keyword.value for keyword in call.keywords))
         for text in outside_either(part)
-        if OPTION.search(text.value.replace("--no-deps", "").replace("--force-reinstall", ""))
+        if OPTION.search(text.replace("--no-deps", "").replace("--force-reinstall", ""))
     ]
 
 
-def outside_either(node: ast.AST) -> list[ast.Constant]:
+def outside_either(node: ast.AST) -> list[str]:
     """The strings in an expression, but for the arguments of `either`."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "either":
         return []
-    own = [node] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+    own = [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
     return own + [text for child in ast.iter_child_nodes(node) for text in outside_either(child)]
 
 

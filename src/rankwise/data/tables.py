@@ -47,6 +47,8 @@ def read_table(table: Any, title: str, text_column: str | None, label_column: st
     texts, labels = (_values(origin, table, name) for name in (text, label))
     if len(texts) != len(labels):
         raise origin.error(f"{len(texts):,} texts, but {len(labels):,} labels")
+    if not texts:
+        raise origin.error("there are no texts")
     rows = enumerate(({text: t, label: each} for t, each in zip(texts, labels, strict=True)), 1)
     return collect(Table(origin, [text, label], rows, {label: _classes(table, label)}), text, label)
 
@@ -123,7 +125,7 @@ def _as_list(column: Any) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     """A NumPy scalar as a Python value; NaN as None."""
-    value = value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
+    value = value.item() if getattr(value, "shape", None) == () else value
     return None if isinstance(value, float) and value != value else value
 
 
