@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from IPython.core.formatters import HTMLFormatter
 
 import rankwise
 from rankwise import Classifier, Recommendation, Results, UsageError, compare, schema, sweep, train
@@ -76,8 +75,8 @@ def test_without_a_test_split_there_are_no_columns_for_it(tmp_path: Path) -> Non
 
 def test_a_notebook_shows_verdict_and_table(made: RunFolder, tmp_path: Path) -> None:
     results = Results.load(made.path)
-    page = HTMLFormatter()(results)
-    assert results.verdict.split(".")[0] in page
+    page = results._repr_html_()
+    assert page is not None and results.verdict.split(".")[0] in page
     assert page.count("<tr>") == 1 + 6 + 3  # head, ranks, baselines
     assert repr(results) == str(results) and repr(results).startswith(f"Results('{made.path}', adapters=['r0")
     assert Results.of(results, tmp_path / "gone")._repr_html_() is None

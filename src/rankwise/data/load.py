@@ -37,11 +37,10 @@ from rankwise.data.readers import (
     open_table,
     short,
 )
-from rankwise.data.tables import from_memory, read_table, to_parquet
+from rankwise.data.tables import from_memory, read_table, write_table
 from rankwise.errors import option
 from rankwise.in_memory import InMemory
 from rankwise.recipe import Recipe
-from rankwise.store import files as storage
 
 STARTER_LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 
@@ -106,7 +105,7 @@ def store(recipe: Recipe, folder: Path) -> Recipe:
         The recipe that reads these files.
     """
     for name, parts in _gather(recipe, []).items():
-        storage.write_bytes(folder / f"{name}.parquet", to_parquet(parts))
+        write_table(folder / f"{name}.parquet", parts)
     return reading(recipe, folder)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from rankwise.data.columns import SPLIT_NAMES, LabeledRows, collect, text_and_label
 from rankwise.data.readers import Origin, Table, listed
 from rankwise.in_memory import InMemory, is_table
+from rankwise.store import files
 
 PAIR = ("text", "label")
 """Names of the columns of a pair (texts, labels), and of stored files."""
@@ -53,8 +55,8 @@ def read_table(table: Any, title: str, text_column: str | None, label_column: st
     return collect(Table(origin, [text, label], rows, {label: _classes(table, label)}), text, label)
 
 
-def to_parquet(parts: Sequence[LabeledRows]) -> bytes:
-    """The texts and labels of a split as a Parquet file, with the declared order of the labels.
+def write_table(path: Path, parts: Sequence[LabeledRows]) -> None:
+    """Write the texts and labels of a split to a Parquet file, with the declared order of the labels.
 
     The order is stored as the datasets library stores that of a ClassLabel.
     """
@@ -73,8 +75,7 @@ def to_parquet(parts: Sequence[LabeledRows]) -> bytes:
     sink = pa.BufferOutputStream()
     with parquet.ParquetWriter(sink, table.schema) as writer:
         writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    files.write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def _splits(value: Any) -> dict[str, Any]:
