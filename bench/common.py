@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rankwise.cli.app import limit_caches
 from rankwise.data import load as data
+from rankwise.hardware import limit_kernels
 from rankwise.models.gpt2 import GPT2, GPT2Config
 from rankwise.nn.batch import Ids
 from rankwise.nn.linear import Linear
 from rankwise.recipe import Recipe
 
-limit_caches()  # as the command line does
+limit_kernels()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("RANKWISE_TEST_DATA", REPOSITORY.parent / "shared"))

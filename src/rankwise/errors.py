@@ -12,12 +12,59 @@ exit status for the command line::
     └── TrainingError      7   the loss, a gradient or a weight is not finite
 
 Status 70 is an error in rankwise itself, 130 and 143 are Ctrl-C and SIGTERM.
+
+A message may name a setting. The command line calls it an option, and Python a keyword. `option` and `either`
+write both forms into the message; an error has Python's, and the command line shows the other::
+
+    UsageError("too long", hint=f"use {option('max_length', 64)} or less")
+
+    Python            use max_length=64 or less
+    command line      use --max-length 64 or less
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from reprlib import repr as brief
+from typing import Any
+
+_START, _MIDDLE, _END = "\x02", "\x1f", "\x03"
+"""Marks around the two forms. They are control characters, which no message contains otherwise."""
+_FORMS = re.compile(f"{_START}([^{_START}{_MIDDLE}{_END}]*){_MIDDLE}([^{_START}{_MIDDLE}{_END}]*){_END}")
+
+
+def either(command_line: str, python: str) -> str:
+    """A part of a message that differs between the command line and Python."""
+    return f"{_START}{command_line}{_MIDDLE}{python}{_END}"
+
+
+def option(name: str, value: Any = None) -> str:
+    """A setting or argument by its Python name, with a value if one is given, as a part of a message.
+
+    >>> hint = f"{option('tune', False)}, or set {option('ranks', (1, 4))} and {option('tuning_texts')}"
+    >>> as_options(hint)
+    '--no-tune, or set --ranks 1,4 and --tuning-texts'
+    >>> as_keywords(hint)
+    'tune=False, or set ranks=(1, 4) and tuning_texts'
+    """
+    dashed = name.replace("_", "-")
+    if value is None:
+        return either(f"--{dashed}", name)
+    if isinstance(value, bool):
+        return either(f"--{dashed}" if value else f"--no-{dashed}", f"{name}={value}")
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return either(f"--{dashed} {shown}", f"{name}={value!r}")
+
+
+def as_options(text: str) -> str:
+    """The command line's form of a message written with `either` or `option`."""
+    return _FORMS.sub(r"\1", text)
+
+
+def as_keywords(text: str) -> str:
+    """Python's form of a message written with `either` or `option`."""
+    return _FORMS.sub(r"\2", text)
 
 
 class RankwiseError(Exception):
@@ -27,8 +74,18 @@ class RankwiseError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.written = message, hint
+        """Message and hint as written, with both forms of each setting."""
+
+    @property
+    def message(self) -> str:
+        """What is wrong, and where."""
+        return as_keywords(self.written[0])
+
+    @property
+    def hint(self) -> str:
+        """What to do; empty if there is nothing to say."""
+        return as_keywords(self.written[1])
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message

@@ -1,17 +1,27 @@
-"""Hardware detection: device, precision, free memory, cores."""
+"""Hardware detection: device, precision, free memory, cores; and the state of torch that the process shares.
+
+Importing this module limits the caches of compiled matrix products (`limit_kernels`).
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from threading import get_ident
 
 import torch
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, option
 
 _GROUP = "/sys/fs/cgroup"
 _NO_LIMIT = 1 << 62
+_process = os.getpid()
+"""The process that torch's threads belong to."""
+_computing: set[int] = set()
+"""Identifiers of the threads that are inside `own_torch`."""
 
 
 def device(name: str) -> torch.device:
@@ -28,7 +38,9 @@ def device(name: str) -> torch.device:
     if (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
-        raise UsageError(f"this machine has no device {name}", hint="--device cpu runs everywhere")
+        raise UsageError(
+            f"this machine has no device {name}", hint=f"{option('device', 'cpu')} runs everywhere"
+        )
     return torch.device(name)
 
 
@@ -72,8 +84,62 @@ def number_bytes(precision: str, name: str) -> int:
         return dtype("bfloat16" if precision == "auto" else precision, torch.device("cpu")).itemsize
 
 
+def limit_kernels() -> None:
+    """Limit the caches of compiled matrix products, unless the environment sets their size.
+
+    oneDNN and torch each cache 1,024 compiled products, one per shape. Texts of many lengths make new shapes
+    in every step, so these caches and the fragmentation between them grow to a gigabyte (docs/log.md). Both
+    libraries read these variables at their first product, so this must be called before it.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+
+
+limit_kernels()
+
+
+@contextmanager
+def own_torch() -> Iterator[None]:
+    """A context with torch's own settings for gradients and autocast, whatever those of the caller.
+
+    In a forked process, it first sets torch to one thread, because the parent's threads do not exist there.
+
+    Raises:
+        UsageError: this process was forked while another thread was inside this context. Locks that the
+            thread held are never released.
+    """
+    _settle_after_fork()
+    thread = get_ident()
+    outermost = thread not in _computing
+    _computing.add(thread)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for kind in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        if outermost:
+            _computing.discard(thread)
+
+
+def _settle_after_fork() -> None:
+    global _process
+    if os.getpid() == _process:
+        return
+    spawn = 'start processes with multiprocessing.get_context("spawn")'
+    if _computing - {get_ident()}:
+        raise UsageError("this process was forked while another thread was computing", hint=spawn)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise UsageError("this process was forked, and CUDA does not work after a fork", hint=spawn)
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _process = os.getpid()
+
+
 def limits_kernels() -> bool:
-    """Whether the environment limits oneDNN's cache of compiled kernels, as the command line does."""
+    """Whether the environment limits oneDNN's cache of compiled kernels, as importing rankwise does."""
     capacity = os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
     return capacity.isdecimal() and int(capacity) <= 256
 

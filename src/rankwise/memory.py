@@ -45,8 +45,8 @@ def expected_memory(
 ) -> int:
     """Peak memory of the whole process during training on a CPU, in bytes.
 
-    The estimate includes compiled kernels as limited by this process's environment: a program that uses
-    rankwise as a library, without the command line's limits, needs more (`hardware.limits_kernels`).
+    The estimate includes compiled kernels as limited by this process's environment
+    (`hardware.limits_kernels`).
 
     Args:
         bank: the adapters that train together.

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from rankwise import tuning
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, option
 from rankwise.memory import expected_memory, trained_parameters
 from rankwise.models.config import ModelConfig
 from rankwise.models.registry import family_of, parse_config
@@ -209,7 +209,7 @@ def make(
     if recipe.train.max_length > config.max_positions:
         raise UsageError(
             f"max_length {recipe.train.max_length}: {recipe.base} has {config.max_positions} positions",
-            hint=f"use --max-length {config.max_positions} or less",
+            hint=f"use {option('max_length', config.max_positions)} or less",
         )
     default_targets = family_of(config_json).default_targets
     specs = adapters(recipe, list(config.module_shapes()), default_targets, tuned)

@@ -22,6 +22,7 @@ text under each field is its help on the command line.
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -30,10 +31,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, either, option
+from rankwise.in_memory import KINDS, InMemory, is_table
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
 VARIABLE = (
@@ -46,7 +56,34 @@ VARIABLE = (
 class _Settings(BaseModel):
     """A frozen model that rejects unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+    )
+
+
+def _source(value: Any) -> Any:
+    """Paths as strings, and data in memory as such."""
+    if value is None or isinstance(value, str | InMemory):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if is_table(value):
+        return InMemory(value)
+    raise ValueError(f"give a path, a Hub ID, or {KINDS}")
+
+
+def _path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+Source = Annotated[str | InMemory, BeforeValidator(_source)]
+"""A path or Hub ID, or data in memory."""
+OtherSource = Annotated[str | InMemory | None, BeforeValidator(_source)]
+"""The same, or None."""
 
 
 class DataSettings(_Settings):
@@ -58,14 +95,15 @@ class DataSettings(_Settings):
         data="reviews.csv"                              a file
         data="emotion/"                                 a folder of train, validation and test files
         data="dair-ai/emotion", data_config="split"     a dataset on the Hub
+        data=frame, text_column="review"                a DataFrame, a Dataset, a pair (texts, labels), ...
     """
 
-    source: str = "starter"
+    source: Source = "starter"
     """Data: starter, a file, a folder of train, validation and test files, or a Hub ID such as
     dair-ai/emotion."""
-    validation: str | None = None
+    validation: OtherSource = None
     """Validation file, or name of the Hub split. Without one, a share of train is used."""
-    test: str | None = None
+    test: OtherSource = None
     """Test file, or name of the Hub split."""
     data_config: str | None = None
     """Configuration of the Hub dataset."""
@@ -78,6 +116,16 @@ class DataSettings(_Settings):
     numeric order for whole numbers, or order of first appearance in train)."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of train to use for validation if there is no validation split."""
+
+    @property
+    def name(self) -> str:
+        """The source in words: a path or Hub ID, or `data` for data in memory."""
+        return self.source if isinstance(self.source, str) else "data"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether any split is data in memory."""
+        return any(isinstance(each, InMemory) for each in (self.source, self.validation, self.test))
 
     @field_validator("labels")
     @classmethod
@@ -245,7 +293,7 @@ class Recipe(_Settings):
         UsageError: a setting is unknown, has the wrong type, or is out of range.
     """
 
-    base: str = "smollm2-135m"
+    base: Annotated[str, BeforeValidator(_path)] = "smollm2-135m"
     """Base model: smollm2-135m, a local folder, or a Hub ID."""
     data: DataSettings = DataSettings()
     lora: LoraSettings = LoraSettings()
@@ -258,7 +306,7 @@ class Recipe(_Settings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            hint = "rankwise sweep --help lists every setting"
+            hint = either("rankwise sweep --help", "help(rankwise.Recipe)") + " lists every setting"
             raise UsageError(_explain(error, _where), hint=hint) from None
 
     @model_validator(mode="before")
@@ -278,13 +326,13 @@ class Recipe(_Settings):
             if listed:
                 raise ValueError(
                     f"{' and '.join(listed)}: tuning is off, so there is nothing to choose: "
-                    "give one --learning-rate, or turn it on with --tune"
+                    f"give one {option('learning_rate')}, or turn it on with {option('tune', True)}"
                 )
             return self
         if len(list(self.grid())) < 2:
             raise ValueError(
                 "learning_rates: one value leaves nothing to choose: give several, "
-                "or --no-tune --learning-rate X"
+                f"or {option('tune', False)} and {option('learning_rate')}"
             )
         for setting in self.grid():
             self._with_unchecked(setting)
@@ -344,7 +392,14 @@ class Recipe(_Settings):
         return cls(f"preset {name}", **_laid_over(tomllib.loads(text), changes))
 
     def to_toml(self) -> str:
-        """The complete recipe as TOML. Unset settings are omitted."""
+        """The complete recipe as TOML. Unset settings are omitted.
+
+        Raises:
+            UsageError: the data is in memory.
+        """
+        if self.data.in_memory:
+            hint = "sweep stores such data in the run folder, with a recipe that names the files"
+            raise UsageError("a recipe with data in memory cannot be written as TOML", hint=hint)
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
@@ -372,13 +427,23 @@ def _sectioned(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
         section, field = _PLACES.get(name, ("", name))
-        if isinstance(value, Mapping | _Settings) and name in _SECTIONS:
+        if _is_section(name, value):
             found[name] = found.get(name, {}) | dict(value)
         elif section:
             found.setdefault(section, {})[field] = value
         else:
             found[name] = value
     return found
+
+
+def _is_section(name: str, value: Any) -> bool:
+    """Whether a value is the settings of a section, rather than the value of the setting of that name."""
+    if name not in _SECTIONS:
+        return False
+    if isinstance(value, Mapping):
+        splits = value.keys() <= {"validation", "test"}  # data without train, which is refused later
+        return not is_table(value) or (value.keys() <= _SECTIONS[name].model_fields.keys() and not splits)
+    return isinstance(value, _Settings)
 
 
 def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

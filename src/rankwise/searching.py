@@ -32,7 +32,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, either, option
 from rankwise.recipe import Recipe
 from rankwise.schema import SearchTrial, Trial
 from rankwise.tuning import MIN_STEPS, OF_PROBE, label
@@ -231,7 +231,9 @@ def candidates(recipe: Recipe, trials: int | None = None) -> list[Candidate]:
     if len(grid) < 2:
         raise UsageError(
             "there is nothing to search: every setting has one value",
-            hint="list several, such as --ranks 1,4 --learning-rates 1e-3,1e-2 --vary weight_decay=0,0.01",
+            hint=f"list several, such as {option('ranks', (1, 4))}, "
+            f"{option('learning_rates', (1e-3, 1e-2))} or "
+            + either("--vary weight_decay=0,0.01", 'vary={"weight_decay": (0, 0.01)}'),
         )
     draw = random.Random(recipe.train.seeds[0])
     lists = {name: list(dict.fromkeys(setting[name] for setting in settings)) for name in settings[0]}
@@ -286,7 +288,7 @@ def shares(recipe: Recipe, steps_per_epoch: int) -> list[float]:
         raise UsageError(
             f"{steps} steps are too few to search: trials are first compared after a third of the schedule, "
             f"and at least {MIN_STEPS} steps are needed for that",
-            hint=f"set --epochs {enough} or more, or a smaller --batch-size",
+            hint=f"set {option('epochs', enough)} or more, or a smaller {option('batch_size')}",
         )
     return found
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, option
 from rankwise.recipe import Recipe
 from rankwise.schema import Trial, TunedRank
 
@@ -60,6 +60,8 @@ SHORT = {
     "weight_decay": "wd",
 }
 """Setting -> its abbreviation in names of adapters."""
+_UNTUNED = f"{option('tune', False)} trains every rank at {option('learning_rate')}"
+"""A hint that always helps."""
 
 
 @dataclass(frozen=True)
@@ -286,14 +288,14 @@ def tuning_size(recipe: Recipe, texts: int, classes: int) -> int:
             raise UsageError(
                 f"tuning needs {PER_CLASS} texts per class, {size:,} for {classes} classes, "
                 f"and that is more than a third of the {texts:,} training texts",
-                hint="--no-tune trains every rank at --learning-rate; or set --tuning-texts",
+                hint=f"{_UNTUNED}; or set {option('tuning_texts')}",
             )
         return size
     if not least <= given < texts:
         raise UsageError(
             f"tuning_texts {given:,}: of {texts:,} training texts with {classes} classes, at least {least:,} "
             f"({PER_CLASS} per class) and at most {texts - 1:,} can be held out",
-            hint="--no-tune trains every rank at --learning-rate",
+            hint=_UNTUNED,
         )
     return given
 
@@ -311,12 +313,13 @@ def share_of(recipe: Recipe, steps: int) -> float:
     >>> share_of(Recipe(), 1000), share_of(Recipe(), 40), share_of(Recipe(), 15)
     (0.25, 0.5, 1.0)
     """
-    given, hint = recipe.tune.tuning_share, "--no-tune trains every rank at --learning-rate"
+    given, hint = recipe.tune.tuning_share, _UNTUNED
     share = max(SHARE, min(1.0, DEFAULT_STEPS / steps)) if given is None else given
     if round(share * steps) >= MIN_STEPS:
         return share
     if steps >= MIN_STEPS:
-        hint = f"set --tuning-share {math.ceil(100 * MIN_STEPS / steps) / 100:g} or more; or {hint}"
+        enough = math.ceil(100 * MIN_STEPS / steps) / 100
+        hint = f"set {option('tuning_share', enough)} or more; or {hint}"
     raise UsageError(
         f"tuning_share {share:g} of {steps} steps leaves {round(share * steps)} per trial, "
         f"and at least {MIN_STEPS} are needed",

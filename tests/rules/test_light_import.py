@@ -44,11 +44,12 @@ def loaded(code: str) -> set[str]:
     [
         "import rankwise; dir(rankwise)",
         "from rankwise import Recipe, RankwiseError; Recipe.preset('emotion')",
+        "from rankwise import Recipe; Recipe(data=(['so glad', 'so cross'], ['joy', 'anger']))",
         COMMAND.format(["rankwise", "--help"]),
         COMMAND.format(["rankwise", "sweep", "--help"]),
         COMMAND.format(["rankwise", "version"]),
     ],
-    ids=["import", "recipe", "help", "sweep --help", "version"],
+    ids=["import", "recipe", "recipe in memory", "help", "sweep --help", "version"],
 )
 def test_nothing_heavy(code: str) -> None:
     found = loaded(code)

@@ -12,23 +12,28 @@ import rankwise
 
 PUBLIC = {
     "Classifier": "class",
+    "Comparison": "class",
     "Cut": "class",
     "DataError": "class",
     "Metrics": "class",
     "ModelError": "class",
     "Prediction": "class",
+    "RankwiseClassifier": "class",
     "RankwiseError": "class",
     "Recipe": "class",
+    "Recommendation": "class",
     "ResourceError": "class",
     "Results": "class",
     "SearchResults": "class",
     "TrainingError": "class",
     "Unreachable": "class",
     "UsageError": "class",
+    "compare": "function",
     "cut": "function",
     "evaluate": "function",
     "search": "function",
     "sweep": "function",
+    "train": "function",
 }
 
 

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import pytest
 from typer.testing import CliRunner, Result
 
-from rankwise.cli import app as cli
 from rankwise.cli.app import app
 from rankwise.commands.predict import Classifier
 from rankwise.models import base as bases
@@ -390,19 +389,3 @@ def test_a_reader_that_goes_away(run: RunFolder) -> None:
     os.close(write)
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
-
-
-@pytest.mark.parametrize(("given", "found"), [(None, "256"), ("7", "7")])
-def test_fewer_compiled_products_are_kept(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, found: str
-) -> None:
-    """The environment takes precedence; programs that import rankwise are not affected."""
-    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-    for name in names:
-        monkeypatch.setenv(name, given or "")
-        if given is None:
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(cli, "app", lambda: None)
-    cli.main()
-    assert os.environ[names[0]] == found
-    assert os.environ[names[1]] == (given or "64")

@@ -234,8 +234,8 @@ class TestColumns:
             "a.csv: no column for the text is known by its name; the columns are i feel fine, joy, 3"
             in message
         )
-        assert "hint: use --text-column NAME" in message
-        assert "--label-column NAME" in refused(write(tmp_path, "b.csv", "text,x,z\na,b,c\n"))
+        assert "hint: use text_column='NAME'" in message
+        assert "label_column='NAME'" in refused(write(tmp_path, "b.csv", "text,x,z\na,b,c\n"))
 
 
 class TestFolder:
@@ -327,7 +327,7 @@ class TestCut:
 
     def test_a_class_of_one_text_cannot_be_cut(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "a.txt", pairs(*"aabc", "b")))
-        assert "a.txt: only one text has the label 'c'" in message and "--validation FILE" in message
+        assert "a.txt: only one text has the label 'c'" in message and "validation='FILE'" in message
 
 
 class TestNames:
@@ -385,7 +385,7 @@ class TestRows:
             text_rows(tmp_path / "a.csv")
         with pytest.raises(DataError, match="no column 'x'; the columns are text"):
             text_rows(write(tmp_path, "a.txt", "a\n"), text_column="x")
-        with pytest.raises(DataError, match="--text-column"):
+        with pytest.raises(DataError, match="text_column"):
             text_rows(write(tmp_path, "a.csv", "a,b\n1,2\n"))
         lines = "text\n" + "a\n" * BATCH_ROWS + '" "\nb\n'
         batches = text_rows(write(tmp_path, "a.csv", lines)).batches()
@@ -618,7 +618,7 @@ def test_the_hub(tmp_path: Path) -> None:
     assert named["validation"]["texts"] == ["mine"] and named["test"]["texts"] == ["text e", "text f"]
     assert odd["validation"]["texts"] and "were held out" in odd["notes"][-1] and odd["test"] is None
     assert (
-        no_config[0] == "DataError" and "'none' not found" in no_config[1] and "--data-config" in no_config[2]
+        no_config[0] == "DataError" and "'none' not found" in no_config[1] and "data_config" in no_config[2]
     )
     assert no_split[:2] == ["DataError", "org/tiny: no split 'extra'; it has train, validation, test"]
     assert no_such[0] == "DataError" and no_such[1].startswith(

@@ -120,7 +120,7 @@ def test_stop_keeps_the_last_good_state(
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 4), on_nan="stop", baselines=False)
     with pytest.raises(TrainingError, match="step 8: adapter r4-s110 has loss nan") as caught:
         sweep(recipe, tmp_path / "run")
-    assert "--on-nan drop" in caught.value.hint
+    assert "on_nan='drop'" in caught.value.hint
     dropping, ears = recipe.replace(on_nan="drop"), Stop()
     results = sweep(dropping, tmp_path / "run", ears, resume=True)
     assert [row.name for row in results.adapters] == ["r1-s110"]
@@ -236,7 +236,7 @@ def test_no_room_for_one_text(
     full(monkeypatch, MemoryError(), adapters=0, texts=0)
     with pytest.raises(ResourceError, match="one adapter and one text of 32 tokens") as caught:
         sweep(tiny.recipe(gpt2_base, data_folder, ranks=(1, 4)), tmp_path / "run")
-    assert "--max-length" in caught.value.hint
+    assert "max_length" in caught.value.hint
 
 
 def test_no_room_elsewhere(

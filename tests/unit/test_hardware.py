@@ -39,7 +39,7 @@ def test_a_device_that_this_machine_lacks() -> None:
     for name in absent:
         with pytest.raises(UsageError, match=f"this machine has no device {name}") as caught:
             hardware.device(name)
-        assert "--device cpu" in caught.value.hint
+        assert "device='cpu'" in caught.value.hint
 
 
 def test_precision() -> None:

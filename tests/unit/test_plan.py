@@ -192,7 +192,7 @@ def test_a_target_that_is_not_there() -> None:
 def test_texts_longer_than_the_model() -> None:
     with pytest.raises(UsageError, match="max_length 1025: gpt2 has 1024 positions") as caught:
         make(Recipe(base="gpt2", max_length=1025))
-    assert "--max-length 1024" in caught.value.hint
+    assert "max_length=1024" in caught.value.hint
     make(Recipe(base="gpt2", max_length=1024))
 
 

@@ -68,8 +68,8 @@ def test_answers_stand_in_the_order_of_the_texts(classifier: Classifier) -> None
 
 
 def test_a_text_alone_is_answered_as_among_others(classifier: Classifier) -> None:
-    together = classifier.probabilities(TEXTS)
-    alone = np.concatenate([classifier.probabilities([text]) for text in TEXTS])
+    together = classifier.predict_proba(TEXTS)
+    alone = np.concatenate([classifier.predict_proba([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-5, rtol=0)
     assert [found.label for found in classifier(TEXTS)] == [classifier([text])[0].label for text in TEXTS]
 
@@ -77,7 +77,7 @@ def test_a_text_alone_is_answered_as_among_others(classifier: Classifier) -> Non
 def test_the_company_of_many_windows_changes_nothing(classifier: Classifier) -> None:
     many = TEXTS * 40  # more tokens than fit in one forward pass
     np.testing.assert_allclose(
-        classifier.probabilities(many), np.tile(classifier.probabilities(TEXTS), (40, 1)), atol=1e-5, rtol=0
+        classifier.predict_proba(many), np.tile(classifier.predict_proba(TEXTS), (40, 1)), atol=1e-5, rtol=0
     )
 
 
@@ -111,7 +111,7 @@ def test_an_empty_text_is_refused(classifier: Classifier, text: str) -> None:
 def test_what_is_no_list_of_strings_is_refused(classifier: Classifier) -> None:
     with pytest.raises(UsageError, match="a list of texts"):
         classifier("so glad")
-    with pytest.raises(DataError, match="of type NoneType"):
+    with pytest.raises(DataError, match="text 2 is missing"):
         classifier(["fine", None])  # type: ignore[list-item]
     with pytest.raises(DataError, match="surrogate"):
         classifier(["\ud800"])
@@ -127,7 +127,7 @@ def test_a_typed_special_token_is_plain_text(classifier: Classifier, adapter: Pa
 
 def test_a_long_text_loses_its_end(classifier: Classifier) -> None:
     start = "scared " * 40  # more than the recipe's 32 tokens
-    one, other = classifier.probabilities([start + "glad", start + "furious"])
+    one, other = classifier.predict_proba([start + "glad", start + "furious"])
     np.testing.assert_array_equal(one, other)
 
 

@@ -212,11 +212,11 @@ def test_the_same_command_again(run: RunFolder, gpt2_base: Path, data_folder: Pa
     recipe = tiny.recipe(gpt2_base, data_folder)
     with pytest.raises(UsageError, match="holds a finished sweep") as caught:
         sweep(recipe, run.path)
-    assert f"rankwise sweep --resume {run.path} prints its table" in caught.value.hint
+    assert f"sweep(recipe, '{run.path}', resume=True) returns its results" in caught.value.hint
     stopped(recipe, tmp_path / "cut", Stop(2))
     with pytest.raises(UsageError, match="a sweep that did not end, saved with r0-s110 at step 2") as caught:
         sweep(recipe, tmp_path / "cut")
-    assert f"rankwise sweep --resume {tmp_path / 'cut'} goes on" in caught.value.hint
+    assert f"sweep(recipe, '{tmp_path / 'cut'}', resume=True) goes on" in caught.value.hint
 
 
 def test_nothing_to_resume(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:

@@ -246,10 +246,10 @@ def test_a_sweep_is_not_a_search(found: RunFolder, run: RunFolder, recipe: Recip
     shutil.copytree(run.path, tmp_path / "sweep")
     with pytest.raises(UsageError, match="holds a search, not a sweep") as caught:
         sweep(recipe, tmp_path / "search", resume=True)
-    assert caught.value.hint == f"rankwise search --resume {tmp_path / 'search'} goes on with it"
+    assert caught.value.hint == f"search(recipe, '{tmp_path / 'search'}', resume=True) goes on with it"
     with pytest.raises(UsageError, match="holds a sweep, not a search") as caught:
         search(recipe, tmp_path / "sweep", resume=True)
-    assert caught.value.hint == f"rankwise sweep --resume {tmp_path / 'sweep'} goes on with it"
+    assert caught.value.hint == f"sweep(recipe, '{tmp_path / 'sweep'}', resume=True) goes on with it"
 
 
 def test_an_unfinished_search_is_not_a_sweep(recipe: Recipe, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_an_unfinished_search_is_not_a_sweep(recipe: Recipe, tmp_path: Path) -> 
         sweep(recipe, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="holds a search that did not end") as caught:
         sweep(recipe, tmp_path / "run")
-    assert caught.value.hint is not None and "rankwise search --resume" in caught.value.hint
+    assert "search(recipe, " in caught.value.hint
     with pytest.raises(UsageError, match="a resumed search keeps its trials and places"):
         search(recipe, tmp_path / "run", resume=True, places=3)
     with pytest.raises(UsageError, match=r"batch_size is 8 in this run, and 9 was asked for"):
@@ -300,7 +300,7 @@ def test_nothing_to_resume(recipe: Recipe, tmp_path: Path) -> None:
 def test_too_few_steps(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="3 steps are too few to search") as caught:
         search(recipe.replace(batch_size=240), tmp_path / "run")
-    assert "--epochs 30 or more" in str(caught.value.hint)
+    assert "epochs=30 or more" in str(caught.value.hint)
     assert not (tmp_path / "run" / "recipe.toml").exists()
 
 

@@ -286,7 +286,7 @@ def test_the_shortest_of_varied_schedules_counts() -> None:
 def test_too_few_steps() -> None:
     with pytest.raises(UsageError, match="15 steps are too few to search") as caught:
         shares(Recipe(epochs=3), 5)
-    assert "--epochs 6 or more" in str(caught.value.hint)
+    assert "epochs=6 or more" in str(caught.value.hint)
     assert shares(Recipe(epochs=6), 5) == pytest.approx([1 / 3, 1.0])
 
 

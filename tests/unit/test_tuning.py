@@ -395,4 +395,4 @@ def test_a_rung_that_is_lost_as_a_whole_is_resumed(recipe: Recipe, tmp_path: Pat
 def test_a_schedule_too_short_for_trials(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 10 are needed") as caught:
         sweep(recipe.replace(tuning_share=0.1), tmp_path / "run")
-    assert "--tuning-share 0.28 or more" in str(caught.value.hint)
+    assert "tuning_share=0.28 or more" in str(caught.value.hint)

@@ -63,19 +63,7 @@ DATA_SETTINGS = (
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    limit_caches()
     app()
-
-
-def limit_caches() -> None:
-    """Shrink the caches of compiled matrix products, unless the environment sets their size.
-
-    oneDNN and torch each cache 1,024 compiled products, one per shape. Texts of many lengths make new shapes
-    in every step, so these caches and the fragmentation between them grow to a gigabyte (docs/log.md). Both
-    libraries read these variables at their first product. Programs that import rankwise are not affected.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:

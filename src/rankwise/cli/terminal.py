@@ -24,7 +24,7 @@ from rich.text import Text
 
 from rankwise.cli.live import Board, line
 from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
-from rankwise.errors import RankwiseError
+from rankwise.errors import RankwiseError, as_options
 from rankwise.report import search
 from rankwise.report.data_tables import data_tables
 from rankwise.report.html import size
@@ -107,9 +107,11 @@ def _narrowest(column: tuple[str, ...]) -> int:
 
 def show_error(error: RankwiseError) -> None:
     """Print `error: ...`, then `hint: ...`."""
-    stderr.print(Text.assemble(("error:", "bold red"), " ", printable(error.message)), soft_wrap=True)
-    if error.hint:
-        stderr.print(Text.assemble(("hint:", "bold"), " ", printable(error.hint)), soft_wrap=True)
+    stderr.print(
+        Text.assemble(("error:", "bold red"), " ", printable(as_options(error.written[0]))), soft_wrap=True
+    )
+    if hint := as_options(error.written[1]):
+        stderr.print(Text.assemble(("hint:", "bold"), " ", printable(hint)), soft_wrap=True)
 
 
 def show_note(text: str) -> None:

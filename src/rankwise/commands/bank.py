@@ -16,7 +16,7 @@ import torch
 
 from rankwise import hardware
 from rankwise.commands.material import Material
-from rankwise.errors import ResourceError, TrainingError
+from rankwise.errors import ResourceError, TrainingError, option
 from rankwise.nn.bank import AdapterSpec
 from rankwise.recipe import TrainSettings
 from rankwise.schema import Diverged
@@ -139,8 +139,8 @@ def _drop(
                 f"step {failure.step}: adapter {failure.spec.name} has {failure.reason}"
                 for failure in failures
             ),
-            hint="a lower --learning-rate or --precision float32 usually helps; "
-            "--on-nan drop continues without the adapter",
+            hint=f"a lower {option('learning_rate')} or {option('precision', 'float32')} usually helps; "
+            f"{option('on_nan', 'drop')} continues without the adapter",
         )
     for failure in failures:
         spec, step, reason = failure.spec, failure.step, failure.reason
@@ -163,6 +163,6 @@ def _relieve(number: int, task: Task, material: Material, journal: Journal, call
     if done is None:
         raise ResourceError(
             f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",
-            hint="in a new run give a smaller --max-length, or a smaller --base",
+            hint=f"in a new run give a smaller {option('max_length')}, or a smaller {option('base')}",
         )
-    callback.note(f"out of memory: {done}; a smaller --memory-gb avoids this from the start")
+    callback.note(f"out of memory: {done}; a smaller memory limit avoids this from the start")

@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rankwise.commands.predict import Classifier, cut_note, texts_cut
-from rankwise.data import load as data
+from rankwise.data.load import read_labeled
+from rankwise.in_memory import InMemory
 from rankwise.schema import Metrics
 from rankwise.stats.metrics import metrics
 
 
 def evaluate(
-    adapter: Path | str,
-    path: Path | str,
+    adapter: Classifier | PathLike[str] | str,
+    data: Any,
     *,
     columns: dict[str, Any] | None = None,
     on_note: Callable[[str], None] = lambda note: None,
     **load: Any,
 ) -> Metrics:
-    """Compute an adapter's metrics on a file of labeled texts.
+    """Compute an adapter's metrics on labeled texts.
 
     Args:
-        adapter: folder of the adapter.
-        path: the file.
+        adapter: a classifier, or the folder of an adapter.
+        data: a file of labeled texts, or data in memory: a DataFrame, a Dataset, a pair
+            (texts, labels), or a mapping of columns.
         columns: `text_column` and `label_column`, if they cannot be detected.
         on_note: called with notes on what was read, and how much of it was used.
         load: passed on to `Classifier.load`.
 
     Raises:
-        DataError: the file cannot be used, or contains a label that the adapter does not know.
+        DataError: the data cannot be used, or contains a label that the adapter does not know.
         ModelError: the adapter cannot be used.
+        UsageError: this is neither a path nor data in memory.
     """
-    classifier = Classifier.load(adapter, **load)
+    classifier = adapter if isinstance(adapter, Classifier) else Classifier.load(adapter, **load)
+    source = Path(data) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
-    split = data.read_labeled(Path(path), classifier.labels, notes=notes, **(columns or {}))
+    split = read_labeled(source, classifier.labels, notes=notes, **(columns or {}))
     for note in [*notes, *cut_note(classifier, texts_cut(classifier, split.texts), len(split))]:
         on_note(note)
-    return metrics(Path(path).name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)
+    name = source.name if isinstance(source, Path) else split.name
+    return metrics(name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Self
+from reprlib import repr as brief
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,11 +17,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rankwise import hardware
+from rankwise.commands.run_results import Results
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import short
 from rankwise.data.unlabeled import STDIN, TextRows, text_rows
 from rankwise.data.writers import require_writable, write_rows
-from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.errors import DataError, ModelError, UsageError, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import check_ids, load_backbone
@@ -43,22 +46,53 @@ class Prediction:
         return self.probabilities[self.label]
 
 
-class Classifier:
-    """A fine-tuned text classifier.
+@dataclass(frozen=True)
+class _Parts:
+    """What a classifier is made from. The base model is only named, so this is small enough to be pickled."""
 
-    >>> Classifier.load("runs/first/adapters/r4-s110")(["i feel fine"])[0].label  # doctest: +SKIP
-    'joy'
+    folder: str  # of the adapter, as given; for messages only
+    saved: adapters.SavedAdapter
+    tokenizer: Tokenizer
+    base: str  # a Hub ID, a packaged model, or the absolute path of a folder
+    device: str
+    precision: str
+
+
+class Classifier:
+    """A fine-tuned text classifier. It is immutable, and several threads may use it at once.
+
+    A pickled classifier contains the adapter and the tokenizer, and the name of the base model, which must be
+    at hand where it is unpickled. A copy is the classifier itself.
+
+    >>> classifier = Classifier.load("runs/first/adapters/r4-s110")  # doctest: +SKIP
+    >>> classifier.predict(["i feel fine", "leave me alone"])  # doctest: +SKIP
+    ['joy', 'anger']
     """
 
+    results: Results | None = None
+    """Results of the sweep that trained it, if it comes from `rankwise.train`."""
+
     def __init__(
-        self, backbone: Backbone, head: Bank, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
+        self,
+        backbone: Backbone,
+        head: Bank,
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+        max_length: int,
+        parts: _Parts | None = None,
     ) -> None:
         self.labels, self.max_length = tuple(labels), max_length
         self._backbone, self._head, self._tokenizer = backbone, head, tokenizer
+        self._parts = parts
 
     @classmethod
     def load(
-        cls, folder: Path | str, *, base: str | None = None, device: str = "auto", precision: str = "auto"
+        cls,
+        folder: PathLike[str] | str,
+        *,
+        base: PathLike[str] | str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
     ) -> Self:
         """Load a classifier from an adapter folder.
 
@@ -71,58 +105,117 @@ class Classifier:
         Raises:
             ModelError: the adapter or its base cannot be used.
             Unreachable: the base must be downloaded, and the Hub does not answer.
+            UsageError: this machine has no such device, or the precision is unknown.
         """
         saved = adapters.load(Path(folder))
-        on = hardware.device(device)
+        hardware.device(device)
         if not (base or saved.base):
-            raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
-        found = bases.find(base or saved.base)
-        backbone = load_backbone(found, torch.float32, on)
-        _check_fits(saved, backbone, Path(folder))
-        if saved.embedding is not None:
-            backbone.tokens = saved.embedding.to(on)
-        merge(backbone, saved)
-        backbone.cast(hardware.dtype(precision, on))
-        spec = replace(saved.spec, rank=0, modules=())
-        head = Bank([spec], backbone.modules(), backbone.d_model, len(saved.labels), device=on)
-        head.load(0, {HEAD: saved.state[HEAD]})
+            raise ModelError(
+                f"{folder}: does not say which base model it is for", hint=f"give it: {option('base')}"
+            )
+        found = bases.find(str(base or saved.base))
         tokenizer = Tokenizer.load(Path(folder) if Tokenizer.is_in(Path(folder)) else found.folder)
-        return cls(backbone, head, tokenizer, saved.labels, min(saved.max_length, backbone.max_positions))
+        name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
+        return cls._assembled(_Parts(os.fspath(folder), saved, tokenizer, name, device, precision))
 
-    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
-        """Predict a label for each text, in order.
+    @classmethod
+    def _assembled(cls, parts: _Parts, results: Results | None = None) -> Self:
+        """Load the base model, and merge the adapter into it."""
+        saved, on = parts.saved, hardware.device(parts.device)
+        with hardware.own_torch():
+            backbone = load_backbone(bases.find(parts.base), torch.float32, on)
+            _check_fits(saved, backbone, Path(parts.folder))
+            if saved.embedding is not None:
+                backbone.tokens = saved.embedding.to(on)
+            merge(backbone, saved)
+            backbone.cast(hardware.dtype(parts.precision, on))
+            spec = replace(saved.spec, rank=0, modules=())
+            head = Bank([spec], backbone.modules(), backbone.d_model, len(saved.labels), device=on)
+            head.load(0, {HEAD: saved.state[HEAD]})
+        max_length = min(saved.max_length, backbone.max_positions)
+        made = cls(backbone, head, parts.tokenizer, saved.labels, max_length, parts)
+        made.results = results
+        return made
+
+    def __call__(self, texts: Iterable[str]) -> list[Prediction]:
+        """Predict a label for each text, in order, with the probabilities of all labels.
+
+        Args:
+            texts: any iterable of strings, such as a list, a pandas or polars column, a NumPy array or a
+                generator.
 
         Raises:
-            DataError: a text is empty.
+            DataError: a text is empty, missing or not a string; the message has its number, from 1.
+            UsageError: one string was given, or a table, instead of texts.
         """
         return [
             Prediction(self.labels[int(row.argmax())], dict(zip(self.labels, row.tolist(), strict=True)))
-            for row in self.probabilities(texts)
+            for row in self.predict_proba(texts)
         ]
 
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """(texts, classes) probabilities, each row summing to 1."""
+    def predict(self, texts: Iterable[str]) -> list[str]:
+        """The most probable label of each text, in order. Takes and raises what a call does."""
+        return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
+
+    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
+        """(texts, classes) probabilities in the order of `labels`, each row summing to 1.
+
+        Takes and raises what a call does.
+        """
         return softmax(self.logits(texts).astype(np.float64), axis=-1)
 
-    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(texts, classes) logits.
-
-        Raises:
-            DataError: a text is empty or not a string.
-            ModelError: the tokenizer does not fit the model.
-            UsageError: the texts are one string instead of a list.
-        """
-        if isinstance(texts, str):
-            raise UsageError("give a list of texts, not one string", hint="classifier([text])")
-        for i, text in enumerate(texts, 1):
-            if isinstance(text, str) and not text.strip():
-                raise DataError(f"text {i} is empty", hint="remove it, or give it some text")
-        if not texts:
+    def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """(texts, classes) logits in the order of `labels`. Takes and raises what a call does."""
+        found = _listed(texts)
+        if not found:
             return np.empty((0, len(self.labels)), dtype=np.float32)
-        ids = self._tokenizer(texts, self.max_length)
-        check_ids(ids, self._backbone)
-        of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, ids)[0]
+        with hardware.own_torch():
+            ids = self._tokenizer(found, self.max_length)
+            check_ids(ids, self._backbone)
+            of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, ids)[0]
         return of_head
+
+    def __repr__(self) -> str:
+        if self._parts is None:
+            return f"Classifier(labels={brief(self.labels)})"
+        parts = self._parts
+        return (
+            f"Classifier({parts.folder!r}, labels={brief(self.labels)}, rank={parts.saved.spec.rank}, "
+            f"base={parts.base!r}, device={parts.device!r}, precision={parts.precision!r})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._parts is None:
+            raise UsageError("only a classifier from Classifier.load can be pickled")
+        return type(self)._assembled, (self._parts, self.results)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """The texts as a list of plain strings, checked."""
+    if isinstance(texts, str | bytes):
+        raise UsageError("give a list of texts, not one string", hint="classifier([text])")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        raise UsageError("give the texts of one column, not a table", hint='classifier(table["text"])')
+    if not isinstance(texts, Iterable):
+        raise UsageError(f"give a list of texts, not {type(texts).__name__}", hint="classifier([text])")
+    return [_checked(number, text) for number, text in enumerate(texts, 1)]
+
+
+def _checked(number: int, text: object) -> str:
+    """A text as a plain string. Raises DataError if it is missing, empty or something else."""
+    if isinstance(text, str):
+        if not text.strip():
+            raise DataError(f"text {number} is empty", hint="remove it, or give it some text")
+        return str(text)
+    missing = text is None or type(text).__name__ in ("NAType", "NaTType") or text != text
+    what = "missing" if missing else f"of type {type(text).__name__}, not a string"
+    raise DataError(f"text {number} is {what}", hint="remove it, or give it some text")
 
 
 def predict_file(
@@ -191,7 +284,7 @@ def require_target(target: Path, *, overwrite: bool, safe_csv: bool = False) -> 
     if target.exists() and not target.is_file():
         raise UsageError(f"{target}: not a file")
     if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists", hint="give another --output, or --overwrite to replace it")
+        raise UsageError(f"{target} exists", hint=f"give another output, or {option('overwrite', True)} to replace it")
 
 
 def require_texts(texts: Sequence[str]) -> None:
@@ -235,7 +328,7 @@ def _added_columns(labels: Sequence[str], rows: TextRows, on_note: Callable[[str
     """
     usual = ["predicted_label", *(f"probability_{label}" for label in labels)]
     if rows.column in usual:
-        hint = "rename the column, or select another with --text-column NAME"
+        hint = f"rename the column, or select another with {option('text_column', 'NAME')}"
         raise UsageError(f"the text column {short(rows.column)} has the name of an output column", hint=hint)
     taken = set(rows.all_columns())
     names, number = usual, 1
@@ -261,7 +354,8 @@ def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) 
     for module in saved.spec.modules:
         if module not in modules:
             raise ModelError(
-                f"{folder}: the base model has no linear layer {module}", hint="give the right --base"
+                f"{folder}: the base model has no linear layer {module}",
+                hint=f"give the right {option('base')}",
             )
         n_in, n_out = modules[module]
         a, b = saved.state[f"{module}.lora_A"], saved.state[f"{module}.lora_B"]

@@ -49,8 +49,8 @@ def preview(
 
 def _facts(recipe: Recipe) -> tuple[int | None, int, float | None]:
     """Training texts, classes and mean tokens per text of a recipe's data, as far as they are known."""
-    if data.is_hub_id(recipe.data.source):
-        texts, classes, tokens = KNOWN_DATA.get(recipe.data.source, (None, DEFAULT_CLASSES, None))
+    if not recipe.data.in_memory and data.is_hub_id(recipe.data.name):
+        texts, classes, tokens = KNOWN_DATA.get(recipe.data.name, (None, DEFAULT_CLASSES, None))
         return texts, len(recipe.data.labels or ()) or classes, tokens
     dataset = data.load(recipe)
     characters = sum(map(len, dataset.train.texts)) / len(dataset.train)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 
 from rankwise import hardware, searching
@@ -18,6 +19,7 @@ from rankwise import plan as planning
 from rankwise.commands.bank import Task, train_banks
 from rankwise.commands.material import Material, precision_name, read_material, versions
 from rankwise.commands.results import measure
+from rankwise.commands.stored import at_hand, with_stored_data
 from rankwise.commands.sweep import (
     CHECKPOINT_MINUTES,
     default_folder,
@@ -26,7 +28,7 @@ from rankwise.commands.sweep import (
     keep,
     open_journal,
 )
-from rankwise.errors import TrainingError, UsageError
+from rankwise.errors import TrainingError, UsageError, option
 from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
 from rankwise.recipe import Recipe
@@ -49,7 +51,7 @@ from rankwise.training.trainer import Trainer
 
 def search(
     recipe: Recipe,
-    folder: Path | str | None = None,
+    folder: PathLike[str] | str | None = None,
     callback: Callback | None = None,
     *,
     trials: int | None = None,
@@ -84,9 +86,9 @@ def search(
         TrainingError: every trial has diverged.
         ResourceError: out of memory or disk space.
     """
-    run = RunFolder(folder or default_folder(recipe))
+    run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
     callback = callback or Callback()
-    with explained("search", run, callback), files.locked(run.path):
+    with explained("search", run, callback), files.locked(run.path), hardware.own_torch():
         if resume:
             if trials is not None or places is not None:
                 raise UsageError("a resumed search keeps its trials and places", hint="leave them out")
@@ -106,10 +108,11 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
     run.require_begun()
     if complaints and saved is None and not run.search.exists():
         raise UsageError(
-            f"{run.path}: no intact checkpoint is left", hint="give another --out for a new search"
+            f"{run.path}: no intact checkpoint is left", hint=f"give another {resuming.OUT} for a new search"
         )
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = resuming.stored_recipe(run, saved.state if saved else None)
+    before, recipe = at_hand(before, recipe, run)
     resuming.require_unchanged(before, recipe, run.path, ("memory_gb",))
     if saved and saved.state.search:
         return _search(recipe, run, callback, saved.state.search.trials, saved.state.search.places, saved)
@@ -129,7 +132,8 @@ def _search(
     clock = Clock()
     # The plan of a sweep with tuning would require texts that are held out of train.
     plain = recipe.replace(tune=False, learning_rates=None, vary={})
-    material = replace(read_material(plain, run, callback, clock, saved), recipe=recipe)
+    material = with_stored_data(replace(read_material(plain, run, callback, clock, saved), recipe=recipe))
+    recipe = material.recipe
     found = _planned(material, trials, places)
     if len(recipe.train.seeds) > 1:
         callback.note(f"all trials have seed {recipe.train.seeds[0]}; the other seeds are for a sweep")
@@ -147,7 +151,7 @@ def _search(
     if stage.outcome is None:
         raise TrainingError(
             "the loss of every trial became infinite or NaN",
-            hint="lower --learning-rates or --precision float32 usually help",
+            hint=f"lower {option('learning_rates')} or {option('precision', 'float32')} usually help",
         )
     results = _results(stage, stage.outcome)
     files.write_text(run.timing, _timing(journal).model_dump_json(indent=1) + "\n")
@@ -343,7 +347,7 @@ def _results(stage: _Stage, outcome: Outcome) -> SearchResults:
     return SearchResults(
         rankwise=version("rankwise"),
         base=material.base.name,
-        data=recipe.data.source,
+        data=recipe.data.name,
         labels=labels,
         texts={name: len(split) for name, split in material.splits.items()},
         notes=list(material.corpus.notes),

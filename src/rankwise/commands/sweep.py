@@ -8,23 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from rankwise import hardware
+from rankwise import hardware, schema
 from rankwise.commands.bank import Task, train_banks
 from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
 from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
+from rankwise.commands.run_results import Results
+from rankwise.commands.stored import at_hand, with_stored_data
 from rankwise.commands.tune import tune, with_tuned_plan
 from rankwise.data.audit import write as write_data_report
-from rankwise.errors import ResourceError, TrainingError
+from rankwise.errors import ResourceError, TrainingError, option
 from rankwise.models import peft_format
 from rankwise.recipe import Recipe
 from rankwise.report import build
-from rankwise.schema import Diverged, Results
+from rankwise.schema import Diverged
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command, slug
 from rankwise.training import outcome as outcomes
@@ -41,7 +44,7 @@ CHECKPOINT_MINUTES = 10.0
 
 def sweep(
     recipe: Recipe,
-    folder: Path | str | None = None,
+    folder: PathLike[str] | str | None = None,
     callback: Callback | None = None,
     *,
     resume: bool = False,
@@ -49,6 +52,8 @@ def sweep(
     checkpoint_steps: int | None = None,
 ) -> Results:
     """Train every rank and seed of a recipe, evaluate them, and write a run folder.
+
+    Data in memory is stored in the run folder, as Parquet files in `data`, so that the run can be resumed.
 
     Args:
         recipe: what to train.
@@ -61,7 +66,7 @@ def sweep(
         checkpoint_steps: if given, also save a checkpoint every so many steps.
 
     Returns:
-        The contents of results.json.
+        The contents of results.json, with the verdict and the recommended adapter.
 
     Raises:
         UsageError: the folder is in use, the recipe does not fit the model, or there is no matching run
@@ -72,20 +77,20 @@ def sweep(
         TrainingError: every adapter has diverged, or one has and the recipe sets `on_nan = "stop"`.
         ResourceError: out of memory or disk space.
     """
-    run = RunFolder(folder or default_folder(recipe))
+    run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
     callback = callback or Callback()
-    with explained("sweep", run, callback), files.locked(run.path):
+    with explained("sweep", run, callback), files.locked(run.path), hardware.own_torch():
         if resume:
-            return _resume(recipe, run, callback, every)
+            return Results.of(_resume(recipe, run, callback, every), run.path)
         if not files.is_free(run.path):
             raise resuming.refusal(run)
-        return _sweep(recipe, run, callback, every, None)
+        return Results.of(_sweep(recipe, run, callback, every, None), run.path)
 
 
 def default_folder(recipe: Recipe) -> Path:
     """`runs/DATA-BASE-TIME`, in UTC."""
-    data_name, base_name = slug(Path(recipe.data.source).stem), slug(Path(recipe.base).name)
+    data_name, base_name = slug(Path(recipe.data.name).stem), slug(Path(recipe.base).name)
     return Path("runs") / f"{data_name}-{base_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
@@ -106,13 +111,14 @@ def explained(verb: str, run: RunFolder, callback: Callback) -> Iterator[None]:
         raise ResourceError("out of memory", hint="close other programs, or take a smaller base") from None
 
 
-def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery) -> Results:
+def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery) -> schema.Results:
     """Resume a run. If it is complete and not extended, only return its results."""
     saved, complaints = resuming.load(run)
     for complaint in complaints:
         callback.note(complaint)
     resuming.require_kind(run, saved.state if saved else None, "sweep")
     before = resuming.stored_recipe(run, saved.state if saved else None)
+    before, recipe = at_hand(before, recipe, run)
     recipe = resuming.merge(before, recipe, run.path)
     if run.is_complete():
         results = run.read_results()
@@ -127,10 +133,11 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
 
 def _sweep(
     recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery, saved: Checkpoint | None
-) -> Results:
+) -> schema.Results:
     """Run every stage in order."""
     clock = Clock()
-    material = read_material(recipe, run, callback, clock, saved)
+    material = with_stored_data(read_material(recipe, run, callback, clock, saved))
+    recipe = material.recipe
     journal = open_journal(material, callback, clock, every, saved)
     finished = _finished(material)
     if saved is None:
@@ -278,5 +285,5 @@ def _nothing_left(diverged: Sequence[Diverged]) -> TrainingError:
     dropped = ", ".join(f"{adapter.name} at step {adapter.step}" for adapter in diverged)
     return TrainingError(
         f"no adapter is left: {dropped}; the first had {diverged[0].reason}",
-        hint="a lower --learning-rate or --precision float32 usually helps",
+        hint=f"a lower {option('learning_rate')} or {option('precision', 'float32')} usually helps",
     )

@@ -17,7 +17,7 @@ from rankwise import plan as planning
 from rankwise import tuning
 from rankwise.commands.bank import Task, train_banks
 from rankwise.commands.material import Material
-from rankwise.errors import TrainingError
+from rankwise.errors import TrainingError, option
 from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import tuned_ranks
@@ -171,7 +171,7 @@ def _check_finite(chosen: Sequence[TunedRank], trials: Sequence[Trial]) -> None:
         raise TrainingError(
             f"rank{'s' * (len(lost) > 1)} {ranks}: the loss became infinite or NaN at every learning rate "
             f"tried, the lowest being {lost[0].settings['learning_rate']:g}",
-            hint="lower --learning-rates or --precision float32 usually help",
+            hint=f"lower {option('learning_rates')} or {option('precision', 'float32')} usually help",
         )
 
 

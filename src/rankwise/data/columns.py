@@ -11,7 +11,7 @@ from unicodedata import category
 from rankwise.data.names import LABEL_KEYS, SPLIT_COLUMN, SPLIT_VALUES, TEXT_KEYS, key
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import INCOMPLETE, NumberedRows, Origin, Row, Table, counted, listed, short
-from rankwise.errors import DataError
+from rankwise.errors import DataError, option
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def has_label_column(columns: list[str], label: str | None) -> bool:
 
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
-    hint = f"use --{what}-column NAME; the first line of the file must contain the column names"
+    hint = f"use {option(f'{what}_column', 'NAME')}; the first line of a file must contain the column names"
     return origin.error(message, hint=hint)
 
 
@@ -190,7 +190,7 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
         value = f"{value:.15g}"  # as the spreadsheet shows it
     if not isinstance(value, str):
         what = "missing" if value is None else f"of type {type(value).__name__}, not a string"
-        hint = "add a text or remove the row; --text-column NAME selects the text column"
+        hint = f"add a text or remove the row; {option('text_column', 'NAME')} selects the text column"
         raise origin.error(f"the text is {what}", number, column=column, hint=hint)
     if not value.strip():
         hint = "give it a text, or take the line out"

@@ -13,13 +13,14 @@ from rankwise import hub
 from rankwise.data.columns import Columns, LabeledRows, collect, is_path, text_and_label
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.tables import BATCH_ROWS, NumberedRows, Origin, Table, first_line, listed
-from rankwise.errors import DataError, RankwiseError, Unreachable
+from rankwise.errors import DataError, RankwiseError, Unreachable, option
+from rankwise.in_memory import InMemory
 from rankwise.recipe import Recipe
 
 
 def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
     """The splits of a Hub dataset: train, plus validation and test if it has them."""
-    return _parts(recipe, _download(recipe.data.source, recipe.data.data_config), notes)
+    return _parts(recipe, _download(recipe.data.name, recipe.data.data_config), notes)
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -46,15 +47,16 @@ def from_disk(recipe: Recipe, folder: Path, notes: list[str]) -> dict[str, list[
 
 def _parts(recipe: Recipe, splits: Mapping[str, Any], notes: list[str]) -> dict[str, list[LabeledRows]]:
     given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
+    on_hub = {name: each for name, each in given.items() if not isinstance(each, InMemory)}
     parts = {}
-    for name, wanted in given.items():
-        found = None if wanted and is_path(wanted) else _find_split(recipe.data.source, splits, name, wanted)
+    for name, wanted in on_hub.items():
+        found = None if wanted and is_path(wanted) else _find_split(recipe.data.name, splits, name, wanted)
         if found is None:
             continue
         part = _read_hub_split(recipe, found, splits[found], optional=name == "test" and not wanted)
         if part is None:
             notes.append(
-                f"the split {found} of {recipe.data.source} has no labels (all are -1) and was skipped"
+                f"the split {found} of {recipe.data.name} has no labels (all are -1) and was skipped"
             )
         else:
             parts[name] = [part]
@@ -66,14 +68,14 @@ def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | N
     choices = (wanted,) if wanted else SPLIT_NAMES[name]
     found = next((choice for choice in choices if choice in splits), None)
     if found is None and (wanted or name == "train"):
-        hint = "another configuration of the dataset may have it (--data-config NAME)"
+        hint = f"another configuration of the dataset may have it ({option('data_config', 'NAME')})"
         raise Origin(data).error(f"no split {choices[0]!r}; it has {listed(list(splits))}", hint=hint)
     return found
 
 
 def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> LabeledRows | None:
     """One split, or None if it is optional and was published without labels."""
-    origin = Origin(f"{recipe.data.source}[{name}]", in_rows=True)
+    origin = Origin(f"{recipe.data.name}[{name}]", in_rows=True)
     text, label = text_and_label(
         origin, split.column_names, recipe.data.text_column, recipe.data.label_column
     )
@@ -118,10 +120,12 @@ def _hub_error(name: str, error: BaseException) -> RankwiseError:
         return broken
     if hub.is_outage(error):
         why = "HF_HUB_OFFLINE is set, and it is not in the cache" if config.HF_HUB_OFFLINE else "no answer"
-        hint = "try again when online, or use a local file or folder (--data PATH)"
+        hint = f"try again when online, or use a local file or folder ({option('data', 'PATH')})"
         return Unreachable(f"{name}: no such path here, and the Hub cannot be reached: {why}", hint=hint)
     if isinstance(error, DatasetNotFoundError):
         hint = "check the name; for a private or gated dataset, log in first (hf auth login)"
         return DataError("no such file or folder, and no such dataset on the Hub", path=name, hint=hint)
-    hint = "select one of its configurations (--data-config NAME), or use a local file or folder"
+    hint = (
+        f"select one of its configurations ({option('data_config', 'NAME')}), or use a local file or folder"
+    )
     return DataError(f"the dataset cannot be loaded: {first_line(error)}", path=name, hint=hint)

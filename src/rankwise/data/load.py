@@ -26,9 +26,12 @@ from rankwise.data.columns import (
 from rankwise.data.folders import files_of, piece_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
 from rankwise.data.labels import alike, in_order, look_alikes
+from rankwise.data.memory import from_memory, read_table, write_table
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.readers import open_table
 from rankwise.data.tables import Origin, listed, short
+from rankwise.errors import option
+from rankwise.in_memory import InMemory
 from rankwise.recipe import Recipe
 from rankwise.schema import SourceReport
 
@@ -94,15 +97,45 @@ def load(recipe: Recipe) -> Dataset:
     return Dataset(labels, train, validation, splits.get("test"), tuple(notes), tuple(_sources(parts)))
 
 
+def store(recipe: Recipe, folder: Path) -> Recipe:
+    """Write a recipe's texts and labels to Parquet files, one for each split.
+
+    Returns:
+        The recipe that reads these files.
+    """
+    for name, parts in _gather(recipe, []).items():
+        write_table(folder / f"{name}.parquet", parts)
+    return reading(recipe, folder)
+
+
+def reading(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe that reads the files that `store` has written, and is otherwise the same."""
+    elsewhere = ("validation", "test", "data_config", "text_column", "label_column")
+    return recipe.replace(data=str(folder.absolute()), **dict.fromkeys(elsewhere))
+
+
+def is_stored(recipe: Recipe, folder: Path) -> bool:
+    """Whether the files that `store` has written contain a recipe's texts and labels."""
+    given, stored = (_gather(each, []) for each in (recipe, reading(recipe, folder)))
+    return _contents(given) == _contents(stored)
+
+
+def _contents(splits: dict[str, list[LabeledRows]]) -> dict[str, list[tuple[str, str]]]:
+    return {
+        name: [row for part in parts for row in zip(part.texts, part.labels, strict=True)]
+        for name, parts in splits.items()
+    }
+
+
 def read_labeled(
-    path: Path,
+    path: Path | InMemory,
     labels: tuple[str, ...],
     *,
     text_column: str | None = None,
     label_column: str | None = None,
     notes: list[str] | None = None,
 ) -> Split:
-    """Read a labeled file to evaluate an adapter whose labels are `labels`, in that order.
+    """Read a labeled file or table to evaluate an adapter whose labels are `labels`, in that order.
 
     What was read, and notes on it, are added to `notes`.
 
@@ -118,7 +151,8 @@ def read_labeled(
         found.append(part.origin.note(f"all rows are used, whatever their split: {shares}"))
     if notes is not None:
         notes += found
-    return _join(path.stem, [part], labels, "is not one of the adapter's")
+    name = path.stem if isinstance(path, Path) else "data"
+    return _join(name, [part], labels, "is not one of the adapter's")
 
 
 def said(source: SourceReport) -> str:
@@ -148,10 +182,13 @@ def _sources(parts: Parts) -> Iterable[SourceReport]:
 
 def _gather(recipe: Recipe, notes: list[str]) -> Parts:
     """Split -> its files or pieces, for every split of the recipe's data; always includes train."""
-    on_hub = is_hub_id(recipe.data.source)
-    path = Path(recipe.data.source).expanduser()
-    saved = is_saved_dataset(path)
-    if recipe.data.source == "starter":
+    source, columns = recipe.data.source, (recipe.data.text_column, recipe.data.label_column)
+    on_hub = isinstance(source, str) and is_hub_id(source)
+    path = Path(recipe.data.name).expanduser()
+    saved = not isinstance(source, InMemory) and is_saved_dataset(path)
+    if isinstance(source, InMemory):
+        parts = from_memory(source, *columns, notes)
+    elif source == "starter":
         parts = _starter()
     elif on_hub:
         parts = from_hub(recipe, notes)
@@ -160,9 +197,10 @@ def _gather(recipe: Recipe, notes: list[str]) -> Parts:
     else:
         parts = _from_files(recipe, path, notes)
     for name, given in (("validation", recipe.data.validation), ("test", recipe.data.test)):
-        if given and (is_path(given) or not (on_hub or saved)):
-            file = Path(given).expanduser()
-            parts[name] = [_read(file, recipe.data.text_column, recipe.data.label_column, notes)]
+        if isinstance(given, InMemory):
+            parts[name] = [_read(given, *columns, notes)]
+        elif given and (is_path(given) or not (on_hub or saved)):
+            parts[name] = [_read(Path(given).expanduser(), *columns, notes)]
     return parts
 
 
@@ -197,7 +235,11 @@ def _starter() -> Parts:
     return {"train": [replace(part, classes=STARTER_LABELS)]}
 
 
-def _read(path: Path, text_column: str | None, label_column: str | None, notes: list[str]) -> LabeledRows:
+def _read(
+    path: Path | InMemory, text_column: str | None, label_column: str | None, notes: list[str]
+) -> LabeledRows:
+    if isinstance(path, InMemory):
+        return read_table(path.value, "data", text_column, label_column)
     with open_table(path) as table:
         text, label = text_and_label(table.origin, table.columns, text_column, label_column)
         part = collect(table, text, label)
@@ -323,7 +365,7 @@ def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -
         members[index].append(row)
     for label, rows in zip(labels, members, strict=True):
         if len(rows) == 1:
-            hint = "add texts with this label, or pass a validation file (--validation FILE)"
+            hint = f"add texts with this label, or pass a validation file ({option('validation', 'FILE')})"
             what = f"only one text has the label {short(label)}: none can be held out for validation"
             raise where.error(what, hint=hint)
         if rows:

@@ -169,7 +169,8 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         family = registry.family_of(config)
         family.config.from_json(config)
     except ModelError as error:
-        raise ModelError(f"{name}: {error.message}", hint=error.hint) from None
+        message, hint = error.written
+        raise ModelError(f"{name}: {message}", hint=hint) from None
     return family.config.known(config)
 
 

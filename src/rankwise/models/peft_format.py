@@ -267,8 +267,8 @@ def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
     if not adapter.spec.rank:
         shapes = parse_config(base_config).module_shapes()
         for module in _placeholder_modules(base_config):
-            state[f"{module}.lora_A"] = torch.zeros(1, shapes[module][0])
-            state[f"{module}.lora_B"] = torch.zeros(shapes[module][1], 1)
+            state[f"{module}.lora_A"] = torch.zeros(1, shapes[module][0], dtype=torch.float32)
+            state[f"{module}.lora_B"] = torch.zeros(shapes[module][1], 1, dtype=torch.float32)
     return {
         f"base_model.model.{name if name == HEAD else f'{prefix}.{name}'}.weight": tensor.contiguous()
         for name, tensor in state.items()

@@ -71,6 +71,10 @@ class Tokenizer:
         backend.no_truncation()
         self._added: int = backend.num_special_tokens_to_add(is_pair=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by construction: a pickled backend forgets that special tokens in texts are plain text."""
+        return _restored, (self.folder, self._backend, self.has_pad_token, self._direction == "left")
+
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Load the tokenizer in a folder. Nothing is downloaded, and no code from the folder is run.
@@ -178,6 +182,10 @@ class Tokenizer:
     @staticmethod
     def _files(folder: Path) -> list[Path]:
         return [folder / name for name in FILE_NAMES if (folder / name).is_file()]
+
+
+def _restored(folder: Path, backend: Any, has_pad_token: bool, keeps_end: bool) -> Tokenizer:
+    return Tokenizer(folder, backend, has_pad_token=has_pad_token, keeps_end=keeps_end)
 
 
 def _read(folder: Path, settings: Mapping[str, Any]) -> Any:

@@ -163,7 +163,7 @@ class Bank:
         sizes = [sum(math.prod(shape) for shape in of_adapter.values()) for of_adapter in shapes]
         ends = np.cumsum([0, *sizes]).tolist()
         self.segments = [slice(a, b) for a, b in pairwise(ends)]
-        self.flat = torch.zeros(ends[-1], device=device)
+        self.flat = torch.zeros(ends[-1], dtype=torch.float32, device=device)
         self.grad = torch.zeros_like(self.flat)
         self.tensors: list[dict[str, Tensor]] = []
         for spec, segment, of_adapter in zip(specs, self.segments, shapes, strict=True):

@@ -188,5 +188,7 @@ def _slices(
             hidden, shape = keys >= bucket.lengths[:, None, None], (texts, -1, width)
         else:  # copies come last, so the causal mask hides them from every real token
             hidden, shape = keys > keys[:, None], (-1, width, width)
-        bias = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, -math.inf)
+        bias = torch.zeros(hidden.shape, dtype=torch.float32, device=keys.device).masked_fill_(
+            hidden, -math.inf
+        )
         yield BucketSlices(q, k, v, texts * kv_heads, shape, bias)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rankwise.errors import RankwiseError, UsageError
+from rankwise.errors import RankwiseError, UsageError, option
 from rankwise.report import card, diagnostics, figures, search, tables
 from rankwise.report.contrast import contrast
 from rankwise.report.drawing import Drawing
@@ -145,7 +145,9 @@ def report(
     """
     if len(folders) > 1:
         if out is None:
-            raise UsageError("comparing several runs needs an output file", hint="say where: --out FILE.html")
+            raise UsageError(
+                "comparing several runs needs an output file", hint=f"say where: {option('out', 'FILE.html')}"
+            )
         files.write_text(out, runs_page([load(each) for each in folders], metric, margin))
         return out
     rebuild(folders[0], metric, margin)

@@ -125,13 +125,13 @@ def hub_base(name: str) -> str | None:
 
 def _hub_data(recipe: Recipe) -> str | None:
     """The Hub name of the data; None for local files."""
-    data = recipe.data.source
+    data = recipe.data.name
     return data if _HUB_ID.fullmatch(data) and not Path(data).suffix and not Path(data).exists() else None
 
 
 def _data_name(recipe: Recipe) -> str:
     """The display name of the data: its Hub name, or the name of the file or folder."""
-    return one_line(_hub_data(recipe) or Path(recipe.data.source).name or recipe.data.source)
+    return one_line(_hub_data(recipe) or Path(recipe.data.name).name or recipe.data.name)
 
 
 def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:

@@ -103,7 +103,7 @@ def _settings(recipe: Recipe | None) -> dict[str, Any]:
     """The fields of a summary that come from the recipe."""
     return {
         "base": recipe.base if recipe else None,
-        "data": recipe.data.source if recipe else None,
+        "data": recipe.data.name if recipe else None,
         "ranks": recipe.lora.ranks if recipe else [],
         "seeds": recipe.train.seeds if recipe else [],
     }

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, either
 from rankwise.schema import SCHEMA, Results, SearchResults, Timing, Versioned
 
 M = TypeVar("M", bound=BaseModel)
@@ -27,6 +27,7 @@ class RunFolder:
         self.history = self.path / "history.jsonl"
         self.predictions = self.path / "predictions.csv"
         self.data = self.path / "data.json"
+        self.tables = self.path / "data"  # texts and labels of a run whose data was in memory
         self.table = self.path / "table.md"
         self.samples = self.path / "samples.md"
         self.adapters = self.path / "adapters"
@@ -46,7 +47,7 @@ class RunFolder:
         if not self.is_begun():
             raise UsageError(
                 f"{self.path}: nothing to resume: no sweep was started here",
-                hint="run the command without --resume",
+                hint=f"run the command without {either('--resume', 'resume=True')}",
             )
         self.require_known_schema()
 

@@ -83,7 +83,7 @@ class AdamW:
             [self.exp_avg[part] for part in parts],
             [self.exp_avg_sq[part] for part in parts],
             max_exp_avg_sqs=[],
-            state_steps=[torch.tensor(float(steps)) for _, steps in members],
+            state_steps=[torch.tensor(float(steps), dtype=torch.float32) for _, steps in members],
             foreach=True,
             amsgrad=False,
             beta1=BETA_1,

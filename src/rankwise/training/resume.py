@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, either, option
 from rankwise.recipe import Recipe
 from rankwise.schema import Results
 from rankwise.store import files
@@ -21,6 +21,10 @@ from rankwise.training.data import EncodedSplit
 
 CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb")
 """Settings that may change on resume, because they do not affect the adapters trained so far."""
+OUT = either("--out", "folder")
+"""The argument that names a run folder."""
+SHOWS = either("prints its table", "returns its results")
+"""What a resumed command does if nothing is left to train."""
 
 
 def merge(before: Recipe, given: Recipe, where: Path) -> Recipe:
@@ -53,8 +57,8 @@ def require_unchanged(before: Recipe, given: Recipe, where: Path, changeable: Se
         if name not in changeable and new != old:
             raise UsageError(
                 f"{where}: {name} is {old!r} in this run, and {new!r} was asked for",
-                hint=f"--resume takes other values of {', '.join(changeable)} only; "
-                "give another --out for a new run",
+                hint=f"a resumed run takes other values of {', '.join(changeable)} only; "
+                f"give another {OUT} for a new run",
             )
 
 
@@ -102,7 +106,7 @@ def require_same(found: Mapping[str, str], before: Mapping[str, str], where: Pat
             what = named.get(name, f"the {name} split is")
             raise UsageError(
                 f"{where}: {what} not what this run was started with",
-                hint="restore the original, or give another --out for a new run",
+                hint=f"restore the original, or give another {OUT} for a new run",
             )
 
 
@@ -173,7 +177,7 @@ def require_kind(run: RunFolder, state: SweepState | None, wanted: Literal["swee
     if (found := kind(run, state)) != wanted:
         raise UsageError(
             f"{run.path}: holds a {found}, not a {wanted}",
-            hint=f"{command(found, '--resume', run.path)} goes on with it",
+            hint=f"{_resuming(found, run)} goes on with it",
         )
 
 
@@ -183,23 +187,29 @@ def refusal(run: RunFolder) -> UsageError:
         return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
     found, _ = checkpoint.load_last(run.checkpoint)
     state = found.state if found else None
-    again = command(kind(run, state), "--resume", run.path)
+    again = _resuming(kind(run, state), run)
     if run.search.exists() and not run.checkpoint.exists():
         return UsageError(
             f"{run.path}: holds a finished search",
-            hint=f"{again} prints its table; or choose another --out",
+            hint=f"{again} {SHOWS}; or choose another {OUT}",
         )
     if run.is_complete():
         return UsageError(
             f"{run.path}: holds a finished sweep",
-            hint=f"{again} prints its table, with --ranks or --seeds it trains more; or choose another --out",
+            hint=f"{again} {SHOWS}, with other {option('ranks')} or {option('seeds')} it trains more; "
+            f"or choose another {OUT}",
         )
     is_search = kind(run, state) == "search"
     what = "holds a search that did not end" if is_search else "holds a sweep that did not end"
     return UsageError(
         f"{run.path}: {what}{_how_far(state) if state else ''}",
-        hint=f"{again} goes on with it; or choose another --out",
+        hint=f"{again} goes on with it; or choose another {OUT}",
     )
+
+
+def _resuming(verb: str, run: RunFolder) -> str:
+    """How to resume a run, on the command line and in Python."""
+    return either(command(verb, "--resume", run.path), f"{verb}(recipe, {str(run.path)!r}, resume=True)")
 
 
 def _how_far(state: SweepState) -> str:

@@ -63,7 +63,7 @@ class RaggedStep:
         lengths = tuple(len(ids) for ids in texts)
         labels = torch.from_numpy(targets).to(self.device)
         totals = loss_totals(labels[None], self.class_weights)
-        loss = torch.zeros(1, device=self.device)
+        loss = torch.zeros(1, dtype=torch.float32, device=self.device)
         for members in np.array_split(np.arange(len(texts)), micro_batches):
             first, end = int(members[0]), int(members[-1]) + 1
             packed = pack([texts[first:end]], self.device)

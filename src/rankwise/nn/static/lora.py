@@ -76,11 +76,17 @@ class StackedBank:
         device = bank.flat.device
         self._gather, self._scatter = (torch.from_numpy(index).to(device) for index in (gather, scatter))
         self.scales = {
-            name.removesuffix(_A): torch.tensor(_scales(bank, name)).view(-1, 1, 1).to(device)
+            name.removesuffix(_A): torch.tensor(_scales(bank, name), dtype=torch.float32)
+            .view(-1, 1, 1)
+            .to(device)
             for name in names
             if name.endswith(_A)
         }
-        kept = torch.tensor([1 - spec.dropout for spec in bank.specs]).view(-1, 1, 1).to(device)
+        kept = (
+            torch.tensor([1 - spec.dropout for spec in bank.specs], dtype=torch.float32)
+            .view(-1, 1, 1)
+            .to(device)
+        )
         self.dropout_scales = {module: scale / kept for module, scale in self.scales.items()}
 
     @torch.no_grad()

@@ -104,7 +104,7 @@ class StaticStep:
         micro_batches = min(self.micro_batches, len(batches[0]))
         if micro_batches == 1:
             return self._launch(*pack(batches, same), whole)
-        loss = torch.zeros(len(seeds), device=self.bank.flat.device)
+        loss = torch.zeros(len(seeds), dtype=torch.float32, device=self.bank.flat.device)
         for places in _round_robin(len(batches[0]), micro_batches):
             shape, arrays = pack([[batch[i] for i in places] for batch in batches], same)
             loss += self._launch(shape, arrays | _numbers(batches, places, shape.tokens), whole)

@@ -1,0 +1,144 @@
+"""Data in memory as rows: DataFrames, datasets, and lists; and rows as Parquet.
+
+All of these give their columns by `value[name]`. pandas, polars and datasets are not imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rankwise.data.columns import LabeledRows, collect, text_and_label
+from rankwise.data.names import SPLIT_NAMES
+from rankwise.data.tables import Origin, Table, listed
+from rankwise.in_memory import InMemory, is_table
+from rankwise.store import files
+
+PAIR = ("text", "label")
+"""Names of the columns of a pair (texts, labels), and of stored files."""
+
+
+def from_memory(
+    data: InMemory, text_column: str | None, label_column: str | None, notes: list[str]
+) -> dict[str, list[LabeledRows]]:
+    """Split -> its rows. A mapping of splits has train, and may have validation and test.
+
+    Raises:
+        DataError: there is no train split, or a column, text or label cannot be used.
+    """
+    parts = {}
+    for name, key in _splits(data.value).items():
+        table, title = (data.value, "data") if key is None else (data.value[key], f"data[{key!r}]")
+        if name == "test" and key is not None and _is_unlabeled(table, text_column, label_column):
+            notes.append(f"the split {key} has no labels (all are -1) and was skipped")
+        else:
+            parts[name] = [read_table(table, title, text_column, label_column)]
+    return parts
+
+
+def read_table(table: Any, title: str, text_column: str | None, label_column: str | None) -> LabeledRows:
+    """The validated rows of one table. In messages, rows are numbered from 1.
+
+    Raises:
+        DataError: a column, text or label cannot be used.
+    """
+    origin = Origin(title, in_rows=True)
+    text, label = _named(origin, table, text_column, label_column)
+    texts, labels = (_values(origin, table, name) for name in (text, label))
+    if len(texts) != len(labels):
+        raise origin.error(f"{len(texts):,} texts, but {len(labels):,} labels")
+    if not texts:
+        raise origin.error("there are no texts")
+    rows = enumerate(({text: t, label: each} for t, each in zip(texts, labels, strict=True)), 1)
+    return collect(Table(origin, [text, label], rows, {label: _classes(table, label)}), text, label)
+
+
+def write_table(path: Path, parts: Sequence[LabeledRows]) -> None:
+    """Write the texts and labels of a split to a Parquet file, with the declared order of the labels.
+
+    The order is stored as the datasets library stores that of a ClassLabel.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = [list(chain.from_iterable(part.texts for part in parts))]
+    columns.append(list(chain.from_iterable(part.labels for part in parts)))
+    table = pa.table(
+        dict(zip(PAIR, (pa.array(values, pa.large_string()) for values in columns), strict=True))
+    )
+    if classes := next((list(part.classes) for part in parts if part.classes), None):
+        feature = {"names": classes, "_type": "ClassLabel"}
+        info = {"info": {"features": {PAIR[1]: feature}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    sink = pa.BufferOutputStream()
+    with parquet.ParquetWriter(sink, table.schema) as writer:
+        writer.write_table(table)
+    files.write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def _splits(value: Any) -> dict[str, Any]:
+    """Split -> its key in a mapping of splits; for a single table, train -> None."""
+    if not isinstance(value, Mapping) or not all(map(is_table, value.values())):
+        return {"train": None}
+    found = {
+        name: key
+        for name, keys in SPLIT_NAMES.items()
+        if (key := next(filter(value.__contains__, keys), None))
+    }
+    if "train" not in found:
+        raise Origin("data").error(f"no split 'train'; it has {listed([str(key) for key in value])}")
+    return found
+
+
+def _keys(table: Any) -> dict[str, Hashable]:
+    """Column name -> what `table[...]` takes for it."""
+    if isinstance(table, tuple | list):
+        return dict(zip(PAIR, (0, 1), strict=True))
+    names = table.keys() if isinstance(table, Mapping) else getattr(table, "column_names", None)
+    return {str(name): name for name in (table.columns if names is None else names)}
+
+
+def _named(origin: Origin, table: Any, text: str | None, label: str | None) -> tuple[str, str]:
+    """(text column, label column)."""
+    return text_and_label(origin, list(_keys(table)), text, label)
+
+
+def _values(origin: Origin, table: Any, name: str) -> list[Any]:
+    """A column as Python values; missing values are None."""
+    plain = table.with_format(None) if hasattr(table, "with_format") else table  # a Dataset may give tensors
+    column = plain[_keys(table)[name]]
+    if hasattr(column, "columns"):  # pandas, of columns with the same name
+        raise origin.error("two columns have the same name", column=name)
+    return [_plain(value) for value in _as_list(column)]
+
+
+def _as_list(column: Any) -> list[Any]:
+    if hasattr(column, "notna"):  # pandas: pd.NA, NaT and NaN become None
+        column = column.astype(object).where(column.notna(), None)
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(column, method):
+            values: list[Any] = getattr(column, method)()
+            return values
+    return list(column)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as a Python value; NaN as None."""
+    value = value.item() if getattr(value, "shape", None) == () else value
+    return None if isinstance(value, float) and value != value else value
+
+
+def _classes(table: Any, label: str) -> Sequence[str]:
+    """The names of a ClassLabel of the datasets library; empty for other columns."""
+    features = getattr(table, "features", None)
+    return getattr(features.get(label), "names", None) or () if isinstance(features, Mapping) else ()
+
+
+def _is_unlabeled(table: Any, text_column: str | None, label_column: str | None) -> bool:
+    """Whether every label is -1, as in test splits that are published without labels."""
+    origin = Origin("data", in_rows=True)
+    _, label = _named(origin, table, text_column, label_column)
+    return set(_values(origin, table, label)) == {-1}
