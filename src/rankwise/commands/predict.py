@@ -22,7 +22,7 @@ from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import short
 from rankwise.data.unlabeled import STDIN, TextRows, text_rows
 from rankwise.data.writers import require_writable, write_rows
-from rankwise.errors import DataError, ModelError, UsageError, option
+from rankwise.errors import DataError, ModelError, UsageError, either, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import check_ids, load_backbone
@@ -284,7 +284,8 @@ def require_target(target: Path, *, overwrite: bool, safe_csv: bool = False) -> 
     if target.exists() and not target.is_file():
         raise UsageError(f"{target}: not a file")
     if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists", hint=f"give another output, or {option('overwrite', True)} to replace it")
+        hint = f"give another {either('--output', 'target')}, or {option('overwrite', True)} to replace it"
+        raise UsageError(f"{target} exists", hint=hint)
 
 
 def require_texts(texts: Sequence[str]) -> None:
