@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("plan", "searching"),
     ("training",),
     ("report",),
+    ("progress",),
     ("commands",),
     ("cli", "__init__", "__main__"),
 )
