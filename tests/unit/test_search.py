@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rankwise.cli.live import Board
 
 from rankwise import Classifier, RankwiseError, Recipe, TrainingError, UsageError, search, sweep
-from rankwise.cli.live import Board
 from rankwise.report import search as report
 from rankwise.report.runs import list_runs
 from rankwise.schema import SearchResults, SearchTrial
