@@ -313,13 +313,13 @@ def test_a_run_that_did_not_end(run: RunFolder, elsewhere: Path) -> None:
         (["--seeds", "0-999999999"], "--seeds: 0-999999999 is not a range"),
         (["--ranks", ","], "--ranks: give at least one value"),
         (["--seeds", "-1"], "--seeds: seeds must be between 0 and"),
-        (["--alpha", "nan"], "--alpha: nan is not a finite number above 0"),
-        (["--epochs", "1.5"], "--epochs: 1.5 is not a whole number of at least 1"),
+        (["--alpha", "nan"], "--alpha: 'nan' is not a finite number above 0"),
+        (["--epochs", "1.5"], "--epochs: '1.5' is not a whole number of at least 1"),
         (["--epoch", "three"], "--epochs: 'three' is not a whole number of at least 1"),
-        (["--preset", "emotion", "--epochs", "0"], "--epochs: 0 is not a whole number of at least 1"),
+        (["--preset", "emotion", "--epochs", "0"], "--epochs: '0' is not a whole number of at least 1"),
         (["--schedule", "wavy"], "--schedule: 'wavy' is not linear, cosine or constant"),
         (["--device", "gpu"], "--device: 'gpu' is not auto, cpu, cuda, cuda:N or mps; did you mean cuda?"),
-        (["--dropout", "1"], "--lora-dropout: 1 is not a number of at least 0 and below 1"),
+        (["--dropout", "1"], "--lora-dropout: '1' is not a number of at least 0 and below 1"),
         (["--labels", "a"], "--labels: give at least two labels"),
         (["--labels", 'a,"b'], "--labels: 'a,\"b' cannot be read as a list"),
         (["--base", "smollm2"], "--base: there is no base model 'smollm2'; did you mean smollm2-135m?"),
@@ -380,10 +380,10 @@ def test_a_file_is_an_argument_or_an_option(adapter: Path, data_folder: Path) ->
 
 
 def test_what_may_not_be_meant(gpt2_base: Path, data_folder: Path) -> None:
-    plan = ["plan", "--no-tune", "--base", gpt2_base]
+    plan = ["plan", "--no-tune", "--base", gpt2_base, "--max-length", "64"]
     assert "no data was given" in rankwise(*plan).stderr
     assert rankwise(*plan, "starter").stderr == ""
-    shown = rankwise(*plan, data_folder, "--seeds", "3", "--max-length", "1").stderr
+    shown = rankwise(*plan, data_folder, "--seeds", "3", "--max_length", "1").stderr
     assert "--seeds 3 is one seed, number 3; for 3 seeds: --seeds 0,1,2" in shown
     assert "only the first token of each text is read" in shown
     assert rankwise(*plan, data_folder, "--seeds", "110").stderr == ""

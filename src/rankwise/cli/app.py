@@ -141,6 +141,10 @@ def _unexpected(error: Exception) -> tuple[RankwiseError, int]:
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         hint = "set TMPDIR to a folder that you can write to"
         return ResourceError("there is no folder for temporary files", hint=hint), ResourceError.exit_status
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        hint = "check the disk, and that you have permission"
+        return ResourceError(f"{where}{error.strerror}", hint=hint), ResourceError.exit_status
     hint = "set RANKWISE_DEBUG=1 to see the traceback; please report it with the command that you ran"
     return RankwiseError(f"internal error: {type(error).__name__}: {error}", hint=hint), 70
 

@@ -54,7 +54,7 @@ def require_sweep(path: Path, verb: str, hint: str = "") -> None:
     """
     run = RunFolder(path)
     if run.search.exists():
-        best = f"rankwise {run.read_search().command}"
+        best = run.read_search().command
         raise UsageError(
             f"{path}: holds a search, not a sweep",
             hint=f"{command('search', '--resume', path)} prints its trials; its best settings: {best}",

@@ -94,7 +94,7 @@ def explained(error: Any) -> UsageError:
     if option and hasattr(error, "possibilities"):
         return _unknown_option(option, command)
     message = error.format_message().strip().removesuffix(".")
-    if match := re.match(r"No such command '(.*)'", message, re.DOTALL):
+    if match := re.match(r"No such command '(.*?)'(?:\. Did|$)", message, re.DOTALL):
         return _unknown_command(match[1])
     return UsageError(_what(error, message), hint=_hint(command))
 

@@ -31,7 +31,8 @@ class NotebookDisplay(Callback):
 
     def __init__(self, display: Callable[..., Any], now: Now = time.monotonic) -> None:
         self._now, self._began, self._pace, self._board = now, now(), Pace(now), Board()
-        self._stage, self._purpose, self._unit = "", "", "texts"
+        self._stage, self._next = "", "texts"
+        self._units: dict[str, str] = {}  # stage -> what it counts
         self._done, self._total = 0, 0
         self._left: float | None = None
         self._notes: list[str] = []
@@ -46,6 +47,8 @@ class NotebookDisplay(Callback):
 
     def begin(self, stage: str, total: int | None) -> None:
         """Show a new stage."""
+        self._units.setdefault(stage, self._next)
+        self._next = "texts"
         self._stage, self._done, self._total, self._left = stage, 0, total or 0, None
         self._draw(at_once=False)
 
@@ -56,13 +59,12 @@ class NotebookDisplay(Callback):
 
     def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
         """Show these adapters."""
-        self._purpose = purpose
+        self._next = "trials" if purpose == "search" else "steps"
         self._board.bank(purpose, ranks)
 
     def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
         """Update the stage and the losses."""
         self._board.step(adapters, losses)
-        self._unit = "trials" if self._purpose == "search" else "steps"
         self._done, self._total, self._left = number, steps, self._pace.left(self._stage, number, steps)
         self._draw(at_once=False)
 
@@ -70,10 +72,6 @@ class NotebookDisplay(Callback):
         """Show the accuracies after an epoch."""
         self._board.validation(found)
         self._draw()
-
-    def end(self) -> None:
-        """End the stage."""
-        self._unit = "texts"
 
     def finished(self, folder: Path) -> None:
         """Show the verdict and the run folder."""
@@ -92,7 +90,7 @@ class NotebookDisplay(Callback):
         if self._outcome:
             return f"finished, {elapsed}"
         of = f" of {self._total:,}" if self._total else ""
-        done = f": {self._done:,}{of} {self._unit}" if self._total or self._done else ""
+        done = f": {self._done:,}{of} {self._units.get(self._stage, '')}" if self._total or self._done else ""
         left = "" if self._left is None else f", about {clock(self._left)} left"
         return f"{self._stage or 'starting'}{done}, {elapsed}{left}"
 
@@ -102,7 +100,7 @@ class NotebookDisplay(Callback):
     def __repr__(self) -> str:
         """The display as text, for frontends without HTML."""
         grid = self._grid()
-        rows = ["\t".join(row) for row in (grid.header, *grid.rows)] if grid else []
+        rows = [" | ".join(row) for row in (grid.header, *grid.rows)] if grid else []
         caption = [grid.caption] if grid else []
         return "\n".join(map(printable, [self._line(), *caption, *rows, *self._notes, *self._outcome]))
 
