@@ -271,6 +271,22 @@ def test_placeholders_have_one_style() -> None:
     assert all(style.fullmatch(each) for each in named - {None})
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["swe"], ["sweep"]),
+        (["sweep", "--sched"], ["--schedule"]),
+        (["sweep", "--schedule", "c"], ["cosine", "constant"]),
+        (["plan", "--preset", "q"], ["quickstart"]),
+    ],
+)
+def test_completion(words: list[str], offered: list[str]) -> None:
+    variables = {"_RANKWISE_COMPLETE": "complete_bash", "COMP_CWORD": str(len(words))}
+    line = {"COMP_WORDS": " ".join(["rankwise", *words])}
+    result = CliRunner().invoke(app, [], prog_name="rankwise", env=variables | line)
+    assert result.exit_code == 0 and result.stdout.split() == offered
+
+
 # A run in place of an adapter
 
 
@@ -346,6 +362,7 @@ def test_a_bad_value_is_named(options: list[str], message: str) -> None:
         ),
         (["plan", "--max"], "no such option: --max", "did you mean --max-"),
         (["predict", "A", "-5 degrees"], "no such option: -5", "rankwise predict ADAPTER -- '-5 ...'"),
+        (["predict", "A", "-- so"], "no such option: -- so", "rankwise predict ADAPTER -- '-- so'"),
         (["predict"], "missing ADAPTER", "such as: rankwise predict"),
         (["cut", "A"], "missing --rank", "such as: rankwise cut"),
         (["cut", "A", "--rank", "four"], "--rank: not a whole number", "such as: rankwise cut"),

@@ -36,7 +36,7 @@ def board(ranks: int, seeds: int, epochs: int) -> Board:
 
 def test_a_line_an_adapter_a_column_an_epoch() -> None:
     caption, *lines = shown(board(2, 2, 3), 100, 40).splitlines()
-    assert caption == "loss: training, mean of 20 steps; epochs: accuracy on validation in percent"
+    assert caption == "loss: training, last 20 steps; epoch: accuracy on validation in %"
     assert lines[0].split() == ["adapter", "loss", "epoch", "1", "epoch", "2", "epoch", "3"]
     assert lines[2].split() == ["r0-s0", "1.000", "0.00", "0.00", "0.00"]
     assert lines[5].split() == ["r1-s1", "1.000", "2.00", "2.00", "2.00"]

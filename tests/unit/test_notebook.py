@@ -62,7 +62,7 @@ def test_what_is_shown_while_a_sweep_trains() -> None:
     progress.validation(Validation(["r1-s1"], 1, 3, 9, [0.915], [0.9], [0.3]))
     progress.note("<b>\x1b[2J")
     page = display.pages[-1]
-    assert "epochs: accuracy on validation in percent" in page and ">epoch 1<" in page and ">91.50<" in page
+    assert "epoch: accuracy on validation in %" in page and ">epoch 1<" in page and ">91.50<" in page
     assert "&lt;b&gt;\ufffd[2J" in page
     assert "r1-s1 | 0.500 | 91.50" in repr(progress)
 

@@ -127,9 +127,11 @@ def _unknown_command(name: str) -> UsageError:
 
 def _unknown_option(option: str, command: Any) -> UsageError:
     message = f"no such option: {option}"
-    if not option.startswith("--") and any(each.name == "texts" for each in command.params):
+    is_text = " " in option or not option.startswith("--")
+    if is_text and any(each.name == "texts" for each in command.params):
         # The parser names only the first letter of a text such as "-5 degrees".
-        shown = f"rankwise {command.name} ADAPTER -- '{option} ...'"
+        text = option if " " in option else f"{option} ..."
+        shown = f"rankwise {command.name} ADAPTER -- '{text}'"
         return UsageError(message, hint=f"put -- before a text that starts with a dash: {shown}")
     known = [name for each in command.params for name in (*each.opts, *each.secondary_opts)]
     spelled = [name for name in known if name.startswith("--")]

@@ -25,6 +25,8 @@ from rankwise.training.callbacks import Callback, Callbacks, Validation
 
 TITLES = ("stage", "", "done", "elapsed", "left")
 """Headers of the bars' columns."""
+WIDE = 100
+"""Columns of a terminal on which the bars need not share the width with what stands beside them."""
 
 
 class ProgressBars(Callbacks):
@@ -128,14 +130,15 @@ class _Bars(Progress):
 
     def __init__(self, board: Board, console: Console) -> None:
         self._board, self._screen = board, console
+        narrow = console.width < WIDE
         super().__init__(
             TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None if narrow else 40),
             _Done(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            expand=True,
+            expand=narrow,
         )
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> RichTable:

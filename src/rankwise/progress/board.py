@@ -95,7 +95,7 @@ class Board:
         first = "adapter" if names.keys() <= self._rows.keys() else "rank"
         judged = JUDGED.get(self._purpose, "on validation")
         return Grid(
-            f"loss: training, mean of {RECENT} steps; epochs: accuracy {judged} in percent",
+            f"loss: training, last {RECENT} steps; epoch: accuracy {judged} in %",
             (first, "loss", *(f"epoch {epoch:.3g}" for epoch in epochs)),
             tuple(rows),
         )

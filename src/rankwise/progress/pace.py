@@ -30,7 +30,7 @@ def clock(seconds: float) -> str:
     >>> clock(42.3), clock(860), clock(7500)
     ('42 s', '14 min', '2 h 5 min')
     """
-    if seconds < 60:
+    if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     hours, rest = divmod(minutes, 60)
