@@ -11,7 +11,7 @@ exit status for the command line::
     ├── ResourceError      6   out of memory or disk
     └── TrainingError      7   the loss, a gradient or a weight is not finite
 
-Status 70 is an error in rankwise itself, 130 and 143 are Ctrl-C and SIGTERM.
+Status 70 is an error in rankwise itself; 129, 130 and 143 are SIGHUP, Ctrl-C and SIGTERM.
 
 A message may name a setting. The command line calls it an option, and Python a keyword. `option` and `either`
 write both forms into the message; an error has Python's, and the command line shows the other::

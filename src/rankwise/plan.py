@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import mean
 from typing import Any
 
 from rankwise import tuning
@@ -59,16 +60,21 @@ class Plan:
     classes: int
     rows: tuple[PlannedAdapter, ...]
     banks: tuple[tuple[AdapterSpec, ...], ...]
-    steps: int | None  # optimizer steps of each adapter; None while the data is unknown
-    tokens: int | None  # training tokens of each adapter; None while the data is unknown
+    steps: int | None  # optimizer steps of each adapter, at most; None while the data is unknown
+    tokens: int | None  # training tokens of each adapter, at most; None while the data is unknown
     memory_bytes: int  # expected peak of the largest bank, including weights
     probe: AdapterSpec | None = None  # the linear probe if it is a baseline; it has no row
     tuning: PlannedTuning | None = None  # None: every rank uses the recipe's settings
+    epochs: tuple[int, ...] = ()  # the numbers of epochs that tuning chooses from, or the recipe's
 
     @property
     def names(self) -> list[str]:
         """The adapters' names, in row order."""
         return [row.name for row in self.rows]
+
+    def fewest(self, most: int) -> int:
+        """The steps or tokens of an adapter with the fewest epochs; `most` are those of the most epochs."""
+        return round(most * min(self.epochs) / max(self.epochs)) if self.epochs else most
 
     def to_json(self) -> list[dict[str, Any]]:
         """One object per row, as printed by `rankwise plan --json`."""
@@ -212,12 +218,14 @@ def make(
             hint=f"use {option('max_length', config.max_positions)} or less",
         )
     default_targets = family_of(config_json).default_targets
+    _check_layers(recipe, config)
     specs = adapters(recipe, list(config.module_shapes()), default_targets, tuned)
     estimate = _estimate(recipe, config, tokens_per_text, number_bytes)
     probe = probe_of(recipe, (tuned or {}).get(0))
     by_name = {spec.name: spec for spec in (*specs, *((probe,) if probe else ()))}
     old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
     new = [spec for spec in specs if not any(spec in bank for bank in old)]
+    epochs = epochs_of(recipe)
     banks = old + _split(new, estimate, memory_bytes)
     if probe and not any(probe in bank for bank in banks):
         banks = (*banks, (probe,))
@@ -226,12 +234,29 @@ def make(
         classes=classes,
         rows=tuple(_rows(banks, specs, config, classes, has_pad_token)),
         banks=banks,
-        steps=recipe.train.epochs * math.ceil(texts / recipe.train.batch_size) if texts else None,
-        tokens=round(recipe.train.epochs * texts * tokens_per_text) if texts and tokens_per_text else None,
+        steps=max(epochs) * math.ceil(texts / recipe.train.batch_size) if texts else None,
+        tokens=round(max(epochs) * texts * tokens_per_text) if texts and tokens_per_text else None,
         memory_bytes=max(map(estimate, filter(None, banks))),
         probe=probe,
         tuning=_tuning(recipe, texts, classes, tokens_per_text),
+        epochs=epochs,
     )
+
+
+def epochs_of(recipe: Recipe) -> tuple[int, ...]:
+    """The numbers of epochs that tuning chooses from; without that choice, the recipe's."""
+    return tuple(recipe.tune.vary.get("epochs", ())) or (recipe.train.epochs,)
+
+
+def _check_layers(recipe: Recipe, config: ModelConfig) -> None:
+    """Refuse to adapt more layers than the model has, which would only adapt all of them."""
+    layers = 1 + layer_of(list(config.module_shapes())[-1])
+    largest = max([recipe.lora.last_layers or 0, *recipe.tune.vary.get("last_layers", ())])
+    if largest > layers:
+        raise UsageError(
+            f"last_layers {largest}: {recipe.base} has {layers} layers",
+            hint=f"use --last-layers {layers} or less; without it, all layers are adapted",
+        )
 
 
 def _tuning(
@@ -247,7 +272,7 @@ def _tuning(
     share = tuning.share_of(recipe, steps) if steps else recipe.tune.tuning_share or tuning.SHARE
     trials, length = tuning.cost(recipe, ranks, share)
     tokens = (
-        round(length * recipe.train.epochs * left * tokens_per_text) if left and tokens_per_text else None
+        round(length * mean(epochs_of(recipe)) * left * tokens_per_text) if left and tokens_per_text else None
     )
     # Trials train on the texts that are not held out.
     tuned = length * (left / texts if left and texts else 1.0)

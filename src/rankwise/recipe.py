@@ -23,12 +23,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from reprlib import repr as brief
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import tomli_w
 from pydantic import (
@@ -51,6 +55,17 @@ VARIABLE = (
     "weight_decay",
 )
 """Settings that may differ between adapters of a rank, besides the learning rate."""
+FLAT_NAMES = {"source": "data", "enabled": "tune"}
+"""Name of a setting in its section -> its flat name, if they differ."""
+OPTION = "option"
+"""The `where` of a recipe whose settings were given as options on the command line."""
+OTHER_WORDS = {
+    **{"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps"},
+    **{"fp32": "float32", "float": "float32", "bf16": "bfloat16", "half": "bfloat16", "fp16": "bfloat16"},
+    **{"wd": "weight_decay", "dropout": "lora_dropout", "layers": "last_layers"},
+    **{"model": "base", "lr": "learning_rate", "batch": "batch_size", "length": "max_length"},
+}
+"""Words that people use for a choice or a setting -> the word that rankwise uses."""
 
 
 class _Settings(BaseModel):
@@ -261,7 +276,8 @@ class TuneSettings(_Settings):
             return vary
         for name, values in vary.items():
             if name not in VARIABLE:
-                raise ValueError(f"{name!r} cannot vary within a rank; {', '.join(VARIABLE)} can")
+                meant = did_you_mean(name, VARIABLE)
+                raise ValueError(f"{name} cannot vary within a rank; {', '.join(VARIABLE)} can{meant}")
             if not isinstance(values, list | tuple) or not values:
                 raise ValueError(f"give a list of values for {name}")
         plain = {name: [_plain(name, value) for value in values] for name, values in vary.items()}
@@ -276,11 +292,19 @@ class MachineSettings(_Settings):
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the base model and of matrix products. auto = bfloat16 if the hardware supports it."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
     memory_gb: float | None = Field(None, gt=0)
     """Memory limit of one bank in GB. Adapters that do not fit train in further banks (default: 60 % of free
     memory)."""
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            meant = did_you_mean(device, ("auto", "cpu", "cuda", "mps"))
+            raise ValueError(f"{brief(device)} is not auto, cpu, cuda, cuda:N or mps{meant}")
+        return device
 
 
 class Recipe(_Settings):
@@ -345,7 +369,7 @@ class Recipe(_Settings):
             try:
                 _SECTIONS[section].model_validate({field: value})
             except ValidationError as error:
-                raise ValueError(f"vary: {name}: {error.errors()[0]['msg']} (got {value!r})") from None
+                raise ValueError(f"vary: {name}: {_what(error.errors()[0])}") from None
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """Every combination of the values to choose from, by name of the setting.
@@ -362,6 +386,11 @@ class Recipe(_Settings):
     def settings(cls) -> dict[str, FieldInfo]:
         """Name -> field of every setting, by flat name."""
         return {name: _field(section, field) for name, (section, field) in _PLACES.items()}
+
+    @classmethod
+    def section_of(cls, name: str) -> str:
+        """The section of a setting; empty for `base`."""
+        return _PLACES[name][0]
 
     def flat(self) -> dict[str, Any]:
         """Name -> value of every setting, by flat name."""
@@ -387,7 +416,8 @@ class Recipe(_Settings):
     def preset(cls, name: str, **changes: Any) -> Self:
         """Load a preset that ships with rankwise (`PRESETS`). `changes` override its settings."""
         if name not in PRESETS:
-            raise UsageError(f"no preset {name!r}", hint=f"available presets: {', '.join(PRESETS)}")
+            hint = f"available presets: {', '.join(PRESETS)}"
+            raise UsageError(f"no preset {name!r}{did_you_mean(name, PRESETS)}", hint=hint)
         text = (files("rankwise") / "assets" / "presets" / f"{name}.toml").read_text("utf-8")
         return cls(f"preset {name}", **_laid_over(tomllib.loads(text), changes))
 
@@ -411,7 +441,7 @@ _SECTIONS: dict[str, type[_Settings]] = {
     "machine": MachineSettings,
 }
 _PLACES: dict[str, tuple[str, str]] = {"base": ("", "base")} | {
-    {"source": "data", "enabled": "tune"}.get(field, field): (section, field)
+    FLAT_NAMES.get(field, field): (section, field)
     for section, settings in _SECTIONS.items()
     for field in settings.model_fields
 }
@@ -489,18 +519,87 @@ def _distinct(name: str, values: tuple[int, ...], *, largest: int) -> tuple[int,
     return values
 
 
+def did_you_mean(word: str, choices: Collection[str]) -> str:
+    """The end of a message that names the choice nearest to a word; empty if none is near.
+
+    >>> did_you_mean("linaer", ("linear", "cosine"))
+    '; did you mean linear?'
+    """
+    usual = OTHER_WORDS.get(word.lower(), "")
+    near = [usual] if usual in choices else get_close_matches(word.lower(), choices, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def _explain(error: ValidationError, where: str) -> str:
-    """`where: field: what is wrong`, one line for each field."""
-    lines = []
-    for problem in error.errors():
-        what = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        what = what.removeprefix("Value error, ")
-        place = [str(part) for part in problem["loc"]]
-        if not place:  # settings that do not go together
-            lines.append(f"{where}: {what}")
-            continue
-        place = place[1:] if place[0] in _SECTIONS and len(place) > 1 else place
-        field = ".".join({"source": "data", "enabled": "tune"}.get(part, part) for part in place)
-        got = "" if problem["type"] == "extra_forbidden" else f" (got {problem['input']!r})"
-        lines.append(f"{where}: {field}: {what}{got}")
-    return "\n".join(lines)
+    """One line for each field: `where: field: what is wrong`, or `--field: what is wrong` for options."""
+    return "\n".join(_line(problem, where) for problem in error.errors())
+
+
+def _line(problem: Any, where: str) -> str:
+    place = [str(part) for part in problem["loc"]]
+    place = place[1:] if len(place) > 1 and place[0] in _SECTIONS else place
+    line = _what(problem)
+    if place:  # otherwise, settings that do not go together, which the message names
+        line = f"{FLAT_NAMES.get(place[0], place[0])}: {line}"
+    if where != OPTION:
+        return f"{where}: {line}"
+    named = re.match(r"(\w+)(?:: | and )", line)
+    option = named and named[1] in Recipe.settings()
+    return f"--{line[: named.end(1)].replace('_', '-')}{line[named.end(1) :]}" if named and option else line
+
+
+def _what(problem: Any) -> str:
+    """What is wrong with a value: `'three' is not a whole number of at least 1`."""
+    kind, value, place = problem["type"], problem["input"], problem["loc"]
+    if kind == "extra_forbidden":
+        return f"no such setting{did_you_mean(str(place[-1]), [*Recipe.settings(), *_SECTIONS])}"
+    if kind == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    annotation, bounds = _declared([part for part in place if isinstance(part, str)])
+    if any(isinstance(part, int) for part in place):  # one element of a list
+        annotation, bounds = _element(annotation)
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    meant = did_you_mean(value, choices) if isinstance(value, str) else ""
+    finite = "finite " if kind == "finite_number" else ""
+    return f"{brief(value)} is not {_allowed(annotation, bounds, finite)}{meant}"
+
+
+def _declared(names: list[str]) -> tuple[Any, list[Any]]:
+    """Type and bounds of the field at a place; the parts of a place below the field are ignored."""
+    section, fields = (
+        (_SECTIONS[names[0]], names[1:]) if names[0] in _SECTIONS and names[1:] else (None, names)
+    )
+    known: Mapping[str, FieldInfo] = section.model_fields if section else Recipe.model_fields
+    field = known.get(fields[0]) or Recipe.settings()[fields[0]]
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    is_optional = NoneType in get_args(field.annotation)
+    return (kinds[0] if is_optional else field.annotation), field.metadata
+
+
+def _element(annotation: Any) -> tuple[Any, list[Any]]:
+    """Type and bounds of the elements of a list."""
+    inner = get_args(annotation)[0]
+    if get_origin(inner) is Annotated:
+        return inner.__origin__, list(inner.__metadata__[0].metadata)
+    return inner, []
+
+
+def _allowed(annotation: Any, bounds: list[Any], finite: str) -> str:
+    """The values that a type and its bounds allow: `a number above 0 and below 1`."""
+    if get_origin(annotation) is Literal:
+        *most, last = get_args(annotation)
+        return f"{', '.join(most)} or {last}"
+    if get_origin(annotation) is tuple:
+        return {int: "a list of whole numbers", str: "a list of words"}.get(
+            get_args(annotation)[0], "a list of numbers"
+        )
+    names = {bool: "true or false", int: "a whole number", float: f"a {finite}number", str: "text"}
+    name = names.get(annotation, "a group of settings")
+    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    limits = [
+        f"{word} {getattr(bound, sign):g}"
+        for bound in bounds
+        for sign, word in words.items()
+        if hasattr(bound, sign)
+    ]
+    return f"{name} {' and '.join(limits)}".rstrip()

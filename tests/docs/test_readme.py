@@ -14,6 +14,8 @@ import pytest
 import typer
 
 from rankwise.cli import app as cli
+from rankwise.cli import settings
+from rankwise.cli.group import ALIASES
 from rankwise.recipe import Recipe
 from tests.docs import tree as source_tree
 from tests.docs.markdown import ROOT, blocks, headings, pages, prose, section
@@ -40,9 +42,13 @@ def mentions(text: str) -> Iterator[list[str]]:
             yield shlex.split(match[1])
 
 
-def verbs() -> dict[str, Any]:
+def program() -> Any:
     # typer's own copy of click has no public type.
-    found: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    return typer.main.get_command(cli.app)
+
+
+def verbs() -> dict[str, Any]:
+    found: dict[str, Any] = program().commands
     return found
 
 
@@ -54,17 +60,18 @@ def test_commands_are_accepted(page: Path) -> None:
         values = verbs()[verb].make_context(verb, list(words)).params
         if "preset" in values and not values["recipe"]:
             changes = {name: values[name] for name in Recipe.settings() if name in values}
-            cli._build_recipe(values["preset"], None, changes)
+            settings.build_recipe(values["preset"], None, settings.parsed(changes))
 
 
 @every_page
 def test_mentioned_options_exist(page: Path) -> None:
     for verb, *words in mentions(page.read_text("utf-8")):
-        if verb == "VERB":
+        if verb in ("VERB", "COMMAND"):
             continue
+        verb = ALIASES.get(verb, verb)
         assert verb in verbs(), f"{page.name}: no verb {verb}"
         params = verbs()[verb].params
-        known = {"--help"} | {option for p in params for option in (*p.opts, *p.secondary_opts)}
+        known = {"--help", "--"} | {option for p in params for option in (*p.opts, *p.secondary_opts)}
         used = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert used <= known, f"{page.name}: rankwise {verb} has no {used - known}"
 
@@ -72,7 +79,9 @@ def test_mentioned_options_exist(page: Path) -> None:
 @every_page
 def test_lone_options_exist(page: Path) -> None:
     """`--ranks 1,8` in running text, without its verb."""
-    known = {o for verb in verbs().values() for p in verb.params for o in (*p.opts, *p.secondary_opts)}
+    commands = [program(), *verbs().values()]
+    known = {o for verb in commands for p in verb.params for o in (*p.opts, *p.secondary_opts)}
+    known |= {f"--{other}" for other in ALIASES} | {"--", "--max_length"}
     of_others = {"--no-deps", "--constraint"}  # pip's
     for code in re.findall(r"`(--[^`\n]+)`", prose(page.read_text("utf-8"))):
         assert code.split()[0] in known | of_others, f"{page.name}: {code}"

@@ -20,6 +20,7 @@ import rankwise
 from rankwise import plan
 from rankwise.cli import app as cli
 from rankwise.cli.doctor import Finding
+from rankwise.cli.group import ALIASES
 from rankwise.commands.results import STAGES
 from rankwise.errors import RankwiseError
 from rankwise.models.base import KNOWN
@@ -182,6 +183,13 @@ def test_verbs_and_their_options() -> None:
     assert shown == real
 
 
+def test_other_names() -> None:
+    shown = {
+        other.lstrip("`-").rstrip("`"): name.lstrip("`-").rstrip("`") for other, name in table("Commands", 1)
+    }
+    assert shown == ALIASES
+
+
 def test_public_names() -> None:
     assert sorted(row[0] for row in table("Python")) == sorted(rankwise.__all__)
 
@@ -200,7 +208,7 @@ def test_exit_statuses() -> None:
     shown = [(int(status), error) for status, error, _ in table("Exit statuses")]
     classes: list[type[RankwiseError]] = [RankwiseError, *_below(RankwiseError)]
     named = sorted((error.exit_status, error.__name__) for error in classes)
-    assert shown == [(0, ""), *named, (70, ""), (130, ""), (143, "")]
+    assert shown == [(0, ""), *named, (70, ""), (129, ""), (130, ""), (143, "")]
 
 
 def test_gpt2_parameters() -> None:

@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("plan", "searching"),
     ("training",),
     ("report",),
+    ("progress",),
     ("commands",),
     ("cli", "estimator", "__init__", "__main__"),
 )

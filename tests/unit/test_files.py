@@ -284,3 +284,12 @@ def test_a_scratch_folder_is_gone_afterwards(tmp_path: Path) -> None:
         assert (folder / "link").read_text() == "content"
         assert files.read_object(folder / "b.json") == {"c": 1}
     assert not folder.exists() and (tmp_path / "a").exists()
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    claimed = [files.claim_folder(tmp_path / "runs" / "a") for _ in range(3)]
+    assert [folder.name for folder in claimed] == ["a", "a-2", "a-3"]
+    assert names(tmp_path / "runs") == ["a", "a-2", "a-3"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write"):
+        files.claim_folder(tmp_path / "file" / "a")

@@ -8,8 +8,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rankwise.cli import terminal
-from rankwise.cli.live import Board, line
+from rankwise.progress.bars import ProgressBars
+from rankwise.progress.board import Board, line
+from rankwise.progress.lines import LogLines
+from rankwise.progress.pace import Pace
 from rankwise.training.callbacks import Validation
 
 
@@ -33,7 +35,8 @@ def board(ranks: int, seeds: int, epochs: int) -> Board:
 
 
 def test_a_line_an_adapter_a_column_an_epoch() -> None:
-    lines = shown(board(2, 2, 3), 100, 40).splitlines()
+    caption, *lines = shown(board(2, 2, 3), 100, 40).splitlines()
+    assert caption == "loss: training, last 20 steps; epoch: accuracy on validation in %"
     assert lines[0].split() == ["adapter", "loss", "epoch", "1", "epoch", "2", "epoch", "3"]
     assert lines[2].split() == ["r0-s0", "1.000", "0.00", "0.00", "0.00"]
     assert lines[5].split() == ["r1-s1", "1.000", "2.00", "2.00", "2.00"]
@@ -56,25 +59,26 @@ def test_it_fits_narrow_terminals_with_the_latest_epoch(columns: int) -> None:
 def test_forty_adapters_become_a_line_a_rank() -> None:
     text = shown(board(8, 5, 1), 80, 24)
     lines = text.splitlines()
-    assert len(lines) <= 24 - 2 and lines[0].startswith("rank")
-    assert lines[2].split() == ["0", "1.000", "2.00"]  # the mean of seeds 0 to 4
+    assert len(lines) <= 24 - 2 and lines[1].startswith("rank")
+    assert lines[3].split() == ["0", "1.000", "2.00"]  # the mean of seeds 0 to 4
 
 
 def test_more_ranks_than_lines_are_counted() -> None:
     text = shown(board(40, 1, 1), 80, 24)
     assert len(text.splitlines()) <= 24 - 2
-    assert "and 22 more" in text
+    assert "and 23 more" in text
 
 
 def test_nothing_before_the_first_step() -> None:
     assert Board().table(80, 24) is None
 
 
-def told() -> None:
+def told(console: Console) -> None:
     """The events of a sweep with two epochs."""
-    with terminal.ProgressBars() as bars:
+    with ProgressBars(console) as bars:
         bars.begin("data", None)
         bars.end()
+        bars.bank("train", {"r1-s1": 1})
         bars.begin("train", 4)
         for number in (1, 2, 3, 4):
             bars.step(["r1-s1"], number, 4, [0.5])
@@ -88,20 +92,19 @@ def told() -> None:
                     bars.advance(number)
 
 
-def test_a_sweep_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_on_a_terminal() -> None:
     file = io.StringIO()
-    console = Console(file=file, width=100, height=30, force_terminal=True, color_system=None, markup=False)
-    monkeypatch.setattr(terminal, "stderr", console)
-    told()
+    told(Console(file=file, width=100, height=30, force_terminal=True, color_system=None, markup=False))
     last = file.getvalue().rpartition("adapter")[2]
     assert last.splitlines()[2].split() == ["r1-s1", "0.500", "90.00", "90.00"]
-    assert "4/4" in last and "10/10" in last and "data" not in last
+    assert "4/4 steps" in last and "10/10 texts" in last and "data" not in last
+    header = next(line.split() for line in last.splitlines() if line.startswith("stage"))
+    assert header == ["stage", "done", "elapsed", "left"]
 
 
-def test_a_sweep_in_a_pipe_says_each_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_in_a_pipe_says_each_thing_once() -> None:
     file = io.StringIO()
-    monkeypatch.setattr(terminal, "stderr", Console(file=file, width=80, markup=False))
-    told()
+    told(Console(file=file, width=80, markup=False))
     assert file.getvalue().splitlines() == [
         "data",
         "train (4)",
@@ -109,6 +112,47 @@ def test_a_sweep_in_a_pipe_says_each_thing_once(monkeypatch: pytest.MonkeyPatch)
         "epoch 1/2, validation accuracy: r1-s1 90.00",
         "epoch 2/2, validation accuracy: r1-s1 90.00",
     ]
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_long_job_in_a_log_says_how_far_it_is_every_thirty_seconds() -> None:
+    file, now = io.StringIO(), Clock()
+    lines = LogLines(Console(file=file, width=80), now)
+    lines.bank("train", {"r1-s1": 1})
+    lines.begin("train", 2500)
+    for number in range(1, 121):
+        now.seconds += 0.5
+        lines.step(["r1-s1", "r2-s1"], number, 2500, [0.4, 0.42])
+    lines.begin("validation", 1000)
+    for _ in range(6):
+        now.seconds += 10
+        lines.advance(100)
+    assert file.getvalue().splitlines() == [
+        "train (2,500)",
+        "train 60/2,500 steps, loss 0.41, 20 min left",
+        "train 120/2,500 steps, loss 0.41, 20 min left",
+        "validation (1,000)",
+        "validation 300/1,000 texts",
+        "validation 600/1,000 texts",
+    ]
+
+
+def test_the_rest_is_expected_at_the_pace_so_far() -> None:
+    now = Clock()
+    pace = Pace(now)
+    assert pace.left("train", 100, 200) is None  # a resumed run
+    now.seconds = 50.0
+    assert pace.left("train", 125, 200) == 150.0
+    assert pace.left("test", 0, 10) is None
 
 
 def test_the_line_of_an_epoch() -> None:

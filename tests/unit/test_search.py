@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from rankwise import Classifier, RankwiseError, Recipe, TrainingError, UsageError, search, sweep
-from rankwise.cli.live import Board
+from rankwise.progress.board import Board
 from rankwise.report import search as report
 from rankwise.report.runs import list_runs
 from rankwise.schema import SearchResults, SearchTrial
@@ -453,8 +453,8 @@ def test_the_board_of_many_trials() -> None:
     board = Board()
     board.step([f"r4-lr{i}" for i in range(30)], [1.0] * 30)
     board.step(["r4-lr30", "r4-lr31"], [1.0, 2.0])
-    table = board.table(80, 20)
-    assert table is not None and table.row_count == 2 and table.columns[0].header == "adapter"
+    grid = board.grid(5, 15)
+    assert grid is not None and len(grid.rows) == 2 and grid.header[0] == "adapter"
 
 
 # The command
@@ -478,6 +478,16 @@ def test_command(recipe: Recipe, tmp_path: Path) -> None:
     again = rankwise("search", "--resume", out, "--json")
     assert json.loads(again.stdout) == json.loads(RunFolder(out).search.read_text())
     assert "search.md" in rankwise("report", out).stdout
+    for line in (["compare", out], ["samples", out], ["report", out, out, "--out", "x.html"]):
+        shown = refusal(*line, status=2)
+        assert f"{out}: holds a search, not a sweep" in shown
+        assert f"hint: rankwise search --resume {out} prints its trials" in shown
+        assert "its best settings: rankwise sweep " in shown
+    predicted = rankwise("predict", out, "so glad", "--json")
+    assert (
+        f"{out} is a run: this is its adapter" in predicted.stderr
+        and "best of the search" in predicted.stderr
+    )
 
 
 @pytest.mark.parametrize(

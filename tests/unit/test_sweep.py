@@ -343,6 +343,7 @@ def test_balanced_weights_change_the_loss(gpt2_base: Path, tmp_path: Path) -> No
     assert found[0].adapters[0].train_loss != pytest.approx(found[1].adapters[0].train_loss, rel=1e-3)
 
 
-def test_the_default_folder_names_data_and_base() -> None:
+def test_the_default_folder_names_data_and_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     name = default_folder(Recipe(data="dair-ai/emotion", base="openai-community/gpt2")).name
     assert name.startswith("emotion-gpt2-")

@@ -12,9 +12,12 @@ from rich.console import Console
 
 from rankwise import Recipe
 from rankwise.cli import terminal
+from rankwise.commands.duration import Duration
 from rankwise.commands.predict import Prediction
 from rankwise.commands.preview import preview
 from rankwise.errors import DataError
+from rankwise.progress.bars import ProgressBars
+from rankwise.progress.console import SafeConsole
 from rankwise.report.run import load
 from rankwise.report.tables import Table, rank_table, sample_table
 from rankwise.stats.metrics import metrics
@@ -142,26 +145,40 @@ def test_an_error_and_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.getvalue() == "error: a/b.csv:3: bad [red]:x: \ufffd[2J\nsecond line\nhint: try [b]\n"
 
 
-def progress() -> None:
-    with terminal.ProgressBars() as bars:
+def progress(console: Console) -> None:
+    with ProgressBars(console) as bars:
         bars.note("a [note]")
-        bars.begin("train", 1200)
+        bars.begin("test", 1200)
         bars.advance(1)
         bars.begin("predict", None)
         bars.advance(7)
 
 
-def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_on_a_terminal() -> None:
     file = io.StringIO()
-    console = Console(file=file, width=100, force_terminal=True, color_system=None, markup=False)
-    monkeypatch.setattr(terminal, "stderr", console)
-    progress()
+    progress(Console(file=file, width=100, force_terminal=True, color_system=None, markup=False))
     shown = file.getvalue()
-    assert "a [note]" in shown and "1/1200" in shown and "predict" in shown
+    assert "a [note]" in shown and "1/1,200 texts" in shown and "predict" in shown
 
 
-def test_progress_in_a_pipe_is_a_line_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_in_a_pipe_is_a_line_a_stage() -> None:
     file = io.StringIO()
-    monkeypatch.setattr(terminal, "stderr", Console(file=file, markup=False, emoji=False))
-    progress()
-    assert file.getvalue() == "a [note]\ntrain (1,200)\npredict\n"
+    progress(Console(file=file, markup=False, emoji=False))
+    assert file.getvalue() == "a [note]\ntest (1,200)\npredict\n"
+
+
+def test_characters_that_steer_the_terminal_are_never_printed() -> None:
+    """Also in messages that no table or error escapes, such as the path of a run folder."""
+    file = io.StringIO()
+    SafeConsole(file=file, width=80).print("written to \x1b[2Jruns/\x9b1m [b]x[/b] :smile:", soft_wrap=True)
+    assert file.getvalue() == "written to \ufffd[2Jruns/\ufffd1m [b]x[/b] :smile:\n"
+
+
+def test_a_plan_in_which_the_epochs_vary(screen: Screen) -> None:
+    file = screen(100)
+    plan = preview(Recipe(base="gpt2", data="starter", vary={"epochs": (1, 3)}, batch_size=8))
+    terminal.show_plan(plan, Duration(600.0, 65.0, 5.0, 12))
+    shown = " ".join(file.getvalue().split())
+    assert plan.steps is not None and plan.steps % 3 == 0
+    assert f"steps: {plan.steps // 3:,} to {plan.steps:,} for each adapter" in shown
+    assert "time: about 11 min (tuning 10 min, training 1 min, evaluation 5 s), from 12 steps" in shown

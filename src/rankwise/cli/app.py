@@ -5,38 +5,47 @@ Exit status: 0 for success; otherwise as listed in `rankwise.errors`.
 
 from __future__ import annotations
 
-import csv
 import functools
-import inspect
-import io
 import json as jsonlib
+import logging
 import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
-from rankwise.errors import RankwiseError, UsageError
-from rankwise.recipe import PRESETS, Recipe
+from rankwise.cli import streams
+from rankwise.cli.examples import epilog
+from rankwise.cli.group import Group, canonical, fail
+from rankwise.cli.help import Command
+from rankwise.cli.settings import presented, with_recipe
+from rankwise.errors import RankwiseError, ResourceError, UsageError
+from rankwise.recipe import Recipe
 from rankwise.schema import MetricName
 from rankwise.training import signals
 
+if TYPE_CHECKING:
+    from rankwise.commands.duration import Duration
+
 app = typer.Typer(
-    help="Fine-tune a language model into a text classifier with LoRA, at many ranks in one pass.",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": canonical},
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead of tables.")]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Run folder to write [default: runs/DATA-BASE-TIME].")
 ]
-Adapter = Annotated[Path, typer.Argument(help="Adapter folder, such as runs/NAME/adapters/r4-s110.")]
+Adapter = Annotated[
+    Path,
+    typer.Argument(
+        help="Adapter folder, such as runs/NAME/adapters/r4-s110; or a run, for its best adapter."
+    ),
+]
 Base = Annotated[str | None, typer.Option(help="Base model, if it is not the one that the adapter names.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="Precision: auto, bfloat16 or float32.")]
@@ -55,15 +64,36 @@ TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 
 DATA_SETTINGS = (
-    *("base", "validation", "test", "data_config", "text_column", "label_column", "labels"),
+    *("base", "data", "validation", "test", "data_config", "text_column", "label_column", "labels"),
     *("validation_fraction", "max_length"),
 )
 """The settings of a recipe that `rankwise data` accepts."""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    app()
+    log = logging.getLogger("rankwise")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Notes())
+    try:
+        with streams.guarded():
+            app()
+    except ResourceError as error:
+        from rankwise.cli.terminal import show_error
+
+        show_error(error)
+        raise SystemExit(error.exit_status) from None
+    raise SystemExit(0)
+
+
+class _Notes(logging.Handler):
+    """Shows what modules log, such as that a base model is unpacked."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        from rankwise.cli.terminal import show_note
+
+        show_note(record.getMessage())
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -72,144 +102,59 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: Any, **options: Any) -> None:
         try:
+            if isinstance(options.get("adapter"), Path):
+                from rankwise.cli.folders import adapter_of
+
+                options["adapter"] = adapter_of(options["adapter"])
             function(*args, **options)
         except RankwiseError as error:
-            _fail(error, error.exit_status)
+            fail(error)
         except signals.Interrupted as error:
-            _fail(RankwiseError(str(error)), error.exit_status)
+            fail(RankwiseError(str(error)), error.exit_status)
         except KeyboardInterrupt:
-            _fail(RankwiseError("interrupted"), 130)
-        except BrokenPipeError:
-            # The reader of our output has closed it; the interpreter must not try to flush to it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+            fail(RankwiseError("interrupted"), 130)
         except typer.Exit:
             raise
         except Exception as error:
             if os.environ.get("RANKWISE_DEBUG"):
                 raise
-            hint = "set RANKWISE_DEBUG=1 to see the traceback; please report it with the command that you ran"
-            _fail(RankwiseError(f"internal error: {type(error).__name__}: {error}", hint=hint), 70)
+            fail(*_unexpected(error))
 
-    app.command()(guarded)
+    app.command(cls=Command, epilog=epilog(function.__name__))(presented(guarded))
     return guarded
 
 
-def _fail(error: RankwiseError, status: int) -> NoReturn:
-    from rankwise.cli.terminal import show_error
-
-    show_error(error)
-    raise typer.Exit(status)
-
-
-def _with_recipe(
-    function: Callable[..., None], settings: Iterable[str] = tuple(Recipe.settings())
-) -> Callable[..., None]:
-    """Give a command --preset, --recipe, and an option for every setting of a recipe, or for some of them.
-
-    The command gets the finished recipe as its first argument. The docstring of each recipe field is the
-    help of its option.
-    """
-
-    @functools.wraps(function)
-    def with_recipe(preset: str | None, recipe: Path | None, **options: Any) -> None:
-        changes = {name: options.pop(name) for name in settings}
-        if resumed := options.get("resume"):
-            if preset or recipe:
-                raise UsageError("--resume uses the run's own recipe: omit --preset and --recipe")
-            recipe = _begun(resumed)
-        function(_build_recipe(preset, recipe, changes), **options)
-
-    signature = inspect.signature(function, eval_str=True)
-    own = [p.replace(kind=p.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]
-    options = {
-        "preset": Annotated[str | None, typer.Option(help=f"Preset to start from: {', '.join(PRESETS)}.")],
-        "recipe": Annotated[Path | None, typer.Option(help="Recipe file (TOML) to start from.")],
-        **{name: _setting(name) for name in settings},
-    }
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-        for name, kind in options.items()
-    ]
-    # typer reads parameters from __signature__ and their types from __annotations__. To mypy, a function has
-    # no __signature__.
-    with_recipe.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    with_recipe.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-    return with_recipe
+def _unexpected(error: Exception) -> tuple[RankwiseError, int]:
+    """The message for an error that no module explains, and the exit status."""
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        hint = "set TMPDIR to a folder that you can write to"
+        return ResourceError("there is no folder for temporary files", hint=hint), ResourceError.exit_status
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        hint = "check the disk, and that you have permission"
+        return ResourceError(f"{where}{error.strerror}", hint=hint), ResourceError.exit_status
+    hint = "set RANKWISE_DEBUG=1 to see the traceback; please report it with the command that you ran"
+    return RankwiseError(f"internal error: {type(error).__name__}: {error}", hint=hint), 70
 
 
-def _begun(run: Path) -> Path:
-    """The recipe file of an existing run."""
-    from rankwise.store.run_folder import RunFolder
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version as installed
 
-    folder = RunFolder(run)
-    folder.require_begun()
-    return folder.recipe
-
-
-def _setting(name: str) -> Any:
-    """A recipe field as an option. Every value but a flag arrives as text, and the recipe validates it."""
-    field = Recipe.settings()[name]
-    shown = field.default
-    if isinstance(shown, tuple):
-        shown = ",".join(map(str, shown))
-    if shown == {}:
-        shown = None
-    text = " ".join((field.description or "").split()) + ("" if shown is None else f" [default: {shown}]")
-    if field.annotation is bool:
-        return Annotated[bool | None, typer.Option(help=text)]
-    if get_origin(field.annotation) is dict:
-        return Annotated[list[str] | None, typer.Option(help=text, metavar="NAME=A,B,...")]
-    return Annotated[str | None, typer.Option(help=text, metavar=_metavar(field.annotation))]
+        print(installed("rankwise"))
+        raise typer.Exit
 
 
-def _metavar(annotation: Any) -> str:
-    """Placeholder for a setting's value in the help: `N`, `A,B,...`, `linear|cosine|constant`."""
-    if get_origin(annotation) is Literal:
-        return "|".join(get_args(annotation))
-    kinds = [annotation, *get_args(annotation)]
-    if any(get_origin(kind) is tuple for kind in kinds):
-        return "A,B,..."
-    return "X" if float in kinds else "N" if int in kinds else "TEXT"
-
-
-def _build_recipe(preset: str | None, path: Path | None, changes: dict[str, Any]) -> Recipe:
-    given = {name: value for name, value in changes.items() if value not in (None, [], ())}
-    for name, value in given.items():
-        if isinstance(value, str) and _metavar(Recipe.settings()[name].annotation) == "A,B,...":
-            given[name] = _listed(value)
-        if isinstance(value, list | tuple):
-            given[name] = _named_lists(name, value)
-    if preset and path:
-        raise UsageError("--preset and --recipe cannot be combined")
-    if path:
-        return Recipe.load(path, **given)
-    return Recipe.preset(preset, **given) if preset else Recipe("option", **given)
-
-
-def _named_lists(option: str, values: Iterable[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for each in values:
-        name, cells = _named_list(option, each)
-        if name in found:
-            hint = f"give all values at once: --{option} {name}={','.join(found[name] + cells)}"
-            raise UsageError(f"--{option} {name} is given twice", hint=hint)
-        found[name] = cells
-    return found
-
-
-def _named_list(option: str, value: str) -> tuple[str, list[str]]:
-    """Parse `weight_decay=0,0.01`; hyphens in the name are accepted, as in options."""
-    name, sign, values = value.partition("=")
-    if not sign:
-        raise UsageError(f"--{option} {value}: there is no =", hint=f"such as --{option} weight_decay=0,0.01")
-    return name.strip().replace("-", "_"), _listed(values)
-
-
-def _listed(value: str) -> list[str]:
-    """Parse a list as a line of CSV, so that a label may contain a comma: `calm,"angry, very"`."""
-    (cells,) = csv.reader([value], skipinitialspace=True)
-    return [cell.strip() for cell in cells if cell.strip()]
+@app.callback()
+def rankwise(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the installed version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune a language model into a text classifier with LoRA, at many ranks in one pass."""
 
 
 def _sweep(
@@ -217,13 +162,14 @@ def _sweep(
 ) -> None:
     with signals.stopping():
         from rankwise.cli import terminal
-        from rankwise.cli.tracking import Trackers
+        from rankwise.cli.tracking import Trackers, check
         from rankwise.commands.sweep import default_folder, sweep
         from rankwise.store.run_folder import RunFolder
         from rankwise.training.callbacks import Callbacks
 
-        run = RunFolder(out or default_folder(recipe))
         names = [name.strip() for name in (track or "").split(",") if name.strip()]
+        check(names)
+        run = RunFolder(out or default_folder(recipe))
         with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
@@ -252,7 +198,7 @@ def quickstart(out: Out = None, json: Json = False) -> None:
 
 
 @_verb
-@_with_recipe
+@with_recipe
 def sweep(
     recipe: Recipe,
     *,
@@ -281,7 +227,7 @@ def sweep(
 
 
 @_verb
-@_with_recipe
+@with_recipe
 def search(
     recipe: Recipe,
     *,
@@ -316,7 +262,7 @@ def search(
 
 
 @_verb
-@_with_recipe
+@with_recipe
 def plan(
     recipe: Recipe,
     *,
@@ -326,38 +272,45 @@ def plan(
     tokens_per_text: Annotated[
         float | None, typer.Option(help="Mean tokens per text, if the data cannot be read yet.", min=0.01)
     ] = None,
+    time: Annotated[
+        bool,
+        typer.Option("--time", help="Estimate the duration, from a few steps trained on this machine."),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show what a sweep would train: parameters, steps, tokens, memory. Fetches no weights."""
+    """Show what a sweep would train: parameters, steps, tokens, memory. Fetches no weights without --time."""
     from rankwise.cli import terminal
     from rankwise.commands.preview import preview
 
     found = preview(recipe, train_texts=train_texts, tokens_per_text=tokens_per_text)
+    seconds = _timed(recipe) if time else None
     if json:
-        print(jsonlib.dumps(found.to_json(), indent=1))
+        timed = {"seconds": seconds.to_json()} if seconds else {}
+        print(jsonlib.dumps([row | timed for row in found.to_json()], indent=1))
     else:
-        terminal.show_plan(found)
+        terminal.show_plan(found, seconds)
+
+
+def _timed(recipe: Recipe) -> Duration:
+    from rankwise.cli import terminal
+    from rankwise.commands.duration import duration
+
+    with terminal.ProgressBars() as bars:
+        return duration(recipe, bars)
 
 
 @_verb
-@functools.partial(_with_recipe, settings=DATA_SETTINGS)
+@functools.partial(with_recipe, settings=DATA_SETTINGS)
 def data(
     recipe: Recipe,
     *,
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(help="A file, a folder or a Hub ID; or up to three files: train, validation, test."),
-    ] = None,
     json: Json = False,
 ) -> None:
     """Report on the data: sizes, classes, lengths, duplicates, contradicting labels, leaks."""
     from rankwise.cli import terminal
     from rankwise.commands.preview import data_report
 
-    if len(files or []) > 3:
-        raise UsageError("at most three files can be given: train, validation and test")
-    given = dict(zip(("data", "validation", "test"), files or [], strict=False))
-    found, notes = data_report(recipe.replace(**given))
+    found, notes = data_report(recipe)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -367,7 +320,8 @@ def data(
 @_verb
 def evaluate(
     adapter: Adapter,
-    data: Annotated[Path, typer.Option(help="File of labeled texts.")],
+    file: Annotated[Path | None, typer.Argument(help="File of labeled texts.")] = None,
+    data: Annotated[Path | None, typer.Option(help="File of labeled texts, as an option.")] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     base: Base = None,
@@ -380,12 +334,22 @@ def evaluate(
     from rankwise.commands.evaluate import evaluate as run
 
     columns = {"text_column": text_column, "label_column": label_column}
+    labeled = _one_of(file, data)
     loading = {"base": base, "device": device, "precision": precision}
-    found = run(adapter, data, columns=columns, on_note=terminal.show_note, **loading)
+    found = run(adapter, labeled, columns=columns, on_note=terminal.show_note, **loading)
     if json:
         print(found.model_dump_json(indent=1))
     else:
         terminal.show_metrics(found)
+
+
+def _one_of(file: Path | None, data: Path | None) -> Path:
+    """The file, given as an argument or as an option."""
+    if file and data:
+        raise UsageError(f"{file} and --data {data} cannot be combined", hint="leave one of them out")
+    if not file and not data:
+        raise UsageError("no file of labeled texts is given", hint="rankwise evaluate ADAPTER FILE")
+    return file or data or Path()
 
 
 @_verb
@@ -505,10 +469,12 @@ def samples(
 ) -> None:
     """Show two texts of each class, chosen by seed, with their predictions."""
     from rankwise.cli import terminal
+    from rankwise.cli.folders import require_sweep
     from rankwise.report.run import load
     from rankwise.report.tables import sample_table
     from rankwise.store.run_folder import RunFolder
 
+    require_sweep(run, "samples")
     table = sample_table(load(RunFolder(run)), adapter=adapter, seed=seed)
     if json:
         rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
@@ -526,10 +492,12 @@ def compare(
 ) -> None:
     """Compare every pair of ranks on the same validation texts and say which rank is enough."""
     from rankwise.cli import terminal
+    from rankwise.cli.folders import require_sweep
     from rankwise.report import ranks
     from rankwise.report.run import load
     from rankwise.store.run_folder import RunFolder
 
+    require_sweep(run, "compare")
     name, accepted = _judged_by(metric, margin)
     found = ranks.compare(load(RunFolder(run)), accepted, name)
     if json:
@@ -565,9 +533,11 @@ def report(
 ) -> None:
     """Rebuild a run's tables, figures, page and cards from its files; or show several runs side by side."""
     from rankwise.cli import terminal
+    from rankwise.cli.folders import require_reportable
     from rankwise.report import build
     from rankwise.store.run_folder import RunFolder
 
+    require_reportable(run)
     written = build.report([RunFolder(each) for each in run], out, *_judged_by(metric, margin))
     if json:
         print(jsonlib.dumps({"page": str(written)}, indent=1, ensure_ascii=False))
@@ -635,6 +605,4 @@ def doctor(json: Json = False) -> None:
 @_verb
 def version() -> None:
     """Print the installed version."""
-    from importlib.metadata import version as installed
-
-    print(installed("rankwise"))
+    _print_version(True)

@@ -1,30 +1,24 @@
-"""Terminal output: tables, progress bars, errors. Data goes to stdout, messages to stderr."""
+"""Terminal output: tables, results, errors. Data goes to stdout, messages to stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rankwise.cli.live import Board, line
 from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
 from rankwise.errors import RankwiseError, as_options
+from rankwise.progress.bars import ProgressBars as ProgressBars
+from rankwise.progress.console import stderr as stderr
+from rankwise.progress.console import stdout as stdout
+from rankwise.progress.pace import clock
 from rankwise.report import search
 from rankwise.report.data_tables import data_tables
 from rankwise.report.html import size
@@ -34,17 +28,14 @@ from rankwise.report.scores import best_adapter
 from rankwise.report.tables import Table, class_figures, one_line, percent, printable
 from rankwise.schema import Comparison, Cut, DataReport, SearchResults
 from rankwise.store.run_folder import RunFolder, command
-from rankwise.training.callbacks import Callback, Validation
 
 if TYPE_CHECKING:
     from rankwise.cli.doctor import Finding
+    from rankwise.commands.duration import Duration
     from rankwise.commands.predict import Prediction
     from rankwise.plan import Plan
     from rankwise.schema import Metrics
 
-# Markup and emoji are disabled: paths, labels and texts may contain [brackets] and :colons:.
-stdout = Console(highlight=False, markup=False, emoji=False)
-stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 GAP = 2
 """Spaces between two columns."""
 LONGEST_WORD = 20
@@ -115,11 +106,11 @@ def show_error(error: RankwiseError) -> None:
 
 
 def show_note(text: str) -> None:
-    """Print a note to stderr."""
-    stderr.print(printable(text), soft_wrap=True)
+    """Print `note: ...`."""
+    stderr.print(Text.assemble(("note:", "bold yellow"), " ", printable(text)), soft_wrap=True)
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: Plan, seconds: Duration | None = None) -> None:
     """Print the parameter table of a plan, and the cost of the sweep."""
     rows = [
         (
@@ -143,13 +134,31 @@ def show_plan(plan: Plan) -> None:
         "pass",
     )
     show_table(Table(f"{plan.base}, {plan.classes} classes", columns, rows))
-    steps = "unknown until the data is read" if plan.steps is None else f"{plan.steps:,} for each adapter"
-    tokens = (
-        "unknown until the data is read" if plan.tokens is None else f"about {plan.tokens:,} for each adapter"
-    )
+    steps, tokens = _each_adapter(plan, plan.steps), _each_adapter(plan, plan.tokens, "about ")
     lines = [f"steps: {steps}", f"trained tokens: {tokens}", *_tuning_line(plan)]
     lines.append(f"memory: about {plan.memory_bytes / 1e9:.1f} GB")
+    if seconds:
+        lines.append(_time_line(seconds))
     stdout.print("\n" + "\n".join(lines), soft_wrap=True)
+
+
+def _time_line(seconds: Duration) -> str:
+    """How long a sweep will take, and what that covers."""
+    stages = {"tuning": seconds.tuning, "training": seconds.training, "evaluation": seconds.evaluation}
+    parts = ", ".join(f"{name} {clock(each)}" for name, each in stages.items() if each)
+    return (
+        f"time: about {clock(seconds.total)} ({parts}), from {seconds.timed_steps} steps timed on this "
+        "machine; without reading the data, baselines, cuts and the report"
+    )
+
+
+def _each_adapter(plan: Plan, most: int | None, about: str = "") -> str:
+    """The steps or tokens of an adapter; a range if tuning chooses the number of epochs."""
+    if most is None:
+        return "unknown until the data is read"
+    if (fewest := plan.fewest(most)) < most:
+        return f"{about}{fewest:,} to {most:,} for each adapter, as tuning chooses its epochs"
+    return f"{about}{most:,} for each adapter"
 
 
 def _tuning_line(plan: Plan) -> Iterator[str]:
@@ -316,91 +325,3 @@ def show_findings(findings: Iterable[Finding]) -> list[Finding]:
     if all(each.state != "problem" for each in found):
         stdout.print("nothing is wrong")
     return found
-
-
-class ProgressBars(Callback):
-    """On a terminal, one bar per stage below the board of a sweep; otherwise, one line per stage."""
-
-    def __init__(self) -> None:
-        self._board, self._purpose = Board(), ""
-        self._bars = _Bars(self._board)
-        self._tasks: dict[str, TaskID] = {}  # stage -> its bar
-        self._lengths: dict[str, int | None] = {}
-        self._stage = ""
-        self._stepped: set[str] = set()  # stages whose progress `step` reports
-
-    def __enter__(self) -> Self:
-        if stderr.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.end()
-        if stderr.is_terminal:
-            self._bars.stop()
-
-    def note(self, text: str) -> None:
-        """Print a message."""
-        show_note(text)
-
-    def read(self, text: str) -> None:
-        """Print what was read."""
-        self.note(text)
-
-    def begin(self, stage: str, total: int | None) -> None:
-        """Start a stage; `total` is its number of units, None if unknown."""
-        self.end()
-        self._stage, self._lengths[stage] = stage, total
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-            if not stderr.is_terminal:
-                stderr.print(stage if total is None else f"{stage} ({total:,})", soft_wrap=True)
-        elif stage not in self._stepped:
-            self._bars.reset(self._tasks[stage], total=total)
-
-    def advance(self, units: int) -> None:
-        """Advance the bar of the stage."""
-        if self._stage and self._stage not in self._stepped:
-            self._bars.update(self._tasks[self._stage], advance=units)
-
-    def bank(self, purpose: str, ranks: Mapping[str, int]) -> None:
-        """Show these adapters; those of another purpose are no longer shown."""
-        self._purpose = purpose
-        self._board.bank(purpose, ranks)
-
-    def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
-        """Update the board and the bar after step `number` of `steps`, from 1."""
-        self._board.step(adapters, losses)
-        self._stepped.add(self._stage)
-        self._bars.update(self._tasks[self._stage], completed=number, total=steps)
-
-    def validation(self, found: Validation) -> None:
-        """Show the accuracies after an epoch."""
-        self._board.validation(found)
-        if not stderr.is_terminal:
-            stderr.print(line(found, self._purpose), soft_wrap=True)
-
-    def end(self) -> None:
-        """End the stage. The bar of a stage of unknown length is removed."""
-        if self._stage and self._lengths[self._stage] is None:
-            self._bars.remove_task(self._tasks.pop(self._stage))
-        self._stage = ""
-
-
-class _Bars(Progress):
-    """Progress bars below a sweep's board."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        super().__init__(
-            TextColumn("{task.description:<12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=stderr,
-        )
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """The board, unless it is empty, and the bars."""
-        board = self._board.table(stderr.width, stderr.height - len(self.tasks))
-        return [*([board] if board else []), self.make_tasks_table(self.tasks)]

@@ -31,6 +31,7 @@ from rankwise.commands.sweep import (
 from rankwise.errors import TrainingError, UsageError, option
 from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
+from rankwise.progress.choice import shown
 from rankwise.recipe import Recipe
 from rankwise.report import build
 from rankwise.report import search as report
@@ -67,7 +68,7 @@ def search(
     Args:
         recipe: what to search. All trials have its first seed.
         folder: output folder; by default `runs/DATA-BASE-TIME`.
-        callback: notified of progress.
+        callback: notified of progress; by default, the progress is shown in a notebook and in IPython.
         trials: number of random draws of settings; by default, every combination is tried.
         places: number of adapters that train at once; by default, as many as fit in memory, at most 16. The
             places decide on the order of results, and so on what is promoted.
@@ -87,17 +88,24 @@ def search(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
-    callback = callback or Callback()
-    with explained("search", run, callback), files.locked(run.path), hardware.own_torch():
+    with (
+        shown(callback) as callback,
+        explained("search", run, callback),
+        files.locked(run.path),
+        hardware.own_torch(),
+    ):
         if resume:
             if trials is not None or places is not None:
                 raise UsageError("a resumed search keeps its trials and places", hint="leave them out")
-            return _resume(recipe, run, callback)
-        searching.candidates(recipe, trials)
-        searching.places(places, MOST_PLACES)
-        if not files.is_free(run.path):
-            raise resuming.refusal(run)
-        return _search(recipe, run, callback, trials, places, None)
+            results = _resume(recipe, run, callback)
+        else:
+            searching.candidates(recipe, trials)
+            searching.places(places, MOST_PLACES)
+            if not files.is_free(run.path):
+                raise resuming.refusal(run)
+            results = _search(recipe, run, callback, trials, places, None)
+        callback.finished(run.path)
+        return results
 
 
 def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults:

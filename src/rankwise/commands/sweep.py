@@ -25,6 +25,7 @@ from rankwise.commands.tune import tune, with_tuned_plan
 from rankwise.data.audit import write as write_data_report
 from rankwise.errors import ResourceError, TrainingError, option
 from rankwise.models import peft_format
+from rankwise.progress.choice import shown
 from rankwise.recipe import Recipe
 from rankwise.report import build
 from rankwise.schema import Diverged
@@ -58,7 +59,7 @@ def sweep(
     Args:
         recipe: what to train.
         folder: output folder; by default `runs/DATA-BASE-TIME`.
-        callback: notified of progress.
+        callback: notified of progress; by default, the progress is shown in a notebook and in IPython.
         resume: resume the run in `folder`, to which `recipe` may add ranks and seeds. Finished adapters
             are not trained again. On the CPU, with the same number of threads, interrupted ones end
             bit-identical to those of an uninterrupted run.
@@ -79,19 +80,25 @@ def sweep(
     """
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
-    callback = callback or Callback()
-    with explained("sweep", run, callback), files.locked(run.path), hardware.own_torch():
-        if resume:
-            return Results.of(_resume(recipe, run, callback, every), run.path)
-        if not files.is_free(run.path):
+    with (
+        shown(callback) as callback,
+        explained("sweep", run, callback),
+        files.locked(run.path),
+        hardware.own_torch(),
+    ):
+        if not resume and not files.is_free(run.path):
             raise resuming.refusal(run)
-        return Results.of(_sweep(recipe, run, callback, every, None), run.path)
+        found = (
+            _resume(recipe, run, callback, every) if resume else _sweep(recipe, run, callback, every, None)
+        )
+        callback.finished(run.path)
+        return Results.of(found, run.path)
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """`runs/DATA-BASE-TIME`, in UTC."""
+    """A new empty folder `runs/DATA-BASE-TIME`, in UTC, with a number if that name is taken."""
     data_name, base_name = slug(Path(recipe.data.name).stem), slug(Path(recipe.base).name)
-    return Path("runs") / f"{data_name}-{base_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return files.claim_folder(Path("runs") / f"{data_name}-{base_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def _train_rung(
     callback: Callback,
 ) -> None:
     """Train trials of one rung and record their results."""
-    specs = {trial.name: _spec(trial, material) for trial in trials}
+    specs = {trial.name: spec_of(trial, material) for trial in trials}
     planned = {name for bank in journal.state.trial_banks for name in bank.adapters}
     if not planned >= specs.keys():  # not the rest of a rung that was interrupted
         banks = material.split(list(specs.values()))
@@ -140,7 +140,7 @@ def _record(
             rank=planned.rank,
             rung=planned.rung,
             settings=dict(planned.setting),
-            epochs=_spec(planned, material).epochs,
+            epochs=spec_of(planned, material).epochs,
             log_loss=found and found.log_loss,
             log_loss_error=None if logits is None else float(sem(text_log_losses(targets, logits))),
             accuracy=found and found.accuracy,
@@ -150,7 +150,8 @@ def _record(
     )
 
 
-def _spec(trial: PlannedTrial, material: Material) -> AdapterSpec:
+def spec_of(trial: PlannedTrial, material: Material) -> AdapterSpec:
+    """The adapter that a trial trains."""
     modules, targets = list(material.backbone.modules()), family_of(material.config).default_targets
     return planning.adapter(
         material.recipe, trial.rank, tuning.SEED, modules, targets, trial.setting, trial.name, trial.share

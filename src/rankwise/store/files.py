@@ -151,6 +151,26 @@ def is_free(path: Path | str) -> bool:
     return all(each.name == LOCK or _is_temporary(each) for each in path.iterdir())
 
 
+def claim_folder(path: Path | str) -> Path:
+    """Create an empty folder at `path`, or at PATH-2, PATH-3 and so on if that name is taken.
+
+    Of several processes that claim the same name at the same time, each gets another one.
+
+    Returns:
+        The path of the folder.
+    """
+    path = folder = Path(path)
+    number = 1
+    while True:
+        with _explained("write", folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+        number += 1
+        folder = path.with_name(f"{path.name}-{number}")
+
+
 def append_line(path: Path | str, line: str) -> int:
     """Append `line` and a newline to a UTF-8 file, created if missing. Returns the new size in bytes."""
     with _explained("write", Path(path)):

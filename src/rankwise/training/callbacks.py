@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Callback:
 
     def end(self) -> None:
         """Called when the stage ends."""
+
+    def finished(self, folder: Path) -> None:
+        """Called when a run is finished and everything is written to its folder."""
 
 
 class Callbacks(Callback):
@@ -92,3 +96,8 @@ class Callbacks(Callback):
         """Called when the stage ends."""
         for other in self.others:
             other.end()
+
+    def finished(self, folder: Path) -> None:
+        """Called when a run is finished and everything is written to its folder."""
+        for other in self.others:
+            other.finished(folder)

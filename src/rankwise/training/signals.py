@@ -1,8 +1,9 @@
-"""Turns Ctrl-C and SIGTERM into an exception that is only raised where no state is at risk.
+"""Turns Ctrl-C, SIGTERM and SIGHUP into an exception that is only raised where no state is at risk.
 
 Within `stopping()`, the first of these signals raises Interrupted, a KeyboardInterrupt. Within `held()`
 it is deferred, so that an optimizer update or a save is never interrupted. Further signals are ignored,
-so that a second Ctrl-C cannot interrupt the save that the first one triggered.
+so that a second Ctrl-C cannot interrupt the save that the first one triggered. A signal that the process was
+started to ignore, as a background job of a script is, or a command under nohup, stays ignored.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""The signals that stop a command. Windows has no SIGHUP, which a terminal sends when it is closed."""
+
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. `exit_status` is 128 plus the signal number: 130 or 143."""
+    """A signal to stop. `exit_status` is 128 plus its number: 129 (SIGHUP), 130 (Ctrl-C) or 143 (SIGTERM)."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted" if number == signal.SIGINT else "ended by SIGTERM")
+        name = signal.Signals(number).name
+        super().__init__("interrupted" if number == signal.SIGINT else f"ended by {name}")
         self.exit_status = 128 + number
 
 
@@ -46,13 +51,14 @@ _signals = _Signals()
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise Interrupted on Ctrl-C or SIGTERM within the block. Outside the main thread, do nothing."""
+    """Raise Interrupted on a signal of `STOPPING` within the block. Outside the main thread, do nothing."""
     global _signals
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _signals = _Signals()
-    before = {number: signal.signal(number, _signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _signals.handle) for number in heeded}
     try:
         yield
     finally:

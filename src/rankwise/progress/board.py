@@ -1,4 +1,4 @@
-"""The board of a running sweep: each adapter's loss, and its validation accuracy after every epoch."""
+"""The board of a running job: each adapter's training loss, and its accuracy after every epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from rankwise.training.callbacks import Validation
 
@@ -17,8 +19,19 @@ NAME_WIDTH = 24
 """Terminal columns for an adapter's name and loss."""
 EPOCH_WIDTH = 10
 """Terminal columns per epoch."""
-MARGIN = 5
-"""Terminal lines for the header and the prompt above."""
+MARGIN = 6
+"""Terminal lines for the caption, the header and the prompt above."""
+JUDGED = {"tune": "on the tuning texts", "search": "on validation", "train": "on validation"}
+"""What a bank is trained for -> the texts that its accuracies are measured on."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of the board, for any kind of display."""
+
+    caption: str  # what the numbers are
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass
@@ -59,13 +72,12 @@ class Board:
         for name, accuracy in zip(found.adapters, found.accuracy, strict=True):
             self._rows[name].accuracy[found.epoch] = accuracy
 
-    def table(self, columns: int, lines: int) -> RichTable | None:
-        """The board for a terminal of this size; None while it is empty.
+    def grid(self, epochs_shown: int, room: int) -> Grid | None:
+        """As much as fits into `room` rows and `epochs_shown` columns; None while there is nothing to show.
 
         If the adapters do not fit, only those in training are shown. If these do not fit either, each rank
         has one line with the mean over its adapters, and the last ranks are replaced by their number.
         """
-        room = max(1, lines - MARGIN)
         names = {name: [name] for name in self._rows}
         if len(names) > room and 0 < len(self._training) <= room:
             names = {name: [name] for name in self._training}
@@ -73,20 +85,38 @@ class Board:
             names = self._by_rank()
         if not names:
             return None
-        epochs = sorted({epoch for row in self._rows.values() for epoch in row.accuracy})
-        epochs = epochs[-max(1, (columns - NAME_WIDTH) // EPOCH_WIDTH) :]
-        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        shown.add_column("adapter" if names.keys() <= self._rows.keys() else "rank", no_wrap=True)
-        for title in ("loss", *(f"epoch {epoch:.3g}" for epoch in epochs)):
-            shown.add_column(title, justify="right", no_wrap=True)
-        for name, members in list(names.items())[: room if len(names) <= room else room - 1]:
-            rows = [self._rows[member] for member in members]
-            accuracies = ([row.accuracy.get(epoch) for row in rows] for epoch in epochs)
-            cells = (_number(each, 100, 2) for each in accuracies)
-            shown.add_row(name, _number([row.loss() for row in rows], 1, 3), *cells)
+        epochs = sorted({epoch for row in self._rows.values() for epoch in row.accuracy})[-epochs_shown:]
+        shown = list(names.items())[: room if len(names) <= room else room - 1]
+        rows = [
+            (name, *self._cells([self._rows[each] for each in members], epochs)) for name, members in shown
+        ]
         if len(names) > room:
-            shown.add_row(f"and {len(names) - room + 1} more")
-        return shown
+            rows.append((f"and {len(names) - room + 1} more", *[""] * (1 + len(epochs))))
+        first = "adapter" if names.keys() <= self._rows.keys() else "rank"
+        judged = JUDGED.get(self._purpose, "on validation")
+        return Grid(
+            f"loss: training, last {RECENT} steps; epoch: accuracy {judged} in %",
+            (first, "loss", *(f"epoch {epoch:.3g}" for epoch in epochs)),
+            tuple(rows),
+        )
+
+    def table(self, columns: int, lines: int) -> RenderableType | None:
+        """The board for a terminal of this size; None while there is nothing to show."""
+        epochs = max(1, (columns - NAME_WIDTH) // EPOCH_WIDTH)
+        found = self.grid(epochs, max(1, lines - MARGIN))
+        if found is None:
+            return None
+        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for i, title in enumerate(found.header):
+            shown.add_column(title, justify="right" if i else "left", no_wrap=True)
+        for row in found.rows:
+            shown.add_row(*row)
+        return Group(Text(found.caption, "dim"), shown) if len(found.caption) <= columns else shown
+
+    @staticmethod
+    def _cells(rows: Sequence[_Progress], epochs: Sequence[float]) -> list[str]:
+        accuracies = ([row.accuracy.get(epoch) for row in rows] for epoch in epochs)
+        return [_number([row.loss() for row in rows], 1, 3), *(_number(each, 100, 2) for each in accuracies)]
 
     def _by_rank(self) -> dict[str, list[str]]:
         """Rank -> its adapters."""

@@ -1,0 +1,39 @@
+"""Examples of each command, shown at the end of its help text."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "quickstart": ("rankwise quickstart --out runs/first",),
+    "sweep": (
+        "rankwise sweep reviews.csv --ranks 1,4,16 --seeds 0-2",
+        "rankwise sweep --resume runs/reviews --ranks 32",
+    ),
+    "search": ("rankwise search reviews.csv --ranks 2,8 --vary alpha=1,2 --trials 20",),
+    "plan": ("rankwise plan reviews.csv --ranks 1-16", "rankwise plan reviews.csv --time"),
+    "data": ("rankwise data reviews.csv", "rankwise data train.csv validation.csv test.csv"),
+    "evaluate": ("rankwise evaluate runs/reviews test.csv",),
+    "predict": (
+        'rankwise predict runs/reviews "arrived late and broken"',
+        "rankwise predict runs/reviews --input new.csv --output labeled.csv",
+    ),
+    "cut": ("rankwise cut runs/reviews/adapters/r16-s110 --rank 4",),
+    "samples": ("rankwise samples runs/reviews",),
+    "compare": ("rankwise compare runs/reviews --metric macro-f1 --margin 1",),
+    "report": (
+        "rankwise report runs/reviews",
+        "rankwise report runs/first runs/second --out both.html",
+    ),
+    "runs": ("rankwise runs",),
+    "reproduce": ("rankwise reproduce --out runs/published",),
+    "doctor": ("rankwise doctor",),
+    "version": ("rankwise version",),
+}
+
+
+def epilog(command: str) -> str:
+    """The last lines of a command's help text."""
+    return "\n".join(["Examples:" if len(EXAMPLES[command]) > 1 else "Example:", *_indented(command)])
+
+
+def _indented(command: str) -> list[str]:
+    return [f"  {each}" for each in EXAMPLES[command]]

@@ -1,0 +1,79 @@
+"""Run folders given where another kind of folder is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankwise.cli.terminal import show_note
+from rankwise.errors import UsageError
+from rankwise.report.ranks import compare
+from rankwise.report.run import load
+from rankwise.report.verdict import chosen
+from rankwise.store.run_folder import RunFolder, command
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+def adapter_of(path: Path) -> Path:
+    """The adapter folder that a path means.
+
+    An adapter folder is meant as it is. A run means its recommended adapter, and a search its best one; this
+    is said on stderr. Anything else is left to the loader to explain.
+
+    Raises:
+        UsageError: the run is not finished, or one of its files cannot be read.
+    """
+    run = RunFolder(path.parent if path.name == "adapters" else path)
+    if (path / ADAPTER_FILE).exists() or not (run.is_begun() or run.results.exists() or run.search.exists()):
+        return path
+    if run.search.exists():
+        name, why = run.read_search().best, "the best of the search"
+    else:
+        require_sweep(run.path, "predict", hint=f"or give one of the folders in {run.adapters}")
+        name, why = _recommended(run)
+    show_note(f"{run.path} is a run: this is its adapter {name}, {why}")
+    return run.adapters / name
+
+
+def _recommended(run: RunFolder) -> tuple[str, str]:
+    """Name of a run's recommended adapter, and why it is the one."""
+    finished = load(run)
+    comparison = compare(finished)
+    choice = chosen(finished.results, comparison)
+    why = "recommended" if comparison.enough is not None else "best on validation; no rank is recommended"
+    seeds = f", its best seed of {len(choice.adapters)}" if len(choice.adapters) > 1 else ""
+    return choice.best.name, f"of the rank that is {why}{seeds}"
+
+
+def require_sweep(path: Path, verb: str, hint: str = "") -> None:
+    """Check that a folder is not one that surely holds no finished sweep.
+
+    Raises:
+        UsageError: it holds a search, a run that did not end, or an adapter.
+    """
+    run = RunFolder(path)
+    if run.search.exists():
+        best = run.read_search().command
+        raise UsageError(
+            f"{path}: holds a search, not a sweep",
+            hint=f"{command('search', '--resume', path)} prints its trials; its best settings: {best}",
+        )
+    if run.is_begun() and not run.results.exists():
+        again = command("sweep", "--resume", path)
+        raise UsageError(
+            f"{path}: holds a run that did not end", hint=f"{again} goes on with it{hint and '; '}{hint}"
+        )
+    if (path / ADAPTER_FILE).exists() and path.parent.name == "adapters":
+        raise UsageError(f"{path}: is an adapter, not a run", hint=command(verb, path.parent.parent))
+
+
+def require_reportable(paths: Sequence[Path]) -> None:
+    """Check that folders can be reported: one sweep or search, or several sweeps.
+
+    Raises:
+        UsageError: one of several is a search, or one holds no finished run.
+    """
+    for path in paths:
+        if len(paths) > 1 or not RunFolder(path).search.exists():
+            require_sweep(path, "report")

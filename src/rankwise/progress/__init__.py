@@ -1,0 +1,1 @@
+"""Displays of a long job: on a terminal, in a notebook, and as lines of a log."""
