@@ -6,9 +6,11 @@ Exit status: 0 for success; otherwise as listed in `rankwise.errors`.
 from __future__ import annotations
 
 import functools
+import io
 import json as jsonlib
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
