@@ -75,7 +75,7 @@ def main() -> NoReturn:
     limit_caches()
     log = logging.getLogger("rankwise")
     log.setLevel(logging.INFO)
-    log.addHandler(_Notes())
+    log.addHandler(NOTES)
     try:
         with streams.guarded():
             app()
@@ -95,6 +95,9 @@ class _Notes(logging.Handler):
         from rankwise.cli.terminal import show_note
 
         show_note(record.getMessage())
+
+
+NOTES = _Notes()
 
 
 def limit_caches() -> None:
