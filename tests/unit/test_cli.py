@@ -17,11 +17,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from rankwise.cli import app as cli
 from rankwise.cli.app import app
 from rankwise.cli.examples import EXAMPLES
 from rankwise.cli.help import ORDER
 from rankwise.commands.predict import Classifier
 from rankwise.models import base as bases
+from rankwise.models import packaged
 from rankwise.recipe import Recipe
 from rankwise.report.ranks import compare
 from rankwise.report.run import load
@@ -294,7 +296,7 @@ def test_a_run_means_its_recommended_adapter(run: RunFolder, data_folder: Path) 
     name = chosen(finished.results, compare(finished)).best.name
     for given in (run.path, run.adapters):
         result = rankwise("predict", given, "so glad", *HERE, "--json")
-        assert f"note: {run.path} is a run: this is its adapter {name}, of the rank" in result.stderr
+        assert f"note: {run.path} is a run: this is its adapter {name} (" in result.stderr
         assert result.stdout == rankwise("predict", run.adapters / name, "so glad", *HERE, "--json").stdout
     test = data_folder / "test.csv"
     assert rankwise("evaluate", run.path, test, *HERE).stdout == (
@@ -313,6 +315,20 @@ def test_a_run_that_did_not_end(run: RunFolder, elsewhere: Path) -> None:
     ):
         shown = refusal(*line, status=2)
         assert "half: holds a run that did not end\nhint: rankwise sweep --resume half" in shown
+
+
+def test_a_base_model_that_is_unpacked_is_announced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(packaged, "_intact", lambda folder: False)
+    monkeypatch.setattr(packaged, "_gguf_file", lambda name, source: None)
+    monkeypatch.setattr(packaged, "_convert", lambda source, config, folder: None)
+    with caplog.at_level("INFO", "rankwise"):
+        packaged.unpacked("smollm2-135m")
+    (record,) = caplog.records
+    cli.NOTES.emit(record)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.startswith("note: unpacking smollm2-135m into ") and shown.endswith("which is done once")
 
 
 # Errors

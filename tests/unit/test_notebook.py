@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,8 +97,6 @@ def test_a_script_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_terminal_of_ipython(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
     file = io.StringIO()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace()))
     monkeypatch.setattr(consoles, "stderr", SafeConsole(file=file, width=200))
@@ -108,8 +108,7 @@ def test_the_terminal_of_ipython(run: RunFolder, monkeypatch: pytest.MonkeyPatch
 
 def test_a_notebook_that_is_run(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     """In a real kernel: one output, which is updated and ends with the verdict."""
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
+    nbformat, nbclient = map(import_module, ("nbformat", "nbclient"))
     cell = nbformat.v4.new_code_cell(PROGRAM.format(base=str(gpt2_base), data=str(data_folder)))
     notebook = nbformat.v4.new_notebook(cells=[cell])
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():

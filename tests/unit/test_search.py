@@ -486,7 +486,7 @@ def test_command(recipe: Recipe, tmp_path: Path) -> None:
     predicted = rankwise("predict", out, "so glad", "--json")
     assert (
         f"{out} is a run: this is its adapter" in predicted.stderr
-        and "best of the search" in predicted.stderr
+        and "the best of the search" in predicted.stderr
     )
 
 

@@ -76,7 +76,7 @@ def main() -> NoReturn:
     """Run the command line and exit with its status."""
     log = logging.getLogger("rankwise")
     log.setLevel(logging.INFO)
-    log.addHandler(_Notes())
+    log.addHandler(NOTES)
     try:
         with streams.guarded():
             app()
@@ -96,6 +96,9 @@ class _Notes(logging.Handler):
         from rankwise.cli.terminal import show_note
 
         show_note(record.getMessage())
+
+
+NOTES = _Notes()
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:

@@ -28,11 +28,11 @@ def adapter_of(path: Path) -> Path:
     if (path / ADAPTER_FILE).exists() or not (run.is_begun() or run.results.exists() or run.search.exists()):
         return path
     if run.search.exists():
-        name, why = run.read_search().best, "the best of the search"
+        name, why = run.read_search().best, "it is the best of the search"
     else:
         require_sweep(run.path, "predict", hint=f"or give one of the folders in {run.adapters}")
         name, why = _recommended(run)
-    show_note(f"{run.path} is a run: this is its adapter {name}, {why}")
+    show_note(f"{run.path} is a run: this is its adapter {name} ({why})")
     return run.adapters / name
 
 
@@ -41,9 +41,10 @@ def _recommended(run: RunFolder) -> tuple[str, str]:
     finished = load(run)
     comparison = compare(finished)
     choice = chosen(finished.results, comparison)
-    why = "recommended" if comparison.enough is not None else "best on validation; no rank is recommended"
-    seeds = f", its best seed of {len(choice.adapters)}" if len(choice.adapters) > 1 else ""
-    return choice.best.name, f"of the rank that is {why}{seeds}"
+    why = f"rank {choice.rank} is recommended"
+    if comparison.enough is None:
+        why = f"no rank is recommended, and rank {choice.rank} is the best on validation"
+    return choice.best.name, why
 
 
 def require_sweep(path: Path, verb: str, hint: str = "") -> None:
@@ -60,12 +61,20 @@ def require_sweep(path: Path, verb: str, hint: str = "") -> None:
             hint=f"{command('search', '--resume', path)} prints its trials; its best settings: {best}",
         )
     if run.is_begun() and not run.results.exists():
-        again = command("sweep", "--resume", path)
+        again = command(_kind(run), "--resume", path)
         raise UsageError(
             f"{path}: holds a run that did not end", hint=f"{again} goes on with it{hint and '; '}{hint}"
         )
     if (path / ADAPTER_FILE).exists() and path.parent.name == "adapters":
         raise UsageError(f"{path}: is an adapter, not a run", hint=command(verb, path.parent.parent))
+
+
+def _kind(run: RunFolder) -> str:
+    """The command that an unfinished run was started with."""
+    from rankwise.training import resume
+
+    saved, _ = resume.load(run)
+    return resume.kind(run, saved.state if saved else None)
 
 
 def require_reportable(paths: Sequence[Path]) -> None:

@@ -84,7 +84,7 @@ def guarded() -> Iterator[None]:
     _open_closed()
     codecs.register_error(ESCAPED, escaped)
     before = sys.stdout, sys.stderr
-    out, err = _Text(_Output(1), sys.stdout, False), _Text(_Output(2), sys.stderr, True)
+    out, err = _guarded(sys.stdout, 1), _guarded(sys.stderr, 2)
     sys.stdout, sys.stderr = out, err
     try:
         yield
@@ -95,12 +95,21 @@ def guarded() -> Iterator[None]:
         out.flush()
         err.flush()
         sys.stdout, sys.stderr = before
-    lost = out.output.error
+    lost = out.output.error if isinstance(out, _Text) else None
     if lost and lost.errno not in READER_LEFT:
         raise ResourceError(
             f"standard output: cannot write: {lost.strerror}",
             hint="free disk space, or write to another disk",
         )
+
+
+def _guarded(stream: TextIO | None, usual: int) -> TextIO:
+    """A stream that never fails, on the descriptor of another one; on the usual one if that is None."""
+    try:
+        descriptor = usual if stream is None else stream.fileno()
+    except (OSError, ValueError):  # a text buffer, not a file
+        return stream or sys.stderr
+    return _Text(_Output(descriptor), stream, line_buffering=usual == 2)
 
 
 def escaped(error: UnicodeError) -> tuple[str, int]:
