@@ -30,10 +30,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from rankwise.errors import UsageError
+from rankwise.paths import expanded, require_text
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
 VARIABLE = (
@@ -41,12 +50,29 @@ VARIABLE = (
     "weight_decay",
 )
 """Settings that may differ between adapters of a rank, besides the learning rate."""
+LARGEST_ALPHA = 1e6
+"""Largest `lora_alpha` of an adapter, at any rank."""
 
 
 class _Settings(BaseModel):
     """A frozen model that rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _expanded(value: Any) -> Any:
+    """A path or another name, with `~` replaced by the home folder."""
+    return str(expanded(value)) if isinstance(value, str) and value.startswith("~") else _readable(value)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        require_text(value)
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_expanded)]
+"""A path, or a name that is not one."""
 
 
 class DataSettings(_Settings):
@@ -60,12 +86,12 @@ class DataSettings(_Settings):
         data="dair-ai/emotion", data_config="split"     a dataset on the Hub
     """
 
-    source: str = "starter"
+    source: Name = "starter"
     """Data: starter, a file, a folder of train, validation and test files, or a Hub ID such as
     dair-ai/emotion."""
-    validation: str | None = None
+    validation: Name | None = None
     """Validation file, or name of the Hub split. Without one, a share of train is used."""
-    test: str | None = None
+    test: Name | None = None
     """Test file, or name of the Hub split."""
     data_config: str | None = None
     """Configuration of the Hub dataset."""
@@ -245,7 +271,7 @@ class Recipe(_Settings):
         UsageError: a setting is unknown, has the wrong type, or is out of range.
     """
 
-    base: str = "smollm2-135m"
+    base: Name = "smollm2-135m"
     """Base model: smollm2-135m, a local folder, or a Hub ID."""
     data: DataSettings = DataSettings()
     lora: LoraSettings = LoraSettings()
@@ -330,7 +356,7 @@ class Recipe(_Settings):
     def load(cls, path: Path | str, **changes: Any) -> Self:
         """Load a recipe from a TOML file. `changes` override its settings."""
         try:
-            values = tomllib.loads(Path(path).read_text("utf-8"))
+            values = tomllib.loads(expanded(path).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{path}: the recipe cannot be read: {error}") from None
         return cls(str(path), **_laid_over(values, changes))

@@ -9,7 +9,8 @@ import pytest
 from tests.rules.source import imported, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "schema", "recipe"),
+    ("errors", "schema", "paths"),
+    ("recipe",),
     ("nn", "store"),
     ("hub",),
     ("data", "models", "hardware", "stats"),

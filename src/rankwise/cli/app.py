@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import typer
 
-from rankwise.errors import RankwiseError, UsageError
+from rankwise.errors import RankwiseError, ResourceError, UsageError
+from rankwise.paths import expanded
 from rankwise.recipe import PRESETS, Recipe
 from rankwise.schema import MetricName
 from rankwise.training import signals
@@ -48,6 +49,12 @@ Margin = Annotated[
         help="Acceptable loss: in percentage points for accuracy and macro-f1 [default: 0.5], "
         "in nats for log-loss [default: 0.01].",
         min=0,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help="Label names in the order of the outputs, for a PEFT adapter without them.", metavar="A,B,..."
     ),
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
@@ -83,7 +90,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: Any, **options: Any) -> None:
         try:
-            function(*args, **options)
+            function(*args, **{name: _expanded(value) for name, value in options.items()})
         except RankwiseError as error:
             _fail(error, error.exit_status)
         except signals.Interrupted as error:
@@ -96,6 +103,11 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
         except typer.Exit:
             raise
+        except OSError as error:
+            if os.environ.get("RANKWISE_DEBUG"):
+                raise
+            what = f"{error.filename}: " if error.filename else ""
+            _fail(ResourceError(f"{what}{error.strerror or error}", hint="the system refused this"), 6)
         except Exception as error:
             if os.environ.get("RANKWISE_DEBUG"):
                 raise
@@ -104,6 +116,13 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
 
     app.command()(guarded)
     return guarded
+
+
+def _expanded(value: Any) -> Any:
+    """A path, or a list of paths, with `~` replaced by the home folder; anything else as it is."""
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    return expanded(value) if isinstance(value, Path) else value
 
 
 def _fail(error: RankwiseError, status: int) -> NoReturn:
@@ -384,6 +403,7 @@ def evaluate(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     base: Base = None,
+    labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -393,7 +413,9 @@ def evaluate(
     from rankwise.commands.evaluate import evaluate as run
 
     columns = {"text_column": text_column, "label_column": label_column}
-    found = run(adapter, data, columns=columns, base=base, device=device, precision=precision)
+    names = _listed(labels) if labels else None
+    loading = {"base": base, "labels": names, "device": device, "precision": precision}
+    found = run(adapter, data, columns=columns, on_note=terminal.show_note, **loading)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -414,6 +436,7 @@ def predict(
     ] = False,
     text_column: TextColumn = None,
     base: Base = None,
+    labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -426,7 +449,14 @@ def predict(
         raise UsageError("give either texts, or --input FILE and --output FILE")
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
-    classifier = Classifier.load(adapter, base=base, device=device, precision=precision)
+    classifier = Classifier.load(
+        adapter,
+        base=base,
+        labels=_listed(labels) if labels else None,
+        device=device,
+        precision=precision,
+        on_note=terminal.show_note,
+    )
     if input and output:
         with terminal.ProgressBars() as bars:
             bars.begin("predict", None)

@@ -112,6 +112,11 @@ def show_error(error: RankwiseError) -> None:
         stderr.print(Text.assemble(("hint:", "bold"), " ", printable(error.hint)), soft_wrap=True)
 
 
+def show_note(text: str) -> None:
+    """Print a message that is no error."""
+    stderr.print(printable(text), soft_wrap=True)
+
+
 def show_plan(plan: Plan) -> None:
     """Print the parameter table of a plan, and the cost of the sweep."""
     rows = [

@@ -9,6 +9,7 @@ import numpy as np
 
 from rankwise.commands.predict import Classifier
 from rankwise.data import load as data
+from rankwise.paths import expanded
 from rankwise.schema import Metrics
 from rankwise.stats.metrics import metrics
 
@@ -29,5 +30,6 @@ def evaluate(
         ModelError: the adapter cannot be used.
     """
     classifier = Classifier.load(adapter, **load)
-    split = data.read_labeled(Path(path), classifier.labels, **(columns or {}))
-    return metrics(Path(path).name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)
+    path = expanded(path)
+    split = data.read_labeled(path, classifier.labels, **(columns or {}))
+    return metrics(path.name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)

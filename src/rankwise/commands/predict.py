@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +14,22 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rankwise import hardware
+from rankwise.commands.locate import adapter_folder
 from rankwise.data import load as data
 from rankwise.data.writers import write_rows
-from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.errors import DataError, ModelError, Unreachable, UsageError
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models.base import check_ids, load_backbone
+from rankwise.models.base import check_ids, load_with_digest
+from rankwise.models.family import Family
 from rankwise.models.peft_format import merge
+from rankwise.models.registry import family_of
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
+from rankwise.paths import expanded
+from rankwise.store import files
 
 
 @dataclass(frozen=True)
@@ -54,27 +60,42 @@ class Classifier:
 
     @classmethod
     def load(
-        cls, folder: Path | str, *, base: str | None = None, device: str = "auto", precision: str = "auto"
+        cls,
+        folder: Path | str,
+        *,
+        base: str | None = None,
+        labels: Sequence[str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        on_note: Callable[[str], None] | None = None,
     ) -> Self:
         """Load a classifier from an adapter folder.
 
         Args:
-            folder: an adapter folder written by rankwise or PEFT.
+            folder: an adapter folder written by rankwise or PEFT; or the folder of a finished run, for the
+                best adapter of the rank that it recommends.
             base: the base model, if it cannot be found under the name stored with the adapter.
+            labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16 or float32.
+            on_note: called with what the user should know, such as a base that is not the one that the
+                adapter was trained on; by default, it becomes a warning.
 
         Raises:
             ModelError: the adapter or its base cannot be used.
+            UsageError: the label names do not fit the adapter.
             Unreachable: the base must be downloaded, and the Hub does not answer.
         """
-        saved = adapters.load(Path(folder))
+        note = on_note or _warn
+        path = adapter_folder(folder)
+        saved = adapters.load(path)
         on = hardware.device(device)
-        if not (base or saved.base):
-            raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
-        found = bases.find(base or saved.base)
-        backbone = load_backbone(found, torch.float32, on)
-        _check_fits(saved, backbone, Path(folder))
+        found = _find_base(saved, base, path)
+        saved = _with_labels(saved, labels, found, note)
+        backbone, digest = load_with_digest(found, torch.float32, on)
+        if saved.base_sha256 not in ("", digest):
+            note(f"{path}: was trained on another version of {found.name}, so its predictions may be wrong")
+        _check_fits(saved, backbone, path, family_of(files.read_object(found.folder / "config.json")))
         if saved.embedding is not None:
             backbone.tokens = saved.embedding.to(on)
         merge(backbone, saved)
@@ -82,7 +103,7 @@ class Classifier:
         spec = replace(saved.spec, rank=0, modules=())
         head = Bank([spec], backbone.modules(), backbone.d_model, len(saved.labels), device=on)
         head.load(0, {HEAD: saved.state[HEAD]})
-        tokenizer = Tokenizer.load(Path(folder) if Tokenizer.is_in(Path(folder)) else found.folder)
+        tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         return cls(backbone, head, tokenizer, saved.labels, min(saved.max_length, backbone.max_positions))
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
@@ -105,7 +126,7 @@ class Classifier:
 
         Raises:
             DataError: a text is empty or not a string.
-            ModelError: the tokenizer does not fit the model.
+            ModelError: the tokenizer does not fit the model, or a logit is not finite.
             UsageError: the texts are one string instead of a list.
         """
         if isinstance(texts, str):
@@ -118,13 +139,18 @@ class Classifier:
         ids = self._tokenizer(texts, self.max_length)
         check_ids(ids, self._backbone)
         of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, ids)[0]
+        if not np.isfinite(of_head).all():
+            raise ModelError(
+                "the logits are not finite: the adapter's weights are too large for this base model",
+                hint="try --precision float32; if that does not help, the adapter cannot be used",
+            )
         return of_head
 
 
 def predict_file(
     classifier: Classifier,
-    source: Path,
-    target: Path,
+    source: Path | str,
+    target: Path | str,
     *,
     text_column: str | None = None,
     safe_csv: bool = False,
@@ -149,6 +175,7 @@ def predict_file(
         DataError: the source cannot be used; nothing is written.
         UsageError: the target's suffix is not supported.
     """
+    source, target = expanded(source), expanded(target)
     column, batches = data.read_rows(source, text_column=text_column)
     added = {"predicted_label": "", **{f"probability_{label}": 0.0 for label in classifier.labels}}
     again = data.read_rows(source, text_column=text_column)[1]
@@ -164,7 +191,42 @@ def predict_file(
     return done
 
 
-def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) -> None:
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def _find_base(saved: adapters.SavedAdapter, given: str | None, folder: Path) -> bases.Base:
+    """The base model, by the name that is given or else by the one stored with the adapter."""
+    if given:
+        return bases.find(given)
+    if not saved.base:
+        raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
+    try:
+        return bases.find(saved.base)
+    except (ModelError, Unreachable) as error:
+        raise type(error)(
+            f"{folder}: its base model cannot be used: {error.message}",
+            hint=f"give the base model: --base FOLDER{'; or ' * bool(error.hint)}{error.hint}",
+        ) from None
+
+
+def _with_labels(
+    saved: adapters.SavedAdapter,
+    labels: Sequence[str] | None,
+    base: bases.Base,
+    note: Callable[[str], None],
+) -> adapters.SavedAdapter:
+    """The adapter with the label names that are given; an adapter without any gets those of its base."""
+    if labels is not None:
+        return saved.named(labels)
+    names = bases.label_names(base, len(saved.labels)) if saved.is_unnamed else None
+    if names is None:
+        return saved
+    note(f"the label names are those of {base.name}: {', '.join(names)}; --labels gives others")
+    return saved.named(names)
+
+
+def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path, family: Family) -> None:
     modules = backbone.modules()
     head = saved.state[HEAD]
     if head.shape[1] != backbone.d_model:
@@ -183,3 +245,4 @@ def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) 
         a, b = saved.state[f"{module}.lora_A"], saved.state[f"{module}.lora_B"]
         if a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
             raise ModelError(f"{folder}: the adapter's tensors at {module} do not fit the base model")
+    adapters.require_whole(folder, saved, list(modules), family)
