@@ -212,20 +212,20 @@ def test_tensors_that_do_not_belong(copy: Path, edit: Callable[[Tensors], Tensor
     ],
 )
 def test_label_names_that_do_not_fit_the_head(copy: Path, names: Any) -> None:
-    change(copy / "config.json", id2label=names)
+    change(copy / "classifier.json", id2label=names)
     assert "id2label must name each of 3 classes" in refusal(copy)
 
 
 def test_settings_of_the_wrong_kind_are_passed_over(copy: Path) -> None:
-    change(copy / "config.json", rankwise=["x"])
+    change(copy / "classifier.json", rankwise=["x"])
     assert adapters.load(copy).spec.rank == 4
-    change(copy / "config.json", rankwise={"rank": "0", "seed": "x", "max_length": -5})
+    change(copy / "classifier.json", rankwise={"rank": "0", "seed": "x", "max_length": -5})
     found = adapters.load(copy)
     assert (found.spec.rank, found.spec.seed, found.max_length) == (4, 0, 1)
 
 
 def test_a_damaged_model_config(copy: Path) -> None:
-    (copy / "config.json").write_text("{")
+    (copy / "classifier.json").write_text("{")
     assert "cannot be read as JSON" in refusal(copy)
 
 

@@ -136,7 +136,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot write"):
+    with pytest.raises(ResourceError, match="cannot write: File name too long"):
         files.write_text(tmp_path / ("n" * 300), "x")
     assert names(tmp_path) == []
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from rankwise import hardware, searching
 from rankwise import plan as planning
 from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, precision_name, read_material, versions
 from rankwise.commands.results import measure
 from rankwise.commands.sweep import (
@@ -85,6 +86,7 @@ def search(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(folder or default_folder(recipe))
+    recipe = anchored(recipe)
     callback = callback or Callback()
     with explained("search", run, callback), files.locked(run.path):
         if resume:
@@ -109,7 +111,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
             f"{run.path}: no intact checkpoint is left", hint="give another --out for a new search"
         )
     resuming.require_kind(run, saved.state if saved else None, "search")
-    before = resuming.stored_recipe(run, saved.state if saved else None)
+    before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     resuming.require_unchanged(before, recipe, run.path, ("memory_gb",))
     if saved and saved.state.search:
         return _search(recipe, run, callback, saved.state.search.trials, saved.state.search.places, saved)

@@ -16,6 +16,7 @@ from rankwise import hardware
 from rankwise.commands.bank import Task, train_banks
 from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
+from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.commands.tune import tune, with_tuned_plan
@@ -73,6 +74,7 @@ def sweep(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(folder or default_folder(recipe))
+    recipe = anchored(recipe)
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
     callback = callback or Callback()
     with explained("sweep", run, callback), files.locked(run.path):
@@ -112,7 +114,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
     for complaint in complaints:
         callback.note(complaint)
     resuming.require_kind(run, saved.state if saved else None, "sweep")
-    before = resuming.stored_recipe(run, saved.state if saved else None)
+    before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     recipe = resuming.merge(before, recipe, run.path)
     if run.is_complete():
         results = run.read_results()
@@ -263,14 +265,10 @@ def keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
     """Save a finished adapter to the run folder: the adapter, then its logits."""
     folder = material.run.adapters / outcome.name
     files.remove(folder)  # left over from a bank that did not finish
-    saved = peft_format.SavedAdapter(
-        next(spec for spec in trainer.specs if spec.name == outcome.name),
-        trainer.kept()[outcome.name].tensors,
-        material.corpus.labels,
-        material.base.name,
-        material.recipe.train.max_length,
-    )
+    spec = next(spec for spec in trainer.specs if spec.name == outcome.name)
+    saved = material.adapter(spec, trainer.kept()[outcome.name].tensors)
     peft_format.save(folder, saved, material.config, material.tokenizer.files())
+    peft_format.load(folder)  # what cannot be loaded must not count as finished
     outcomes.save(material.run, outcome, material.fingerprint)
 
 

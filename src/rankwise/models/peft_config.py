@@ -37,8 +37,7 @@ _HEADS = (HEAD, "classifier")
 """PEFT's names of a classification head; a model has one of them."""
 _EMBEDDINGS = tuple(sorted({family.embedding.rpartition(".")[2] for family in FAMILIES.values()}))
 _LONGEST_PATTERN = 1000  # characters
-_QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
-_MOST_QUANTIFIERS = 4
+_MOST_QUANTIFIERS, _MOST_GROUPS, _MOST_BRANCHES = 3, 4, 12
 
 
 def _check(value: Any, good: bool) -> Any:
@@ -48,14 +47,21 @@ def _check(value: Any, good: bool) -> Any:
 
 
 def _simple(targets: str | Sequence[str]) -> str | Sequence[str]:
-    """Reject regular expressions that could take forever, and invalid ones."""
-    if isinstance(targets, str) and targets != "all-linear":
-        few = len(_QUANTIFIER.findall(targets)) <= _MOST_QUANTIFIERS and len(targets) <= _LONGEST_PATTERN
-        _check(targets, few and not re.search(r"(?<!\\)\)[*+{]", targets))
-        try:
-            re.compile(targets)
-        except re.error:
-            raise ValueError from None
+    """Reject regular expressions that are invalid, or that an attacker could have made to run forever.
+
+    Python's matching can take exponential time. It cannot if no group is repeated and little else is.
+    """
+    if not isinstance(targets, str) or targets == "all-linear":
+        return targets
+    bare = re.sub(r"\\.|\(\?[:!=]", lambda found: "(" if found[0].startswith("(") else "", targets)
+    _check(targets, len(targets) <= _LONGEST_PATTERN and not re.search(r"\\[1-9]", targets))
+    _check(targets, not re.search(r"\(\?|\)[*+?{]", bare))
+    _check(targets, len(re.findall(r"[*+?{]\??", bare)) <= _MOST_QUANTIFIERS)
+    _check(targets, bare.count("(") <= _MOST_GROUPS and bare.count("|") <= _MOST_BRANCHES)
+    try:
+        re.compile(targets)
+    except re.error:
+        raise ValueError from None
     return targets
 
 

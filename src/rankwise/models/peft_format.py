@@ -97,6 +97,12 @@ class SavedAdapter:
         return replace(self, labels=tuple(labels))
 
 
+def with_state(adapter: SavedAdapter, spec: AdapterSpec, state: dict[str, Tensor]) -> SavedAdapter:
+    """An adapter with the labels, base and maximum length of another."""
+    modules = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
+    return replace(adapter, spec=replace(spec, modules=modules), state=state)
+
+
 def save(
     folder: Path, adapter: SavedAdapter, base_config: Mapping[str, Any], tokenizer_files: Sequence[Path]
 ) -> None:
