@@ -293,6 +293,22 @@ class Recipe(_Settings):
         return _sectioned(values)
 
     @model_validator(mode="after")
+    def _check_alpha(self) -> Self:
+        """Reject an alpha with which the adapters could not be loaded again."""
+        tried = self.tune.vary.get("alpha", ()) if self.tune.enabled else ()
+        modes = self.tune.vary.get("alpha_mode", ()) if self.tune.enabled else ()
+        for alpha in (self.lora.alpha, *tried):
+            for mode in (self.lora.alpha_mode, *modes):
+                lora = self.lora.model_copy(update={"alpha": alpha, "alpha_mode": mode})
+                rank = max(self.lora.ranks)
+                if lora.alpha_of(rank) > LARGEST_ALPHA:
+                    raise ValueError(
+                        f"alpha: {alpha:g} gives rank {rank} a lora_alpha of {lora.alpha_of(rank):g}; "
+                        f"the largest is {LARGEST_ALPHA:g}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _check_tuning(self) -> Self:
         tune = self.tune
         listed = [

@@ -196,6 +196,10 @@ def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any])
             json.dumps(part.get("add_prefix_space")),
         ):
             raise ModelError(f"{folder / CONFIG}: add_prefix_space is {spaces}, which contradicts {WHOLE}")
+    kind = str(settings.get("tokenizer_class"))
+    if kind.startswith("GPTNeoXTokenizer") and backend.num_special_tokens_to_add(is_pair=False):
+        what = f"tokenizer_class {kind} adds no special tokens in transformers, but {WHOLE} does"
+        raise ModelError(f"{folder / CONFIG}: {what}")
     added = settings.get("added_tokens_decoder")
     for token in added.values() if isinstance(added, dict) else ():
         plain = isinstance(token, dict) and not token.get("special")
