@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from rankwise.errors import DataError, UsageError
@@ -28,6 +29,12 @@ def home_folder() -> Path | None:
     """The user's home folder; None if neither HOME nor the system's list of users names one."""
     found = os.path.expanduser("~")
     return Path(found) if os.environ.get("HOME") != "" and os.path.isabs(found) else None
+
+
+def temporary_place() -> Path:
+    """A folder in the temporary folder that is named after the user, because others may share that folder."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"rankwise-{user}"
 
 
 def require_text(path: str) -> None:

@@ -374,3 +374,20 @@ def test_embeddings_that_the_settings_promise(llama_base: Path, tmp_path: Path) 
     path.write_bytes(safetensors.torch.save(tensors))
     with pytest.raises(ModelError, match="lacks the embeddings, which modules_to_save lists"):
         Classifier.load(tmp_path)
+
+
+def test_a_tokenizer_without_tokenizer_json(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    """The adapter gets a tokenizer.json: vocab.json and merges.txt mean nothing without a config.json."""
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    (base / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (base / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, model["merges"])]))
+    (base / "tokenizer.json").unlink()
+    (base / "tokenizer_config.json").write_text("{}")
+    recipe = tiny.recipe(base, data_folder, ranks=(1,), epochs=1, baselines=False, cuts=False)
+    sweep(recipe, tmp_path / "run")
+    folder = tmp_path / "run" / "adapters" / "r1-s110"
+    ours = Tokenizer.load(folder, base)(TEXTS, 32)
+    assert [ids.tolist() for ids in ours] == [ids.tolist() for ids in Tokenizer.load(base)(TEXTS, 32)]
+    theirs = AutoTokenizer.from_pretrained(folder)(TEXTS, truncation=True, max_length=32).input_ids
+    assert [ids.tolist() for ids in ours] == theirs

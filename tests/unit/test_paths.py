@@ -80,6 +80,32 @@ def test_the_cache_without_a_home_folder(homeless: Path, monkeypatch: pytest.Mon
         packaged.cache_folder()
 
 
+def test_the_hubs_cache_without_a_home_folder(tmp_path: Path) -> None:
+    """huggingface_hub would create a folder called `~` in the working directory."""
+    script = (
+        "import os, pwd\n"
+        "def unknown(user): raise KeyError(user)\n"
+        "pwd.getpwuid = unknown\n"
+        "from rankwise.models import base\n"
+        "from huggingface_hub import constants\n"
+        "print(constants.HF_HOME, constants.HF_HUB_CACHE)\n"
+    )
+    unset = ("HOME", "XDG_CACHE_HOME", "RANKWISE_CACHE")
+    clean = {k: v for k, v in os.environ.items() if k not in unset and not k.startswith("HF_")}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=clean | {"TMPDIR": str(tmp_path), "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    place = tmp_path / f"rankwise-{os.getuid()}" / "huggingface"
+    assert done.stdout.split() == [str(place), str(place / "hub")], done.stderr
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize("cache", ["", "relative", "~/x"])
 def test_a_cache_folder_that_is_not_absolute_does_not_count(
     cache: str, homeless: Path, monkeypatch: pytest.MonkeyPatch

@@ -79,7 +79,7 @@ def rehearse(
     specs: Sequence[AdapterSpec],
     adapter: SavedAdapter,
     config: dict[str, Any],
-    files_of: Tokenizer,
+    tokenizer: Tokenizer,
 ) -> None:
     """Write an untrained adapter of each rank and load it again, so that a trained one is not lost.
 
@@ -88,7 +88,7 @@ def rehearse(
         specs: the adapters that are to be trained.
         adapter: everything that they have in common: labels, base and maximum length.
         config: the base model's config.json.
-        files_of: the tokenizer, whose files are copied into adapter folders.
+        tokenizer: the tokenizer, whose files are copied into adapter folders.
 
     Raises:
         ModelError: such an adapter could not be loaded.
@@ -103,7 +103,8 @@ def rehearse(
             state[f"{module}.lora_A"] = torch.zeros(spec.rank, n_in)
             state[f"{module}.lora_B"] = torch.zeros(n_out, spec.rank)
         with files.temporary_folder(folder) as place:
-            peft_format.save(place, peft_format.with_state(adapter, spec, state), config, files_of.files())
+            saved = peft_format.with_state(adapter, spec, state)
+            peft_format.save(place, saved, config, tokenizer.files(), tokenizer.as_json())
             try:
                 peft_format.load(place)
             except ModelError as error:

@@ -93,9 +93,9 @@ class Classifier:
         found = _find_base(saved, base, path)
         saved = _with_labels(saved, labels, found, note)
         backbone, digest = load_with_digest(found, torch.float32, on)
+        _check_fits(saved, backbone, path, family_of(files.read_object(found.folder / "config.json")))
         if saved.base_sha256 not in ("", digest):
             note(f"{path}: was trained on another version of {found.name}, so its predictions may be wrong")
-        _check_fits(saved, backbone, path, family_of(files.read_object(found.folder / "config.json")))
         if saved.embedding is not None:
             backbone.tokens = saved.embedding.to(on)
         merge(backbone, saved)

@@ -267,7 +267,8 @@ def keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
     files.remove(folder)  # left over from a bank that did not finish
     spec = next(spec for spec in trainer.specs if spec.name == outcome.name)
     saved = material.adapter(spec, trainer.kept()[outcome.name].tensors)
-    peft_format.save(folder, saved, material.config, material.tokenizer.files())
+    tokenizer = material.tokenizer
+    peft_format.save(folder, saved, material.config, tokenizer.files(), tokenizer.as_json())
     peft_format.load(folder)  # what cannot be loaded must not count as finished
     outcomes.save(material.run, outcome, material.fingerprint)
 

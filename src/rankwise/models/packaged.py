@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from rankwise.errors import ModelError, RankwiseError
 from rankwise.models.llama import SMOLLM2
 from rankwise.models.registry import KNOWN
-from rankwise.paths import expanded, home_folder
+from rankwise.paths import expanded, home_folder, temporary_place
 from rankwise.store import files
 
 
@@ -57,13 +56,13 @@ def cache_folder() -> Path:
     if not cache.is_absolute() and home:  # the XDG specification ignores relative paths
         cache = home / ".cache"
     folder = cache / "rankwise"
-    return folder if folder.is_absolute() and _usable(folder) else _temporary()
+    return folder if folder.is_absolute() and _usable(folder) else temporary_place()
 
 
 def cache_note() -> str:
     """What the user should know about the place of the cache; empty if it is an ordinary one."""
     folder = cache_folder()
-    if os.environ.get("RANKWISE_CACHE") or folder != _temporary():
+    if os.environ.get("RANKWISE_CACHE") or folder != temporary_place():
         return ""
     return (
         f"there is no home folder that can be written to, so the base model is unpacked into {folder}; "
@@ -75,12 +74,6 @@ def _usable(folder: Path) -> bool:
     """Whether a folder exists or can be created."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return existing == folder or os.access(existing, os.W_OK | os.X_OK)
-
-
-def _temporary() -> Path:
-    """A folder that is named after the user: others may share the temporary folder."""
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"rankwise-{user}"
 
 
 def folder_of(name: str) -> Path:
@@ -105,7 +98,7 @@ def unpacked(name: str) -> Path:
 def _require_own(folder: Path) -> None:
     """Check that no other user could have written a model into the temporary folder."""
     place = folder.parent
-    if place == _temporary() and hasattr(os, "getuid"):
+    if place == temporary_place() and hasattr(os, "getuid"):
         place.mkdir(mode=0o700, exist_ok=True)
         found = place.stat()
         if found.st_uid != os.getuid() or found.st_mode & 0o022 or place.is_symlink():

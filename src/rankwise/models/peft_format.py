@@ -33,7 +33,7 @@ from rankwise.errors import ModelError, UsageError
 from rankwise.models.family import Family
 from rankwise.models.peft_config import NAME, AdapterConfig, read_config
 from rankwise.models.registry import FAMILIES, family_of, parse_config
-from rankwise.models.tokenizer import FILE_NAMES
+from rankwise.models.tokenizer import FILE_NAMES, WHOLE
 from rankwise.models.weights import DTYPES, LARGEST, is_finite
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, match_modules
@@ -104,7 +104,11 @@ def with_state(adapter: SavedAdapter, spec: AdapterSpec, state: dict[str, Tensor
 
 
 def save(
-    folder: Path, adapter: SavedAdapter, base_config: Mapping[str, Any], tokenizer_files: Sequence[Path]
+    folder: Path,
+    adapter: SavedAdapter,
+    base_config: Mapping[str, Any],
+    tokenizer_files: Sequence[Path],
+    tokenizer_json: str | None = None,
 ) -> None:
     """Write an adapter folder atomically.
 
@@ -113,6 +117,7 @@ def save(
         adapter: the adapter to save.
         base_config: the base model's config.json.
         tokenizer_files: the base model's tokenizer, copied beside the adapter.
+        tokenizer_json: contents of a tokenizer.json to add to them.
 
     Raises:
         UsageError: the folder exists and is not empty.
@@ -125,6 +130,8 @@ def save(
         files.write_json(new / OWN, _own_settings(adapter))
         for path in tokenizer_files:
             files.copy(path, new / path.name)
+        if tokenizer_json is not None:
+            files.write_text(new / WHOLE, tokenizer_json)
         _write_digests(new)
 
 

@@ -165,6 +165,13 @@ class Tokenizer:
             ids.pop()
         return np.array(ids, dtype=np.int64)
 
+    def as_json(self) -> str | None:
+        """The contents of a tokenizer.json for a folder that has only vocab.json and merges.txt, else None.
+
+        Such files say which tokenizer they are for only beside a model's config.json.
+        """
+        return None if (self.folder / WHOLE).is_file() else self._backend.to_str()
+
     def files(self) -> list[Path]:
         """The tokenizer's files, to be copied into an adapter's folder."""
         return self._files(self.folder)
