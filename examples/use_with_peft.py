@@ -51,7 +51,7 @@ def main() -> None:
 
 def load_with_peft(folder: Path) -> tuple[Any, Any]:
     """A PEFT model and its tokenizer, with the classes stored in the adapter folder."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = json.loads((folder / "classifier.json").read_text("utf-8"))
     labels = {int(number): label for number, label in config["id2label"].items()}
     model = AutoPeftModelForSequenceClassification.from_pretrained(
         str(folder), num_labels=config["num_labels"], id2label=labels, label2id=config["label2id"]

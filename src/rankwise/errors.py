@@ -8,7 +8,7 @@ exit status for the command line::
     ├── DataError          3   a text or label file that cannot be used: file, line, column
     ├── ModelError         4   a base model or adapter that cannot be used
     ├── Unreachable        5   the Hub, or another service, did not answer
-    ├── ResourceError      6   out of memory or disk
+    ├── ResourceError      6   out of memory or disk, or the system refuses to write a file
     └── TrainingError      7   the loss, a gradient or a weight is not finite
 
 Status 70 is an error in rankwise itself; 129, 130 and 143 are SIGHUP, Ctrl-C and SIGTERM.
@@ -137,7 +137,7 @@ class Unreachable(RankwiseError):
 
 
 class ResourceError(RankwiseError):
-    """Out of memory or disk."""
+    """Out of memory or disk, or the system refuses to read or write a file."""
 
     exit_status = 6
 

@@ -6,10 +6,12 @@ Anything else is a bug and propagates unchanged.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from socket import gaierror
 
 from rankwise.errors import RankwiseError, ResourceError, UsageError
+from rankwise.paths import home_folder, temporary_place
 from rankwise.store import files
 
 TRY_LATER = (429, 500, 502, 503, 504)
@@ -24,6 +26,18 @@ MISTAKES = (
     NotImplementedError,
 )
 """Exceptions that indicate a bug, in rankwise or a library, and not a network error."""
+
+
+def place_cache() -> None:
+    """Give the Hub's clients a cache folder if there is no home folder; they would create one called `~`.
+
+    It must run before `huggingface_hub` is imported, which reads the variable once.
+    """
+    if home_folder() is None and not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "")):
+        os.environ.setdefault("HF_HOME", str(temporary_place() / "huggingface"))
+
+
+place_cache()
 
 
 def is_outage(error: BaseException) -> bool:

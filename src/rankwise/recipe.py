@@ -48,6 +48,7 @@ from pydantic.fields import FieldInfo
 
 from rankwise.errors import UsageError, either, option
 from rankwise.in_memory import KINDS, InMemory, is_table
+from rankwise.paths import expanded, require_text
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
 VARIABLE = (
@@ -66,6 +67,8 @@ OTHER_WORDS = {
     **{"model": "base", "lr": "learning_rate", "batch": "batch_size", "length": "max_length"},
 }
 """Words that people use for a choice or a setting -> the word that rankwise uses."""
+LARGEST_ALPHA = 1e6
+"""Largest `lora_alpha` of an adapter, at any rank."""
 
 
 class _Settings(BaseModel):
@@ -82,23 +85,33 @@ class _Settings(BaseModel):
 
 def _source(value: Any) -> Any:
     """Paths as strings, and data in memory as such."""
-    if value is None or isinstance(value, str | InMemory):
+    if value is None or isinstance(value, InMemory):
         return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
+    if isinstance(value, str | os.PathLike):
+        return _expanded(value)
     if is_table(value):
         return InMemory(value)
     raise ValueError(f"give a path, a Hub ID, or {KINDS}")
 
 
-def _path(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _expanded(value: Any) -> Any:
+    """A path or another name as a string, with `~` replaced by the home folder."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return str(expanded(value)) if isinstance(value, str) and value.startswith("~") else _readable(value)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        require_text(value)
+    return value
 
 
 Source = Annotated[str | InMemory, BeforeValidator(_source)]
 """A path or Hub ID, or data in memory."""
 OtherSource = Annotated[str | InMemory | None, BeforeValidator(_source)]
 """The same, or None."""
+Name = Annotated[str, BeforeValidator(_expanded)]
+"""A path, or a name that is not one."""
 
 
 class DataSettings(_Settings):
@@ -317,7 +330,7 @@ class Recipe(_Settings):
         UsageError: a setting is unknown, has the wrong type, or is out of range.
     """
 
-    base: Annotated[str, BeforeValidator(_path)] = "smollm2-135m"
+    base: Name = "smollm2-135m"
     """Base model: smollm2-135m, a local folder, or a Hub ID."""
     data: DataSettings = DataSettings()
     lora: LoraSettings = LoraSettings()
@@ -337,6 +350,22 @@ class Recipe(_Settings):
     @classmethod
     def _into_sections(cls, values: dict[str, Any]) -> dict[str, Any]:
         return _sectioned(values)
+
+    @model_validator(mode="after")
+    def _check_alpha(self) -> Self:
+        """Reject an alpha with which the adapters could not be loaded again."""
+        tried = self.tune.vary.get("alpha", ()) if self.tune.enabled else ()
+        modes = self.tune.vary.get("alpha_mode", ()) if self.tune.enabled else ()
+        for alpha in (self.lora.alpha, *tried):
+            for mode in (self.lora.alpha_mode, *modes):
+                lora = self.lora.model_copy(update={"alpha": alpha, "alpha_mode": mode})
+                rank = max(self.lora.ranks)
+                if lora.alpha_of(rank) > LARGEST_ALPHA:
+                    raise ValueError(
+                        f"alpha: {alpha:g} gives rank {rank} a lora_alpha of {lora.alpha_of(rank):g}; "
+                        f"the largest is {LARGEST_ALPHA:g}"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _check_tuning(self) -> Self:
@@ -407,7 +436,7 @@ class Recipe(_Settings):
     def load(cls, path: Path | str, **changes: Any) -> Self:
         """Load a recipe from a TOML file. `changes` override its settings."""
         try:
-            values = tomllib.loads(Path(path).read_text("utf-8"))
+            values = tomllib.loads(expanded(path).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{path}: the recipe cannot be read: {error}") from None
         return cls(str(path), **_laid_over(values, changes))

@@ -57,7 +57,13 @@ class Metrics(BaseModel):
     ece: float | None  # expected calibration error
     reliability: list[Bin]  # non-empty bins only
     classes: list[ClassMetrics]
-    confusion: list[list[int]]  # rows: true labels; columns: predicted labels
+    confusion: list[list[int]]  # rows: true labels; columns: predicted labels; empty above 100 classes
+    confusion_cells: list[tuple[int, int, int]] = []  # above 100 classes: true, predicted, texts; no zeros
+
+    def cells(self) -> list[tuple[int, int, int]]:
+        """The non-zero cells of the confusion matrix: true label, predicted label (from 0), texts."""
+        rows = enumerate(self.confusion)
+        return self.confusion_cells or [(i, j, n) for i, row in rows for j, n in enumerate(row) if n]
 
 
 class AdapterResult(BaseModel):

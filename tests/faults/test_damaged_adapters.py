@@ -21,7 +21,7 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
 COUNT = 2000 if os.environ.get("RANKWISE_FAULTS") == "full" else 200
-WEIGHTS, CONFIG, MODEL = "adapter_model.safetensors", "adapter_config.json", "config.json"
+WEIGHTS, CONFIG, MODEL = "adapter_model.safetensors", "adapter_config.json", "classifier.json"
 
 
 def trusted(folder: Path) -> list[Path]:
@@ -160,7 +160,7 @@ def test_the_hint_says_what_to_do_after_a_change_by_hand(run: RunFolder, tmp_pat
     assert caught.value.hint.endswith("remove sha256.json")
 
 
-@pytest.mark.parametrize("listing", ['{"../x": "0"}', '{"gone": "0"}', '{"config.json": 5}', "[]", "{"])
+@pytest.mark.parametrize("listing", ['{"../x": "0"}', '{"gone": "0"}', '{"classifier.json": 5}', "[]", "{"])
 def test_digests_that_cannot_be(run: RunFolder, tmp_path: Path, listing: str) -> None:
     folder = shutil.copytree(run.adapters / "r4-s110", tmp_path / "a")
     (folder / files.DIGESTS).write_text(listing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -66,13 +66,17 @@ def our_logits(folder: Path, **options: Any) -> NDArray[np.float32]:
 
 
 def in_peft(folder: Path) -> Any:
-    """Load the adapter as PEFT users do, with label names from the folder's config.json."""
-    config = AutoConfig.from_pretrained(folder)
+    """Load the adapter as PEFT users do, with label names from the folder's classifier.json."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT uses deprecated transformers names
-        return peft.AutoPeftModelForSequenceClassification.from_pretrained(
-            folder, num_labels=config.num_labels, id2label=config.id2label, label2id=config.label2id
-        )
+        return peft.AutoPeftModelForSequenceClassification.from_pretrained(folder, **label_names(folder))
+
+
+def label_names(folder: Path) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that name the classes."""
+    config = json.loads((folder / "classifier.json").read_text("utf-8"))
+    labels = {int(number): label for number, label in config["id2label"].items()}
+    return {"num_labels": config["num_labels"], "id2label": labels, "label2id": config["label2id"]}
 
 
 @pytest.mark.parametrize("case", RECIPES)
@@ -116,13 +120,55 @@ def test_cut_adapters_in_peft(
 @pytest.mark.parametrize("name", ["r0-s110", "r4-s110"])
 def test_names_stand_in_the_folder(run: Any, name: str) -> None:
     folder = run.adapters / name
-    config = AutoConfig.from_pretrained(folder)
-    assert config.id2label == dict(enumerate(tiny.LABELS))
-    assert config.num_labels == len(tiny.LABELS)
-    assert config.architectures == ["GPT2ForSequenceClassification"]
+    assert label_names(folder) == {
+        "num_labels": 3,
+        "id2label": dict(enumerate(tiny.LABELS)),
+        "label2id": {label: i for i, label in enumerate(tiny.LABELS)},
+    }
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer("so glad").input_ids == Tokenizer.load(folder)(["so glad"], 32)[0].tolist()
     assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+
+
+@pytest.mark.parametrize("name", ["r0-s110", "r4-s110"])
+def test_transformers_own_loading(run: Any, name: str) -> None:
+    """transformers finds the base model by itself, because the folder has no config.json."""
+    folder = run.adapters / name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForSequenceClassification.from_pretrained(folder, **label_names(folder))
+    assert model.config.id2label == dict(enumerate(tiny.LABELS))
+    np.testing.assert_allclose(our_logits(folder), peft_logits(model, folder), atol=TOLERANCE, rtol=0)
+
+
+OLDEST_SETTINGS = {
+    *("peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r"),
+    *("target_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "use_dora"),
+    *("modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern"),
+    *("alpha_pattern", "megatron_config", "megatron_core", "loftq_config", "layer_replication"),
+}
+"""The settings of PEFT 0.11.1's LoraConfig; it refuses others."""
+
+
+@pytest.mark.parametrize("name", ["r0-s110", "r4-s110"])
+def test_older_versions_of_peft_know_the_settings(run: Any, name: str) -> None:
+    stored = json.loads((run.adapters / name / "adapter_config.json").read_text())
+    assert stored.keys() <= OLDEST_SETTINGS
+    read = peft.LoraConfig.from_pretrained(str(run.adapters / name))
+    ours = adapters.load(run.adapters / name)
+    assert (read.lora_alpha, read.modules_to_save, read.bias) == (ours.spec.alpha, ["score"], "none")
+
+
+def test_a_folder_of_an_older_version(run: Any, tmp_path: Path) -> None:
+    """Label names and settings in config.json."""
+    folder = shutil.copytree(run.adapters / "r4-s110", tmp_path / "old")
+    (folder / "sha256.json").unlink()
+    (folder / "classifier.json").rename(folder / "config.json")
+    old, new = Classifier.load(folder, device="cpu"), Classifier.load(run.adapters / "r4-s110", device="cpu")
+    assert (old.labels, old.max_length) == (new.labels, new.max_length)
+    np.testing.assert_array_equal(old.logits(TEXTS), new.logits(TEXTS))
+    found = Path(cut(folder, 2).folder)
+    assert adapters.load(found).labels == tiny.LABELS and not (found / "config.json").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -254,13 +300,94 @@ def test_without_its_head(
     assert "SEQ_CLS" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [({"use_dora": True}, "use_dora"), ({"rank_pattern": {"c_attn": 2}}, "rank_pattern")],
-)
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"use_dora": True}, "use_dora must be null, false or empty"),
+    ({"rank_pattern": {"c_attn": 2}}, "rank_pattern must be null, false or empty"),
+    ({"alpha_pattern": {"c_attn": 2}}, "alpha_pattern must be null, false or empty"),
+    ({"bias": "all"}, "bias must be none"),
+    ({"bias": "lora_only"}, "bias must be none"),
+    ({"modules_to_save": ["ln_f"]}, "modules_to_save must be the score head"),
+    ({"trainable_token_indices": [1, 2]}, "trainable_token_indices must be null, false or empty"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights must be an initialization that"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=lambda value: str(value)[:30])
 def test_other_variants_are_refused(
-    settings: dict[str, Any], name: str, gpt2_base: Path, tmp_path: Path
+    settings: dict[str, Any], message: str, gpt2_base: Path, tmp_path: Path
 ) -> None:
     save_with_peft(gpt2_base, tmp_path, **settings)
-    with pytest.raises(ModelError, match=f"{name} must be null, false or empty"):
+    with pytest.raises(ModelError, match=message):
         Classifier.load(tmp_path)
+
+
+TARGETS: list[dict[str, Any]] = [
+    {},
+    {"target_modules": ["c_attn", "c_proj"]},
+    {"target_modules": ["attn.c_proj"]},
+    {"target_modules": "all-linear"},
+    {"target_modules": r".*\.h\.\d+\.attn\.(c_attn|c_proj)"},
+    {"target_modules": ["c_attn", "c_fc"], "exclude_modules": ["h.0.mlp.c_fc"]},
+    {"target_modules": ["c_attn", "c_fc"], "exclude_modules": r".*mlp.*"},
+    {"target_modules": ["c_attn"], "layers_to_transform": 1},
+    {"target_modules": ["c_attn"], "layers_to_transform": [0], "layers_pattern": "h"},
+    {"target_modules": ["h.0.attn.c_attn", "c_fc"], "layers_to_transform": [1]},
+    {"target_modules": ["transformer.h.0.attn.c_attn", "c_fc"], "layers_to_transform": [1]},
+]
+
+
+@pytest.mark.parametrize("settings", TARGETS, ids=str)
+def test_the_modules_that_the_settings_name(
+    settings: dict[str, Any], gpt2_base: Path, tmp_path: Path
+) -> None:
+    """They are those that PEFT trains, so an adapter that lacks one of them is refused, not applied."""
+    save_with_peft(gpt2_base, tmp_path, **settings)
+    saved = adapters.load(tmp_path)
+    backbone = load_backbone(bases.find(str(gpt2_base)), torch.float32, torch.device("cpu"))
+    assert (
+        saved.config
+        and saved.config.targets(list(backbone.modules()), FAMILIES["gpt2"]) == saved.spec.modules
+    )
+    assert len(our_logits(tmp_path)) == len(TEXTS)
+    module = saved.spec.modules[-1]
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = {k: v for k, v in safetensors.torch.load_file(path).items() if f".{module}." not in k}
+    if len(saved.spec.modules) > 1:
+        path.write_bytes(safetensors.torch.save(tensors))
+        with pytest.raises(ModelError, match=f"lacks the tensors of {module}, which target_modules names"):
+            Classifier.load(tmp_path)
+
+
+def test_modules_that_the_settings_do_not_name(gpt2_base: Path, tmp_path: Path) -> None:
+    save_with_peft(gpt2_base, tmp_path, target_modules=["c_attn"])
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layers_to_transform": [0]}))
+    with pytest.raises(ModelError, match=r"has tensors of h\.1\.attn\.c_attn, which target_modules does not"):
+        Classifier.load(tmp_path)
+
+
+def test_embeddings_that_the_settings_promise(llama_base: Path, tmp_path: Path) -> None:
+    theirs = from_peft(llama_base, tmp_path, modules_to_save=["embed_tokens"])
+    np.testing.assert_allclose(our_logits(tmp_path), theirs, atol=TOLERANCE, rtol=0)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = {k: v for k, v in safetensors.torch.load_file(path).items() if "embed_tokens" not in k}
+    path.write_bytes(safetensors.torch.save(tensors))
+    with pytest.raises(ModelError, match="lacks the embeddings, which modules_to_save lists"):
+        Classifier.load(tmp_path)
+
+
+def test_a_tokenizer_without_tokenizer_json(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    """The adapter gets a tokenizer.json: vocab.json and merges.txt mean nothing without a config.json."""
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    (base / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (base / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, model["merges"])]))
+    (base / "tokenizer.json").unlink()
+    (base / "tokenizer_config.json").write_text("{}")
+    recipe = tiny.recipe(base, data_folder, ranks=(1,), epochs=1, baselines=False, cuts=False)
+    sweep(recipe, tmp_path / "run")
+    folder = tmp_path / "run" / "adapters" / "r1-s110"
+    ours = Tokenizer.load(folder, base)(TEXTS, 32)
+    assert [ids.tolist() for ids in ours] == [ids.tolist() for ids in Tokenizer.load(base)(TEXTS, 32)]
+    theirs = AutoTokenizer.from_pretrained(folder)(TEXTS, truncation=True, max_length=32).input_ids
+    assert [ids.tolist() for ids in ours] == theirs

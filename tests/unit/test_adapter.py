@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from rankwise import Classifier, ModelError, UsageError
+from rankwise import Classifier, ModelError, UsageError, evaluate
 from rankwise.models import peft_format as adapters
 from rankwise.nn.bank import AdapterSpec
 from rankwise.store.run_folder import RunFolder
@@ -212,20 +212,20 @@ def test_tensors_that_do_not_belong(copy: Path, edit: Callable[[Tensors], Tensor
     ],
 )
 def test_label_names_that_do_not_fit_the_head(copy: Path, names: Any) -> None:
-    change(copy / "config.json", id2label=names)
+    change(copy / "classifier.json", id2label=names)
     assert "id2label must name each of 3 classes" in refusal(copy)
 
 
 def test_settings_of_the_wrong_kind_are_passed_over(copy: Path) -> None:
-    change(copy / "config.json", rankwise=["x"])
+    change(copy / "classifier.json", rankwise=["x"])
     assert adapters.load(copy).spec.rank == 4
-    change(copy / "config.json", rankwise={"rank": "0", "seed": "x", "max_length": -5})
+    change(copy / "classifier.json", rankwise={"rank": "0", "seed": "x", "max_length": -5})
     found = adapters.load(copy)
     assert (found.spec.rank, found.spec.seed, found.max_length) == (4, 0, 1)
 
 
 def test_a_damaged_model_config(copy: Path) -> None:
-    (copy / "config.json").write_text("{")
+    (copy / "classifier.json").write_text("{")
     assert "cannot be read as JSON" in refusal(copy)
 
 
@@ -233,3 +233,178 @@ def test_no_base(copy: Path, gpt2_base: Path) -> None:
     change(copy / "adapter_config.json", base_model_name_or_path=None)
     assert "does not say which base model" in refusal(copy)
     assert Classifier.load(copy, base=str(gpt2_base), device="cpu").labels == tiny.LABELS
+
+
+# Folders that are not adapters
+
+
+def test_a_folder_above_adapters(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "out" / "checkpoint-500")
+    assert "not an adapter folder, but checkpoint-500 in it is one" in refusal(tmp_path / "out")
+    shutil.copytree(adapter, tmp_path / "out" / "checkpoint-1000")
+    assert "checkpoint-1000 and checkpoint-500 in it are" in refusal(tmp_path / "out")
+    with pytest.raises(ModelError) as caught:
+        Classifier.load(tmp_path / "out")
+    assert caught.value.hint.startswith(f"pass {tmp_path / 'out'}/checkpoint-")
+    shutil.copytree(adapter, tmp_path / "out" / "checkpoint-1500")
+    assert "3 folders in it are" in refusal(tmp_path / "out")
+
+
+def test_other_things_than_adapters(gpt2_base: Path, tmp_path: Path) -> None:
+    assert "but a whole model" in refusal(gpt2_base)
+    assert "is a file" in refusal(gpt2_base / "config.json")
+    assert "no such folder" in refusal(tmp_path / "none")
+
+
+def test_the_folder_of_a_run(run: RunFolder, tmp_path: Path, data_folder: Path) -> None:
+    """It means the best adapter of the rank that the verdict recommends."""
+    from rankwise.report.ranks import compare
+    from rankwise.report.run import load
+    from rankwise.report.verdict import chosen
+
+    finished = load(run)
+    best = chosen(finished.results, compare(finished)).best
+    found = evaluate(run.path, data_folder / "test.csv", device="cpu", precision="float32")
+    assert best.test and found.confusion == best.test.confusion
+    copy = shutil.copytree(run.path, tmp_path / "unfinished")
+    (copy / "results.json").unlink()
+    assert "a run that did not finish, not an adapter folder" in refusal(copy)
+
+
+# Settings of PEFT
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bias": "all"}, "bias must be none (trained biases are not supported), not 'all'"),
+        ({"bias": "lora_only"}, "bias must be none"),
+        ({"modules_to_save": ["score", "ln_f"]}, "modules_to_save must be the score head"),
+        ({"modules_to_save": "score"}, "modules_to_save must be the score head"),
+        ({"target_modules": 3}, "target_modules must be a list of module names"),
+        ({"layers_to_transform": "1"}, "layers_to_transform must be a whole number"),
+        ({"some_new_feature": {"x": 1}}, "'some_new_feature' is not supported, and is {'x': 1}"),
+        ({"qalora_group_size": 16, "use_qalora": True}, "use_qalora must be null"),
+    ],
+)
+def test_settings_that_would_change_the_answers(copy: Path, values: dict[str, Any], message: str) -> None:
+    change(copy / "adapter_config.json", **values)
+    assert message in refusal(copy)
+
+
+def test_settings_without_effect(copy: Path) -> None:
+    """Those of the newest PEFT at their defaults, and settings of other versions that are empty."""
+    import peft
+
+    defaults = {
+        key: sorted(value) if isinstance(value, set) else value
+        for key, value in peft.LoraConfig().to_dict().items()  # type: ignore[no-untyped-call]
+    }
+    stored = json.loads((copy / "adapter_config.json").read_text())
+    change(copy / "adapter_config.json", **defaults | {"some_new_feature": None, "other": {}} | stored)
+    assert adapters.load(copy).spec.rank == 4
+
+
+def test_tensors_that_the_settings_promise(copy: Path) -> None:
+    rewrite(copy, lambda tensors: {name: t for name, t in tensors.items() if name not in (A, B)})
+    assert "lacks the tensors of h.1.attn.c_attn, which target_modules names" in refusal(copy)
+    change(copy / "adapter_config.json", layers_to_transform=[0])
+    assert Classifier.load(copy, device="cpu").labels == tiny.LABELS
+
+
+@pytest.mark.parametrize("number", [1e300, -1e300, 1e39])
+def test_numbers_that_float32_cannot_hold(copy: Path, number: float) -> None:
+    rewrite(copy, lambda tensors: tensors | {B: torch.full((48, 4), number, dtype=torch.float64)})
+    assert "is not a matrix of finite numbers below 3.4e+38" in refusal(copy)
+
+
+def test_logits_that_are_not_finite(copy: Path) -> None:
+    """Each weight is finite, but their product is not: no probability of NaN."""
+    rewrite(copy, lambda tensors: tensors | {A: torch.full((4, 16), 1e30), B: torch.full((48, 4), 1e30)})
+    classifier = Classifier.load(copy, device="cpu", precision="float32")
+    with pytest.raises(ModelError, match="the logits are not finite"):
+        classifier(["so glad"])
+
+
+# Label names
+
+
+@pytest.fixture
+def unnamed(copy: Path) -> Path:
+    """An adapter without label names, like PEFT's."""
+    (copy / "classifier.json").unlink()
+    return copy
+
+
+def test_label_names_for_an_adapter_without_them(unnamed: Path) -> None:
+    assert Classifier.load(unnamed, device="cpu").labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert Classifier.load(unnamed, labels=["x", "y", "z"], device="cpu").labels == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("labels", [["x", "y"], ["x", "x", "y"], ["x", "y", "z\x07"], []])
+def test_label_names_that_cannot_be(unnamed: Path, labels: list[str]) -> None:
+    with pytest.raises(UsageError, match="labels: give 3 names, all different"):
+        Classifier.load(unnamed, labels=labels, device="cpu")
+
+
+def test_label_names_of_the_adapter_are_not_replaced(adapter: Path) -> None:
+    assert Classifier.load(adapter, labels=tiny.LABELS, device="cpu").labels == tiny.LABELS
+    with pytest.raises(UsageError, match="has label names of its own: joy, anger, fear"):
+        Classifier.load(adapter, labels=["anger", "joy", "fear"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("names", "used"),
+    [
+        ({"0": "x", "1": "y", "2": "z"}, True),
+        ({"0": "x", "1": "y"}, False),
+        ({"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, False),
+        ({"0": "x", "1": "y", "5": "z"}, False),
+        (["x", "y", "z"], False),
+    ],
+)
+def test_label_names_of_the_base(
+    unnamed: Path, gpt2_base: Path, tmp_path: Path, names: Any, used: bool
+) -> None:
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    change(base / "config.json", id2label=names)
+    notes: list[str] = []
+    found = Classifier.load(unnamed, base=str(base), device="cpu", on_note=notes.append)
+    assert found.labels == (("x", "y", "z") if used else ("LABEL_0", "LABEL_1", "LABEL_2"))
+    assert [note.startswith(f"the label names are those of {base}: x, y, z") for note in notes] == [
+        True
+    ] * used
+
+
+# The base that an adapter was trained on
+
+
+def test_a_base_that_has_changed(adapter: Path, gpt2_base: Path, tmp_path: Path) -> None:
+    """Other weights or settings are noticed; other names, files and heads are not a change."""
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    notes: list[str] = []
+
+    def load() -> list[str]:
+        notes.clear()
+        Classifier.load(adapter, base=str(base), device="cpu", on_note=notes.append)
+        return notes
+
+    change(base / "config.json", attn_pdrop=0.3, dtype="float32", num_attention_heads=2, id2label={"0": "x"})
+    tensors = safetensors.torch.load_file(base / "model.safetensors")
+    safetensors.torch.save_file(tensors | {"lm_head.bias": torch.ones(3)}, base / "model.safetensors")
+    assert load() == []
+    change(base / "config.json", n_head=4, num_attention_heads=4)
+    assert load() == [f"{adapter}: was trained on another version of {base}, so its predictions may be wrong"]
+    change(base / "config.json", n_head=2, num_attention_heads=2)
+    assert load() == []
+    name = next(name for name in tensors if name.endswith("h.1.mlp.c_fc.weight"))
+    tensors[name][0, 0] += 0.001
+    safetensors.torch.save_file(tensors, base / "model.safetensors")
+    assert len(load()) == 1
+
+
+def test_a_changed_base_is_a_warning_in_python(adapter: Path, gpt2_base: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    change(base / "config.json", layer_norm_epsilon=0.1)
+    with pytest.warns(UserWarning, match="was trained on another version of"):
+        Classifier.load(adapter, base=str(base), device="cpu")

@@ -49,7 +49,7 @@ def test_the_folder(source: Path) -> None:
     assert (after.labels, after.base, after.max_length) == (before.labels, before.base, before.max_length)
     assert found.params == sum(tensor.numel() for tensor in after.state.values())
     assert found.adapter_bytes == (folder / peft_format.WEIGHTS).stat().st_size
-    assert json.loads((folder / "config.json").read_text())["rankwise"]["rank"] == 2
+    assert json.loads((folder / "classifier.json").read_text())["rankwise"]["rank"] == 2
     assert 0 < min(found.kept_by_module.values()) <= found.kept <= max(found.kept_by_module.values()) < 1
     logits = [Classifier.load(each, device="cpu").logits(TEXTS) for each in (source, folder)]
     assert 1e-4 < np.abs(logits[0] - logits[1]).max() < 3

@@ -244,9 +244,9 @@ def test_no_room_elsewhere(
 ) -> None:
     import importlib
 
-    def load_backbone(*arguments: Any) -> None:
+    def load_with_digest(*arguments: Any) -> None:
         raise ERRORS[2]
 
-    monkeypatch.setattr(importlib.import_module("rankwise.models.base"), "load_backbone", load_backbone)
+    monkeypatch.setattr(importlib.import_module("rankwise.models.base"), "load_with_digest", load_with_digest)
     with pytest.raises(ResourceError, match="out of memory"):
         sweep(tiny.recipe(gpt2_base, data_folder), tmp_path / "run")

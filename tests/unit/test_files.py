@@ -136,7 +136,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot write"):
+    with pytest.raises(ResourceError, match="cannot write: File name too long"):
         files.write_text(tmp_path / ("n" * 300), "x")
     assert names(tmp_path) == []
 
@@ -293,3 +293,51 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write"):
         files.claim_folder(tmp_path / "file" / "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1e999}', "1e999 is too large"),
+        ('{"a": [[-1e400]]}', "-1e400 is too large"),
+        ('{"a": "\\ud800"}', "surrogates not allowed"),
+        ('{"a": ["x", {"b": ["\\udc00"]}]}', "surrogates not allowed"),
+        ('{"\\ud800": 1}', "surrogates not allowed"),
+    ],
+)
+def test_values_that_cannot_be_written_again(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        files.read_object(tmp_path / "a.json")
+
+
+def test_values_at_the_limits(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1e308, "b": "\\ud83d\\ude42", "c": -0.0}')
+    assert files.read_object(tmp_path / "a.json") == {"a": 1e308, "b": "\U0001f642", "c": 0.0}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG])
+def test_refusals_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """No permission and a read-only disk are no errors of the user's in an option."""
+
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ResourceError, match=f"cannot write: {os.strerror(number)}") as caught:
+        files.write_text(tmp_path / "new" / "a", "x")
+    assert caught.value.hint
+    with (
+        pytest.raises(ResourceError, match=f"run: cannot write: {os.strerror(number)}"),
+        files.locked(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_a_temporary_folder(tmp_path: Path) -> None:
+    with files.temporary_folder(tmp_path) as folder:
+        files.write_text(folder / "a", "x")
+        assert folder.parent == tmp_path
+        assert files.is_free(tmp_path)
+    assert names(tmp_path) == []
+    assert files.free_bytes(tmp_path) > 0

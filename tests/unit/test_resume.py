@@ -208,6 +208,66 @@ def test_other_data_or_another_base_is_refused(gpt2_base: Path, tmp_path: Path) 
     sweep(recipe, folder, resume=True)
 
 
+def _config(base: Path, **changes: Any) -> None:
+    path = base / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+Change = Callable[[Path, Path], None]
+CHANGES: dict[str, tuple[Change, str]] = {
+    "heads of the base": (lambda base, data: _config(base, n_head=4), "the base model is"),
+    "dropout of the base": (lambda base, data: _config(base, attn_pdrop=0.3), "the base model is"),
+    "another tokenizer": (
+        lambda base, data: _settings(base, clean_up_tokenization_spaces=True),
+        "the tokenizer's files are",
+    ),
+    "two label names": (
+        lambda base, data: _swap(data, *tiny.LABELS[:2]),
+        "the label names, or their order, are",
+    ),
+}
+
+
+def _settings(base: Path, **changes: Any) -> None:
+    path = base / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _swap(data: Path, one: str, other: str) -> None:
+    """Swap two label names in every file; the numbers of the labels stay the same."""
+    for path in data.glob("*.csv"):
+        text = path.read_text().replace(f",{one}", ",?").replace(f",{other}", f",{one}")
+        path.write_text(text.replace(",?", f",{other}"))
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_resume_must_notice(gpt2_base: Path, tmp_path: Path, what: str, has_checkpoint: bool) -> None:
+    """In a run that was killed while training; finished adapters suffice if all checkpoints are lost."""
+    change, message = CHANGES[what]
+    data, base = tiny.data_folder(tmp_path / "data"), shutil.copytree(gpt2_base, tmp_path / "base")
+    recipe, folder = tiny.recipe(base, data, ranks=(0, 1), epochs=1), tmp_path / "cut"
+    stopped(recipe, folder, Stop(STEPS + 1))
+    assert (folder / "adapters" / "r0-s110").exists() and (folder / "checkpoint").exists()
+    if not has_checkpoint:
+        shutil.rmtree(folder / "checkpoint")
+    change(base, data)
+    with pytest.raises(UsageError, match=f"{message} not what this run was started with"):
+        sweep(recipe, folder, resume=True)
+
+
+def test_a_finished_run_is_not_extended_on_another_base(
+    run: RunFolder, gpt2_base: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    folder = tmp_path / "run"
+    recipe = tiny.recipe(base, data_folder, ranks=(1,), epochs=1, baselines=False)
+    sweep(recipe, folder)
+    _config(base, n_head=4)
+    with pytest.raises(UsageError, match="the base model is not what this run was started with"):
+        sweep(recipe.replace(seeds=(7,)), folder, resume=True)
+
+
 def test_the_same_command_again(run: RunFolder, gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(gpt2_base, data_folder)
     with pytest.raises(UsageError, match="holds a finished sweep") as caught:

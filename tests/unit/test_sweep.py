@@ -79,7 +79,7 @@ def test_the_folder_is_complete(run: RunFolder, gpt2_base: Path) -> None:
     assert sorted(path.name for path in run.adapters.iterdir()) == NAMES
     for name in NAMES:
         assert sorted(path.name for path in (run.adapters / name).iterdir()) == [
-            "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json",
+            "README.md", "adapter_config.json", "adapter_model.safetensors", "classifier.json",
             "sha256.json", "tokenizer.json", "tokenizer_config.json",
         ]  # fmt: skip
         copied = (run.adapters / name / "tokenizer.json").read_bytes()

@@ -296,3 +296,25 @@ class TestFoldersThatCannotBeUsed:
         (tiny / "tokenizer_config.json").write_text(json.dumps(config))
         with pytest.raises(ModelError, match="requires custom code"):
             Tokenizer.load(tiny)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_pad_tokens_at_the_end_are_where_transformers_stops(family: str, tiny: Path) -> None:
+    """A model's pad token may be an ordinary token, or the one that its tokenizer adds to each text."""
+    plain = lists(Tokenizer.load(tiny), ["so glad", "glad glad", "x"], 32)
+    for pad in {plain[0][-1], plain[0][-2]}:
+        (tiny / "config.json").write_text(json.dumps({"model_type": family, "pad_token_id": pad}))
+        for ids, kept in zip(
+            plain, lists(Tokenizer.load(tiny), ["so glad", "glad glad", "x"], 32), strict=True
+        ):
+            last = max((i for i, token in enumerate(ids) if token != pad), default=0)
+            assert kept == ids[: last + 1]
+    assert len(lists(Tokenizer.load(tiny, tiny.parent), ["so glad"], 32)[0]) == len(plain[0])
+
+
+def test_special_tokens_that_a_class_does_not_add(tiny: Path) -> None:
+    settings = json.loads((tiny / "tokenizer_config.json").read_text())
+    for kind in ("GPTNeoXTokenizer", "GPTNeoXTokenizerFast"):
+        (tiny / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": kind}))
+        with pytest.raises(ModelError, match=f"tokenizer_class {kind} adds no special tokens"):
+            Tokenizer.load(tiny)

@@ -21,8 +21,9 @@ from rankwise.cli import streams
 from rankwise.cli.examples import epilog
 from rankwise.cli.group import Group, canonical, fail
 from rankwise.cli.help import Command
-from rankwise.cli.settings import presented, with_recipe
+from rankwise.cli.settings import label_names, presented, with_recipe
 from rankwise.errors import RankwiseError, ResourceError, UsageError
+from rankwise.paths import expanded
 from rankwise.recipe import Recipe
 from rankwise.schema import MetricName
 from rankwise.training import signals
@@ -60,6 +61,12 @@ Margin = Annotated[
         help="Acceptable loss: in percentage points for accuracy and macro-f1 [default: 0.5], "
         "in nats for log-loss [default: 0.01].",
         min=0,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help="Label names in the order of the outputs, for a PEFT adapter without them.", metavar="A,B,..."
     ),
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
@@ -107,6 +114,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: Any, **options: Any) -> None:
         try:
+            options = {name: _expanded(value) for name, value in options.items()}
             if isinstance(options.get("adapter"), Path):
                 from rankwise.cli.folders import adapter_of
 
@@ -140,6 +148,13 @@ def _unexpected(error: Exception) -> tuple[RankwiseError, int]:
         return ResourceError(f"{where}{error.strerror}", hint=hint), ResourceError.exit_status
     hint = "set RANKWISE_DEBUG=1 to see the traceback; please report it with the command that you ran"
     return RankwiseError(f"internal error: {type(error).__name__}: {error}", hint=hint), 70
+
+
+def _expanded(value: Any) -> Any:
+    """A path, or a list of paths, with `~` replaced by the home folder; anything else as it is."""
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    return expanded(value) if isinstance(value, Path) else value
 
 
 def _print_version(wanted: bool) -> None:
@@ -330,6 +345,7 @@ def evaluate(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     base: Base = None,
+    labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -339,8 +355,8 @@ def evaluate(
     from rankwise.commands.evaluate import evaluate as run
 
     columns = {"text_column": text_column, "label_column": label_column}
-    labeled = _one_of(file, data)
-    loading = {"base": base, "device": device, "precision": precision}
+    labeled, names = _one_of(file, data), label_names(labels)
+    loading = {"base": base, "labels": names, "device": device, "precision": precision}
     found = run(adapter, labeled, columns=columns, on_note=terminal.show_note, **loading)
     if json:
         print(found.model_dump_json(indent=1))
@@ -375,6 +391,7 @@ def predict(
     ] = False,
     text_column: TextColumn = None,
     base: Base = None,
+    labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -393,7 +410,14 @@ def predict(
     command.require_texts(texts or [])
     if output:
         command.require_target(output, overwrite=overwrite, safe_csv=safe_csv)
-    classifier = command.Classifier.load(adapter, base=base, device=device, precision=precision)
+    classifier = command.Classifier.load(
+        adapter,
+        base=base,
+        labels=label_names(labels),
+        device=device,
+        precision=precision,
+        on_note=terminal.show_note,
+    )
     if input and output:
         with terminal.ProgressBars() as bars:
             bars.begin("predict", None)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankwise.cli.terminal import show_note
+from rankwise.commands.locate import recommended
 from rankwise.errors import UsageError
-from rankwise.report.ranks import compare
-from rankwise.report.run import load
-from rankwise.report.verdict import chosen
 from rankwise.store.run_folder import RunFolder, command
 
 ADAPTER_FILE = "adapter_config.json"
@@ -31,20 +29,9 @@ def adapter_of(path: Path) -> Path:
         name, why = run.read_search().best, "it is the best of the search"
     else:
         require_sweep(run.path, "predict", hint=f"or give one of the folders in {run.adapters}")
-        name, why = _recommended(run)
+        name, why = recommended(run)
     show_note(f"{run.path} is a run: this is its adapter {name} ({why})")
     return run.adapters / name
-
-
-def _recommended(run: RunFolder) -> tuple[str, str]:
-    """Name of a run's recommended adapter, and why it is the one."""
-    finished = load(run)
-    comparison = compare(finished)
-    choice = chosen(finished.results, comparison)
-    why = f"rank {choice.rank} is recommended"
-    if comparison.enough is None:
-        why = f"no rank is recommended, and rank {choice.rank} is the best on validation"
-    return choice.best.name, why
 
 
 def require_sweep(path: Path, verb: str, hint: str = "") -> None:

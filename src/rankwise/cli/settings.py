@@ -287,6 +287,11 @@ def _named_list(option: str, value: str) -> tuple[str, list[str]]:
     return name, _listed(option, values, integers=name in ("epochs", "last_layers"))
 
 
+def label_names(value: str | None) -> list[str] | None:
+    """The label names of `--labels`."""
+    return _listed("labels", value, integers=False) if value else None
+
+
 def _listed(option: str, value: str, *, integers: bool) -> list[str]:
     """Parse a list as a line of CSV, so that a label may contain a comma: `calm,"angry, very"`.
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from rankwise.plan import Plan
     from rankwise.schema import Metrics
 
+MOST_CLASSES = 30
+"""Maximum number of classes for tables with all of them; if there are more, the worst are shown."""
 GAP = 2
 """Spaces between two columns."""
 LONGEST_WORD = 20
@@ -197,11 +199,10 @@ def show_metrics(metrics: Metrics) -> None:
         soft_wrap=True,
     )
     stdout.print()
-    show_table(class_figures("Per class, in percent", metrics.classes))
-    labels = [c.label for c in metrics.classes]
-    matrix = [(label, *map(str, row)) for label, row in zip(labels, metrics.confusion, strict=True)]
+    few = len(metrics.classes) <= MOST_CLASSES
+    show_table(class_figures("Per class, in percent", metrics.classes) if few else _worst_classes(metrics))
     stdout.print()
-    show_table(Table("Confusion: true label down, predicted across", ("", *labels), matrix))
+    show_table(_confusion(metrics) if few else _most_confused(metrics))
     bins = [
         (
             f"{100 * b.low:.0f}-{100 * b.high:.0f}",
@@ -219,6 +220,27 @@ def show_metrics(metrics: Metrics) -> None:
             bins,
         )
     )
+
+
+def _worst_classes(metrics: Metrics) -> Table:
+    present = [each for each in metrics.classes if each.texts]
+    worst = sorted(present, key=lambda each: (each.f1, -each.texts))[:MOST_CLASSES]
+    title = f"Per class, in percent: the worst {len(worst)} of {len(present)} classes with texts, by F1"
+    return class_figures(title, worst)
+
+
+def _confusion(metrics: Metrics) -> Table:
+    labels = [c.label for c in metrics.classes]
+    matrix = [(label, *map(str, row)) for label, row in zip(labels, metrics.confusion, strict=True)]
+    return Table("Confusion: true label down, predicted across", ("", *labels), matrix)
+
+
+def _most_confused(metrics: Metrics) -> Table:
+    labels, cells = [c.label for c in metrics.classes], metrics.cells()
+    wrong = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -cell[2])
+    rows = [(labels[true], labels[found], f"{texts:,}") for true, found, texts in wrong[:MOST_CLASSES]]
+    title = f"Most often confused: {len(rows)} of {len(wrong)} pairs; --json has all"
+    return Table(title, ("true label", "predicted", "texts"), rows)
 
 
 def _calibration(metrics: Metrics) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rankwise.commands.locate import adapter_folder
 from rankwise.errors import UsageError
 from rankwise.models import peft_format
 from rankwise.nn.cut import cut as cut_adapter
+from rankwise.paths import expanded
 from rankwise.schema import Cut
 
 
@@ -30,10 +32,10 @@ def cut(adapter: Path | str, rank: int, out: Path | str | None = None) -> Cut:
         UsageError: the rank is not below the adapter's, or the folder to write is not empty.
         ResourceError: the disk is full.
     """
-    source = Path(adapter)
+    source = adapter_folder(adapter)
     saved = peft_format.load(source)
     _check(rank, saved.spec.rank, source)
-    folder = Path(out) if out is not None else default_folder(source, rank)
+    folder = expanded(out) if out is not None else default_folder(source, rank)
     found = cut_adapter(saved.spec, saved.state, rank)
     peft_format.save_from(source, folder, found.spec, found.state)
     return Cut(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from rankwise.commands.predict import Classifier, cut_note, texts_cut
 from rankwise.data.load import read_labeled
 from rankwise.in_memory import InMemory
+from rankwise.paths import expanded
 from rankwise.schema import Metrics
 from rankwise.stats.metrics import metrics
 
@@ -40,7 +42,7 @@ def evaluate(
         UsageError: this is neither a path nor data in memory.
     """
     classifier = adapter if isinstance(adapter, Classifier) else Classifier.load(adapter, **load)
-    source = Path(data) if isinstance(data, str | PathLike) else InMemory(data)
+    source = expanded(os.fspath(data)) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
     split = read_labeled(source, classifier.labels, notes=notes, **(columns or {}))
     for note in [*notes, *cut_note(classifier, texts_cut(classifier, split.texts), len(split))]:

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from rankwise import hardware
+from rankwise.commands import checks
 from rankwise.data import load as data
 from rankwise.data.audit import truncation
 from rankwise.models import base as models
+from rankwise.models.peft_format import SavedAdapter
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec
@@ -47,6 +49,7 @@ class Material:
     config: dict[str, Any]  # the base's config.json
     tokenizer: Tokenizer
     backbone: Backbone
+    base_sha256: str  # of everything that the base model's answers depend on
     planned: Callable[..., Plan]  # `plan.make` with everything but `tuned` and `decided`
     memory_bytes: int  # memory limit of a bank
     plan: Plan
@@ -78,6 +81,17 @@ class Material:
         weights = balanced_weights(train.targets, len(labels)) if balanced else None
         return TrainingData(train.ids, train.targets, labels, weights, validation.ids, validation.targets)
 
+    def adapter(self, spec: AdapterSpec, state: dict[str, torch.Tensor]) -> SavedAdapter:
+        """An adapter of this run, to be saved; its tensors are named as in `Bank.tensors`."""
+        return SavedAdapter(
+            spec,
+            state,
+            self.corpus.labels,
+            self.base.name,
+            self.recipe.train.max_length,
+            base_sha256=self.base_sha256,
+        )
+
     def environment(self) -> dict[str, str]:
         """What may change the last digits of a result even with the same recipe."""
         return resuming.environment(
@@ -98,11 +112,14 @@ def read_material(
     recipe: Recipe, run: RunFolder, callback: Callback, clock: Clock, saved: Checkpoint | None
 ) -> Material:
     """Read and check data and base, tokenize the texts, make the plan, and load the backbone."""
+    checks.require_libraries()
     with stage("data", callback, clock):
         corpus = data.load(recipe)
     for source in corpus.sources:
         callback.read(data.said(source))
     for note in corpus.notes:
+        callback.note(note)
+    if note := models.note(recipe.base):
         callback.note(note)
     with stage("base", callback, clock):
         base = models.find(recipe.base)
@@ -130,11 +147,15 @@ def read_material(
     )
     plan = planned(decided=[bank.adapters for bank in saved.state.banks] if saved else [])
     with stage("load", callback, clock):
-        backbone = models.load_backbone(base, precision, device)
+        backbone, digest = models.load_with_digest(base, precision, device)
     for split in splits.values():
         models.check_ids(split.ids, backbone)
-    fingerprint = resuming.fingerprint(splits, corpus.labels, base.folder)
-    return Material(
+    if saved is None:
+        checks.require_room(run.path, plan, config)
+    fingerprint = resuming.fingerprint(
+        splits, corpus.labels, base.folder / "config.json", digest, tokenizer.files()
+    )
+    material = Material(
         recipe,
         run,
         corpus,
@@ -143,6 +164,7 @@ def read_material(
         config,
         tokenizer,
         backbone,
+        digest,
         planned,
         memory_bytes,
         plan,
@@ -150,6 +172,9 @@ def read_material(
         precision,
         fingerprint,
     )
+    specs = list(material.specs.values())
+    checks.rehearse(run.path, specs, material.adapter(specs[0], {}), config, tokenizer)
+    return material
 
 
 def _truncated(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -17,20 +18,25 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rankwise import hardware
+from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import short
 from rankwise.data.unlabeled import STDIN, TextRows, text_rows
 from rankwise.data.writers import require_writable, write_rows
-from rankwise.errors import DataError, ModelError, UsageError, either, option
+from rankwise.errors import DataError, ModelError, Unreachable, UsageError, either, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models.base import check_ids, load_backbone
+from rankwise.models.base import check_ids, load_with_digest
+from rankwise.models.family import Family
 from rankwise.models.peft_format import merge
+from rankwise.models.registry import family_of
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
+from rankwise.paths import expanded
+from rankwise.store import files
 
 
 @dataclass(frozen=True)
@@ -91,40 +97,57 @@ class Classifier:
         folder: PathLike[str] | str,
         *,
         base: PathLike[str] | str | None = None,
+        labels: Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
+        on_note: Callable[[str], None] | None = None,
     ) -> Self:
         """Load a classifier from an adapter folder.
 
         Args:
-            folder: an adapter folder written by rankwise or PEFT.
+            folder: an adapter folder written by rankwise or PEFT; or the folder of a finished run, for the
+                best adapter of the rank that it recommends.
             base: the base model, if it cannot be found under the name stored with the adapter.
+            labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16 or float32.
+            on_note: called with what the user should know, such as a base that is not the one that the
+                adapter was trained on; by default, it becomes a warning.
 
         Raises:
             ModelError: the adapter or its base cannot be used.
+            UsageError: the label names do not fit the adapter.
             Unreachable: the base must be downloaded, and the Hub does not answer.
             UsageError: this machine has no such device, or the precision is unknown.
         """
-        saved = adapters.load(Path(folder))
+        note = on_note or _warn
+        path = adapter_folder(os.fspath(folder))
+        saved = adapters.load(path)
         hardware.device(device)
-        if not (base or saved.base):
-            raise ModelError(
-                f"{folder}: does not say which base model it is for", hint=f"give it: {option('base')}"
-            )
-        found = bases.find(str(base or saved.base))
-        tokenizer = Tokenizer.load(Path(folder) if Tokenizer.is_in(Path(folder)) else found.folder)
+        found = _find_base(saved, base, path)
+        saved = _with_labels(saved, labels, found, note)
+        tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
-        return cls._assembled(_Parts(os.fspath(folder), saved, tokenizer, name, device, precision))
+        return cls._assembled(_Parts(str(path), saved, tokenizer, name, device, precision), note=note)
 
     @classmethod
-    def _assembled(cls, parts: _Parts, results: Results | None = None) -> Self:
+    def _assembled(
+        cls,
+        parts: _Parts,
+        results: Results | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> Self:
         """Load the base model, and merge the adapter into it."""
-        saved, on = parts.saved, hardware.device(parts.device)
+        saved, on, base = parts.saved, hardware.device(parts.device), bases.find(parts.base)
         with hardware.own_torch():
-            backbone = load_backbone(bases.find(parts.base), torch.float32, on)
-            _check_fits(saved, backbone, Path(parts.folder))
+            backbone, digest = load_with_digest(base, torch.float32, on)
+            family = family_of(files.read_object(base.folder / "config.json"))
+            _check_fits(saved, backbone, Path(parts.folder), family)
+            if saved.base_sha256 not in ("", digest):
+                note(
+                    f"{parts.folder}: was trained on another version of {base.name}, "
+                    "so its predictions may be wrong"
+                )
             if saved.embedding is not None:
                 backbone.tokens = saved.embedding.to(on)
             merge(backbone, saved)
@@ -165,7 +188,11 @@ class Classifier:
         return softmax(self.logits(texts).astype(np.float64), axis=-1)
 
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """(texts, classes) logits in the order of `labels`. Takes and raises what a call does."""
+        """(texts, classes) logits in the order of `labels`. Takes and raises what a call does.
+
+        Raises:
+            ModelError: the tokenizer does not fit the model, or a logit is not finite.
+        """
         found = _listed(texts)
         if not found:
             return np.empty((0, len(self.labels)), dtype=np.float32)
@@ -173,6 +200,11 @@ class Classifier:
             ids = self._tokenizer(found, self.max_length)
             check_ids(ids, self._backbone)
             of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, ids)[0]
+        if not np.isfinite(of_head).all():
+            raise ModelError(
+                "the logits are not finite: the adapter's weights are too large for this base model",
+                hint=f"try {option('precision', 'float32')}; if it does not help, the adapter cannot be used",
+            )
         return of_head
 
     def __repr__(self) -> str:
@@ -220,8 +252,8 @@ def _checked(number: int, text: object) -> str:
 
 def predict_file(
     classifier: Classifier,
-    source: Path,
-    target: Path,
+    source: Path | str,
+    target: Path | str,
     *,
     text_column: str | None = None,
     safe_csv: bool = False,
@@ -254,6 +286,7 @@ def predict_file(
         UsageError: the target exists, its suffix is not supported, or the text column has the name of an
             added one.
     """
+    source, target = expanded(source), expanded(target)
     require_target(target, overwrite=overwrite, safe_csv=safe_csv)
     rows = text_rows(source, text_column=text_column, labels=classifier.labels, skip_empty=skip_empty)
     for note in rows.notes:
@@ -342,7 +375,43 @@ def _added_columns(labels: Sequence[str], rows: TextRows, on_note: Callable[[str
     return names
 
 
-def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) -> None:
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def _find_base(saved: adapters.SavedAdapter, given: PathLike[str] | str | None, folder: Path) -> bases.Base:
+    """The base model, by the name that is given or else by the one stored with the adapter."""
+    if given:
+        return bases.find(os.fspath(given))
+    if not saved.base:
+        hint = f"give it: {option('base')}"
+        raise ModelError(f"{folder}: does not say which base model it is for", hint=hint)
+    try:
+        return bases.find(saved.base)
+    except (ModelError, Unreachable) as error:
+        raise type(error)(
+            f"{folder}: its base model cannot be used: {error.message}",
+            hint=f"give the base model: {option('base', 'FOLDER')}{'; or ' * bool(error.hint)}{error.hint}",
+        ) from None
+
+
+def _with_labels(
+    saved: adapters.SavedAdapter,
+    labels: Sequence[str] | None,
+    base: bases.Base,
+    note: Callable[[str], None],
+) -> adapters.SavedAdapter:
+    """The adapter with the label names that are given; an adapter without any gets those of its base."""
+    if labels is not None:
+        return saved.named(labels)
+    names = bases.label_names(base, len(saved.labels)) if saved.is_unnamed else None
+    if names is None:
+        return saved
+    note(f"the label names are those of {base.name}: {', '.join(names)}; {option('labels')} gives others")
+    return saved.named(names)
+
+
+def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path, family: Family) -> None:
     modules = backbone.modules()
     head = saved.state[HEAD]
     if head.shape[1] != backbone.d_model:
@@ -362,3 +431,4 @@ def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) 
         a, b = saved.state[f"{module}.lora_A"], saved.state[f"{module}.lora_B"]
         if a.shape != (saved.spec.rank, n_in) or b.shape != (n_out, saved.spec.rank):
             raise ModelError(f"{folder}: the adapter's tensors at {module} do not fit the base model")
+    adapters.require_whole(folder, saved, list(modules), family)

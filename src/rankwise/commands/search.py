@@ -17,6 +17,7 @@ from pathlib import Path
 from rankwise import hardware, searching
 from rankwise import plan as planning
 from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, precision_name, read_material, versions
 from rankwise.commands.results import measure
 from rankwise.commands.stored import at_hand, with_stored_data
@@ -88,6 +89,7 @@ def search(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
+    recipe = anchored(recipe)
     with (
         shown(callback) as callback,
         explained("search", run, callback),
@@ -119,7 +121,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
             f"{run.path}: no intact checkpoint is left", hint=f"give another {resuming.OUT} for a new search"
         )
     resuming.require_kind(run, saved.state if saved else None, "search")
-    before = resuming.stored_recipe(run, saved.state if saved else None)
+    before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     before, recipe = at_hand(before, recipe, run)
     resuming.require_unchanged(before, recipe, run.path, ("memory_gb",))
     if saved and saved.state.search:

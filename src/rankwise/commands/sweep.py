@@ -17,6 +17,7 @@ from rankwise import hardware, schema
 from rankwise.commands.bank import Task, train_banks
 from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
+from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.commands.run_results import Results
@@ -79,6 +80,7 @@ def sweep(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
+    recipe = anchored(recipe)
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
     with (
         shown(callback) as callback,
@@ -124,7 +126,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
     for complaint in complaints:
         callback.note(complaint)
     resuming.require_kind(run, saved.state if saved else None, "sweep")
-    before = resuming.stored_recipe(run, saved.state if saved else None)
+    before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     before, recipe = at_hand(before, recipe, run)
     recipe = resuming.merge(before, recipe, run.path)
     if run.is_complete():
@@ -277,14 +279,11 @@ def keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
     """Save a finished adapter to the run folder: the adapter, then its logits."""
     folder = material.run.adapters / outcome.name
     files.remove(folder)  # left over from a bank that did not finish
-    saved = peft_format.SavedAdapter(
-        next(spec for spec in trainer.specs if spec.name == outcome.name),
-        trainer.kept()[outcome.name].tensors,
-        material.corpus.labels,
-        material.base.name,
-        material.recipe.train.max_length,
-    )
-    peft_format.save(folder, saved, material.config, material.tokenizer.files())
+    spec = next(spec for spec in trainer.specs if spec.name == outcome.name)
+    saved = material.adapter(spec, trainer.kept()[outcome.name].tensors)
+    tokenizer = material.tokenizer
+    peft_format.save(folder, saved, material.config, tokenizer.files(), tokenizer.as_json())
+    peft_format.load(folder)  # what cannot be loaded must not count as finished
     outcomes.save(material.run, outcome, material.fingerprint)
 
 

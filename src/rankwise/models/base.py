@@ -13,6 +13,8 @@ safetensors files are downloaded.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +28,12 @@ from rankwise.errors import ModelError, RankwiseError, Unreachable
 from rankwise.models import packaged, registry
 from rankwise.models.llama import SMOLLM2 as SMOLLM2
 from rankwise.models.packaged import cache_folder as cache_folder
+from rankwise.models.packaged import cache_note
 from rankwise.models.registry import KNOWN as KNOWN
 from rankwise.models.weights import Weights
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.batch import Ids
+from rankwise.paths import expanded
 from rankwise.store import files
 
 PAD_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -118,15 +122,58 @@ def package(name: str) -> tuple[str, str]:
     return packaged.PACKAGED[name].module, packaged.PACKAGED[name].requirement
 
 
+def anchored(name: str) -> str:
+    """The name of a base model, with the path of a local folder made absolute.
+
+    Raises:
+        ModelError: the name is a file.
+    """
+    folder = None if name in packaged.PACKAGED else _local_folder(name)
+    return os.path.abspath(folder) if folder else name
+
+
+def note(name: str) -> str:
+    """What the user should know about where a base model is stored; empty if nothing."""
+    return cache_note() if name in packaged.PACKAGED else ""
+
+
 def load_backbone(base: Base, dtype: torch.dtype, device: torch.device) -> Backbone:
     """The frozen backbone of a base model on disk.
 
     Raises:
         ModelError: the model is not supported, or its files are damaged.
     """
+    return load_with_digest(base, dtype, device)[0]
+
+
+def load_with_digest(base: Base, dtype: torch.dtype, device: torch.device) -> tuple[Backbone, str]:
+    """A base model's frozen backbone, and the SHA-256 of everything that its answers depend on.
+
+    The digest covers the settings of the backbone and the tensors that it uses. Other files, a language
+    modeling head, and another spelling of the same settings do not change it.
+
+    Raises:
+        ModelError: the model is not supported, or its files are damaged.
+    """
     config = files.read_object(base.folder / "config.json")
     weights = Weights(base.folder, registry.family_of(config).prefix)
-    return registry.build(config, weights, dtype, device)
+    backbone = registry.build(config, weights, dtype, device)
+    settings = json.dumps(registry.parse_config(config).decisive(), sort_keys=True)
+    parts = (registry.family_of(config).model_type, settings, weights.digest())
+    return backbone, hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def label_names(base: Base, classes: int) -> tuple[str, ...] | None:
+    """The label names in a base model's config.json; None if they are not of this many classes.
+
+    A base model that was itself a classifier has them. transformers' LABEL_0, LABEL_1, ... do not count.
+    """
+    names = files.read_object(base.folder / "config.json").get("id2label")
+    if not isinstance(names, dict) or len(names) != classes:
+        return None
+    given = [names.get(str(i)) for i in range(classes)]
+    found = tuple(name for name in given if isinstance(name, str))
+    return None if len(found) != classes or found == tuple(f"LABEL_{i}" for i in range(classes)) else found
 
 
 def check_ids(texts: Sequence[Ids], backbone: Backbone) -> None:
@@ -149,10 +196,10 @@ def _is_known(name: str) -> bool:
 
 
 def _local_folder(name: str) -> Path | None:
-    path = os.path.expanduser(name)
+    path = expanded(name)
     if os.path.isfile(path):
         raise ModelError(f"{name}: is a file", hint="pass the folder with config.json and the weights")
-    return Path(path) if os.path.isdir(path) else None
+    return path if os.path.isdir(path) else None
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:

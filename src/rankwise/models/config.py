@@ -22,6 +22,8 @@ from rankwise.nn.rotary import Llama3Scaling
 
 STRICT = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 T = TypeVar("T")
+SHAPE = ("vocab_size", "max_positions", "d_model", "layers", "heads")
+"""The fields of `ModelConfig` that the logits depend on."""
 
 # Sizes. Each bound is several times that of the largest existing model, to reject errors and attacks.
 Size = Annotated[int, Field(ge=1, le=1 << 24, description=f"a whole number from 1 to {1 << 24}")]
@@ -48,6 +50,12 @@ def _only(wanted: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _nothing(value: Any) -> Any:
+    if value:
+        raise ValueError
+    return value
+
+
 def _activation(name: str) -> str:
     if name not in ACTIVATIONS:
         raise ValueError
@@ -62,12 +70,19 @@ ActivationName = Annotated[
 Yes = Annotated[bool, _only(True), Field(description="true (nothing else is supported)")]
 No = Annotated[bool, _only(False), Field(description="false (nothing else is supported)")]
 Zero = Annotated[float, _only(0), Field(description="0 (nothing else is supported)")]
+Unused = Annotated[
+    Any, AfterValidator(_nothing), Field(description="null, false or empty (nothing else is supported)")
+]
 
 
 class RotarySettings(BaseModel):
-    """The object `rope_parameters`, called `rope_scaling` before transformers 5."""
+    """The object `rope_parameters`, called `rope_scaling` before transformers 5.
 
-    model_config = STRICT
+    Other settings have no effect, but count when two tables are compared: transformers reads one of them and
+    drops the other as a whole.
+    """
+
+    model_config = ConfigDict(**STRICT | {"extra": "allow"})
 
     rope_type: Word | None = None
     type: Word | None = None
@@ -111,6 +126,8 @@ class ModelConfig(BaseModel):
     """Name of layer {} inside the backbone, as in transformers."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Alternative setting name in config.json -> canonical name; transformers' `attribute_map`."""
+    passed_on: ClassVar[frozenset[str]] = frozenset()
+    """Fields that do not change the logits, in addition to those of this class."""
 
     vocab_size: Size
     max_positions: int
@@ -130,15 +147,20 @@ class ModelConfig(BaseModel):
     bos_token_id: TokenId | None = None
     eos_token_id: TokenId | None = None
     pad_token_id: TokenId | None = None
+    # transformers reads these two in every family.
+    is_causal: Yes = True
+    per_layer_config: Unused = None
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any]) -> Self:
-        """Validate the settings of a config.json. Null counts as missing.
+        """Validate the settings of a config.json. Null counts as missing, except for `is_causal`.
 
         Raises:
             ModelError: a value is missing, out of range, contradicts another value, or is not supported
                 by the family's backbone.
         """
+        if json.get("is_causal", True) is None:  # to transformers, null is false here
+            raise ModelError("config.json: is_causal must be true (nothing else is supported), not None")
         values = {key: json[key] for key in cls.accepted() if json.get(key) is not None}
         for other, key in cls.renamed.items():
             if other in values:
@@ -166,6 +188,11 @@ class ModelConfig(BaseModel):
         Raises:
             ModelError: settings are inconsistent.
         """
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the logits depend on, by our names: equal for configs with the same logits."""
+        common = {name for name in ModelConfig.model_fields if name not in SHAPE}
+        return self.model_dump(exclude=common | self.passed_on)
 
     @abstractmethod
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
@@ -209,10 +236,35 @@ def one_of(values: Mapping[str, T | None], default: T) -> T:
 
 
 def table_of(rope_parameters: RotarySettings | None, rope_scaling: RotarySettings | None) -> RotarySettings:
-    """The rotary settings from either of two keys; an empty object counts as missing."""
+    """The rotary settings from either of two keys; an empty object counts as missing.
+
+    Raises:
+        ModelError: both tables are given and differ, or a table has settings for each type of layer.
+    """
     places = {"rope_parameters": rope_parameters, "rope_scaling": rope_scaling}
-    filled = {key: table if table and table.model_fields_set else None for key, table in places.items()}
-    return one_of(filled, RotarySettings())
+    filled = {key: table for key, table in places.items() if table and table.model_fields_set}
+    for key, table in filled.items():
+        if inner := next((name for name, each in _given(table).items() if isinstance(each, dict)), None):
+            raise ModelError(f"config.json: {key}.{inner}: settings for each type of layer are not supported")
+    if len(filled) == 2:
+        _require_alike(*map(_given, filled.values()))
+    return next(iter(filled.values()), RotarySettings())
+
+
+def _given(table: RotarySettings) -> dict[str, Any]:
+    return table.model_dump(exclude_unset=True)
+
+
+def _require_alike(parameters: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:
+    """Check that two tables of rotary settings are the same; transformers would read only `rope_scaling`."""
+    for key in sorted(parameters.keys() | scaling.keys()):
+        one, other = (brief(table[key]) if key in table else "missing" for table in (parameters, scaling))
+        if one != other:
+            raise ModelError(
+                f"config.json: rope_parameters and rope_scaling contradict each other: {key} is {one} "
+                f"in the first and {other} in the second",
+                hint="remove one of them",
+            )
 
 
 def scaling_of(table: RotarySettings, max_positions: int, original: int | None) -> Llama3Scaling | None:

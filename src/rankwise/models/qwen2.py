@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from reprlib import repr as brief
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -16,6 +16,11 @@ from rankwise.models.llama import ATTENTION, SMALL, TARGETS, Llama, LlamaConfig
 
 class Qwen2Config(LlamaConfig):
     """Shape of a Qwen2 model."""
+
+    passed_on: ClassVar[frozenset[str]] = LlamaConfig.passed_on | {
+        *("attention_bias", "mlp_bias", "layer_types", "sliding_window", "max_window_layers"),
+        "use_sliding_window",
+    }
 
     max_positions: Size = Field(32768, alias="max_position_embeddings")
     num_key_value_heads: Heads | None = 32
@@ -37,6 +42,9 @@ class Qwen2Config(LlamaConfig):
         super().check()
         if odd := next((each for each in self.layer_types or () if each != "full_attention"), None):
             raise ModelError(f"config.json: layer_types must be full_attention throughout, not {brief(odd)}")
+        if self.layer_types is not None and len(self.layer_types) != self.layers:
+            what = f"layer_types has {len(self.layer_types)} entries, and num_hidden_layers is {self.layers}"
+            raise ModelError(f"config.json: {what}")
 
     def has_bias(self, module: str) -> bool:
         """Whether the target module's linear layer has a bias."""

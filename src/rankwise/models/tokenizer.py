@@ -1,7 +1,9 @@
 """Tokenization with the base model's own tokenizer.
 
-Token ids match transformers' default call (special tokens added, long texts truncated) with one difference:
-special tokens spelled out in a text are tokenized as plain text, so that texts cannot inject control tokens.
+Token ids match transformers' default call (special tokens added, long texts truncated) with two differences.
+Special tokens spelled out in a text are tokenized as plain text, so that texts cannot inject control tokens.
+Pad tokens at the end of a text, which a model may have among its ordinary tokens, are left out: transformers
+classifies a text at the last token that is not the model's pad token.
 
 The `tokenizers` library reads tokenizer.json directly. If a folder only has the older vocab.json and
 merges.txt, transformers builds a tokenizer from them and the family's name.
@@ -56,15 +58,22 @@ class Tokenizer:
         backend: a `tokenizers.Tokenizer`; this object takes ownership of it.
         has_pad_token: whether the model has a pad token.
         keeps_end: whether long texts are truncated at the start instead of the end.
+        pad_id: the model's pad token, which is left out at the end of a text; None if it has none.
     """
 
     folder: Path
     has_pad_token: bool
 
     def __init__(
-        self, folder: Path, backend: Any, *, has_pad_token: bool = False, keeps_end: bool = False
+        self,
+        folder: Path,
+        backend: Any,
+        *,
+        has_pad_token: bool = False,
+        keeps_end: bool = False,
+        pad_id: int | None = None,
     ) -> None:
-        self.folder, self.has_pad_token = folder, has_pad_token
+        self.folder, self.has_pad_token, self._pad_id = folder, has_pad_token, pad_id
         self._backend, self._direction = backend, "left" if keeps_end else "right"
         backend.encode_special_tokens = True
         backend.no_padding()
@@ -76,15 +85,20 @@ class Tokenizer:
         return _restored, (self.folder, self._backend, self.has_pad_token, self._direction == "left")
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
+    def load(cls, folder: Path, model: Path | None = None) -> Tokenizer:
         """Load the tokenizer in a folder. Nothing is downloaded, and no code from the folder is run.
+
+        Args:
+            folder: contains the tokenizer's files.
+            model: folder of the model's config.json; by default the same.
 
         Raises:
             ModelError: the tokenizer is missing, damaged or inconsistent.
         """
         if not cls.is_in(folder):
             raise ModelError(f"{folder}: no tokenizer in this folder", hint=f"it needs {WHOLE}")
-        paths, objects = _checked(folder)
+        config = _config(model or folder)
+        paths, objects = _checked(folder, config)
         settings = {**objects.get(SPECIAL, {}), **objects.get(CONFIG, {})}
         backend = _read(folder, settings) if WHOLE in paths else _put_together(folder, paths, objects)
         # transformers' classes silently use an empty vocabulary if the vocabulary file is missing.
@@ -96,7 +110,14 @@ class Tokenizer:
             raise ModelError(
                 f"{folder / CONFIG}: truncation_side must be left or right, not {str(side)[:40]!r}"
             )
-        return cls(folder, backend, has_pad_token=bool(pad), keeps_end=side == "left")
+        pad_id = config.get("pad_token_id")
+        return cls(
+            folder,
+            backend,
+            has_pad_token=bool(pad),
+            keeps_end=side == "left",
+            pad_id=pad_id if type(pad_id) is int else None,
+        )
 
     @classmethod
     def is_in(cls, folder: Path) -> bool:
@@ -173,7 +194,17 @@ class Tokenizer:
         """Token ids truncated to max_length, including special tokens."""
         encoding.truncate(max_length - self._added, direction=self._direction)
         whole = self._backend.post_process(encoding) if self._added else encoding
-        return np.array(whole.ids, dtype=np.int64)
+        ids: list[int] = whole.ids
+        while len(ids) > 1 and ids[-1] == self._pad_id:
+            ids.pop()
+        return np.array(ids, dtype=np.int64)
+
+    def as_json(self) -> str | None:
+        """The contents of a tokenizer.json for a folder that has only vocab.json and merges.txt, else None.
+
+        Such files say which tokenizer they are for only beside a model's config.json.
+        """
+        return None if (self.folder / WHOLE).is_file() else self._backend.to_str()
 
     def files(self) -> list[Path]:
         """The tokenizer's files, to be copied into an adapter's folder."""
@@ -210,6 +241,10 @@ def _refuse_differences(folder: Path, backend: Any, settings: Mapping[str, Any])
             json.dumps(part.get("add_prefix_space")),
         ):
             raise ModelError(f"{folder / CONFIG}: add_prefix_space is {spaces}, which contradicts {WHOLE}")
+    kind = str(settings.get("tokenizer_class"))
+    if kind.startswith("GPTNeoXTokenizer") and backend.num_special_tokens_to_add(is_pair=False):
+        what = f"tokenizer_class {kind} adds no special tokens in transformers, but {WHOLE} does"
+        raise ModelError(f"{folder / CONFIG}: {what}")
     added = settings.get("added_tokens_decoder")
     for token in added.values() if isinstance(added, dict) else ():
         plain = isinstance(token, dict) and not token.get("special")
@@ -243,7 +278,13 @@ def _put_together(folder: Path, paths: Mapping[str, Path], objects: Mapping[str,
     return found.backend_tokenizer
 
 
-def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
+def _config(folder: Path) -> dict[str, Any]:
+    """A model's config.json; empty if there is none."""
+    path = folder / "config.json"
+    return read_object(path, limit=LARGEST_SETTINGS) if path.is_file() else {}
+
+
+def _checked(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
     """(vocabulary files, JSON objects of settings) of a tokenizer, checked to be safe to read."""
     paths: dict[str, Path] = {}
     objects: dict[str, dict[str, Any]] = {}
@@ -258,8 +299,7 @@ def _checked(folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
             raise ModelError(f"{path}: larger than {LARGEST_FILE} bytes")
         else:
             paths[path.name] = path
-    if (folder / "config.json").is_file():
-        config = read_object(folder / "config.json", limit=LARGEST_SETTINGS)
+    if config:
         kept = {key: config.get(key) for key in ("model_type", "tokenizer_class")}
         objects["config.json"] = {key: value for key, value in kept.items() if isinstance(value, str)}
     return paths, objects

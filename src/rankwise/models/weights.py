@@ -5,6 +5,7 @@ Pickled weights are never opened, because unpickling can run arbitrary code.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ INDEX_LIMIT = 1 << 24  # bytes; the index of a model with 400 billion parameters
 SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 DTYPES = ("BF16", "F16", "F32", "F64")
+LARGEST = torch.finfo(torch.bfloat16).max
+"""Largest number that is finite in every precision of matrix products. float64 has larger ones."""
 HINT = "rankwise reads safetensors only; convert with transformers: from_pretrained(...).save_pretrained(...)"
 
 
@@ -41,6 +44,7 @@ class Weights(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder = folder
+        self._digests: dict[str, str] = {}  # name -> SHA-256 of a tensor that was taken
         self._where: dict[str, tuple[Any, str]] = {}  # name -> open file, name in the file
         for shard, names in _shards(folder).items():
             file = _open(folder / shard)
@@ -76,7 +80,8 @@ class Weights(Mapping[str, Tensor]):
         Shape and dtype are checked in the file header before anything is allocated.
 
         Raises:
-            ModelError: the tensor is missing, has another shape, is quantized, or has non-finite values.
+            ModelError: the tensor is missing, has another shape, is quantized, or has values that are not
+                finite in every supported precision.
         """
         if name not in self._where:
             raise ModelError(f"{self.folder}: lacks the tensor {name}, of shape {shape}")
@@ -91,12 +96,29 @@ class Weights(Mapping[str, Tensor]):
                 hint="use the model in bfloat16, float16 or float32",
             )
         tensor = self[name]
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise ModelError(
-                f"{self.folder}: the tensor {name} has non-finite values",
+                f"{self.folder}: the tensor {name} has non-finite values, or numbers above {LARGEST:.2g}",
                 hint="the file is damaged, or the model's training diverged; use another copy",
             )
+        digest = hashlib.sha256(f"{name} {dtype} {shape} ".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        self._digests[name] = digest.hexdigest()
         return tensor
+
+    def digest(self) -> str:
+        """SHA-256 hex digest of the tensors taken so far: names, dtypes, shapes and values.
+
+        It does not depend on their order, on the files that they are in, or on tensors that were not taken.
+        """
+        parts = "".join(self._digests[name] for name in sorted(self._digests))
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values of a floating-point tensor are finite in float32 and bfloat16."""
+    low, high = tensor.aminmax()  # NaN if any value is
+    return float(low) >= -LARGEST and float(high) <= LARGEST
 
 
 def _shards(folder: Path) -> dict[str, list[str] | None]:

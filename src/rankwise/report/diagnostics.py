@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankwise.report.drawing import DASHES, LIGHT, WIDTH, Drawing, png_names, shorten, width
 from rankwise.schema import Bin, ClassMetrics
@@ -25,7 +26,11 @@ ASIDE = ", see labels.txt"
 """Suffix of an axis title if the axis shows numbers instead of labels."""
 
 
-def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Sequence[float]]) -> Drawing:
+Counts = Sequence[Sequence[float]] | NDArray[np.int64]
+"""A row for each true label, a column for each predicted one."""
+
+
+def confusion(split: str, whose: str, labels: Sequence[str], counts: Counts) -> Drawing:
     """A confusion matrix; the stronger a cell's color, the larger its share of the true label's texts.
 
     Args:
@@ -50,15 +55,14 @@ def confusion(split: str, whose: str, labels: Sequence[str], counts: Sequence[Se
     )
 
 
-def confusions(
-    labels: Sequence[str], counts: Sequence[Sequence[float]]
-) -> list[tuple[str, str, float, float]]:
+def confusions(labels: Sequence[str], counts: Counts) -> list[tuple[str, str, float, float]]:
     """Confused pairs, most frequent first: true label, predicted label, texts, fraction of the true label."""
+    matrix = np.asarray(counts)
+    sums = matrix.sum(axis=1)
     found = [
-        (labels[i], labels[j], row[j], row[j] / sum(row))
-        for i, row in enumerate(counts)
-        for j in range(len(row))
-        if i != j and row[j]
+        (labels[i], labels[j], matrix[i, j].item(), float(matrix[i, j] / sums[i]))
+        for i, j in zip(*np.nonzero(matrix), strict=True)
+        if i != j
     ]
     return sorted(found, key=lambda each: -each[2])
 

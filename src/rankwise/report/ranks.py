@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import numpy as np
 
 from rankwise.report.criteria import CRITERIA, SVM, Criterion
@@ -21,7 +24,7 @@ from rankwise.stats.intervals import Answers, mean_accuracy_interval
 from rankwise.stats.paired import mcnemar
 from rankwise.stats.verdict import Comparison as Against
 from rankwise.stats.verdict import RankScore, Scores, Verdict, judge, verdict_curve
-from rankwise.stats.wording import explain, explain_rates, headline
+from rankwise.stats.wording import Lost, explain, explain_rates, headline
 
 MARGINS = np.geomspace(0.2, 20.0, 49)
 """Margins of the curve of the verdict, in multiples of the metric's default margin."""
@@ -49,7 +52,7 @@ def compare(run: Run, margin: float | None = None, metric: MetricName = "accurac
     }
     scores = {rank: by.scores(run, rows) for rank, rows in adapters.items()}
     answers = {rank: run.answers("validation", rows) for rank, rows in adapters.items()}
-    step = by.step(run)
+    step, lost = by.step(run), _lost(run.results, ranks, seeds)
     found = judge(scores, margin, by.metric, by.baselines(run), step)
     return Comparison(
         metric=metric,
@@ -63,8 +66,8 @@ def compare(run: Run, margin: float | None = None, metric: MetricName = "accurac
         best=found.leader,
         enough=found.recommended,
         curve=_curve(by, scores, found, step),
-        headline=headline(found),
-        verdict=explain(found) + _left_out(run, by) + _rates(run, found),
+        headline=headline(found, lost),
+        verdict=explain(found, lost) + _left_out(run, by) + _rates(run, found),
     )
 
 
@@ -166,6 +169,20 @@ def _shared(results: Results) -> tuple[list[int], list[int]]:
     while not (shared := set.intersection(*seeds.values())):
         del seeds[min(seeds, key=lambda rank: (len(seeds[rank]), -rank))]
     return list(seeds), sorted(shared)
+
+
+def _lost(results: Results, ranks: Sequence[int], seeds: Sequence[int]) -> list[Lost]:
+    """The ranks of which some adapters diverged, or have a seed that other ranks lack."""
+    trained, diverged = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
+    for row in results.adapters:
+        if row.rank not in ranks or row.seed not in seeds:
+            trained[row.rank].append(row.seed)
+    for dropped in results.diverged:
+        diverged[dropped.rank].append(dropped.seed)
+    return [
+        Lost(rank, tuple(sorted(diverged[rank])), tuple(sorted(trained[rank])), rank in ranks)
+        for rank in sorted(trained.keys() | diverged.keys())
+    ]
 
 
 def _summary(by: Criterion, score: RankScore, answers: Answers) -> RankSummary:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankwise.report.scores import best_adapter, by_rank, of_split
 from rankwise.schema import AdapterResult, Bin, ClassMetrics, Comparison, Results
+from rankwise.stats.metrics import confusion_matrix
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,11 @@ class Chosen:
         more = f", {len(self.adapters)} seeds together" if len(self.adapters) > 1 else ""
         return f"rank {self.rank}{more}"
 
-    def confusion(self, split: str) -> list[list[int]]:
-        """Confusion matrix, summed over the seeds."""
-        return np.sum([each.confusion for each in of_split(self.adapters, split)], axis=0).tolist()  # type: ignore[no-any-return]
+    def confusion(self, split: str) -> NDArray[np.int64]:
+        """(classes, classes) confusion matrix, summed over the seeds."""
+        measured = of_split(self.adapters, split)
+        cells = [cell for each in measured for cell in each.cells()]
+        return confusion_matrix(cells, len(measured[0].classes))
 
     def classes(self, split: str) -> list[ClassMetrics]:
         """Precision, recall and F1 of each class, means over the seeds."""

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from rankwise.schema import Bin, ClassMetrics, Metrics
 from rankwise.stats.intervals import accuracy_interval
+
+MOST_DENSE = 100
+"""Maximum number of classes for a confusion matrix with its zeros."""
 
 
 def metrics(
@@ -39,6 +42,8 @@ def metrics(
     precision, recall, f1, support = (np.asarray(score) for score in scores)
     right = int((predicted == targets).sum())
     low, high = accuracy_interval(right, len(targets))
+    cells = confusion_cells(targets, predicted)
+    is_dense = len(labels) <= MOST_DENSE
     probabilities = softmax(logits.astype(np.float64), axis=-1) if probabilistic else None
     bins = [] if probabilities is None else reliability(targets, probabilities)
     return Metrics(
@@ -57,8 +62,31 @@ def metrics(
             )
             for i in ids
         ],
-        confusion=confusion_matrix(targets, predicted, labels=ids).tolist(),
+        confusion=confusion_matrix(cells, len(labels)).tolist() if is_dense else [],
+        confusion_cells=[] if is_dense else cells,
     )
+
+
+def confusion_cells(targets: NDArray[np.int64], predicted: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """The non-zero cells of a confusion matrix: true label, predicted label, texts; in that order.
+
+    Args:
+        targets: (texts,) label ids.
+        predicted: (texts,) label ids.
+
+    >>> confusion_cells(np.array([0, 2, 2, 2]), np.array([0, 1, 1, 2]))
+    [(0, 0, 1), (2, 1, 2), (2, 2, 1)]
+    """
+    pairs, counts = np.unique(np.stack([targets, predicted], axis=1), axis=0, return_counts=True)
+    return [(int(true), int(found), int(n)) for (true, found), n in zip(pairs, counts, strict=True)]
+
+
+def confusion_matrix(cells: Sequence[tuple[int, int, int]], classes: int) -> NDArray[np.int64]:
+    """(classes, classes) the matrix with these cells, which are summed if one is given twice."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    for true, predicted, texts in cells:
+        matrix[true, predicted] += texts
+    return matrix
 
 
 def text_log_losses(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float64]:

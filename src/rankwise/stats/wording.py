@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from rankwise.stats.verdict import Comparison, Verdict
@@ -11,9 +12,24 @@ FEW = 1000
 """Texts below which a verdict by log loss comes with a warning; docs/concepts.md has error rates."""
 
 
-def headline(found: Verdict) -> str:
-    """The verdict in one line, without a period."""
-    main, against = _main(found), _against_baselines(found)
+@dataclass(frozen=True)
+class Lost:
+    """A rank of which not all adapters are compared."""
+
+    rank: int
+    diverged: tuple[int, ...]  # seeds of its adapters that diverged
+    apart: tuple[int, ...]  # seeds of its adapters that are not compared, because other ranks lack them
+    is_compared: bool  # whether any of its adapters is
+
+
+def headline(found: Verdict, lost: Sequence[Lost] = ()) -> str:
+    """The verdict in one line, without a period.
+
+    Args:
+        found: the verdict.
+        lost: ranks of which adapters were tried, but are not compared.
+    """
+    main, against = _main(found, lost), _against_baselines(found)
     if not against:
         return main
     if found.recommended is None:
@@ -21,17 +37,18 @@ def headline(found: Verdict) -> str:
     return f"{main} {'and' if against.startswith('beats') else 'but'} {against}"
 
 
-def explain(found: Verdict) -> str:
-    """The verdict with its evidence, what remains undecided, and what would settle it."""
+def explain(found: Verdict, lost: Sequence[Lost] = ()) -> str:
+    """The verdict with its evidence, what remains undecided, what would settle it, and what was lost."""
     sentences = [
-        headline(found),
+        headline(found, lost),
         *_evidence(found),
         *_baseline_evidence(found),
         *_passed_over(found),
         *_left_open(found),
         *_few_texts(found),
         *_advice(found),
-        _covers(found),
+        *_losses(lost),
+        _covers(found, lost),
     ]
     return ". ".join(sentence for sentence in sentences if sentence) + "."
 
@@ -82,12 +99,14 @@ def _span(ranks: Sequence[int]) -> str:
     return _ranks(ranks, "and") if len(ranks) < 3 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
-def _main(found: Verdict) -> str:
+def _main(found: Verdict, lost: Sequence[Lost]) -> str:
+    incomplete = not all(each.is_compared for each in lost)
     if len(found.candidates) == 1:
-        return f"Only rank {found.leader} was tried"
+        return f"Only rank {found.leader} {'is left to judge' if incomplete else 'was tried'}"
     if found.recommended is not None:
-        best = found.recommended == found.claims.best
-        return f"{_the(found, found.recommended)} is {'the best of those tried' if best else 'enough'}"
+        best = f"the best of those {'compared' if incomplete else 'tried'}"
+        what = best if found.recommended == found.claims.best else "enough"
+        return f"{_the(found, found.recommended)} is {what}"
     if not _told_apart(found):
         return f"The {_noun(found)}s cannot be told apart"
     return f"Undecided: {_the(found, found.leader, capital=False)} has the best mean"
@@ -187,13 +206,44 @@ def _advice(found: Verdict) -> list[str]:
     return [f"If the {_noun(found)}s are equally good, about {' and '.join(wanted)} would settle it"]
 
 
-def _covers(found: Verdict) -> str:
+def _losses(lost: Sequence[Lost]) -> list[str]:
+    """What was tried and is not compared, and why."""
+    gone = [each.rank for each in lost if each.diverged and not each.is_compared and not each.apart]
+    alone = [each.rank for each in lost if each.apart and not each.is_compared]
+    partly = [each for each in lost if each.diverged and each.rank not in gone]
+    unshared = any(each.apart for each in lost if each.is_compared)
+    return [
+        f"{_ranks(gone, 'and', capital=True)} {_was(gone)} tried too, but diverged" if gone else "",
+        *(
+            f"Rank {each.rank} lost {_seeds(each.diverged, 'the adapter', 'the adapters')}, which diverged"
+            for each in partly
+        ),
+        f"{_ranks(alone, 'and', capital=True)} {_was(alone)} trained too, but not with the seeds that the "
+        "others share, and cannot be compared"
+        if alone
+        else "",
+        "The comparison is by the seeds that all of its ranks have" if unshared else "",
+    ]
+
+
+def _was(ranks: Sequence[int]) -> str:
+    return "was" if len(ranks) == 1 else "were"
+
+
+def _seeds(seeds: Sequence[int], one: str, several: str) -> str:
+    """Such as `the adapter of seed 7` or `the adapters of seeds 7 and 8`."""
+    listed = _list([str(seed) for seed in seeds], "and")
+    return f"{one} of seed {listed}" if len(seeds) == 1 else f"{several} of seeds {listed}"
+
+
+def _covers(found: Verdict, lost: Sequence[Lost]) -> str:
     if found.seeds > 1:
         return "This holds for other texts and other seeds; other training sets were not tried"
+    once = "One seed is compared" if any(each.apart for each in lost) else "One seed was trained"
     if len(found.candidates) == 1:
-        return "One seed was trained, so this speaks of this adapter and not of its rank"
+        return f"{once}, so this speaks of this adapter and not of its rank"
     return (
-        "One seed was trained, so this speaks of these adapters and not of their ranks; "
+        f"{once}, so this speaks of these adapters and not of their ranks; "
         "train several seeds to compare ranks"
     )
 

@@ -5,8 +5,8 @@ target. After a crash or power loss, the file has either its old or its new cont
 it. Missing parent folders are created.
 
 All functions raise the same two errors if a file cannot be read or written: ResourceError if the
-disk or the system has run out of space, UsageError for anything else (no permission, a folder or
-device in the file's place, an invalid name).
+system refuses (no space, no permission, a read-only disk, a path that is too long), UsageError for
+anything else (a folder or device in the file's place, an invalid name).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -29,6 +30,14 @@ from rankwise.errors import ModelError, ResourceError, UsageError
 OUT_OF_ROOM = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
+
+REFUSED = {
+    errno.EACCES: "you need permission to write there",
+    errno.EPERM: "you need permission to write there",
+    errno.EROFS: "the disk is read-only; use another folder",
+    errno.ENAMETOOLONG: "use a shorter path",
+}
+"""Other refusals of the system, with hints."""
 
 DIGESTS = "sha256.json"
 """File of digests, file name -> SHA-256, in folders whose files must not change."""
@@ -141,6 +150,22 @@ def scratch_folder(links: Mapping[str, Path], objects: Mapping[str, Any]) -> Ite
             for file, value in objects.items():
                 (folder / file).write_text(json.dumps(value), encoding="utf-8")
         yield folder
+
+
+@contextmanager
+def temporary_folder(parent: Path | str) -> Iterator[Path]:
+    """Yield the path of a temporary folder in `parent`, to be created by the block; removed afterwards."""
+    folder = _beside(Path(parent) / "folder")
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def free_bytes(folder: Path | str) -> int:
+    """Bytes that can be written to the disk of a folder."""
+    with _explained("read", Path(folder)):
+        return shutil.disk_usage(folder).free
 
 
 def is_free(path: Path | str) -> bool:
@@ -294,7 +319,7 @@ def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
 
     Raises:
         ModelError: the file is missing, not a regular file, larger than `limit`, or not a JSON object;
-            an object has duplicate names; or a number is not finite.
+            an object has duplicate names; a number is not finite; or a string has half a surrogate pair.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would block forever
@@ -303,7 +328,10 @@ def read_object(path: Path | str, *, limit: int = 1 << 20) -> dict[str, Any]:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise ModelError(f"{path}: larger than {limit} bytes")
-        value = json.loads(data, object_pairs_hook=_once_each, parse_constant=_refuse_constant)
+        value = json.loads(
+            data, object_pairs_hook=_once_each, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -319,6 +347,14 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("an object has duplicate names")
     return found
+
+
+def _finite(digits: str) -> float:
+    """Reject numbers such as 1e999, which Python reads as infinite."""
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is too large")
+    return number
 
 
 def _refuse_constant(name: str) -> None:
@@ -377,6 +413,8 @@ def _explained(verb: str, path: Path, *, ours: Path | None = None) -> Iterator[N
         what = f"{path}: cannot {verb}: {error.strerror or error}"
         if error.errno in OUT_OF_ROOM:
             raise ResourceError(what, hint="free disk space, or use another disk") from error
+        if error.errno in REFUSED and (ours is None or error.filename == str(ours)):
+            raise ResourceError(what, hint=REFUSED[error.errno]) from error
         if ours is not None and error.filename != str(ours):
             raise
         raise UsageError(what, hint="check that the path exists and that you have permission") from error

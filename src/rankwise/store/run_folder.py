@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from rankwise.errors import UsageError, either
+from rankwise.paths import expanded
 from rankwise.schema import SCHEMA, Results, SearchResults, Timing, Versioned
 
 M = TypeVar("M", bound=BaseModel)
@@ -19,7 +20,7 @@ class RunFolder:
     """Paths of the files of a run."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = expanded(path)
         self.recipe = self.path / "recipe.toml"
         self.results = self.path / "results.json"
         self.search = self.path / "search.json"

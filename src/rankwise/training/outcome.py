@@ -22,6 +22,7 @@ from rankwise.errors import UsageError
 from rankwise.models.peft_format import WEIGHTS
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
+from rankwise.training.resume import require_same
 
 KEY = "rankwise"
 
@@ -68,6 +69,9 @@ def load(
 ) -> Outcome | None:
     """Load a finished adapter's outcome; None if it is missing, or if it or the adapter is damaged.
 
+    Raises:
+        UsageError: it was trained on other data or another base.
+
     Args:
         run: folder of the run.
         name: name of the adapter.
@@ -86,13 +90,10 @@ def load(
     except UsageError:  # the adapter is missing
         return None
     shapes = {split: array.shape for split, array in logits.items()}
-    intact = (
-        facts.name == name
-        and facts.fingerprint == dict(fingerprint)
-        and facts.adapter_sha256 == adapter
-        and facts.sha256 == _digest(facts, logits)
-        and shapes == {split: (texts, classes) for split, texts in splits.items()}
-    )
+    whole = facts.name == name and facts.adapter_sha256 == adapter and facts.sha256 == _digest(facts, logits)
+    if whole:
+        require_same(fingerprint, facts.fingerprint, run.path)
+    intact = whole and (shapes == {split: (texts, classes) for split, texts in splits.items()})
     return Outcome(name, facts.kept_epoch, facts.train_loss, logits) if intact else None
 
 

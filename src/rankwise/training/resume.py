@@ -67,31 +67,41 @@ def _union(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
     return (*old, *(value for value in new if value not in old))
 
 
-def fingerprint(splits: Mapping[str, EncodedSplit], labels: Sequence[str], base: Path) -> dict[str, str]:
+def fingerprint(
+    splits: Mapping[str, EncodedSplit],
+    labels: Sequence[str],
+    config: Path,
+    weights_sha256: str,
+    tokenizer: Sequence[Path],
+) -> dict[str, str]:
     """SHA-256 hashes of the inputs that determine a run's results besides its recipe.
 
     Args:
         splits: name -> split.
         labels: class names in the model's order.
-        base: folder of the base model.
+        config: the base model's config.json.
+        weights_sha256: digest of the base model's weights.
+        tokenizer: the tokenizer's files, which are copied into the adapters' folders.
 
     Returns:
         For each split, the hash of its token ids and labels; for `labels`, of the class names; for `base`,
-        of its weights and config.json. The token ids also reflect the tokenizer.
+        of its config.json and weights; for `tokenizer`, of its files.
     """
-
     hashes = {}
     for name, split in splits.items():
         digest = hashlib.sha256(np.array([len(split), *map(len, split.ids)], dtype="<i8").tobytes())
         for ids in (*split.ids, split.targets):
             digest.update(np.ascontiguousarray(ids, dtype="<i8").tobytes())
         hashes[name] = digest.hexdigest()
-    parts = [base / "config.json", *sorted(base.glob("*.safetensors"))]
-    files_of_base = [f"{path.name} {files.sha256(path)}" for path in parts]
     return hashes | {
-        "labels": hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest(),
-        "base": hashlib.sha256("\n".join(files_of_base).encode()).hexdigest(),
+        "labels": _hash(json.dumps(list(labels))),
+        "base": _hash(f"{files.sha256(config)} {weights_sha256}"),
+        "tokenizer": _hash("\n".join(f"{path.name} {files.sha256(path)}" for path in tokenizer)),
     }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_same(found: Mapping[str, str], before: Mapping[str, str], where: Path) -> None:
@@ -100,7 +110,11 @@ def require_same(found: Mapping[str, str], before: Mapping[str, str], where: Pat
     Raises:
         UsageError: an input differs or is missing.
     """
-    named = {"base": "the base model is", "labels": "the label names, or their order, are"}
+    named = {
+        "base": "the base model is",
+        "labels": "the label names, or their order, are",
+        "tokenizer": "the tokenizer's files are",
+    }
     for name in sorted(before.keys() | found.keys()):
         if found.get(name) != before.get(name):
             what = named.get(name, f"the {name} split is")
