@@ -178,7 +178,8 @@ def test_a_run_without_most_things(tmp_path: Path) -> None:
     build.rebuild(made)
     shown = page(made)
     titles = [title for _, title in shown.headings]
-    assert titles[0] == "Only rank 4 was tried." and "Learning curves" not in titles and "Data" not in titles
+    assert titles[0] == "Only rank 4 was tried, on only 60 validation texts."
+    assert "Learning curves" not in titles and "Data" not in titles
     assert "test" not in {word for _, title in shown.headings for word in title.split()}
     assert sorted(path.stem for path in (made.path / "figures").glob("*.svg")) == [
         "accuracy-validation", "classes-validation", "confusion-validation",

@@ -288,7 +288,7 @@ def test_an_error_in_the_report_says_that_the_results_are_safe(
         patched.setattr(report, "what_mattered", fail)
         with pytest.raises(RankwiseError, match="its results are safe"):
             search(recipe, tmp_path / "run", trials=2)
-    assert "search.md" in rankwise("report", tmp_path / "run").stdout
+    assert "report.html" in rankwise("report", tmp_path / "run").stdout
     assert search(recipe, tmp_path / "run", resume=True).draws == 2
 
 
@@ -477,7 +477,7 @@ def test_command(recipe: Recipe, tmp_path: Path) -> None:
     assert results.command in result.stdout and f"written to {out}" in result.stdout
     again = rankwise("search", "--resume", out, "--json")
     assert json.loads(again.stdout) == json.loads(RunFolder(out).search.read_text())
-    assert "search.md" in rankwise("report", out).stdout
+    assert "report.html" in rankwise("report", out).stdout
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rankwise.errors import DataError, ModelError
 from rankwise.models import peft_format as adapters
 from rankwise.report import ranks
 from rankwise.report.run import load
-from rankwise.report.tables import sample_table
+from rankwise.report.samples import sample_table
 from rankwise.schema import Results
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback

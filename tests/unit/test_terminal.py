@@ -16,7 +16,8 @@ from rankwise.commands.predict import Prediction
 from rankwise.commands.preview import preview
 from rankwise.errors import DataError
 from rankwise.report.run import load
-from rankwise.report.tables import Table, rank_table, sample_table
+from rankwise.report.samples import sample_table
+from rankwise.report.tables import Table, rank_table
 from rankwise.stats.metrics import metrics
 from rankwise.store.run_folder import RunFolder
 

@@ -241,6 +241,7 @@ def _sweep(
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
     from rankwise.report.run import load
+    from rankwise.report.samples import sample_table
     from rankwise.report.tuning import chosen_table
 
     if as_json:
@@ -253,7 +254,7 @@ def _sweep(
     terminal.show_table(tables.rank_table(finished))
     if samples:
         terminal.stdout.print()
-        terminal.show_table(tables.sample_table(finished))
+        terminal.show_table(sample_table(finished))
     terminal.show_comparison(ranks.compare(finished), table=False)
     terminal.show_written(finished)
 
@@ -361,9 +362,17 @@ def data(
         list[str] | None,
         typer.Argument(help="A file, a folder or a Hub ID; or up to three files: train, validation, test."),
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="errors.csv with corrected labels, to apply to the file instead of reporting."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write with the corrected labels.")] = None,
     json: Json = False,
 ) -> None:
     """Report on the data: sizes, classes, lengths, duplicates, contradicting labels, leaks."""
+    if corrections or output:
+        _correct(recipe, files or [], corrections, output, as_json=json)
+        return
     from rankwise.cli import terminal
     from rankwise.commands.preview import data_report
 
@@ -375,6 +384,24 @@ def data(
         print(found.model_dump_json(indent=1))
     else:
         terminal.show_data(found, notes)
+
+
+def _correct(
+    recipe: Recipe, data: list[str], corrections: Path | None, output: Path | None, *, as_json: bool
+) -> None:
+    """Write a data file with corrected labels."""
+    from rankwise.cli import terminal
+    from rankwise.commands.corrections import correct
+
+    if len(data) != 1 or corrections is None or output is None:
+        hint = "rankwise data FILE --corrections errors.csv --output FIXED.csv"
+        raise UsageError("corrections need one data file and a file to write", hint=hint)
+    columns = {"text_column": recipe.data.text_column, "label_column": recipe.data.label_column}
+    found = correct(Path(data[0]), corrections, output, **columns)
+    if as_json:
+        print(jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False))
+    else:
+        terminal.show_corrections(found)
 
 
 @_verb
@@ -476,7 +503,7 @@ def cut(
 def samples(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
     adapter: Annotated[
-        str | None, typer.Option(help="Adapter, such as r4-s110 [default: the best on validation].")
+        str | None, typer.Option(help="Adapter, such as r4-s110 [default: the recommended one].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed for choosing the texts.")] = 110,
     json: Json = False,
@@ -484,7 +511,7 @@ def samples(
     """Show two texts of each class, chosen by seed, with their predictions."""
     from rankwise.cli import terminal
     from rankwise.report.run import load
-    from rankwise.report.tables import sample_table
+    from rankwise.report.samples import sample_table
     from rankwise.store.run_folder import RunFolder
 
     table = sample_table(load(RunFolder(run)), adapter=adapter, seed=seed)
@@ -539,6 +566,19 @@ def report(
     ] = None,
     metric: Metric = "accuracy",
     margin: Margin = None,
+    test_errors: Annotated[
+        bool, typer.Option("--test-errors", help="List misclassified test texts, too.")
+    ] = False,
+    argilla: Annotated[bool, typer.Option("--argilla", help="Export the errors for Argilla.")] = False,
+    label_studio: Annotated[
+        bool, typer.Option("--label-studio", help="Export the errors for Label Studio.")
+    ] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Write figures as PDF, a LaTeX table, and the methods in prose.")
+    ] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Add a script to the page: sort tables, search examples.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Rebuild a run's tables, figures, page and cards from its files; or show several runs side by side."""
@@ -546,7 +586,8 @@ def report(
     from rankwise.report import build
     from rankwise.store.run_folder import RunFolder
 
-    written = build.report([RunFolder(each) for each in run], out, *_judged_by(metric, margin))
+    extras = build.Extras(test_errors, argilla, label_studio, paper, interactive)
+    written = build.report([RunFolder(each) for each in run], out, *_judged_by(metric, margin), extras)
     if json:
         print(jsonlib.dumps({"page": str(written)}, indent=1, ensure_ascii=False))
     else:

@@ -45,6 +45,11 @@ class Origin:
     named: bool = True
     """Whether columns have names; those of a `.txt` file do not."""
 
+    def place(self, number: int) -> str:
+        """Where a row is, such as `train.csv:12` or `train.parquet row 12`, without the folder."""
+        name = self.path.name if isinstance(self.path, Path) else self.path
+        return f"{name} row {number}" if self.in_rows else f"{name}:{number}"
+
     def error(
         self, message: str, number: int | None = None, *, column: str | None = None, hint: str = ""
     ) -> DataError:
