@@ -15,6 +15,7 @@ from rankwise.errors import UsageError
 from rankwise.report import tables
 from rankwise.report.run import load
 from rankwise.report.samples import sample_table
+from rankwise.report.samples import write as write_samples
 from rankwise.report.tables import Table, one_line, printable, rank_csv, rank_table
 from rankwise.report.verdict import recommended_adapter
 from rankwise.schema import Diverged
@@ -253,6 +254,7 @@ def test_what_is_written_is_one_table_each(copy: RunFolder) -> None:
     results = copy.read_results()
     copy.results.write_text(results.model_copy(update={"base": "<b>*my* [base]"}).model_dump_json())
     tables.write(copy, load(copy))
+    write_samples(copy, sample_table(load(copy)))
     ranks, samples = copy.table.read_text("utf-8"), copy.samples.read_text("utf-8")
     assert ranks.startswith("\\<b\\>\\*my\\* \\[base\\], 48 training texts\n\n|")
     assert len(cells("|" + samples.partition("|")[2])) == 1 + 6

@@ -208,7 +208,7 @@ def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen, comparison: Co
     found.append(diagnostics.per_class(split, choice.named, choice.classes(split)))
     if calibration := choice.reliability(split):
         found.append(diagnostics.reliability(split, choice.named, *calibration, len(choice.adapters)))
-    cost = accuracy_by_cost(rows, choice.rank, cuts)
+    cost = accuracy_by_cost(rows, choice.rank)
     return [*found, cost] if cost else found
 
 

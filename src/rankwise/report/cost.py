@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def accuracy_by_cost(rows: Sequence[ScoreRow], marked: int, cuts: Sequence[ScoreRow] = ()) -> Drawing | None:
+def accuracy_by_cost(rows: Sequence[ScoreRow], marked: int) -> Drawing | None:
     """Validation accuracy against trained parameters, with 95 % intervals; None for a single rank.
 
     Args:
         rows: the ranks.
         marked: rank to highlight.
-        cuts: the largest rank, cut to smaller ranks, which then has as many parameters as those.
     """
     costs = {row.rank: row.params.trainable_params for row in rows if row.params}
     if len(costs) < 2:
@@ -31,7 +30,7 @@ def accuracy_by_cost(rows: Sequence[ScoreRow], marked: int, cuts: Sequence[Score
         name="cost-validation",
         title="Accuracy on the validation split, by number of trained parameters",
         description=f"{'; '.join(said)}. Bars are 95 % intervals.",
-        plot=partial(_plot, rows=rows, costs=costs, marked=marked, cuts=[r for r in cuts if r.rank in costs]),
+        plot=partial(_plot, rows=rows, costs=costs, marked=marked),
         size=(WIDTH, 3.1),
     )
 
@@ -45,19 +44,9 @@ def _plot(
     rows: Sequence[ScoreRow],
     costs: Mapping[int | None, int],
     marked: int,
-    cuts: Sequence[ScoreRow],
 ) -> None:
     axes = figure.add_axes((0.12, 0.155, 0.865, 0.815))
     axes.set_xscale("log")
-    if cuts:
-        axes.plot(
-            [costs[row.rank] for row in cuts], [_accuracy(row) for row in cuts], color=LIGHT["muted"],
-            marker="s", markersize=4, linewidth=1, linestyle=(0, (1.5, 1.5)),
-        )  # fmt: skip
-        axes.annotate(
-            f"rank {cuts[0].cut_from}, cut", (costs[cuts[0].rank], _accuracy(cuts[0])), (0, -6),
-            textcoords="offset points", ha="center", va="top", fontsize=8.5, color=LIGHT["muted"],
-        )  # fmt: skip
     for row in rows:
         _point(axes, costs[row.rank], row, row.rank == marked)
     axes.set_xlim(min(costs.values()) / 1.6, max(costs.values()) * 1.6)

@@ -146,7 +146,7 @@ def _number_cell(axes: Axes, center: tuple[float, float], share: float, count: s
     """Write the percentage into a cell, and the count below it."""
     points = (9.0, 7.5) if number <= 7 else (7.0, 6.0)
     style: dict[str, Any] = {"ha": "center", "color": LIGHT["paper" if share > 0.5 else "ink"]}
-    percent = f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
+    percent = f"{100 * share:.0f} %" if share >= 0.01 else "<1 %"
     axes.text(
         *center,
         percent if number <= 7 else percent.removesuffix(" %"),

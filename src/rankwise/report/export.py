@@ -69,7 +69,8 @@ def label_studio_config(labels: Sequence[str]) -> str:
     return (
         "<View>\n"
         '  <Text name="text" value="$text"/>\n'
-        '  <Text name="given" value="given label: $given_label"/>\n'
+        '  <Header size="6" value="Label in the data"/>\n'
+        '  <Header size="5" value="$given_label"/>\n'
         '  <Choices name="label" toName="text" choice="single" showInLine="true">\n'
         f"{choices}"
         "  </Choices>\n"

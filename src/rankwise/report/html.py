@@ -122,7 +122,7 @@ def run_page(story: Story, *, links: str = "", interactive: bool = False) -> str
         wrong=errors_table(story.wrong, len(results.adapters), MOST_SEARCHED if interactive else MOST_ERRORS),
         all_wrong=sum(each.wrong == 1 for each in story.wrong),
         listed=len(story.wrong),
-        wrong_splits=" and ".join(dict.fromkeys(each.split for each in story.wrong)),
+        wrong_splits=" and ".join(sorted({each.split for each in story.wrong}, reverse=True)),
         adapters=len(results.adapters),
         data=data_tables(run.data) if run.data else [],
         cost=_cost(run),

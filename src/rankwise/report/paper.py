@@ -6,7 +6,7 @@ numbers of the run; it claims nothing that the verdict does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rankwise.report.criteria import CRITERIA
 from rankwise.report.ranks import shown
@@ -126,28 +126,47 @@ def methods(run: Run, found: Comparison, choice: Chosen) -> str:
 def _training(run: Run) -> str:
     results, seeds = run.results, sorted({row.seed for row in run.results.adapters})
     ranks = sorted({row.rank for row in results.adapters})
-    lora = run.recipe.lora
     return (
         f"We fine-tuned {tex(results.base)} into a classifier of {len(results.labels):,} classes with LoRA "
         f"\\cite{{hu2022lora}} on {results.texts['train']:,} training texts, "
         f"at rank{'s' * (len(ranks) > 1)} {_listed(ranks)} with "
         f"{len(seeds)} seed{'s' * (len(seeds) > 1)} per rank "
-        f"({_listed(seeds)}; alpha {lora.alpha:g}, mode {lora.alpha_mode})."
+        f"({_listed(seeds)}){_targets(run)}; {_scale(run)}."
     )
 
 
+def _targets(run: Run) -> str:
+    """The layers with adapters, if the recipe names them."""
+    lora = run.recipe.lora
+    modules = f" on {_listed([tex(name) for name in lora.targets])}" if lora.targets else ""
+    return modules + (f" of the last {lora.last_layers} layers" if lora.last_layers else "")
+
+
+def _scale(run: Run) -> str:
+    scales = {row.rank: row.scale for row in run.results.adapters if row.rank}
+    return f"the low-rank product was scaled by {_by_rank(scales)}" if scales else "only the head was trained"
+
+
+def _by_rank(values: Mapping[int, float]) -> str:
+    """Such as `2`, or `0.01 (ranks 1 and 2) and 0.003 (rank 4)`."""
+    ranks: dict[float, list[int]] = {}
+    for rank, value in sorted(values.items()):
+        ranks.setdefault(value, []).append(rank)
+    if len(ranks) == 1:
+        return f"{next(iter(ranks)):g}"
+    return _listed([f"{value:g} (rank{'s' * (len(of) > 1)} {_listed(of)})" for value, of in ranks.items()])
+
+
 def _rates(run: Run) -> str:
-    rates, tuning = run.learning_rates, run.results.tuning
-    by_rank = _listed([f"{rate:g} for rank {rank}" for rank, rate in rates.items()])
-    same = len(set(rates.values())) == 1
-    rate = f"{next(iter(rates.values())):g} for every rank" if same else by_rank
+    rate, tuning = _by_rank(run.learning_rates), run.results.tuning
     if tuning is None:
-        return f"The learning rate was {rate}; it was not tuned."
+        return f"The learning rate was {rate} and was not tuned."
+    varied = _listed([name.replace("_", " ") for name in tuning.varied])
+    lowest = "; of learning rates within one standard error of the best, we took the lowest"
     return (
-        f"The {_listed([name.replace('_', ' ') for name in tuning.varied])} of each rank had the lowest log "
-        f"loss of {len(tuning.trials):,} trials in all on {tuning.texts:,} texts held out of the training "
-        f"texts; of learning rates within one standard error, we took the lowest. "
-        f"The learning rate was {rate}."
+        f"For each rank, the {varied} was chosen by the log loss on {tuning.texts:,} texts held out of the "
+        f"training texts ({len(tuning.trials):,} trials in all)"
+        f"{lowest if 'learning_rate' in tuning.varied else ''}. The learning rate was {rate}."
     )
 
 
@@ -205,7 +224,7 @@ def _against(found: Comparison) -> list[str]:
     by = CRITERIA[found.metric]
     parts = [
         f"{shown(by, each.difference, sign='+')} {by.metric.unit} to {tex(each.baseline)} "
-        f"[{shown(by, each.low, sign='+')}, {shown(by, each.high, sign='+')}], $p = {each.p:.2g}$"
+        f"[{shown(by, each.low, sign='+')}, {shown(by, each.high, sign='+')}], $p {_p(each.p)}$"
         for each in found.baselines
     ]
     if not parts:
@@ -216,9 +235,14 @@ def _against(found: Comparison) -> list[str]:
     ]
 
 
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.2g}"
+
+
 def _software(run: Run) -> str:
     results = run.results
-    versions = [f"{tex(name)} {tex(version)}" for name, version in results.versions.items()]
+    names = {"python": "Python", "torch": "PyTorch"}
+    versions = [f"{tex(names.get(name, name))} {tex(value)}" for name, value in results.versions.items()]
     return (
         f"We used rankwise {tex(results.rankwise)} in {results.precision} on {tex(results.device)} "
         f"({', '.join(versions)})."
@@ -234,14 +258,15 @@ def _listed(items: Sequence[object]) -> str:
 def rank_tex(run: Run, choice: Chosen) -> str:
     r"""The rank table for LaTeX, with the rules of the package booktabs."""
     shown_splits = splits(run.results)
-    heads = [f"{split.capitalize()} accuracy [95\\,\\%] & {split} macro-F1" for split in shown_splits]
+    heads = [f"{split.capitalize()} accuracy [95\\,\\%] & macro-F1" for split in shown_splits]
     lines = [_line(row, shown_splits, row.rank == choice.rank) for row in rank_rows(run)]
     baselines = [_line(row, shown_splits, False) for row in baseline_rows(run.results)]
     body = [r"\toprule", f"Rank & {' & '.join(heads)} & Parameters \\\\", r"\midrule", *lines]
     body += [r"\midrule", *baselines] if baselines else []
-    over = "texts" if run.seeds == 1 else f"texts and seeds; means over {run.seeds} seeds"
+    over = "texts" if run.seeds == 1 else "texts and seeds"
+    means = "" if run.seeds == 1 else f" (means over {run.seeds} seeds)"
     caption = (
-        f"Accuracy and macro-F1 in percent of {tex(run.results.base)} with LoRA, "
+        f"Accuracy and macro-F1 in percent{means} of {tex(run.results.base)} with LoRA, "
         f"{run.results.texts['train']:,} training texts. Intervals are over {over}, each by itself. "
         "The rank in bold is the one that we used."
     )

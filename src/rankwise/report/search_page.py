@@ -1,4 +1,4 @@
-"""report.html of a search: the best settings, what mattered, and every trial."""
+"""The page of a search: the best settings, what mattered, and every trial."""
 
 from __future__ import annotations
 
