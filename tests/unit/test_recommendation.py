@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from rankwise.cli import terminal
 from rankwise.report import build
 from rankwise.report.card import adapter_card, run_card
+from rankwise.report.criteria import SVM
 from rankwise.report.html import run_page
 from rankwise.report.ranks import compare
 from rankwise.report.run import Run, load
@@ -19,6 +21,7 @@ from rankwise.report.scores import rank_rows
 from rankwise.report.verdict import recommend, recommended_adapter
 from rankwise.schema import Comparison
 from rankwise.stats.verdict import LEVEL
+from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 
 
@@ -31,7 +34,24 @@ def any_run(folder: Path, seed: int) -> Run:
     sizes = {"validation": int(rng.choice([20, 150, 600, 2_000])), "test": 50}
     seeds = tuple(range(int(rng.integers(1, 4))))
     baselines = bool(rng.random() < 0.8)
-    return load(made_run(folder, accuracies=accuracies, seeds=seeds, sizes=sizes, baselines=baselines))
+    made = made_run(folder, accuracies=accuracies, seeds=seeds, sizes=sizes, baselines=baselines)
+    if baselines:
+        add_svm(made, float(best - rng.choice([-0.1, 0.0, 0.1, 0.4])), rng)
+    return load(made)
+
+
+def add_svm(made: RunFolder, accuracy: float, rng: np.random.Generator) -> None:
+    """Give predictions.csv a column with the labels of the linear SVM, as a sweep does."""
+    labels = made.read_results().labels
+    with made.predictions.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        other = labels[(labels.index(row["label"]) + 1) % len(labels)]
+        row[SVM] = row["label"] if rng.random() < accuracy else other
+    with made.predictions.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -72,6 +92,8 @@ def test_the_rule(tmp_path: Path, seed: int) -> None:
         assert found.recommended == min(rank for rank in candidates if not worse(found, rank))
     elif candidates:
         assert found.recommended == found.enough
+    compared = {each.baseline for each in found.baselines}
+    assert (SVM in compared) == (SVM in run.predictions["validation"].baselines)
     for each in found.baselines:
         assert each.rank == found.recommended
         beaten, *rest = re.split("is not shown to beat|is worse than", found.headline, maxsplit=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwise.report.drawing import DASHES, LIGHT, WIDTH, Drawing, shorten
+from rankwise.report.drawing import DASHES, LIGHT, WIDTH, Drawing, shorten_all
 from rankwise.report.fonts import width
 from rankwise.schema import Bin, ClassMetrics
 from rankwise.stats.intervals import wilson
@@ -109,7 +109,7 @@ def confusions(
 
 def _plot_confusion(figure: Figure, cells: _Cells, aside: str = "") -> None:
     number = len(cells.names)
-    names = [shorten(name, 14) for name in cells.names]
+    names = shorten_all(cells.names, 16)
     points = 9 if number <= 10 else 7 if number <= 20 else 5
     widest = max(width(name, points) for name in names)
     upright = widest > 0.8 * figure.get_figwidth() / number - 0.1
@@ -144,7 +144,7 @@ def _fill_cells(axes: Axes, cells: _Cells) -> None:
 
 def _number_cell(axes: Axes, center: tuple[float, float], share: float, count: str, number: int) -> None:
     """Write the percentage into a cell, and the count below it."""
-    points = (9.0, 7.5) if number <= 7 else (7.0, 6.0)
+    points = (9.0, 8.2) if number <= 7 else (7.5, 6.5)
     style: dict[str, Any] = {"ha": "center", "color": LIGHT["paper" if share > 0.5 else "ink"]}
     percent = f"{100 * share:.0f} %" if share >= 0.01 else "<1 %"
     axes.text(
@@ -189,7 +189,7 @@ def per_class(split: str, whose: str, classes: Sequence[ClassMetrics]) -> Drawin
 def _plot_classes(
     figure: Figure, classes: Sequence[ClassMetrics], names: Sequence[str], aside: str = ""
 ) -> None:
-    names = [shorten(name, 16) for name in names]
+    names = shorten_all(names, 16)
     height = figure.get_figheight()
     room = (0.16 + max(width(name, 9.5) for name in names)) / figure.get_figwidth()
     axes = figure.add_axes((room, 0.42 / height, 0.96 - room, 1 - 0.72 / height))

@@ -99,6 +99,11 @@ class Drawing:
             self._figure(plot).savefig(content, format=kind, metadata=metadata)
         return content.getvalue()
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether its text is too small on a phone, so that a page should let it scroll."""
+        return self.size[0] > WIDTH
+
     def standalone(self) -> str:
         """An SVG file in the light colors."""
         root = self._plain()
@@ -194,6 +199,30 @@ def shorten(text: str, longest: int = 22) -> str:
             break
         kept += sign
     return kept + "…"
+
+
+def shorten_all(names: Sequence[str], longest: int) -> list[str]:
+    """Shorten names for an axis; in the middle, if they begin alike.
+
+    >>> shorten_all(["card arrival", "card arrest"], 9), shorten_all(["love", "disappointment"], 9)
+    (['card…ival', 'card…rest'], ['love', 'disappoi…'])
+    """
+    plain = [shorten(name, longest) for name in names]
+    if len(set(plain)) == len(set(names)):
+        return plain
+    return [_elided(one_line(name), longest) for name in names]
+
+
+def _elided(text: str, longest: int) -> str:
+    if sum(map(_letters, text)) <= longest:
+        return text
+    end, room = "", (longest - 1) // 2
+    for sign in reversed(text):
+        room -= _letters(sign)
+        if room < 0:
+            break
+        end = sign + end
+    return shorten(text, longest - (longest - 1) // 2) + end
 
 
 def _letters(sign: str) -> int:

@@ -129,13 +129,14 @@ def _views(rows: Sequence[ScoreRow], others: Sequence[ScoreRow]) -> dict[str, _V
     splits = list(dict.fromkeys(split for row in rows for split in row.scores))
     trained = [row for row in rows if row.rank] or rows[:1]
     low, high = _range([score for row in trained for score in row.scores.values()])
+    rest = [row for row in (*rows, *others) if not row.rank or row.cut_from]
+    near = [row for row in rest if all(_is_near(row, split, low, high) for split in row.scores)]
     views = {}
     for split in splits:
-        ranks = [row for row in rows if split in row.scores]
-        rest = [row for row in (*ranks, *others) if not (row.rank and not row.cut_from)]
-        shown, below = _in_reach([row for row in rest if split in row.scores], split, low, high)
+        shown = [row for row in near if split in row.scores]
+        below = [row for row in rest if split in row.scores and row not in near]
         ends = (low, high, *(100 * value for row in shown for value in _ends(row, split)))
-        views[split] = _View(split, ranks, shown, below, ends)
+        views[split] = _View(split, [row for row in rows if split in row.scores], shown, below, ends)
     return views
 
 
@@ -194,13 +195,9 @@ def _range(scores: Sequence[Score]) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-def _in_reach(
-    rows: Sequence[ScoreRow], split: str, low: float, high: float
-) -> tuple[list[ScoreRow], list[ScoreRow]]:
-    """Split rows into those close enough to the ranks to be drawn, and those too far below."""
-    reach = low - STRETCH * max(high - low, 1.0)
-    near = [row for row in rows if min(100 * value for value in _ends(row, split)) >= reach]
-    return near, [row for row in rows if row not in near]
+def _is_near(row: ScoreRow, split: str, low: float, high: float) -> bool:
+    """Whether a row is close enough to the ranks to be drawn, and not too far below."""
+    return min(100 * value for value in _ends(row, split)) >= low - STRETCH * max(high - low, 1.0)
 
 
 def _places(ranks: Sequence[int]) -> dict[int, float]:
