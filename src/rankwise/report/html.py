@@ -132,7 +132,7 @@ def run_page(story: Story, *, links: str = "", interactive: bool = False) -> str
         again=repeat_command(run),
         predict=predict_commands(run, choice),
         methods=methods(run, story.comparison, choice),
-        files=file_links(run.path, links, f"adapters/{choice.best.name}"),
+        files=file_links(run.path, links, f"adapters/{choice.best.name}", "the recommended adapter"),
     )
 
 
@@ -146,19 +146,20 @@ def _tuning(results: Results) -> dict[str, Any]:
     }
 
 
-def file_links(folder: Path, prefix: str, adapter: str) -> list[tuple[str, str, str]]:
-    """The files of a run folder as (address, name, contents), and the folder of the recommended adapter.
+def file_links(folder: Path, prefix: str, adapter: str, about: str) -> list[tuple[str, str, str]]:
+    """The files of a run folder as (address, name, contents), and the folder of an adapter.
 
     Args:
         folder: the run folder.
         prefix: path from the page's folder to the run folder; empty if the page is in it.
-        adapter: path of the recommended adapter in the run folder.
+        adapter: path of the adapter in the run folder.
+        about: what the adapter is.
     """
-    known = {**FILES, adapter: "the recommended adapter, with its model card"}
+    known = {**FILES, adapter: about}
     start = f"{prefix}/" if prefix else ""
     return [
-        (quote(f"{start}{name}" + "/" * path.is_dir()), name + "/" * path.is_dir(), about)
-        for name, about in known.items()
+        (quote(f"{start}{name}" + "/" * path.is_dir()), name + "/" * path.is_dir(), contents)
+        for name, contents in known.items()
         if (path := folder / name).exists()
     ]
 

@@ -44,7 +44,7 @@ def search_page(folder: RunFolder, *, links: str = "", interactive: bool = False
         predict=predict,
         machine=machine_facts(results, timing),
         recipe=settings(Recipe.load(folder.recipe)),
-        files=file_links(folder.path, links, f"adapters/{results.best}"),
+        files=file_links(folder.path, links, f"adapters/{results.best}", "the adapter of the best trial"),
     )
 
 

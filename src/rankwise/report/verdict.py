@@ -44,7 +44,9 @@ class Chosen:
         if found.enough is not None:
             return "It is the rank that the verdict names."
         if self.rank == found.best:
-            return "The verdict is open: it has the best mean, and no smaller rank is left in doubt."
+            smaller = any(0 < each.rank < self.rank for each in found.ranks)
+            rest = "smaller ranks are shown to be worse" if smaller else "it is the smallest"
+            return f"The verdict is open: it has the best mean, and {rest}."
         return f"The verdict is open: it is the smallest rank not shown to be worse than rank {found.best}."
 
     def confusion(self, split: str) -> list[list[int]]:
