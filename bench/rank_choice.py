@@ -243,7 +243,7 @@ def _cross_fitted_row(entry: Entry, reference: Answers | None, confidence: float
 
 def _rank_cell(entry: Entry) -> str:
     if entry.verdict:
-        return f"{entry.rank}" if entry.verdict.recommended else f"{entry.rank} (leader; verdict open)"
+        return f"{entry.rank}" if entry.verdict.recommended else f"{entry.rank} (verdict open)"
     return f"{entry.rank} in the mean" if entry.method in ("adalora", "eva") else f"{entry.rank}"
 
 

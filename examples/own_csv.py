@@ -1,4 +1,4 @@
-"""From a CSV to labels: sweep two ranks, pick an adapter, label new texts.
+"""From a CSV to labels: sweep two ranks, take the recommended adapter, label new texts.
 
     python examples/own_csv.py [--base NAME] [--csv FILE] [--out FOLDER]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from rankwise import Classifier, RankwiseError, Recipe, Results, sweep
+from rankwise import Classifier, RankwiseError, Recipe, sweep
 
 MESSAGES = {
     "billing": [
@@ -58,7 +58,7 @@ NEW_TEXTS = ["There is a fee on my statement that I do not know.", "Nobody broug
 
 
 def main() -> None:
-    """Sweep, pick an adapter, and classify new texts."""
+    """Sweep, load the recommended adapter, and classify new texts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--base", default="smollm2-135m", help="base model")
     parser.add_argument(
@@ -92,9 +92,10 @@ def main() -> None:
         low, high = 100 * row.validation.accuracy_low, 100 * row.validation.accuracy_high
         print(f"{row.name}: accuracy {100 * row.validation.accuracy:.1f} % ({low:.1f} to {high:.1f})")
 
-    name = pick(results, options.out)
-    print(f"picked: {name}")
-    classifier = Classifier.load(options.out / "adapters" / name)
+    adapter = results.recommended
+    p = difference(options.out, *(row.name for row in results.adapters))
+    print(f"recommended: {adapter.adapter} (p-value of the difference: {p:.2g})")
+    classifier = Classifier.load(adapter.folder)
     for text, found in zip(NEW_TEXTS, classifier(NEW_TEXTS), strict=True):
         print(f"{found.label:<10} {found.probability:.2f}  {text}")
 
@@ -109,13 +110,10 @@ def write_csv(path: Path) -> Path:
     return path
 
 
-def pick(results: Results, run: Path) -> str:
-    """The adapter with the smallest rank that is not significantly different from the best one."""
+def difference(run: Path, one: str, other: str) -> float:
+    """The p-value of the difference between two adapters of a run on its validation texts."""
     with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "validation"]
-    best = max(results.adapters, key=lambda row: row.validation.accuracy).name
-    by_rank = sorted(results.adapters, key=lambda row: row.rank)
-    return next(row.name for row in by_rank if chance(rows, row.name, best) > 0.05)
+        return chance([row for row in csv.DictReader(file) if row["split"] == "validation"], one, other)
 
 
 def chance(rows: list[dict[str, str]], one: str, other: str) -> float:

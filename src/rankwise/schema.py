@@ -307,6 +307,7 @@ class Comparison(BaseModel):
     baselines: list[BaselineSummary]
     best: int  # rank with the best mean, ties to the smallest; not a significance claim
     enough: int | None  # smallest rank shown to be enough, or the best; null if the data are inconclusive
+    recommended: int  # `enough`; if that is null, the smallest rank not shown to be worse than `best`
     curve: list[CurvePoint]  # the verdict at other margins, ascending; empty for a single rank
     headline: str
     verdict: str
@@ -322,7 +323,7 @@ class RunSummary(BaseModel):
     data: str | None
     ranks: list[int]
     seeds: list[int]
-    accuracy: float | None  # highest mean validation accuracy of a rank, a fraction
+    accuracy: float | None  # mean validation accuracy of the recommended rank, a fraction
     verdict: str | None  # short form
     problem: str | None  # why it cannot be read
 

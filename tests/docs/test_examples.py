@@ -31,7 +31,7 @@ def test_every_example_is_tested() -> None:
 
 def test_own_csv(tmp_path: Path, llama_base: Path) -> None:
     lines = run(tmp_path, "own_csv.py", "--base", llama_base).splitlines()
-    assert [line.split(":")[0] for line in lines[:3]] == ["r1-s110", "r8-s110", "picked"]
+    assert [line.split(":")[0] for line in lines[:3]] == ["r1-s110", "r8-s110", "recommended"]
     assert len((tmp_path / "runs" / "own-csv.csv").read_text("utf-8").splitlines()) == 31
     answers = [line.split()[0] for line in lines[3:]]
     assert len(answers) == 3

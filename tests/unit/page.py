@@ -44,7 +44,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         inside = self._open[-1] if self._open else ""
-        if inside != "style":
+        if inside not in ("style", "script"):
             self.text += data
         if inside in ("h1", "h2", "h3", "h4"):
             level, title = self.headings[-1]

@@ -61,6 +61,27 @@ addEventListener("message", each => {
 </script>
 """
 """A page of frames: unlike a window, a frame can be as narrow as a phone."""
+TRY = """
+<script>
+const table = document.querySelector("#ranks table");
+const heads = [...table.tHead.rows[0].cells];
+const column = heads.findIndex(each => each.textContent.includes("trainable params"));
+const cells = () => [...table.tBodies[0].rows].map(row => row.cells[column].textContent.trim());
+const button = heads[column].querySelector("button");
+button.click();
+const sorted = cells();
+button.click();
+const box = document.querySelector("#samples .examples");
+const input = document.querySelector("#samples input");
+const rows = [...box.querySelectorAll("tbody tr")];
+input.value = rows[0].cells[0].textContent.trim().toUpperCase();
+input.dispatchEvent(new Event("input"));
+document.documentElement.dataset.tried = JSON.stringify({
+  sorted, reversed: cells(), all: rows.length, left: rows.filter(each => each.offsetParent).length,
+});
+</script>
+"""
+"""Sorts a table by a click, sorts it again, and searches the samples for the first text."""
 WIDTHS = (360, 800, 1440)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
 
@@ -115,6 +136,46 @@ def test_the_page_fits_its_window(page: Path, tmp_path: Path, dark: bool) -> Non
         assert found["text"] in {rgb(palette["ink"]), rgb(palette["muted"])}
         assert found["dots"] in {rgb(palette["blue"]), "none"}
         assert found["smallest"] >= 8  # pixels
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as written", "changed"])
+def test_the_script_runs_only_as_it_was_written(tmp_path: Path, changed: bool) -> None:
+    """The page's policy names the digest of its script: tables get buttons, and examples a search box."""
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(0,), sizes={"validation": 60})
+    build.rebuild(made, extras=build.Extras(interactive=True))
+    target = made.path / "report.html"
+    if changed:
+        target.write_text(target.read_text("utf-8").replace('"use strict";', '"use strict"; ', 1), "utf-8")
+    shown = dumped(target, tmp_path / "profile")
+    assert ('<button type="button" class="sort">' in shown) == (not changed)
+    assert shown.count('<input type="search">') == (0 if changed else 2)
+
+
+def test_a_click_sorts_and_a_word_filters(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(0,), sizes={"validation": 60})
+    build.rebuild(made, extras=build.Extras(interactive=True))
+    source = (made.path / "report.html").read_text("utf-8")
+    source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
+    target = made.path / "tried.html"
+    target.write_text(source.replace("</body>", f"{TRY}</body>"), "utf-8")
+    match = re.search(r'data-tried="([^"]+)"', dumped(target, tmp_path / "profile"))
+    assert match
+    found = json.loads(html.unescape(match[1]))
+    numbers = [float(cell.replace(",", "")) for cell in found["sorted"] if cell]
+    assert numbers == sorted(numbers) and len(set(numbers)) > 1
+    assert found["sorted"][len(numbers) :] == [""] * (len(found["sorted"]) - len(numbers))  # empty ones last
+    assert [float(cell.replace(",", "")) for cell in found["reversed"] if cell] == numbers[::-1]
+    assert 0 < found["left"] < found["all"]
+
+
+def dumped(page: Path, profile: Path) -> str:
+    """The page's document after its scripts have run."""
+    assert BROWSER is not None
+    command = [BROWSER, *QUIET, f"--user-data-dir={profile}", "--dump-dom"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--no-sandbox")
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
 
 
 def rgb(color: str) -> str:

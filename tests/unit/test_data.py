@@ -607,6 +607,7 @@ def test_the_hub(tmp_path: Path) -> None:
     assert usual["labels"] == ["sadness", "joy", "love"]
     assert usual["train"] == {
         "name": "train", "texts": ["text a", "text b", "text c", "text d"], "labels": [2, 0, 2, 0],
+        "places": [f"org/tiny[train] row {number}" for number in (1, 2, 3, 4)],
     }  # fmt: skip
     assert usual["validation"]["labels"] == [0, 2] and usual["test"] is None
     assert [source["name"] for source in usual["sources"]] == ["org/tiny[train]", "org/tiny[validation]"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -102,5 +101,11 @@ def test_nothing_is_said(caplog: pytest.LogCaptureFixture, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_picture_is_written(tmp_path: Path) -> None:
+def test_a_picture_is_written() -> None:
     assert drawing().files["png"][:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_pdf_is_always_the_same_and_embeds_its_font() -> None:
+    first = drawing().pdf()
+    assert first.startswith(b"%PDF") and first == drawing().pdf()
+    assert b"/FontFile2" in first and b"CreationDate" not in first and b"Matplotlib" not in first

@@ -7,7 +7,10 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
+from scipy.special import softmax
 
 from rankwise.data.writers import csv_line
 from rankwise.report.errors import COLUMNS, errors_csv, errors_table, wrong_texts
@@ -55,10 +58,35 @@ def test_all_wrong_comes_before_confident(tmp_path: Path) -> None:
 def test_numbers_count_within_the_split(tmp_path: Path) -> None:
     wrong = [("=y", 0.9)] * 3
     lines = line("x", *wrong), line("x", *wrong, split="test"), line("x", *wrong)
-    found = wrong_texts(run_of(tmp_path / "run", *lines))
+    found = wrong_texts(run_of(tmp_path / "run", *lines), ("validation", "test"))
     assert sorted((each.split, each.number) for each in found) == [
         ("test", 1), ("validation", 1), ("validation", 2),
     ]  # fmt: skip
+
+
+def test_test_texts_are_listed_only_if_asked_for(tmp_path: Path) -> None:
+    wrong = [("=y", 0.9)] * 3
+    run = run_of(tmp_path / "run", line("x", *wrong), line("x", *wrong, split="test"))
+    assert {each.split for each in wrong_texts(run)} == {"validation"}
+
+
+def test_the_probability_of_the_given_label(tmp_path: Path) -> None:
+    """The mean over the adapters, from their logits; None if these cannot be read."""
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(0, 1))
+    run = load(made)
+    names = [row.name for row in run.results.adapters]
+    found = wrong_texts(run, ("validation", "test"))
+    assert {each.split for each in found} == {"validation", "test"}
+    for each in found:
+        logits = [
+            safetensors.numpy.load_file(made.logits / f"{name}.safetensors")[each.split][each.number - 1]
+            for name in names
+        ]
+        label = run.results.labels.index(each.label)
+        expected = np.mean([softmax(row.astype(np.float64))[label] for row in logits])
+        assert each.label_probability == pytest.approx(expected)
+    (made.logits / f"{names[0]}.safetensors").unlink()
+    assert all(each.label_probability is None for each in wrong_texts(load(made)))
 
 
 def test_the_list_for_people_who_correct_labels(tmp_path: Path) -> None:
@@ -67,7 +95,11 @@ def test_the_list_for_people_who_correct_labels(tmp_path: Path) -> None:
     found = errors_csv(wrong_texts(run_of(tmp_path / "run", *lines)))
     rows = list(csv.reader(io.StringIO(found)))
     assert rows[0] == list(COLUMNS)
-    assert rows[1] == ["validation", "1", "' \uff1dcmd|'x'!A1", "x", "'=y", "0.9000", "1.0000", "'=y 3", ""]
+    assert dict(zip(rows[0], rows[1], strict=True)) == {
+        "split": "validation", "number": "1", "source": "", "text": "' \uff1dcmd|'x'!A1", "label": "x",
+        "label_probability": "", "predicted": "'=y", "confidence": "0.9000", "wrong": "1.0000",
+        "predictions": "'=y 3", "corrected_label": "",
+    }  # fmt: skip
 
 
 def test_of_a_run(run: RunFolder) -> None:
@@ -77,9 +109,13 @@ def test_of_a_run(run: RunFolder) -> None:
     with run.predictions.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     expected = [
-        each for each in lines if sum(each[name] != each["label"] for name in names) * 2 >= len(names)
+        each
+        for each in lines
+        if each["split"] == "validation"
+        and sum(each[name] != each["label"] for name in names) * 2 >= len(names)
     ]
     assert sorted(each.text for each in found) == sorted(each["text"] for each in expected)
+    assert {each.source.partition(":")[0] for each in found} == {"validation.csv"}
     written = list(csv.DictReader(io.StringIO((run.path / "errors.csv").read_text("utf-8"))))
     assert [each["text"] for each in written] == [each.text for each in found]
     assert all(each["corrected_label"] == "" for each in written)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from rankwise.report import build, diagnostics, figures
+from rankwise.report import build, diagnostics, figures, fonts
+from rankwise.report.cost import accuracy_by_cost
 from rankwise.report.drawing import Drawing, _settings, png_names
 from rankwise.report.history import Curve, parse_curves
 from rankwise.report.learning import learning_curves
@@ -20,6 +24,7 @@ from rankwise.report.run import Run, load
 from rankwise.report.scores import Score, baseline_rows, by_rank, rank_rows
 from rankwise.report.verdict import Chosen
 from rankwise.schema import Bin
+from rankwise.stats.intervals import accuracy_interval
 from tests.made import made_run
 
 
@@ -107,6 +112,48 @@ def test_confusion(made: Run) -> None:
     assert f"{true} taken for {predicted}: {most:g}" in shown.description
 
 
+def test_percentages_and_counts_of_the_confusion_matrix() -> None:
+    shown = texts(diagnostics.confusion("test", "rank 1", ("a", "b"), [[995, 5], [1, 1]]))
+    assert [text for text in shown if text[0] in "<0123456789"] == [
+        "100 %", "995", "<1 %", "5", "50 %", "1", "50 %", "1",
+    ]  # fmt: skip
+
+
+def test_of_many_classes_the_most_confused_are_shown() -> None:
+    labels = [f"class {i}" for i in range(77)]
+    counts = np.eye(77, dtype=int) * 9
+    counts[3, 4], counts[60, 61], counts[60, 5] = 40, 30, 2
+    shown = diagnostics.confusion("validation", "rank 1", labels, counts.tolist())
+    assert shown.title.endswith("(the 11 most confused of 77)")
+    found = texts(shown)
+    for name in ("class 3", "class 4", "class 5", "class 60", "class 61", "66 others"):
+        assert found.count(name) == 2  # on both axes
+    assert found.count("40") == 1 and found.count("30") == 1
+    assert len([text for text in found if text.startswith("class")]) == 22
+
+
+def test_both_splits_have_the_same_scale(made: Run) -> None:
+    """Their ranges differ, and one has more notes below the axis than the other."""
+    limits = []
+    for split in ("validation", "test"):
+        drawing = accuracy(made, split)
+        limits.append(drawing._figure(drawing.plot).axes[0].get_ylim())
+    assert limits[0] == limits[1]
+    scores = [row.scores[split] for row in rank_rows(made) if row.rank for split in ("validation", "test")]
+    low, high = limits[0]
+    assert low < 100 * min(each.low for each in scores) < 100 * max(each.high for each in scores) < high
+
+
+def test_accuracy_by_cost(made: Run) -> None:
+    rows = rank_rows(made)
+    shown = accuracy_by_cost(rows, 4)
+    assert shown is not None and accuracy_by_cost(rows[:1], 0) is None
+    for row in rows:
+        assert row.params and f"{row.params.trainable_params:,} parameters" in shown.description
+        assert f"rank {row.name}" in texts(shown)
+    assert "trained parameters, logarithmic" in texts(shown)
+
+
 def test_per_class(made: Run) -> None:
     classes = made.results.adapters[1].validation.classes
     shown = diagnostics.per_class("validation", "rank 1", classes)
@@ -123,8 +170,25 @@ def test_reliability(made: Run) -> None:
     shown = diagnostics.reliability("validation", "rank 1", found.reliability, found.ece)
     assert f"ECE {100 * found.ece:.2f} points" in texts(shown)
     for each in found.reliability:
-        said = f"{100 * each.accuracy:.0f} % right ({each.texts} texts)"
-        assert (said in shown.description) == (each.texts > 0)
+        low, high = accuracy_interval(round(each.accuracy * each.texts), each.texts)
+        said = f"{100 * each.accuracy:.0f} % right ({100 * low:.0f} to {100 * high:.0f}; {each.texts} texts)"
+        assert said in shown.description
+    bars = [
+        each
+        for each in ElementTree.fromstring(shown.inline()).iter("path")
+        if "stroke-width: 2.4" in each.get("style", "")
+    ]
+    assert len(bars) == len(found.reliability)
+
+
+def test_pooled_seeds_do_not_make_the_calibration_more_certain() -> None:
+    one = Bin(low=0.8, high=0.9, texts=40, confidence=0.85, accuracy=0.75)
+    pooled = one.model_copy(update={"texts": 120})
+    shown = [
+        diagnostics.reliability("validation", "x", [each], 0.1, seeds).description.partition("(")[2]
+        for each, seeds in ((one, 1), (pooled, 3))
+    ]
+    assert shown[0].partition(";")[0] == shown[1].partition(";")[0]
 
 
 def test_learning_curves(made: Run) -> None:
@@ -234,13 +298,23 @@ def test_bins_that_only_one_seed_has_are_pooled(made: Run) -> None:
 JAPANESE = ("喜び", "怒り", "とても長い分類の名前です", "悲しみ")
 
 
-def test_a_png_shows_numbers_for_names_that_its_font_cannot_draw(tmp_path: Path) -> None:
+@pytest.fixture
+def no_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without fonts besides those of matplotlib."""
+    monkeypatch.setattr(fonts, "installed", list)
+    fonts._covering.cache_clear()
+    yield
+    fonts._covering.cache_clear()
+
+
+@pytest.mark.usefixtures("no_fonts")
+def test_a_png_shows_numbers_for_names_that_no_font_can_draw(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "run", labels=JAPANESE, accuracies={4: 0.9}, seeds=(0,))
     drawings = {each.name: each for each in build.tell(load(folder)).drawings}
     for name in ("confusion-validation", "classes-validation"):
         drawing = drawings[name]
-        assert drawing.plot_png is not None
-        in_png = {each.get_text() for each in drawing._figure(drawing.plot_png).findobj(Text)}
+        assert drawing.shows_numbers() and drawing.shows_numbers(pdf=True)
+        in_png = {each.get_text() for each in drawing._figure(drawing.in_file()).findobj(Text)}
         assert {"0", "1", "2", "3"} <= in_png and "".join(in_png).isascii()
         assert any("labels.txt" in text for text in in_png)
         assert {"喜び", "怒り", "悲しみ"} <= set(texts(drawing))
@@ -252,16 +326,43 @@ def test_a_png_shows_numbers_for_names_that_its_font_cannot_draw(tmp_path: Path)
 
 def test_names_that_the_font_can_draw_stay(made: Run, tmp_path: Path) -> None:
     assert png_names(["joy", "Ärger", "радость", "χαρά"]) is None
-    assert all(drawing.plot_png is None for drawing in build.tell(made).drawings)
+    assert not any(drawing.shows_numbers(pdf=True) for drawing in build.tell(made).drawings)
 
 
+def test_an_installed_font_draws_what_the_default_one_lacks() -> None:
+    text = "".join(JAPANESE)
+    families = fonts.families(text)
+    if families is None:
+        pytest.skip("no font for Japanese is installed")
+    assert families[0] == fonts.DEJAVU and len(families) == 2
+    drawing = diagnostics.confusion("validation", "rank 1", JAPANESE, np.eye(4).tolist())
+    assert drawing.in_file() is drawing.plot and drawing.in_file(pdf=True) is drawing.plot
+    with _settings("x", families), warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of missing glyphs
+        drawing._figure(drawing.plot).savefig(io.BytesIO(), format="png")
+
+
+def test_scripts_that_need_shaping_are_numbers_in_a_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in a PNG, if matplotlib cannot shape text."""
+    for text in ("\u0633\u0639\u0627\u062f\u0629", "\u05e9\u05de\u05d7\u05d4", "e\u0301"):
+        assert fonts.families(text, pdf=True) is None
+        monkeypatch.setattr(fonts, "_can_shape", lambda: True)
+        assert fonts.families(text) == (fonts.DEJAVU,)
+        monkeypatch.setattr(fonts, "_can_shape", lambda: False)
+        assert fonts.families(text) is None
+    drawing = diagnostics.confusion("validation", "x", ("\u0633", "b"), [[1, 0], [0, 1]])
+    assert drawing.pdf().startswith(b"%PDF") and drawing.in_file(pdf=True) is drawing.numbered
+
+
+@pytest.mark.parametrize("number", [3, 12, 30, 77])
 @pytest.mark.parametrize("label", ["disappointment", "extraordinarily good", "喜" * 30, "W" * 40])
-def test_long_names_leave_room_for_the_axis_titles(label: str) -> None:
+def test_long_names_leave_room_for_the_axis_titles(label: str, number: int) -> None:
     """All text is inside the figure."""
-    names, counts = (label, "b", "c"), [[5, 1, 1]] * 3
+    names = (label, *(f"class {i}" for i in range(1, number)))
+    counts = [[1 + 9 * (i == j) for j in range(number)] for i in range(number)]
     drawing = diagnostics.confusion("validation", "rank 1", names, counts)
     with _settings("x"):
-        figure = drawing._figure(drawing.plot_png or drawing.plot)
+        figure = drawing._figure(drawing.in_file())
         figure.draw_without_rendering()
         wide, high = figure.bbox.size
         boxes = {

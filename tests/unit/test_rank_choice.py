@@ -246,7 +246,7 @@ def test_summary_rows() -> None:
     fixed, sweep, halves = summary_rows([entry("fixed", 8), entry("sweep", None)], [1e-3, 3e-3, 1e-2])
     assert fixed[1:7] == ["8", "0.001 (edge)", "62.50", "17.68", "0.500", ""]
     assert fixed[-3:] == ["800", "4", "4"]
-    assert sweep[1:3] == ["1 (leader; verdict open)", "0.003"] and sweep[-2:] == ["7", "4"]
+    assert sweep[1:3] == ["1 (verdict open)", "0.003"] and sweep[-2:] == ["7", "4"]
     assert sweep[6] == "+0.00"
     assert halves[1:4] == ["1 and 1", "", "62.50"]
     assert {len(row) for row in (fixed, sweep, halves)} == {11}

@@ -82,7 +82,10 @@ def test_a_worse_rank_is_not_enough(run: RunFolder, tmp_path: Path) -> None:
 def test_noise_is_called_noise_and_more_is_asked_for(run: RunFolder, tmp_path: Path) -> None:
     found = verdict(run, tmp_path / "run", {4: 0.93, 8: 0.93}, shared=0.5, texts=60)
     assert found.enough is None
-    assert found.headline == "The ranks cannot be told apart"
+    assert found.headline == (
+        "On only 60 validation texts, the ranks cannot be told apart; rank 4 is the smallest"
+    )
+    assert found.recommended == 4
     assert "One text of 60 counts 1.667 points" in found.verdict
 
 

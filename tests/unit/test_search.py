@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 
 from rankwise import Classifier, RankwiseError, Recipe, TrainingError, UsageError, search, sweep
 from rankwise.progress.board import Board
+from rankwise.report import build
 from rankwise.report import search as report
 from rankwise.report.runs import list_runs
+from rankwise.report.search_page import search_page
 from rankwise.schema import SearchResults, SearchTrial
 from rankwise.stats.importance import importances
 from rankwise.store.run_folder import RunFolder
@@ -27,6 +29,7 @@ from rankwise.training import signals
 from rankwise.training.callbacks import Callback
 from rankwise.training.trainer import StepResult, Trainer
 from tests import tiny
+from tests.unit.page import Page as Html
 from tests.unit.test_cli import rankwise, refusal
 from tests.unit.test_resume import Stop
 
@@ -288,7 +291,7 @@ def test_an_error_in_the_report_says_that_the_results_are_safe(
         patched.setattr(report, "what_mattered", fail)
         with pytest.raises(RankwiseError, match="its results are safe"):
             search(recipe, tmp_path / "run", trials=2)
-    assert "search.md" in rankwise("report", tmp_path / "run").stdout
+    assert "report.html" in rankwise("report", tmp_path / "run").stdout
     assert search(recipe, tmp_path / "run", resume=True).draws == 2
 
 
@@ -352,6 +355,23 @@ def test_markdown(page: Page) -> None:
     assert page.results.command in text and f"rankwise predict {page.folder.adapters}" in text
     assert "![What mattered](figures/search.svg)" in text
     assert (page.folder.path / "figures" / "search.png").exists()
+
+
+def test_the_page(page: Page) -> None:
+    """The best settings, what mattered, and all trials; commands that can be pasted; links to its files."""
+    shown = Html((page.folder.path / "report.html").read_text("utf-8"))
+    assert Html(search_page(page.folder, interactive=True)).headings == shown.headings
+    results = page.results
+    assert shown.headings[0][1] == (f"Best of {len(results.trials)} trials: {report.best_settings(results)}.")
+    assert shown.text.count("diverged at step") == sum(each.end == "diverged" for each in results.trials)
+    assert results.command in shown.text and f"rankwise predict {page.folder.adapters}" in shown.text
+    for each in results.importances:
+        assert f"{100 * each.share:.0f}" in shown.text
+    links = [value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")]
+    assert "search.csv" in links and f"adapters/{results.best}/" in links
+    assert all((page.folder.path / link).exists() for link in links if not link.startswith("#"))
+    with pytest.raises(UsageError, match="holds a search"):
+        build.rebuild(page.folder, extras=build.Extras(paper=True))
 
 
 def test_sentences(page: Page) -> None:
@@ -477,7 +497,7 @@ def test_command(recipe: Recipe, tmp_path: Path) -> None:
     assert results.command in result.stdout and f"written to {out}" in result.stdout
     again = rankwise("search", "--resume", out, "--json")
     assert json.loads(again.stdout) == json.loads(RunFolder(out).search.read_text())
-    assert "search.md" in rankwise("report", out).stdout
+    assert "report.html" in rankwise("report", out).stdout
     for line in (["compare", out], ["samples", out], ["report", out, out, "--out", "x.html"]):
         shown = refusal(*line, status=2)
         assert f"{out}: holds a search, not a sweep" in shown

@@ -81,7 +81,8 @@ def test_six_texts_and_a_tie_claim_nothing() -> None:
     found = judge({1: one, 4: other}, 0.005, baselines={"TF-IDF + SVM": np.ones(6, dtype=bool)})
     assert found.recommended is None
     assert headline(found) == (
-        "The adapters cannot be told apart; the rank 1 adapter is not shown to beat TF-IDF + SVM"
+        "On only 6 validation texts, the adapters cannot be told apart; "
+        "the rank 1 adapter, the smallest, is not shown to beat TF-IDF + SVM"
     )
     assert "All have the same validation accuracy, 50.00 %" in explain(found)
     assert "One text of 6 counts 16.67 points, more than the margin of 0.5 points" in explain(found)

@@ -20,7 +20,7 @@ from rankwise.errors import DataError, ModelError
 from rankwise.models import peft_format as adapters
 from rankwise.report import ranks
 from rankwise.report.run import load
-from rankwise.report.tables import sample_table
+from rankwise.report.samples import sample_table
 from rankwise.schema import Results
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
@@ -165,7 +165,7 @@ def test_the_history_has_a_line_for_each_step_and_each_validation(run: RunFolder
 def test_the_tables_are_those_of_the_results(run: RunFolder) -> None:
     table = run.table.read_text("utf-8")
     for row in run.read_results().adapters:
-        assert f"| {row.rank} | {row.trainable_params:,} | {row.total_params:,} |" in table
+        assert f" | {row.trainable_params:,} | {row.total_params:,} |" in table
         assert f"| {100 * row.validation.accuracy:.2f} |" in table
     samples = run.samples.read_text("utf-8")
     assert samples.count("\n") == 2 + 2 + 2 * len(tiny.LABELS)

@@ -14,7 +14,10 @@ from markdown_it import MarkdownIt
 from rankwise.errors import UsageError
 from rankwise.report import tables
 from rankwise.report.run import load
-from rankwise.report.tables import Table, one_line, printable, rank_csv, rank_table, sample_table
+from rankwise.report.samples import sample_table
+from rankwise.report.samples import write as write_samples
+from rankwise.report.tables import Table, one_line, printable, rank_csv, rank_table
+from rankwise.report.verdict import recommend
 from rankwise.schema import Diverged
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
@@ -99,8 +102,8 @@ def test_the_rank_table(run: RunFolder) -> None:
     results = run.read_results()
     table = rank_table(load(run))
     assert table.columns == (
-        "rank", "trainable params", "total params", "% trainable",
-        "validation accuracy", "95 %", "validation macro-F1", "test accuracy", "95 %", "test macro-F1",
+        "rank", "validation accuracy", "95 %", "validation macro-F1",
+        "test accuracy", "95 %", "test macro-F1", "trainable params", "total params", "% trainable",
     )  # fmt: skip
     assert table.keys == 1
     for cell, row in zip(table.rows[:3], results.adapters, strict=True):
@@ -108,15 +111,15 @@ def test_the_rank_table(run: RunFolder) -> None:
         assert row.test is not None
         assert cell == (
             str(row.rank),
-            f"{row.trainable_params:,}",
-            f"{row.total_params:,}",
-            f"{row.trainable_percent:.4f}",
             f"{100 * found.accuracy:.2f}",
             f"{100 * found.accuracy_low:.1f}-{100 * found.accuracy_high:.1f}",
             f"{100 * found.macro_f1:.2f}",
             f"{100 * row.test.accuracy:.2f}",
             f"{100 * row.test.accuracy_low:.1f}-{100 * row.test.accuracy_high:.1f}",
             f"{100 * row.test.macro_f1:.2f}",
+            f"{row.trainable_params:,}",
+            f"{row.total_params:,}",
+            f"{row.trainable_percent:.4f}",
         )  # fmt: skip
     assert [row[0] for row in table.rows[3:]] == [
         "4 cut to 1", "majority class", "TF-IDF + linear SVM", "untrained head",
@@ -129,27 +132,27 @@ def test_without_a_test_split(copy: RunFolder) -> None:
     alone = [row.model_copy(update={"test": None}) for row in results.adapters]
     copy.results.write_text(results.model_copy(update={"adapters": alone}).model_dump_json())
     table = rank_table(load(copy))
-    assert table.columns[-1] == "validation macro-F1"
+    assert not any("test" in column for column in table.columns)
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
 def test_several_seeds_make_one_row_a_rank_and_references_follow(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(3, 5, 7), diverged=[DROPPED])
     results, table = made.read_results(), rank_table(load(made))
-    assert table.columns[4:8] == ("validation accuracy", "spread", "95 %", "validation macro-F1")
+    assert table.columns[1:5] == ("validation accuracy", "95 %", "validation macro-F1", "spread")
     names = [row[0] for row in table.rows]
     assert names == ["1", "4 (2 of 3 seeds)", "majority class", "TF-IDF + linear SVM", "untrained head"]
     for name, rank in (("1", 1), ("4 (2 of 3 seeds)", 4)):
         row = next(each for each in table.rows if each[0] == name)
         found = [each.validation.accuracy for each in results.adapters if each.rank == rank]
-        assert row[4:6] == (f"{100 * np.mean(found):.2f}", f"{100 * np.std(found, ddof=1):.2f}")
-        low, high = map(float, row[6].split("-"))
+        assert row[1::3][:2] == (f"{100 * np.mean(found):.2f}", f"{100 * np.std(found, ddof=1):.2f}")
+        low, high = map(float, row[2].split("-"))
         assert low < 100 * np.mean(found) < high
-    assert table.rows[2][4:8] == (
+    assert table.rows[2][1:5] == (
         f"{100 * results.baselines[0].validation.accuracy:.2f}",
-        "",
-        table.rows[2][6],
+        table.rows[2][2],
         f"{100 * results.baselines[0].validation.macro_f1:.2f}",
+        "",
     )
     assert "Dropped: r4-s7 diverged at step 12." in table.note
 
@@ -185,11 +188,10 @@ def test_the_linear_probe_is_called_so(tmp_path: Path) -> None:
 
 
 def test_two_samples_of_each_class(run: RunFolder) -> None:
-    results = run.read_results()
     table = sample_table(load(run))
     assert [row[1] for row in table.rows] == [label for label in tiny.LABELS for _ in range(2)]
     assert table.columns == ("text", "label", "predicted label", "probability")
-    best = max(results.adapters, key=lambda row: (row.validation.accuracy, -row.rank)).name
+    best = recommend(load(run)).best.name
     assert table.title == f"test texts, predicted by {best}"
     with run.predictions.open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["split"] == "test"]
@@ -252,6 +254,7 @@ def test_what_is_written_is_one_table_each(copy: RunFolder) -> None:
     results = copy.read_results()
     copy.results.write_text(results.model_copy(update={"base": "<b>*my* [base]"}).model_dump_json())
     tables.write(copy, load(copy))
+    write_samples(copy, sample_table(load(copy)))
     ranks, samples = copy.table.read_text("utf-8"), copy.samples.read_text("utf-8")
     assert ranks.startswith("\\<b\\>\\*my\\* \\[base\\], 48 training texts\n\n|")
     assert len(cells("|" + samples.partition("|")[2])) == 1 + 6

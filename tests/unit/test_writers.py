@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankwise.data.unlabeled import text_rows
-from rankwise.data.writers import csv_line, neutral, write_rows
+from rankwise.data.writers import csv_line, neutral, plain, write_rows
 from rankwise.errors import UsageError
 
 Row = dict[str, Any]
@@ -118,16 +118,25 @@ def test_formulas_get_an_apostrophe(tmp_path: Path, sign: str) -> None:
         "=1+1", "+cmd", "-cmd", "@SUM(A1)", "-1", "+0.5", " =1", "\u3000=1", "\xa0@x", "\ufeff=1",
         "\u200b=1",
         "\t=1", "\tx", "\rx", "\nx", "\x00=1", "\uff1d1", " \uff0b1", "\uff0d1",
-        "\uff201", "\ufe661", "\ufe6b1",
+        "\uff201", "\ufe661", "\ufe6b1", "'=1",
     ],
 )  # fmt: skip
 def test_the_one_rule_for_formulas(text: str) -> None:
     assert neutral(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("text", ["so = so", "", "a@b", "'=1", "1-1", "\u2212 minus", " so", "\u3000so"])
+@pytest.mark.parametrize(
+    "text", ["so = so", "", "a@b", "'quoted'", "'", "1-1", "\u2212 minus", " so", "\u3000so"]
+)
 def test_what_is_no_formula_stays(text: str) -> None:
     assert neutral(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["=1", "'=1", "''=1", "'", "''", "'a'", " '=1", "\t", "'\t", "\uff1d1", "'-5", ""]
+)
+def test_what_was_made_safe_can_be_restored(text: str) -> None:
+    assert plain(neutral(text)) == text
 
 
 def test_only_files_for_spreadsheets_are_made_safe(tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ def _sweep(
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     from rankwise.report import ranks, tables
     from rankwise.report.run import load
+    from rankwise.report.samples import sample_table
     from rankwise.report.tuning import chosen_table
 
     if as_json:
@@ -206,7 +207,7 @@ def _sweep(
     terminal.show_table(tables.rank_table(finished))
     if samples:
         terminal.stdout.print()
-        terminal.show_table(tables.sample_table(finished))
+        terminal.show_table(sample_table(finished))
     terminal.show_comparison(ranks.compare(finished), table=False)
     terminal.show_written(finished)
 
@@ -324,9 +325,17 @@ def _timed(recipe: Recipe) -> Duration:
 def data(
     recipe: Recipe,
     *,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="errors.csv with corrected labels, to apply to the file instead of reporting."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write with the corrected labels.")] = None,
     json: Json = False,
 ) -> None:
     """Report on the data: sizes, classes, lengths, duplicates, contradicting labels, leaks."""
+    if corrections or output:
+        _correct(recipe, corrections, output, as_json=json)
+        return
     from rankwise.cli import terminal
     from rankwise.commands.preview import data_report
 
@@ -335,6 +344,23 @@ def data(
         print(found.model_dump_json(indent=1))
     else:
         terminal.show_data(found, notes)
+
+
+def _correct(recipe: Recipe, corrections: Path | None, output: Path | None, *, as_json: bool) -> None:
+    """Write a data file with corrected labels."""
+    from rankwise.cli import terminal
+    from rankwise.commands.corrections import correct
+
+    given = recipe.data
+    if given.name == "starter" or given.validation or given.test or corrections is None or output is None:
+        hint = "rankwise data FILE --corrections errors.csv --output FIXED.csv"
+        raise UsageError("corrections need one data file and a file to write", hint=hint)
+    columns = {"text_column": given.text_column, "label_column": given.label_column}
+    found = correct(Path(given.name), corrections, output, **columns)
+    if as_json:
+        print(jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False))
+    else:
+        terminal.show_corrections(found)
 
 
 @_verb
@@ -491,7 +517,7 @@ def cut(
 def samples(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
     adapter: Annotated[
-        str | None, typer.Option(help="Adapter, such as r4-s110 [default: the best on validation].")
+        str | None, typer.Option(help="Adapter, such as r4-s110 [default: the recommended one].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed for choosing the texts.")] = 110,
     json: Json = False,
@@ -500,7 +526,7 @@ def samples(
     from rankwise.cli import terminal
     from rankwise.cli.folders import require_sweep
     from rankwise.report.run import load
-    from rankwise.report.tables import sample_table
+    from rankwise.report.samples import sample_table
     from rankwise.store.run_folder import RunFolder
 
     require_sweep(run, "samples")
@@ -558,6 +584,19 @@ def report(
     ] = None,
     metric: Metric = "accuracy",
     margin: Margin = None,
+    test_errors: Annotated[
+        bool, typer.Option("--test-errors", help="List misclassified test texts, too.")
+    ] = False,
+    argilla: Annotated[bool, typer.Option("--argilla", help="Export the errors for Argilla.")] = False,
+    label_studio: Annotated[
+        bool, typer.Option("--label-studio", help="Export the errors for Label Studio.")
+    ] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Write figures as PDF, a LaTeX table, and the methods in prose.")
+    ] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Add a script to the page: sort tables, search examples.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Rebuild a run's tables, figures, page and cards from its files; or show several runs side by side."""
@@ -567,7 +606,8 @@ def report(
     from rankwise.store.run_folder import RunFolder
 
     require_reportable(run)
-    written = build.report([RunFolder(each) for each in run], out, *_judged_by(metric, margin))
+    extras = build.Extras(test_errors, argilla, label_studio, paper, interactive)
+    written = build.report([RunFolder(each) for each in run], out, *_judged_by(metric, margin), extras)
     if json:
         print(jsonlib.dumps({"page": str(written)}, indent=1, ensure_ascii=False))
     else:

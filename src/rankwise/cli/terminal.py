@@ -24,13 +24,14 @@ from rankwise.report.data_tables import data_tables
 from rankwise.report.html import size
 from rankwise.report.ranks import summary_table
 from rankwise.report.run import Run
-from rankwise.report.scores import best_adapter
 from rankwise.report.tables import Table, class_figures, one_line, percent, printable
+from rankwise.report.verdict import recommend
 from rankwise.schema import Comparison, Cut, DataReport, SearchResults
 from rankwise.store.run_folder import RunFolder, command
 
 if TYPE_CHECKING:
     from rankwise.cli.doctor import Finding
+    from rankwise.commands.corrections import Corrected
     from rankwise.commands.duration import Duration
     from rankwise.commands.predict import Prediction
     from rankwise.plan import Plan
@@ -189,6 +190,15 @@ def show_data(found: DataReport, notes: Sequence[str]) -> None:
         stdout.print("\n" + printable(note), soft_wrap=True)
 
 
+def show_corrections(found: Corrected) -> None:
+    """Print how many labels were corrected, and where the file is."""
+    stdout.print(
+        f"{found.corrections:,} corrections, {found.changed:,} of {found.rows:,} rows have a new label\n"
+        f"written to {found.output}",
+        soft_wrap=True,
+    )
+
+
 def show_metrics(metrics: Metrics) -> None:
     """Print accuracy and macro-F1, then one row per class, then the confusion matrix."""
     interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
@@ -300,8 +310,8 @@ def show_reproduction(base: str, reproductions: Sequence[Reproduction]) -> None:
 
 
 def show_written(run: Run) -> None:
-    """Print where the results of a sweep are, and how long it took."""
-    folder, best = RunFolder(run.path), best_adapter(run.results.adapters)
+    """Print where the results of a sweep are, how long it took, and how to use the recommended adapter."""
+    folder, best = RunFolder(run.path), recommend(run).best
     if run.timing:
         total, training = run.timing.seconds["total"], run.timing.seconds["train"]
         stdout.print(f"\n{total:.0f} s in all, {training:.0f} s of it training", soft_wrap=True)
@@ -321,7 +331,7 @@ def show_search(folder: RunFolder, found: SearchResults) -> None:
     stdout.print(f"\n{folder.read_timing().seconds['total']:.0f} s in all", soft_wrap=True)
     sweep, predict = search.commands(folder, found)
     stdout.print(
-        f"written to {folder.path}\nto read: {folder.path / 'search.md'}\n"
+        f"written to {folder.path}\nto read: {folder.path / 'report.html'}\n"
         f"train these settings: {sweep}\ntry: {predict}",
         soft_wrap=True,
     )

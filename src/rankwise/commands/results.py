@@ -39,16 +39,21 @@ def predictions_csv(
     baselines: Mapping[str, Logits],
     cuts: Sequence[EvaluatedCut] = (),
 ) -> str:
-    """For every evaluated text, the label and probability of each adapter, then the label of the others."""
+    """For every evaluated text, the label and probability of each adapter, then the label of the others.
+
+    Cells that a spreadsheet could read as formulas are made safe; `data.writers.plain` restores them.
+    """
     others = dict(baselines) | {cut.adapter.spec.name: cut.logits for cut in cuts}
     columns = [column for outcome in outcomes for column in (outcome.name, f"{outcome.name} probability")]
-    lines = [csv_line(["split", "text", "label", *columns, *others])]
+    lines = [csv_line(["split", "source", "text", "label", *columns, *others], safe=True)]
     for name, split in splits.items():
         probabilities = [softmax(outcome.logits[name].astype(np.float64), axis=1) for outcome in outcomes]
-        for i, (text, label) in enumerate(zip(split.source.texts, split.source.labels, strict=True)):
+        places = split.source.places or [""] * len(split)
+        rows = zip(places, split.source.texts, split.source.labels, strict=True)
+        for i, (place, text, label) in enumerate(rows):
             cells = [cell for rows in probabilities for cell in _best(rows[i], labels)]
             cells += [labels[int(logits[name][i].argmax())] for logits in others.values()]
-            lines.append(csv_line([name, text, labels[label], *cells]))
+            lines.append(csv_line([name, place, text, labels[label], *cells], safe=True))
     return "".join(lines)
 
 

@@ -11,7 +11,7 @@ import os
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
@@ -47,6 +47,8 @@ class Split:
     name: str
     texts: list[str]
     labels: list[int]
+    places: list[str] = field(default_factory=list, compare=False)
+    """Where each text was read, such as `train.csv:12`; empty if unknown."""
 
     def __len__(self) -> int:
         """Number of texts."""
@@ -343,7 +345,8 @@ def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str
             )
             raise part.origin.error(what, part.lines[at], hint=hint)
     texts = list(chain.from_iterable(part.texts for part in parts))
-    return Split(name, texts, [index[label] for part in parts for label in part.labels])
+    places = [part.origin.place(line) for part in parts for line in part.lines]
+    return Split(name, texts, [index[label] for part in parts for label in part.labels], places)
 
 
 def _check_classes(train: Split, labels: tuple[str, ...], where: Origin) -> list[str]:
@@ -380,4 +383,5 @@ def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -
 
 
 def _pick(split: Split, name: str, rows: list[int]) -> Split:
-    return Split(name, [split.texts[row] for row in rows], [split.labels[row] for row in rows])
+    places = [split.places[row] for row in rows] if split.places else []
+    return Split(name, [split.texts[row] for row in rows], [split.labels[row] for row in rows], places)

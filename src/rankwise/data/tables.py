@@ -52,6 +52,10 @@ class Origin:
         """A note for the user on this origin."""
         return f"{self.name}: {message}"
 
+    def place(self, number: int) -> str:
+        """Where a row is, such as `train.csv:12` or `train.parquet row 12`, without the folder."""
+        return f"{self.name} row {number}" if self.in_rows else f"{self.name}:{number}"
+
     def at(self, number: int) -> str:
         """A line or row in the words of a note."""
         return f"{'row' if self.in_rows else 'line'} {number:,}"

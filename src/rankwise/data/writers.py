@@ -77,18 +77,29 @@ def require_writable(path: Path, *, safe: bool = False) -> None:
 def neutral(text: str) -> str:
     """Prefix a CSV cell with an apostrophe if a spreadsheet could read it as a formula.
 
-    Every CSV that people open uses this rule: errors.csv, table.csv and `--safe-csv` output. It covers
-    the cases that OWASP lists under "CSV Injection": cells that start with = + - @ (including full-width
-    and small forms, and after leading blanks) and cells that start with a tab or newline.
-    predictions.csv keeps texts unchanged because programs read it back.
+    Every CSV of a run folder uses this rule, and so does `--safe-csv` output. It covers the cases that OWASP
+    lists under "CSV Injection": cells that start with = + - @ (including full-width and small forms, and
+    after leading blanks) and cells that start with a tab or newline. A formula that already begins with
+    apostrophes gets another one, so that `plain` can undo the rule without loss.
 
-    >>> neutral("=1+1"), neutral(" -1"), neutral("so glad")
-    ("'=1+1", "' -1", 'so glad')
+    >>> neutral("=1+1"), neutral(" -1"), neutral("so glad"), neutral("'=1+1")
+    ("'=1+1", "' -1", 'so glad', "''=1+1")
     """
-    bare = BLANK.sub("", text, count=1)
-    first = unicodedata.normalize("NFKC", bare[:1])
-    formula = first.startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r", "\n"))
-    return f"'{text}" if formula else text
+    return f"'{text}" if _is_formula(text.lstrip("'")) else text
+
+
+def plain(cell: str) -> str:
+    """The text of a cell that `neutral` wrote.
+
+    >>> [plain(neutral(text)) for text in ("=1+1", "'=1+1", "'quoted'")]
+    ['=1+1', "'=1+1", "'quoted'"]
+    """
+    return cell[1:] if cell.startswith("'") and _is_formula(cell.lstrip("'")) else cell
+
+
+def _is_formula(text: str) -> bool:
+    first = unicodedata.normalize("NFKC", BLANK.sub("", text, count=1)[:1])
+    return first.startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r", "\n"))
 
 
 def csv_line(cells: Iterable[Any], delimiter: str = ",", *, safe: bool = False) -> str:

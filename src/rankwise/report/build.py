@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from rankwise.errors import RankwiseError, UsageError, option
-from rankwise.report import card, diagnostics, figures, search, tables
+from rankwise.report import card, diagnostics, export, figures, paper, samples, search, tables
 from rankwise.report.contrast import contrast
+from rankwise.report.cost import accuracy_by_cost
 from rankwise.report.drawing import Drawing
-from rankwise.report.errors import errors_csv, wrong_texts
+from rankwise.report.errors import WrongText, errors_csv, wrong_texts
 from rankwise.report.html import Story, run_page
 from rankwise.report.learning import learning_curves
 from rankwise.report.margins import verdict_by_margin
@@ -18,6 +23,7 @@ from rankwise.report.ranks import compare
 from rankwise.report.run import Run, load
 from rankwise.report.runs import runs_page
 from rankwise.report.scores import ScoreRow, baseline_rows, by_rank, cut_rows, rank_rows, splits
+from rankwise.report.search_page import search_page
 from rankwise.report.tuning import trials_csv
 from rankwise.report.tuning_figure import tuning_figure
 from rankwise.report.verdict import Chosen, chosen
@@ -26,13 +32,42 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command
 
 LABELS = "labels.txt"
-"""File next to the figures that maps numbers to labels, if the PNGs show numbers instead of labels."""
+"""File next to the figures that maps numbers to labels, if PNGs or PDFs show numbers instead of labels."""
 
 
-def rebuild(folder: RunFolder, metric: MetricName = "accuracy", margin: float | None = None) -> None:
+@dataclass(frozen=True)
+class Extras:
+    """What a report writes only if it is asked to."""
+
+    test_errors: bool = False  # errors.csv and the exports list test texts, too
+    argilla: bool = False  # errors-argilla.json
+    label_studio: bool = False  # errors-label-studio.json and .xml
+    paper: bool = False  # figures as PDF, table.tex, methods.tex, references.bib
+    interactive: bool = False  # the page has a script that sorts tables and searches examples
+
+
+PLAIN = Extras()
+EXTRAS = "leave out --test-errors, --argilla, --label-studio and --paper; several runs have no --interactive"
+"""Hint for those that do not apply."""
+
+
+def rebuild(
+    folder: RunFolder,
+    metric: MetricName = "accuracy",
+    margin: float | None = None,
+    extras: Extras = PLAIN,
+    copy: Path | None = None,
+) -> None:
     """Load a run and write its report, with the verdict by this metric and margin (`ranks.compare`).
 
     For a search, both are ignored.
+
+    Args:
+        folder: a finished run or search.
+        metric: the metric that the verdict is by.
+        margin: accepted loss, as in `ranks.compare`.
+        extras: what to write besides.
+        copy: a second place for the page, whose links lead to the run folder.
 
     Raises:
         UsageError: the run is not finished, or one of its files cannot be read.
@@ -41,13 +76,27 @@ def rebuild(folder: RunFolder, metric: MetricName = "accuracy", margin: float | 
     """
     with _results_are_safe(folder):
         if folder.search.exists():
+            if extras != replace(PLAIN, interactive=extras.interactive):
+                raise UsageError(
+                    f"{folder.path}: holds a search, whose report has no such files", hint=EXTRAS
+                )
             search.write(folder, folder.read_search())
+            _write_pages(folder, partial(search_page, folder), extras, copy)
         else:
-            write(folder, load(folder), metric, margin)
+            write(folder, load(folder), metric, margin, extras, copy)
 
 
-def write(folder: RunFolder, run: Run, metric: MetricName = "accuracy", margin: float | None = None) -> None:
-    """Write the tables, errors.csv, tuning.csv, figures/, report.html and the cards of a run.
+def write(
+    folder: RunFolder,
+    run: Run,
+    metric: MetricName = "accuracy",
+    margin: float | None = None,
+    extras: Extras = PLAIN,
+    copy: Path | None = None,
+) -> None:
+    """Write the tables, errors.csv, tuning.csv, figures/, the cards and report.html of a run.
+
+    The arguments are those of `rebuild`.
 
     Raises:
         UsageError: every adapter of the run diverged.
@@ -59,14 +108,44 @@ def write(folder: RunFolder, run: Run, metric: MetricName = "accuracy", margin: 
             raise UsageError(f"{folder.path}: every adapter diverged: there is nothing to report")
         tables.write(folder, run)  # first, so that they are there if anything else fails
         story = tell(run, metric, margin)
+        if extras.test_errors:
+            story = replace(story, wrong=wrong_texts(run, ("validation", "test")))
+        samples.write(folder, samples.sample_table(run, adapter=story.choice.best.name))
         if story.contrast:
             tables.write_ranks(folder, run, story.contrast.markdown())
-        files.write_text(folder.path / "errors.csv", errors_csv(story.wrong))
         if run.results.tuning:
             files.write_text(folder.path / "tuning.csv", trials_csv(run.results.tuning))
-        _write_figures(folder.path / "figures", story.drawings, run.results.labels)
-        files.write_text(folder.path / "report.html", run_page(story))
+        _write_errors(folder, story.wrong, run.results.labels, extras)
+        _write_figures(folder.path / "figures", story.drawings, run.results.labels, pdf=extras.paper)
         card.write_cards(folder, run, story.comparison, story.choice)
+        if extras.paper:
+            paper.write(folder, run, story.comparison, story.choice)
+        _write_pages(folder, partial(run_page, story), extras, copy)  # last, because it links to the others
+
+
+class _Page(Protocol):
+    """Renders a page."""
+
+    def __call__(self, *, links: str = "", interactive: bool = False) -> str: ...
+
+
+def _write_pages(folder: RunFolder, page: _Page, extras: Extras, copy: Path | None) -> None:
+    """Write report.html into the folder, and to a second place whose links lead to the folder."""
+    files.write_text(folder.path / "report.html", page(interactive=extras.interactive))
+    if copy is not None and copy.resolve() != (folder.path / "report.html").resolve():
+        links = Path(os.path.relpath(folder.path.resolve(), copy.resolve().parent)).as_posix()
+        files.write_text(copy, page(links=links, interactive=extras.interactive))
+
+
+def _write_errors(
+    folder: RunFolder, wrong: Sequence[WrongText], labels: Sequence[str], extras: Extras
+) -> None:
+    files.write_text(folder.path / "errors.csv", errors_csv(wrong))
+    if extras.argilla:
+        files.write_text(folder.path / "errors-argilla.json", export.argilla_records(wrong))
+    if extras.label_studio:
+        files.write_text(folder.path / "errors-label-studio.json", export.label_studio_tasks(wrong))
+        files.write_text(folder.path / "errors-label-studio.xml", export.label_studio_config(labels))
 
 
 @contextmanager
@@ -84,11 +163,15 @@ def _results_are_safe(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _write_figures(folder: Path, drawings: Sequence[Drawing], labels: Sequence[str]) -> None:
+def _write_figures(
+    folder: Path, drawings: Sequence[Drawing], labels: Sequence[str], *, pdf: bool = False
+) -> None:
     for drawing in drawings:
         files.write_text(folder / f"{drawing.name}.svg", drawing.standalone())
         files.write_bytes(folder / f"{drawing.name}.png", drawing.files["png"])
-    if any(drawing.plot_png for drawing in drawings):
+        if pdf:
+            files.write_bytes(folder / f"{drawing.name}.pdf", drawing.pdf())
+    if any(drawing.shows_numbers() or (pdf and drawing.shows_numbers(pdf=True)) for drawing in drawings):
         files.write_text(
             folder / LABELS, "".join(f"{i} {tables.one_line(label)}\n" for i, label in enumerate(labels))
         )
@@ -118,11 +201,15 @@ def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen, comparison: Co
     if curve := verdict_by_margin(comparison):
         found.append(curve)
     found += learning_curves(run.curves, by_rank(results))
-    found.append(diagnostics.confusion(split, choice.named, results.labels, choice.confusion(split)))
+    found += [
+        diagnostics.confusion(each, choice.named, results.labels, choice.confusion(each))
+        for each in splits(results)
+    ]
     found.append(diagnostics.per_class(split, choice.named, choice.classes(split)))
     if calibration := choice.reliability(split):
-        found.append(diagnostics.reliability(split, choice.named, *calibration))
-    return found
+        found.append(diagnostics.reliability(split, choice.named, *calibration, len(choice.adapters)))
+    cost = accuracy_by_cost(rows, choice.rank)
+    return [*found, cost] if cost else found
 
 
 def report(
@@ -130,6 +217,7 @@ def report(
     out: Path | None = None,
     metric: MetricName = "accuracy",
     margin: float | None = None,
+    extras: Extras = PLAIN,
 ) -> Path:
     """Write the report of one run or search, or a page that compares runs; return the path of the page.
 
@@ -138,9 +226,11 @@ def report(
         out: path of the page; by default in the run's folder.
         metric: the metric that the verdict is by.
         margin: accepted loss, as in `ranks.compare`.
+        extras: what to write besides; for one run only.
 
     Raises:
-        UsageError: several runs and no `out`, or a run that is not finished or cannot be read.
+        UsageError: several runs and no `out`, several runs and `extras`, or a run that is not finished or
+            cannot be read.
         ResourceError: the disk is full.
     """
     if len(folders) > 1:
@@ -148,10 +238,9 @@ def report(
             raise UsageError(
                 "comparing several runs needs an output file", hint=f"say where: {option('out', 'FILE.html')}"
             )
+        if extras != PLAIN:
+            raise UsageError("a page of several runs has no script and no other files", hint=EXTRAS)
         files.write_text(out, runs_page([load(each) for each in folders], metric, margin))
         return out
-    rebuild(folders[0], metric, margin)
-    page = folders[0].path / ("search.md" if folders[0].search.exists() else "report.html")
-    if out is not None:
-        files.copy(page, out)
-    return out or page
+    rebuild(folders[0], metric, margin, extras, out)
+    return out or folders[0].path / "report.html"

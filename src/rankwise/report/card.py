@@ -16,8 +16,9 @@ import tomli_w
 from rankwise.recipe import Recipe
 from rankwise.report.drawing import png_names
 from rankwise.report.run import Run
+from rankwise.report.samples import sample_table
 from rankwise.report.scores import metrics_of, splits
-from rankwise.report.tables import Table, class_figures, escape, one_line, percent, rank_table, sample_table
+from rankwise.report.tables import Table, class_figures, escape, one_line, percent, rank_table
 from rankwise.report.verdict import Chosen
 from rankwise.schema import AdapterResult, Comparison, Results
 from rankwise.store import files
@@ -34,6 +35,8 @@ HUB_NAMES = {
 """Short name of a base -> its name on the Hub."""
 PACKAGED = "smollm2-135m"
 """The base from a Python package, whose weights are 4-bit quantized and differ from the Hub's."""
+MOST_CLASSES = 30
+"""Maximum number of classes in the table of a card; if there are more, the weakest are shown."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LICENSE = (
     "license: other  # to be filled in: the license under which you publish, which the base's must allow"
@@ -46,12 +49,20 @@ def write_cards(folder: RunFolder, run: Run, comparison: Comparison, choice: Cho
     for row in run.results.adapters:
         own = folder.adapters / row.name
         if own.is_dir():
-            files.write_text(own / "README.md", adapter_card(run.results, run.recipe, row))
+            files.write_text(own / "README.md", adapter_card(run.results, run.recipe, row, choice.best.name))
 
 
-def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
-    """The model card of one adapter."""
+def adapter_card(results: Results, recipe: Recipe, row: AdapterResult, recommended: str) -> str:
+    """The model card of one adapter.
+
+    Args:
+        results: the run's results.
+        recipe: the run's recipe.
+        row: the adapter.
+        recommended: name of the adapter that the run recommends.
+    """
     split, found = ("test", row.test) if row.test else ("validation", row.validation)
+    classes = class_figures("", found.classes, MOST_CLASSES)
     base, packaged = hub_base(results.base), results.base == PACKAGED
     source = f"find({json.dumps(PACKAGED)}).folder" if packaged else json.dumps(base or "BASE")
     return _render(
@@ -60,10 +71,12 @@ def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
         results=results,
         recipe=recipe,
         row=row,
+        recommended=recommended,
         data=_data_name(recipe),
         figures=_Markdown(_figures(results, row).markdown()),
         split=split,
-        classes=_Markdown(class_figures("", found.classes).markdown()),
+        classes=_Markdown(classes.markdown()),
+        classes_note=classes.note,
         base=base,
         packaged=packaged,
         source=_Markdown(source),
@@ -73,7 +86,7 @@ def adapter_card(results: Results, recipe: Recipe, row: AdapterResult) -> str:
 
 def run_card(run: Run, comparison: Comparison, choice: Chosen) -> str:
     """README.md of a run folder: verdict, table, list of files, and the command that repeats the run."""
-    ranks, samples = rank_table(run), sample_table(run)
+    ranks, samples = rank_table(run), sample_table(run, adapter=choice.best.name)
     return _render(
         "run.md.jinja",
         name=run.name,
@@ -83,6 +96,8 @@ def run_card(run: Run, comparison: Comparison, choice: Chosen) -> str:
         ranks=_Markdown(ranks.markdown()),
         note=_Markdown(ranks.note),
         best=choice.best.name,
+        rank=choice.rank,
+        why=choice.why(comparison),
         predict=_Markdown(one_line(command("predict", f"adapters/{choice.best.name}", "some text"))),
         samples_title=samples.title,
         samples=_Markdown(samples.markdown()),
@@ -111,9 +126,26 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
+def predict_commands(run: Run, choice: Chosen) -> str:
+    """Commands that label texts with the recommended adapter, relative to the run's parent folder."""
+    adapter = f"{_from_parent(run)}/adapters/{choice.best.name}"
+    return "\n".join(
+        [
+            command("predict", adapter, "some text"),
+            command("predict", adapter, "--input", "texts.csv", "--output", "labeled.csv"),
+        ]
+    )
+
+
+def _from_parent(run: Run) -> str:
+    """The run folder as an argument of a command, which must not look like an option."""
+    name = one_line(run.name)
+    return f"./{name}" if name.startswith("-") else name
+
+
 def repeat_command(run: Run) -> str:
     """The command that repeats a run, relative to the run's parent folder."""
-    name = one_line(run.name)
+    name = _from_parent(run)
     return command("sweep", "--recipe", f"{name}/recipe.toml", "--out", f"{name}-again")
 
 

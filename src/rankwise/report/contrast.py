@@ -45,7 +45,7 @@ def contrast(run: Run, known: Comparison) -> Contrast | None:
         )
     except UsageError:
         return Contrast(None, UNREADABLE)
-    return Contrast(_table(accuracy, log_loss), _text(accuracy, log_loss))
+    return Contrast(_table(accuracy, log_loss), _text(accuracy, log_loss, known))
 
 
 def _table(accuracy: Comparison, log_loss: Comparison) -> Table:
@@ -78,7 +78,7 @@ def _cells(found: Comparison) -> dict[int, tuple[str, str, str]]:
     return {each.rank: (shown(by, each.mean), *pairs.get(each.rank, ("", ""))) for each in found.ranks}
 
 
-def _text(accuracy: Comparison, log_loss: Comparison) -> str:
+def _text(accuracy: Comparison, log_loss: Comparison, known: Comparison) -> str:
     by_places = {(pair.rank, pair.other): pair for pair in accuracy.pairs}
     both = [(by_places[pair.rank, pair.other], pair) for pair in log_loss.pairs if pair.p < LEVEL]
     only = [pair for other, pair in both if other.p >= LEVEL]
@@ -87,6 +87,7 @@ def _text(accuracy: Comparison, log_loss: Comparison) -> str:
     noun = "ranks" if len(accuracy.seeds) > 1 else "adapters"
     parts = [
         _verdict(accuracy, log_loss),
+        _used(accuracy, log_loss, known),
         f"Log loss separates {noun} that accuracy cannot tell apart: {_lower(only)}." if only else "",
         f"Accuracy and log loss contradict each other: although less accurate, {_lower(contrary)}."
         if contrary
@@ -102,7 +103,16 @@ def _verdict(accuracy: Comparison, log_loss: Comparison) -> str:
     start = f"By log loss, with a margin of {CRITERIA['log-loss'].metric.amount(log_loss.margin)}"
     if log_loss.headline == accuracy.headline:
         return f"{start}, the verdict is the same as by accuracy."
+    if log_loss.enough is None:
+        return f"{start}, no rank is shown to be enough."
     return f"{start}: {log_loss.headline}."
+
+
+def _used(accuracy: Comparison, log_loss: Comparison, known: Comparison) -> str:
+    """Which of two different recommendations the report follows."""
+    if accuracy.recommended == log_loss.recommended:
+        return ""
+    return f"The recommended rank, {known.recommended}, is chosen by {CRITERIA[known.metric].short}."
 
 
 def _lower(pairs: list[PairSummary]) -> str:

@@ -1,12 +1,12 @@
-"""Drawings: a plot as standalone SVG, as inline SVG with the page's colors, and as PNG.
+"""Drawings: a plot as standalone SVG, as inline SVG with the page's colors, as PNG, and as PDF.
 
 Plots use matplotlib's object API with fixed settings, so that they do not depend on the user's
 configuration and the same numbers give the same bytes. The SVG is then simplified: text is kept as text in
 the reader's font, colors become CSS variables for use in a page, ids are prefixed with the drawing's name,
 and a title and a description are added for accessibility.
 
-Text in a PNG is rendered with matplotlib's font, which lacks Chinese and Japanese characters, for example.
-If the font cannot render all class names, a PNG shows numbers instead (`png_names`); an SVG shows the names.
+An SVG always shows class names, because the reader's fonts draw them. If the fonts of this machine cannot
+draw all of them (`report.fonts`), a PNG or a PDF shows numbers instead.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import logging
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from rankwise.report.fonts import DEJAVU, families
 from rankwise.report.tables import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 WIDTH = 4.4
 """Inches; legible on a phone, and two fit side by side on a wide screen."""
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.5, "text.parse_math": False,
+    "svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 9.5, "text.parse_math": False,
     "text.color": LIGHT["ink"], "axes.edgecolor": LIGHT["rule"], "axes.labelcolor": LIGHT["muted"],
     "axes.labelsize": 9.5, "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": LIGHT["grid"], "grid.linewidth": 0.8,
@@ -68,19 +68,41 @@ class Drawing:
     description: str  # the plotted values in words
     plot: Callable[[Figure], None]
     size: tuple[float, float]  # inches
-    plot_png: Callable[[Figure], None] | None = None  # for the PNG, if its font lacks characters
+    names: Sequence[str] = ()  # class names that it shows
+    numbered: Callable[[Figure], None] | None = None  # the plot with numbers for these names
 
     @cached_property
     def files(self) -> dict[str, bytes]:
         """Suffix -> content of the figure's files: svg and png."""
-        with _settings(self.name):
-            figure = self._figure(self.plot)
-            drawn = self._figure(self.plot_png) if self.plot_png else figure
-            png, svg = io.BytesIO(), io.BytesIO()
-            # Omit software name and date, so that the bytes only depend on the data.
-            drawn.savefig(png, format="png", metadata={"Software": None})
-            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None})
-        return {"svg": svg.getvalue(), "png": png.getvalue()}
+        # Omit software name and date, so that the bytes only depend on the data.
+        return {
+            "svg": self._saved(self.plot, "svg", {"Date": None, "Creator": None, "Format": None}),
+            "png": self._saved(self.in_file(), "png", {"Software": None}),
+        }
+
+    def pdf(self) -> bytes:
+        """The figure as PDF, with embedded TrueType fonts, as publishers ask for."""
+        metadata = {"CreationDate": None, "Creator": None, "Producer": None}
+        return self._saved(self.in_file(pdf=True), "pdf", metadata)
+
+    def shows_numbers(self, *, pdf: bool = False) -> bool:
+        """Whether its PNG, or its PDF, shows numbers instead of class names."""
+        return families(_together(self.names), pdf=pdf) is None
+
+    def in_file(self, *, pdf: bool = False) -> Callable[[Figure], None]:
+        """The plot of its PNG or PDF."""
+        return self.numbered if self.numbered and self.shows_numbers(pdf=pdf) else self.plot
+
+    def _saved(self, plot: Callable[[Figure], None], kind: str, metadata: dict[str, None]) -> bytes:
+        content = io.BytesIO()
+        with _settings(self.name, families(_together(self.names)) or (DEJAVU,)):
+            self._figure(plot).savefig(content, format=kind, metadata=metadata)
+        return content.getvalue()
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its text is too small on a phone, so that a page should let it scroll."""
+        return self.size[0] > WIDTH
 
     def standalone(self) -> str:
         """An SVG file in the light colors."""
@@ -144,7 +166,7 @@ def _text(root: ElementTree.Element) -> str:
 
 
 @contextmanager
-def _settings(salt: str) -> Iterator[None]:
+def _settings(salt: str, family: Sequence[str] = (DEJAVU,)) -> Iterator[None]:
     """Use fixed matplotlib settings, and silence its messages about the font cache and missing glyphs."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
@@ -155,7 +177,7 @@ def _settings(salt: str) -> Iterator[None]:
         with warnings.catch_warnings(), matplotlib.rc_context():
             warnings.simplefilter("ignore")
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE | {"svg.hashsalt": salt})
+            matplotlib.rcParams.update(STYLE | {"svg.hashsalt": salt, "font.family": list(family)})
             yield
     finally:
         logger.setLevel(level)
@@ -179,36 +201,38 @@ def shorten(text: str, longest: int = 22) -> str:
     return kept + "…"
 
 
+def shorten_all(names: Sequence[str], longest: int) -> list[str]:
+    """Shorten names for an axis; in the middle, if they begin alike.
+
+    >>> shorten_all(["card arrival", "card arrest"], 9), shorten_all(["love", "disappointment"], 9)
+    (['card…ival', 'card…rest'], ['love', 'disappoi…'])
+    """
+    plain = [shorten(name, longest) for name in names]
+    if len(set(plain)) == len(set(names)):
+        return plain
+    return [_elided(one_line(name), longest) for name in names]
+
+
+def _elided(text: str, longest: int) -> str:
+    if sum(map(_letters, text)) <= longest:
+        return text
+    end, room = "", (longest - 1) // 2
+    for sign in reversed(text):
+        room -= _letters(sign)
+        if room < 0:
+            break
+        end = sign + end
+    return shorten(text, longest - (longest - 1) // 2) + end
+
+
 def _letters(sign: str) -> int:
     return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
-def width(text: str, points: float) -> float:
-    """Width of a line of text in the PNG's font, in inches; missing characters count as squares."""
-    plain = "".join(sign for sign in text if ord(sign) in _font_signs())
-    font = _font()
-    font.set_size(points, 72)
-    font.set_text(plain)
-    drawn = font.get_width_height()[0] / 64 if plain else 0.0
-    return float((drawn + points * (len(text) - len(plain))) / 72)
-
-
 def png_names(labels: Sequence[str]) -> list[str] | None:
-    """Numbers to replace the labels in a PNG; None if its font can render all of them."""
-    shown = "".join(map(one_line, labels))
-    return None if set(map(ord, shown)) <= _font_signs() else [str(i) for i in range(len(labels))]
+    """Numbers to replace the labels in a PNG; None if the installed fonts can draw all of them."""
+    return [str(i) for i in range(len(labels))] if families(_together(labels)) is None else None
 
 
-@cache
-def _font_signs() -> frozenset[int]:
-    return frozenset(_font().get_charmap())
-
-
-@cache
-def _font() -> Any:
-    """matplotlib's DejaVu Sans, loaded into memory, because an open file may be closed after a fork."""
-    import matplotlib
-    from matplotlib.ft2font import FT2Font
-
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return FT2Font(io.BytesIO(file.read_bytes()))
+def _together(names: Iterable[str]) -> str:
+    return "".join(map(one_line, names))

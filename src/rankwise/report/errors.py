@@ -1,4 +1,8 @@
-"""Misclassified texts. Those that all adapters get wrong come first, because their labels may be wrong."""
+"""Misclassified texts. Those that all adapters get wrong come first, because their labels may be wrong.
+
+Only validation texts are listed by default. Test labels that are corrected where a model disagrees, and only
+there, make its test metrics too good.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankwise.data.writers import csv_line
+from rankwise.errors import UsageError
 from rankwise.report.run import Run, SplitPredictions
 from rankwise.report.tables import Table
 
 COLUMNS = (
-    "split", "number", "text", "label", "predicted", "confidence", "wrong", "predictions", "corrected_label",
+    "split", "number", "source", "text", "label", "label_probability", "predicted", "confidence", "wrong",
+    "predictions", "corrected_label",
 )  # fmt: skip
 FEWEST = 0.5
 """Fraction of the adapters that must be wrong for a text to be listed."""
@@ -24,26 +31,56 @@ class WrongText:
 
     split: str
     number: int  # of the text in its split, from 1
+    source: str  # where it was read, such as "train.csv:12"; empty if unknown
     text: str
     label: str
+    label_probability: float | None  # mean over the adapters; None if logits cannot be read
     predicted: str  # the most frequent wrong label
     confidence: float  # mean probability of that label, over the adapters that predicted it
     wrong: float  # fraction of adapters that are wrong
     predictions: tuple[tuple[str, int], ...]  # (label, adapters that predicted it), most frequent first
 
 
-def wrong_texts(run: Run) -> list[WrongText]:
-    """Texts that at least half of the adapters get wrong: all-wrong first, then the most confident."""
-    found = [
-        _wrong(split, predictions, int(text), run.results.labels)
-        for split, predictions in run.predictions.items()
-        for text in np.flatnonzero((~predictions.correct).mean(axis=0) >= FEWEST)
-    ]
+def wrong_texts(run: Run, splits: Sequence[str] = ("validation",)) -> list[WrongText]:
+    """Texts that at least half of the adapters get wrong: all-wrong first, then the most confident.
+
+    Args:
+        run: a finished run.
+        splits: the splits to list; those that the run does not have are left out.
+    """
+    found = [each for split in splits if split in run.predictions for each in _of_split(run, split)]
     # Sorting is stable, so ties keep the order of the texts.
     return sorted(found, key=lambda each: (each.wrong < 1, -each.confidence))
 
 
-def _wrong(split: str, predictions: SplitPredictions, text: int, labels: Sequence[str]) -> WrongText:
+def _of_split(run: Run, split: str) -> list[WrongText]:
+    predictions = run.predictions[split]
+    texts = np.flatnonzero((~predictions.correct).mean(axis=0) >= FEWEST)
+    given = _label_probabilities(run, split) if len(texts) else None
+    return [
+        _wrong(
+            split, predictions, int(text), run.results.labels, None if given is None else float(given[text])
+        )
+        for text in texts
+    ]
+
+
+def _label_probabilities(run: Run, split: str) -> NDArray[np.float64] | None:
+    """(texts,): the probability of each text's label, mean over the adapters; None without logits."""
+    try:
+        losses = run.log_losses([row.name for row in run.results.adapters], split)
+    except UsageError:
+        return None
+    return np.asarray(np.exp(-losses).mean(axis=0))
+
+
+def _wrong(
+    split: str,
+    predictions: SplitPredictions,
+    text: int,
+    labels: Sequence[str],
+    label_probability: float | None,
+) -> WrongText:
     """The misclassified text at an index of the split."""
     votes: dict[int, list[float]] = {}  # label -> probabilities of the adapters that predicted it
     pairs = zip(predictions.predicted[:, text], predictions.probability[:, text], strict=True)
@@ -55,8 +92,10 @@ def _wrong(split: str, predictions: SplitPredictions, text: int, labels: Sequenc
     return WrongText(
         split=split,
         number=text + 1,
+        source=predictions.places[text],
         text=predictions.texts[text],
         label=labels[target],
+        label_probability=label_probability,
         predicted=labels[predicted],
         confidence=sum(others[predicted]) / len(others[predicted]),
         wrong=sum(map(len, others.values())) / len(predictions.predicted),
@@ -73,8 +112,10 @@ def errors_csv(found: Sequence[WrongText]) -> str:
         (
             each.split,
             each.number,
+            each.source,
             each.text,
             each.label,
+            "" if each.label_probability is None else f"{each.label_probability:.4f}",
             each.predicted,
             f"{each.confidence:.4f}",
             f"{each.wrong:.4f}",
@@ -92,14 +133,23 @@ def errors_table(found: Sequence[WrongText], adapters: int, most: int = 20) -> T
         (
             each.text,
             each.label,
+            "" if each.label_probability is None else f"{100 * each.label_probability:.0f}",
             each.predicted,
             f"{100 * each.confidence:.0f}",
             f"{round(each.wrong * adapters)} of {adapters}",
-            f"{each.split} {each.number:,}",
+            each.source or f"{each.split} {each.number:,}",
         )
         for each in found[:most]
     ]
-    columns = ("text", "label", "predicted", "confidence, %", "adapters wrong", "where")
+    columns = (
+        "text",
+        "label",
+        "its probability, %",
+        "predicted",
+        "its probability, %",
+        "adapters wrong",
+        "where",
+    )
     return Table("", columns, rows, note="")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten, width
+from rankwise.report.drawing import DASHES, LIGHT, MARKERS, SERIES, WIDTH, Drawing, shorten
+from rankwise.report.fonts import width
 from rankwise.report.scores import Score, ScoreRow
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def accuracy_by_rank(
     cuts: Sequence[ScoreRow] = (),
 ) -> Drawing:
     """Accuracy against rank, with 95 % intervals and lines for the baselines.
+
+    The figures of a run's splits have the same scale.
 
     Args:
         split: name of the split.
@@ -76,29 +80,77 @@ def _plot_accuracy(
 ) -> None:
     axes = _accuracy_axes(figure, cuts)
     places = _places(sorted({row.rank or 0 for row in (*rows, *cuts)}))
-    low, high = _range([row.scores[split] for row in rows if row.rank] or [rows[0].scores[split]])
-    others = [*(row for row in rows if row.rank == 0), *cuts, *baselines]
-    shown, hidden = _in_reach(others, split, low, high)
-    inside = [100 * value for row in shown for value in _ends(row, split)]
-    low, high = min([low, *inside]), max([high, *inside])
-    room = max(high - low, 0.4)
-    axes.set_ylim(low - 0.08 * room - 0.09 * room * math.ceil(len(hidden) / 2), high + 0.16 * room)
     _rank_axis(axes, places)
-    cuts = [row for row in cuts if row in shown]
-    taken = {places[row.rank or 0]: row.scores[split] for row in rows}
-    taken |= {places[row.rank or 0] - ASIDE: row.scores[split] for row in cuts}
-    lines = {_named(row, split): 100 * row.scores[split].accuracy for row in baselines if row in shown}
-    crowded = [name for name, (_, _, is_free) in _name_places(axes, lines, taken).items() if not is_free]
-    axes.set_ylim(bottom=axes.get_ylim()[0] - 0.09 * room * len(crowded))
-    crowded = _baseline_lines(axes, lines, taken)
-    _notes(axes, crowded, [_named(row, split) for row in hidden if row.rank is None or row.cut_from])
-    _cut_points(axes, places, split, cuts)
+    views = _views(rows, [*cuts, *baselines])
+    _share_scale(axes, places, views)
+    view = views[split]
+    crowded = _baseline_lines(axes, view.lines, view.taken(places))
+    _notes(axes, crowded, [_named(row, split) for row in view.below if row.rank is None or row.cut_from])
+    _cut_points(axes, places, split, view.cuts)
     for row in rows:
-        if row.rank or row in shown:
+        if row.rank or row in view.shown:
             _point(axes, places[row.rank or 0], row.scores[split], marked == row.rank)
         else:
             _point_below(axes, places[0], row.scores[split])
     axes.set_ylabel(f"{split} accuracy, %")
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the figure of one split shows."""
+
+    split: str
+    ranks: Sequence[ScoreRow]
+    shown: Sequence[ScoreRow]  # of rank 0, the cuts and the baselines, those within reach of the other ranks
+    below: Sequence[ScoreRow]  # those that are too far below
+    ends: tuple[float, ...]  # all heights, in percent
+
+    @property
+    def cuts(self) -> list[ScoreRow]:
+        return [row for row in self.shown if row.cut_from]
+
+    @property
+    def lines(self) -> dict[str, float]:
+        """Label of a baseline -> its height."""
+        return {
+            _named(row, self.split): 100 * row.scores[self.split].accuracy
+            for row in self.shown
+            if row.rank is None
+        }
+
+    def taken(self, places: Mapping[int, float]) -> dict[float, Score]:
+        """Position on the axis -> score drawn there."""
+        ranks = {places[row.rank or 0]: row.scores[self.split] for row in self.ranks}
+        return ranks | {places[row.rank or 0] - ASIDE: row.scores[self.split] for row in self.cuts}
+
+
+def _views(rows: Sequence[ScoreRow], others: Sequence[ScoreRow]) -> dict[str, _View]:
+    """The view of each split, by one rule for all splits, so that their figures have the same scale."""
+    splits = list(dict.fromkeys(split for row in rows for split in row.scores))
+    trained = [row for row in rows if row.rank] or rows[:1]
+    low, high = _range([score for row in trained for score in row.scores.values()])
+    rest = [row for row in (*rows, *others) if not row.rank or row.cut_from]
+    near = [row for row in rest if all(_is_near(row, split, low, high) for split in row.scores)]
+    views = {}
+    for split in splits:
+        shown = [row for row in near if split in row.scores]
+        below = [row for row in rest if split in row.scores and row not in near]
+        ends = (low, high, *(100 * value for row in shown for value in _ends(row, split)))
+        views[split] = _View(split, [row for row in rows if split in row.scores], shown, below, ends)
+    return views
+
+
+def _share_scale(axes: Axes, places: Mapping[int, float], views: Mapping[str, _View]) -> None:
+    """Set the limits of the y axis so that every split fits, with room for the notes at the bottom."""
+    ends = [end for view in views.values() for end in view.ends]
+    room = max(max(ends) - min(ends), 0.4)
+    lines = max(math.ceil(len(view.below) / 2) for view in views.values())
+    axes.set_ylim(min(ends) - 0.08 * room - 0.09 * room * lines, max(ends) + 0.16 * room)
+    crowded = [
+        sum(not is_free for _, _, is_free in _name_places(axes, view.lines, view.taken(places)).values())
+        for view in views.values()
+    ]
+    axes.set_ylim(bottom=axes.get_ylim()[0] - 0.09 * room * max(crowded))
 
 
 def _accuracy_axes(figure: Figure, cuts: Sequence[ScoreRow]) -> Axes:
@@ -143,13 +195,9 @@ def _range(scores: Sequence[Score]) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-def _in_reach(
-    rows: Sequence[ScoreRow], split: str, low: float, high: float
-) -> tuple[list[ScoreRow], list[ScoreRow]]:
-    """Split rows into those close enough to the ranks to be drawn, and those too far below."""
-    reach = low - STRETCH * max(high - low, 1.0)
-    near = [row for row in rows if min(100 * value for value in _ends(row, split)) >= reach]
-    return near, [row for row in rows if row not in near]
+def _is_near(row: ScoreRow, split: str, low: float, high: float) -> bool:
+    """Whether a row is close enough to the ranks to be drawn, and not too far below."""
+    return min(100 * value for value in _ends(row, split)) >= low - STRETCH * max(high - low, 1.0)
 
 
 def _places(ranks: Sequence[int]) -> dict[int, float]:

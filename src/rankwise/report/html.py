@@ -1,23 +1,29 @@
-"""report.html: a self-contained page without scripts."""
+"""report.html: a self-contained page, which is whole without scripts."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from rankwise.recipe import Recipe
 from rankwise.report import cuts
-from rankwise.report.card import repeat_command
+from rankwise.report.card import predict_commands, repeat_command
 from rankwise.report.contrast import Contrast
 from rankwise.report.criteria import CRITERIA
 from rankwise.report.data_tables import data_tables
 from rankwise.report.diagnostics import confusions
 from rankwise.report.drawing import DARK, LIGHT, Drawing
 from rankwise.report.errors import WrongText, errors_table
-from rankwise.report.ranks import shown, summary_table
+from rankwise.report.paper import methods
+from rankwise.report.ranks import baseline_table, shown, summary_table
 from rankwise.report.run import Run
+from rankwise.report.samples import sample_table
 from rankwise.report.scores import ScoreRow, by_rank
 from rankwise.report.tables import (
     Table,
@@ -27,15 +33,43 @@ from rankwise.report.tables import (
     percent,
     printable,
     rank_table,
-    sample_table,
 )
 from rankwise.report.tuning import about, chosen_table, trials_table
 from rankwise.report.verdict import Chosen
-from rankwise.schema import AdapterResult, Comparison, Results, Timing
+from rankwise.schema import AdapterResult, Comparison, Results, SearchResults, Timing
 
 MOST_CONFUSED = 8
+MOST_CLASSES = 30
+"""Maximum number of classes in the table by class; if there are more, the weakest are shown."""
 MOST_ERRORS = 20
+MOST_SEARCHED = 500
+"""Maximum number of errors in a page with a search box."""
 MOST_SAMPLES = 24
+FEW = 20
+"""Validation texts of a class below which the page says that its metrics are rough."""
+FILES = {
+    "README.md": "summary of the run",
+    "results.json": "parameters and metrics of each adapter, baseline and cut",
+    "table.csv": "the rank table, unrounded",
+    "predictions.csv": "every validation and test text with the label of each adapter",
+    "errors.csv": "texts that at least half of the adapters get wrong, for corrected labels",
+    "errors-argilla.json": "the same for Argilla",
+    "errors-label-studio.json": "the same for Label Studio, with errors-label-studio.xml",
+    "tuning.csv": "every trial of the tuning",
+    "data.json": "the data report",
+    "recipe.toml": "every setting",
+    "timing.json": "wall times",
+    "history.jsonl": "losses of each step",
+    "figures": "the figures as SVG and PNG",
+    "table.tex": "the rank table for LaTeX",
+    "methods.tex": "the methods in prose, which cites references.bib",
+    "search.csv": "every trial with every setting",
+    "search.json": "the results of the search",
+    "search.md": "this page as Markdown",
+}
+"""File of a run folder -> what it contains, for the links at the end of a page."""
+SCRIPT = (Path(__file__).parent / "page.js").read_text("utf-8")
+"""Sorts tables and searches examples; a page that contains it allows this script and no other."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +85,18 @@ class Story:
     wrong: Sequence[WrongText]
 
 
-def run_page(story: Story) -> str:
-    """The page of one run."""
+def run_page(story: Story, *, links: str = "", interactive: bool = False) -> str:
+    """The page of one run.
+
+    Args:
+        story: its contents.
+        links: path from the page's folder to the run folder, if they differ.
+        interactive: include the script that sorts tables and searches examples, and more errors.
+    """
     run, results, choice = story.run, story.run.results, story.choice
     return render(
         "page.html.jinja",
+        interactive,
         title=one_line(run.name),
         results=results,
         comparison=story.comparison,
@@ -64,6 +105,7 @@ def run_page(story: Story) -> str:
         evidence=story.comparison.verdict.removeprefix(f"{story.comparison.headline}. "),
         facts=_facts(story),
         choice=choice,
+        why=choice.why(story.comparison),
         seeds=run.seeds,
         drawings={each.name: each for each in story.drawings},
         **_tuning(results),
@@ -71,20 +113,26 @@ def run_page(story: Story) -> str:
         ranks=rank_table(run),
         contrast=story.contrast,
         pairs=summary_table(story.comparison) if len(story.comparison.ranks) > 1 else None,
-        classes=class_figures("By class", choice.classes("validation")),
+        against=baseline_table(story.comparison) if story.comparison.baselines else None,
+        classes=class_figures("By class", choice.classes("validation"), MOST_CLASSES),
+        rough=_rough(choice),
         confused=_confused(results, choice),
         samples=_samples(story),
         sampled=_sampled(results),
-        wrong=errors_table(story.wrong, len(results.adapters), MOST_ERRORS),
+        wrong=errors_table(story.wrong, len(results.adapters), MOST_SEARCHED if interactive else MOST_ERRORS),
         all_wrong=sum(each.wrong == 1 for each in story.wrong),
         listed=len(story.wrong),
+        wrong_splits=" and ".join(sorted({each.split for each in story.wrong}, reverse=True)),
         adapters=len(results.adapters),
         data=data_tables(run.data) if run.data else [],
         cost=_cost(run),
-        machine=_machine(run),
+        machine=machine_facts(results, run.timing),
         stages=_stages(run.timing),
-        recipe=_compact(printable(run.recipe.to_toml())),
+        recipe=settings(run.recipe),
         again=repeat_command(run),
+        predict=predict_commands(run, choice),
+        methods=methods(run, story.comparison, choice),
+        files=file_links(run.path, links, f"adapters/{choice.best.name}", "the recommended adapter"),
     )
 
 
@@ -98,8 +146,45 @@ def _tuning(results: Results) -> dict[str, Any]:
     }
 
 
-def render(template: str, **values: Any) -> str:
-    """Render a template of this folder, escaping all values."""
+def file_links(folder: Path, prefix: str, adapter: str, about: str) -> list[tuple[str, str, str]]:
+    """The files of a run folder as (address, name, contents), and the folder of an adapter.
+
+    Args:
+        folder: the run folder.
+        prefix: path from the page's folder to the run folder; empty if the page is in it.
+        adapter: path of the adapter in the run folder.
+        about: what the adapter is.
+    """
+    known = {**FILES, adapter: about}
+    start = f"{prefix}/" if prefix else ""
+    return [
+        (quote(f"{start}{name}" + "/" * path.is_dir()), name + "/" * path.is_dir(), contents)
+        for name, contents in known.items()
+        if (path := folder / name).exists()
+    ]
+
+
+def _rough(choice: Chosen) -> str:
+    """A sentence on the classes with few validation texts; empty if there are none."""
+    classes = choice.classes("validation")
+    few = sorted(each.texts for each in classes if each.texts < FEW)
+    if not few:
+        return ""
+    verb, own = ("has", "its") if len(few) == 1 else ("have", "their")
+    return (
+        f"{len(few)} of {len(classes)} classes {verb} fewer than {FEW} validation texts "
+        f"(the smallest {few[0]}): {own} metrics are rough."
+    )
+
+
+def render(template: str, interactive: bool = False, **values: Any) -> str:
+    """Render a template of this folder, escaping all values.
+
+    Args:
+        template: name of the template.
+        interactive: include the script of the folder; the page's policy then allows this script only.
+        **values: the values of the template.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -111,7 +196,15 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["plain"] = one_line
-    return environment.get_template(template).render(light=LIGHT, dark=DARK, numeric=numeric, **values)
+    script = SCRIPT if interactive else ""
+    return environment.get_template(template).render(
+        light=LIGHT, dark=DARK, numeric=numeric, script=script, digest=_digest(script), **values
+    )
+
+
+def _digest(script: str) -> str:
+    """The hash by which a content security policy names a script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def numeric(table: Table) -> list[bool]:
@@ -214,6 +307,11 @@ def _cost_row(rank: int, adapters: Sequence[AdapterResult], run: Run) -> tuple[s
     )
 
 
+def settings(recipe: Recipe) -> str:
+    """A recipe as TOML for a page."""
+    return _compact(printable(recipe.to_toml()))
+
+
 def _compact(toml: str) -> str:
     r"""TOML with each list on one line.
 
@@ -227,8 +325,8 @@ def _items(lines: str) -> str:
     return ", ".join(line.strip().removesuffix(",") for line in lines.splitlines())
 
 
-def _machine(run: Run) -> list[tuple[str, str]]:
-    results, timing = run.results, run.timing
+def machine_facts(results: Results | SearchResults, timing: Timing | None) -> list[tuple[str, str]]:
+    """Versions, device and speed of a run or a search."""
     return [
         ("rankwise", results.rankwise),
         *(

@@ -65,6 +65,7 @@ def compare(run: Run, margin: float | None = None, metric: MetricName = "accurac
         baselines=[_against(by, each) for each in found.baselines],
         best=found.leader,
         enough=found.recommended,
+        recommended=found.chosen,
         curve=_curve(by, scores, found, step),
         headline=headline(found, lost),
         verdict=explain(found, lost) + _left_out(run, by) + _rates(run, found),
@@ -122,9 +123,30 @@ def summary_table(found: Comparison) -> Table:
         ("rank", by.short, "95 %", "spread", f"minus rank {found.best}", "95 % of it", "p"),
         rows,
         note=f"Mean over {len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}, {_units(by)}. "
-        f"95 %: intervals over {over}; spread: standard deviation over seeds; "
-        "p: of no difference. Intervals of differences and p-values are adjusted for all pairs of ranks; "
-        "the verdict's own tests must all pass, and need no adjustment.",
+        f"95 %: intervals over {over}, each by itself; spread: standard deviation over seeds; "
+        "p: of no difference. Intervals of differences and p-values are both adjusted for all pairs of "
+        "ranks, so an interval contains 0 exactly if p is 0.05 or more; the verdict's own tests must all "
+        "pass, and need no adjustment.",
+    )
+
+
+def baseline_table(found: Comparison) -> Table:
+    """One row per baseline: the recommended rank minus the baseline, with interval and p-value."""
+    by = CRITERIA[found.metric]
+    rows = [
+        (
+            each.baseline,
+            shown(by, each.difference, sign="+"),
+            f"{shown(by, each.low, sign='+')} to {shown(by, each.high, sign='+')}",
+            f"{each.p:.2g}",
+        )
+        for each in found.baselines
+    ]
+    return Table(
+        f"Rank {found.recommended} minus each baseline, {by.short}",
+        ("baseline", "difference", "95 % of it", "p"),
+        rows,
+        note="Intervals and p-values are both adjusted for all baselines and for the choice among the ranks.",
     )
 
 

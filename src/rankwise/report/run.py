@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from rankwise.data.delimited import LONGEST_FIELD
+from rankwise.data.writers import plain
 from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves
@@ -44,6 +45,7 @@ class SplitPredictions:
     """
 
     texts: tuple[str, ...]
+    places: tuple[str, ...]  # where each text was read, such as "train.csv:12"; empty strings if unknown
     targets: NDArray[np.int64]  # (texts,) label of each text
     predicted: NDArray[np.int64]  # (adapters, texts) label with the highest probability
     probability: NDArray[np.float64]  # (adapters, texts) probability of the predicted label
@@ -68,6 +70,8 @@ class Run:
     predictions: Mapping[str, SplitPredictions]  # split -> predictions
     curves: Mapping[str, Curve]  # adapter -> curve; empty without history.jsonl
     data: DataReport | None
+    _losses: dict[tuple[str, str], Floats] = field(default_factory=dict, compare=False, repr=False)
+    """(adapter, split) -> (texts,) log losses that were already computed, so that files are read once."""
 
     @property
     def name(self) -> str:
@@ -96,18 +100,23 @@ class Run:
         found = self.predictions[split]
         return np.stack([found.cuts[row.name] == found.targets for row in cuts])
 
-    def log_losses(self, names: Sequence[str]) -> Floats:
-        """(adapters, texts): the log loss of each validation text under the adapters of these names, in nats.
+    def log_losses(self, names: Sequence[str], split: str = "validation") -> Floats:
+        """(adapters, texts): the log loss of each text of a split under the adapters of these names, in nats.
 
         predictions.csv is not enough: it has the probability of the predicted label, not of the true one.
 
         Raises:
             UsageError: an adapter's file in the folder logits cannot be read, or is not of these texts.
         """
-        targets = self.predictions["validation"].targets
-        shape = len(targets), len(self.results.labels)
-        paths = [RunFolder(self.path).logits / f"{name}.safetensors" for name in names]
-        return np.stack([text_log_losses(targets, _read_logits(path, shape)) for path in paths])
+        return np.stack([self._log_loss(name, split) for name in names])
+
+    def _log_loss(self, name: str, split: str) -> Floats:
+        if (name, split) not in self._losses:
+            targets = self.predictions[split].targets
+            path = RunFolder(self.path).logits / f"{name}.safetensors"
+            logits = _read_logits(path, (len(targets), len(self.results.labels)), split)
+            self._losses[name, split] = _fixed(text_log_losses(targets, logits))
+        return self._losses[name, split]
 
 
 def load(folder: RunFolder) -> Run:
@@ -143,19 +152,19 @@ def _read_curves(path: Path) -> dict[str, Curve]:
         return {}
 
 
-def _read_logits(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """(texts, classes) logits of the validation texts."""
+def _read_logits(path: Path, shape: tuple[int, int], split: str) -> NDArray[np.float32]:
+    """(texts, classes) logits of the texts of a split."""
     try:
-        logits: NDArray[np.float32] = safetensors.numpy.load(path.read_bytes())["validation"]
+        logits: NDArray[np.float32] = safetensors.numpy.load(path.read_bytes())[split]
     except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path}: cannot be read: {error}", hint=NO_LOGITS) from None
     if logits.shape != shape or not np.isfinite(logits).all():
-        raise UsageError(f"{path}: not the logits of the run's validation texts", hint=NO_LOGITS)
+        raise UsageError(f"{path}: not the logits of the run's {split} texts", hint=NO_LOGITS)
     return logits
 
 
 def _read_predictions(path: Path, results: Results) -> dict[str, SplitPredictions]:
-    """Split -> its predictions from predictions.csv, where texts are stored unmodified."""
+    """Split -> its predictions from predictions.csv, whose cells `plain` restores."""
     csv.field_size_limit(LONGEST_FIELD)  # csv's default limit is 131,072 characters, and texts can be longer
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -186,7 +195,7 @@ def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Re
 
     def column(name: str) -> Iterable[str]:
         number = place[name]
-        return (line[number] for line in lines)
+        return (plain(line[number]) for line in lines)
 
     def labels_of(name: str) -> NDArray[np.int64]:
         return _fixed(np.array([label[cell] for cell in column(name)], dtype=np.int64))
@@ -195,6 +204,7 @@ def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Re
     probability = [[float(cell) for cell in column(f"{name} probability")] for name in names]
     return SplitPredictions(
         texts=tuple(column("text")),
+        places=tuple(column("source")) if "source" in place else ("",) * len(lines),
         targets=labels_of("label"),
         predicted=_fixed(np.array(predicted, dtype=np.int64).reshape(len(names), len(lines))),
         probability=_fixed(np.array(probability, dtype=np.float64).reshape(len(names), len(lines))),

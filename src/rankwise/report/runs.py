@@ -55,13 +55,13 @@ def summary(folder: RunFolder) -> RunSummary:
         return _unread(folder, state, error.message.splitlines()[0])
     except ValueError:
         return _unread(folder, "damaged", "the files do not fit together")
-    best = next(each for each in comparison.ranks if each.rank == comparison.best)
+    rank = next(each for each in comparison.ranks if each.rank == comparison.recommended)
     return RunSummary(
         name=run.name,
         state="finished",
         created=run.timing.created if run.timing else None,
         **_settings(run.recipe),
-        accuracy=best.accuracy,
+        accuracy=rank.accuracy,
         verdict=comparison.headline,
         problem=None,
     )
@@ -124,7 +124,7 @@ def runs_table(runs: Sequence[RunSummary]) -> Table:
         for each in runs
     ]
     columns = ("run", "ended", "base", "data", "ranks x seeds", "accuracy", "verdict")
-    note = "Accuracy: the best rank's mean over seeds on the validation split, in percent."
+    note = "Accuracy: the recommended rank's mean over seeds on the validation split, in percent."
     return Table("", columns, rows, note=note)
 
 
@@ -162,21 +162,19 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def side_by_side(runs: Sequence[Compared]) -> Table:
-    """One row per run: its settings, its best rank, and the metrics of that rank."""
+    """One row per run: its settings, its verdict, and the metrics of the recommended rank."""
     rows = [_side(each) for each in runs]
     columns = (
         "run", "base", "training texts", "ranks", "seeds", "verdict", "validation accuracy", "95 %",
         "validation macro-F1", "test accuracy", "seconds",
     )  # fmt: skip
-    return Table(
-        "", columns, rows, note="Accuracy and macro-F1 of each run's best rank on validation, in percent."
-    )
+    return Table("", columns, rows, note="Accuracy and macro-F1 of each run's recommended rank, in percent.")
 
 
 def _side(compared: Compared) -> tuple[str, ...]:
     results, timing, comparison = compared.run.results, compared.run.timing, compared.comparison
-    best = next(row for row in compared.rows if row.rank == comparison.best)
-    validation, test = best.scores["validation"], best.scores.get("test")
+    used = next(row for row in compared.rows if row.rank == comparison.recommended)
+    validation, test = used.scores["validation"], used.scores.get("test")
     return (
         compared.name,
         Path(results.base).name,

@@ -1,4 +1,4 @@
-"""The report of a search: its table, what mattered, the best settings, and how to use them."""
+"""What the report of a search says: its table, what mattered, the best settings, and how to use them."""
 
 from __future__ import annotations
 
@@ -130,9 +130,8 @@ def best_trial(results: SearchResults) -> SearchTrial:
 def sentences(results: SearchResults) -> list[str]:
     """The best settings with their metrics, a warning if one is at the edge, and what mattered."""
     best, validation, test = best_trial(results), results.validation, results.test
-    settings = [f"{name.replace('_', ' ')} {_shown(_values(best)[name])}" for name in _chosen(results)]
     found = (
-        f"The best trial has {_listed(settings)}. "
+        f"The best trial has {best_settings(results)}. "
         f"Its validation accuracy is {percent(validation.accuracy)} % "
         f"and its log loss {best.log_loss:.3f}; both are slightly optimistic, as it was chosen by this split."
     )
@@ -142,6 +141,17 @@ def sentences(results: SearchResults) -> list[str]:
             f"(95 % interval {percent(test.accuracy_low)} to {percent(test.accuracy_high)})."
         )
     return [found, *_at_edge(results), mattered(results)]
+
+
+def best_settings(results: SearchResults) -> str:
+    """The searched settings of the best trial, such as `rank 4 and learning rate 0.003`."""
+    return _listed([f"{name.replace('_', ' ')} {best_value(results, name)}" for name in _chosen(results)])
+
+
+def best_value(results: SearchResults, setting: str) -> str:
+    """The best trial's value of a setting; empty if it does not have the setting."""
+    values = _values(best_trial(results))
+    return _shown(values[setting]) if setting in values else ""
 
 
 def _listed(words: Sequence[str]) -> str:

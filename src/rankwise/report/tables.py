@@ -1,24 +1,19 @@
-"""The rank table and the sample table, as rows and as Markdown."""
+"""The rank table, and tables as Markdown."""
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from rankwise.data.writers import csv_line
-from rankwise.errors import UsageError
 from rankwise.report.run import Run
 from rankwise.report.scores import (
     Score,
     ScoreRow,
     alone,
     baseline_rows,
-    best_adapter,
     cut_rows,
     rank_rows,
     splits,
@@ -27,8 +22,7 @@ from rankwise.schema import ClassMetrics, Results
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
-RANK_COLUMNS = ("rank", "trainable params", "total params", "% trainable")
-SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
+PARAMETERS = ("trainable params", "total params", "% trainable")
 PARAMETER_COLUMNS = ("trainable_params", "total_params", "trainable_percent", "adapter_bytes")
 CSV_COLUMNS = ("kind", "name", "rank", "seed", "seeds", *PARAMETER_COLUMNS, "kept")
 RATE_COLUMN = "learning_rate"
@@ -60,23 +54,33 @@ class Table:
         return "".join(f"| {' | '.join(escape(cell) for cell in line)} |\n" for line in lines)
 
 
-def class_figures(title: str, classes: Sequence[ClassMetrics]) -> Table:
-    """A row for each class: precision, recall and F1 in percent, and its number of texts."""
+def class_figures(title: str, classes: Sequence[ClassMetrics], most: int | None = None) -> Table:
+    """A row for each class: precision, recall and F1 in percent, and its number of texts.
+
+    Args:
+        title: title of the table.
+        classes: metrics of each class.
+        most: if there are more classes, the table has this many, weakest first.
+    """
+    note = ""
+    if most is not None and len(classes) > most:
+        note = f"The {most} classes with the lowest F1 of {len(classes):,}; results.json has all."
+        classes = sorted(classes, key=lambda each: each.f1)[:most]
     rows = [
         (each.label, percent(each.precision), percent(each.recall), percent(each.f1), f"{each.texts:,}")
         for each in classes
     ]
-    return Table(title, ("label", "precision", "recall", "F1", "texts"), rows)
+    return Table(title, ("label", "precision", "recall", "F1", "texts"), rows, note=note)
 
 
 def rank_table(run: Run) -> Table:
-    """One row per rank, per cut, then per baseline: parameters, accuracy with its interval, macro-F1.
+    """One row per rank, per cut, then per baseline: accuracy with its interval, macro-F1, parameters.
 
     With several seeds, accuracy and macro-F1 are means over them. If the ranks were trained at different
     learning rates, there is a column for them.
     """
     results, seeds, shown, rates = run.results, run.seeds, splits(run.results), _own_rates(run)
-    scores = ("accuracy", *(("spread",) if seeds > 1 else ()), "95 %", "macro-F1")
+    scores = ("accuracy", "95 %", "macro-F1", *(("spread",) if seeds > 1 else ()))
     named = [f"{split} {each}" if each[0] in "am" else each for split in shown for each in scores]
     finished = {row.rank for row in results.adapters}
     lost = sorted({each.rank for each in results.diverged} - finished)
@@ -85,7 +89,7 @@ def rank_table(run: Run) -> Table:
     rows = [*ranks, *cut_rows(run), *baseline_rows(results)]
     return Table(
         title=f"{results.base}, {results.texts['train']:,} training texts",
-        columns=(*RANK_COLUMNS, *(("learning rate",) if rates else ()), *named),
+        columns=("rank", *named, *PARAMETERS, *(("learning rate",) if rates else ())),
         rows=[_rank_row(row, shown, seeds, rates) for row in rows],
         note=_rank_note(results, seeds),
     )
@@ -107,9 +111,8 @@ def _rank_row(
         each = row.params
         params = (f"{each.trainable_params:,}", f"{each.total_params:,}", f"{each.trainable_percent:.4f}")
     cells = [cell for split in shown for cell in _scores(row.scores.get(split), seeds > 1)]
-    if rates:
-        cells.insert(0, f"{rates[row.trained_rank]:g}" if row.trained_rank in rates else "")
-    return (row.name + few, *params, *cells)
+    rate = (f"{rates[row.trained_rank]:g}" if row.trained_rank in rates else "",) if rates else ()
+    return (row.name + few, *cells, *params, *rate)
 
 
 def _scores(score: Score | None, several: bool) -> tuple[str, ...]:
@@ -118,18 +121,22 @@ def _scores(score: Score | None, several: bool) -> tuple[str, ...]:
     spread = "" if score.spread is None else f"{100 * score.spread:.2f}"
     return (
         percent(score.accuracy),
-        *((spread,) if several else ()),
         interval(score),
         percent(score.macro_f1),
+        *((spread,) if several else ()),
     )
 
 
 def _rank_note(results: Results, seeds: int) -> str:
-    note = "Accuracy and macro-F1 in percent; 95 %: the interval of the accuracy over texts (Wilson)."
+    note = (
+        "Accuracy and macro-F1 in percent; 95 %: the interval of the accuracy over texts (Wilson), "
+        "of each row by itself and not adjusted for the number of rows."
+    )
     if seeds > 1:
         note = (
-            f"Accuracy and macro-F1 in percent, means over {seeds} seeds; spread: standard deviation of the "
-            "accuracy over seeds, in points; 95 %: the interval of the accuracy over texts and seeds."
+            f"Accuracy and macro-F1 in percent, means over {seeds} seeds; 95 %: the interval of the accuracy "
+            "over texts and seeds, of each row by itself and not adjusted for the number of rows; spread: "
+            "standard deviation of the accuracy over seeds, in points."
         )
     if results.cuts:
         large, small = results.cuts[0].from_rank, results.cuts[0].rank
@@ -178,47 +185,10 @@ def _csv_row(kind: str, row: ScoreRow) -> dict[str, Any]:
     return cells
 
 
-def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
-    """Randomly sampled texts of each class, with an adapter's predictions.
-
-    Args:
-        run: a finished run. Test texts are used, or validation texts if there is no test split.
-        adapter: by default the one with the best validation accuracy; ties go to the smallest rank.
-        seed: random seed of the sample.
-        per_class: number of texts per class.
-
-    Raises:
-        UsageError: the run has no such adapter.
-    """
-    names = [row.name for row in run.results.adapters]
-    adapter = best_adapter(run.results.adapters).name if adapter is None else adapter
-    if adapter not in names:
-        raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
-    split, number = "test" if "test" in run.predictions else "validation", names.index(adapter)
-    labels, found = run.results.labels, run.predictions[split]
-    rows = [
-        (
-            found.texts[text],
-            label,
-            labels[found.predicted[number, text]],
-            f"{found.probability[number, text]:.3f}",
-        )
-        for target, label in enumerate(labels)
-        for text in _draw(np.flatnonzero(found.targets == target).tolist(), per_class, f"{seed} {label}")
-    ]
-    return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
-
-
-def _draw(texts: Sequence[int], most: int, seed: str) -> list[int]:
-    return random.Random(seed).sample(texts, min(most, len(texts)))
-
-
 def write(folder: RunFolder, run: Run) -> None:
-    """Write table.md, table.csv and samples.md."""
-    samples = sample_table(run)
+    """Write table.md and table.csv."""
     write_ranks(folder, run)
     files.write_text(folder.path / "table.csv", rank_csv(run))
-    files.write_text(folder.samples, f"{escape(samples.title)}\n\n{samples.markdown()}")
 
 
 def write_ranks(folder: RunFolder, run: Run, more: str = "") -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankwise.report.drawing import LIGHT, MARKERS, SERIES, WIDTH, Drawing, width
+from rankwise.report.drawing import LIGHT, MARKERS, SERIES, WIDTH, Drawing
+from rankwise.report.fonts import width
 from rankwise.report.tuning import RATE, chosen_trials
 from rankwise.schema import Trial, Tuning
 

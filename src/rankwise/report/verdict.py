@@ -1,4 +1,8 @@
-"""The rank that a run's verdict names, and the combined metrics of its adapters."""
+"""The rank and the adapter that a run recommends, and the combined metrics of the rank's adapters.
+
+Everything that names an adapter to use asks this module: the page, the cards, the tables of samples, the
+command line and the examples. The rule is `stats.verdict.Verdict.chosen`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rankwise.report.ranks import compare
+from rankwise.report.run import Run
 from rankwise.report.scores import best_adapter, by_rank, of_split
 from rankwise.schema import AdapterResult, Bin, ClassMetrics, Comparison, Results
 from rankwise.stats.metrics import confusion_matrix
@@ -15,14 +21,14 @@ from rankwise.stats.metrics import confusion_matrix
 
 @dataclass(frozen=True)
 class Chosen:
-    """The recommended rank, or the best one if none is recommended, by validation results only."""
+    """The recommended rank, by validation results only."""
 
     rank: int
     adapters: tuple[AdapterResult, ...]  # one per seed
 
     @property
     def best(self) -> AdapterResult:
-        """The rank's best adapter."""
+        """The recommended adapter: the rank's most accurate one on validation."""
         return best_adapter(self.adapters)
 
     @property
@@ -30,6 +36,18 @@ class Chosen:
         """`rank 4`, or `rank 4, 3 seeds together`."""
         more = f", {len(self.adapters)} seeds together" if len(self.adapters) > 1 else ""
         return f"rank {self.rank}{more}"
+
+    def why(self, found: Comparison) -> str:
+        """Why this rank is recommended, in a sentence."""
+        if len(found.ranks) == 1:
+            return "No other rank was tried."
+        if found.enough is not None:
+            return "It is the rank that the verdict names."
+        if self.rank == found.best:
+            smaller = any(0 < each.rank < self.rank for each in found.ranks)
+            rest = "smaller ranks are shown to be worse" if smaller else "it is the smallest"
+            return f"The verdict is open: it has the best mean, and {rest}."
+        return f"The verdict is open: it is the smallest rank not shown to be worse than rank {found.best}."
 
     def confusion(self, split: str) -> NDArray[np.int64]:
         """(classes, classes) confusion matrix, summed over the seeds."""
@@ -57,9 +75,13 @@ class Chosen:
 
 
 def chosen(results: Results, found: Comparison) -> Chosen:
-    """The rank that a verdict names."""
-    rank = found.best if found.enough is None else found.enough
-    return Chosen(rank, by_rank(results)[rank])
+    """The recommended rank of a run, by a comparison of its ranks."""
+    return Chosen(found.recommended, by_rank(results)[found.recommended])
+
+
+def recommend(run: Run) -> Chosen:
+    """The recommended rank of a run, by accuracy with the default margin."""
+    return chosen(run.results, compare(run))
 
 
 def _classes(adapters: Sequence[AdapterResult], split: str) -> list[list[ClassMetrics]]:

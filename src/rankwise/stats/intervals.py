@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 from scipy.stats import binomtest
 
 from rankwise.stats.crossed import STEP, Floats, Variance, mean_squares
 
+NORMAL = float(ndtri(0.975))
+"""Quantile of the normal distribution for two-sided 95 %."""
 Answers = NDArray[np.bool_]
 """(seeds, texts): whether each seed's adapter labeled each text correctly."""
 
@@ -32,6 +34,23 @@ def accuracy_interval(right: int, texts: int, confidence: float = 0.95) -> tuple
     return float(interval.low), float(interval.high)
 
 
+def wilson(share: float, number: float, quantile: float = NORMAL) -> tuple[float, float]:
+    """Wilson's interval of a share, for a number of texts that need not be whole, such as an effective one.
+
+    Args:
+        share: the observed share, from 0 to 1.
+        number: number of texts, above 0.
+        quantile: of the normal or t distribution; by default that of 95 %.
+
+    >>> [round(end, 4) for end in wilson(1829 / 2000, 2000)]
+    [0.9014, 0.926]
+    """
+    shift = quantile**2 / number
+    middle = (share + shift / 2) / (1 + shift)
+    half = quantile / (1 + shift) * math.sqrt((share * (1 - share) + shift / 4) / number)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def mean_accuracy_interval(answers: Answers, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of a rank's mean accuracy, over texts and seeds, as fractions.
 
@@ -48,11 +67,7 @@ def mean_accuracy_interval(answers: Answers, confidence: float = 0.95) -> tuple[
     # If all seeds have the same count, the estimated variance is 0; `paired` adds the same term.
     variance = replace(variance, by_seed=variance.by_seed + STEP / (seeds * texts**2))
     number = mean * (1 - mean) / float(variance.total[0])
-    quantile = _quantile(variance, confidence)
-    shift = quantile**2 / number
-    middle = (mean + shift / 2) / (1 + shift)
-    half = quantile / (1 + shift) * math.sqrt((mean * (1 - mean) + shift / 4) / number)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return wilson(mean, number, _quantile(variance, confidence))
 
 
 def mean_interval(scores: Floats, confidence: float = 0.95) -> tuple[float, float]:

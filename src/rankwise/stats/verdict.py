@@ -141,8 +141,13 @@ class Verdict:
 
     @property
     def chosen(self) -> int:
-        """The recommended rank, or the leader if there is none."""
-        return self.leader if self.recommended is None else self.recommended
+        """The rank to use: the recommended one, or the smallest that is not told apart from the leader.
+
+        If the verdict is open, that rank costs the least of those that are not shown to be worse.
+        """
+        if self.recommended is not None:
+            return self.recommended
+        return min(rank for rank in self.candidates if not self.apart(rank, self.leader))
 
     @property
     def candidates(self) -> tuple[int, ...]:

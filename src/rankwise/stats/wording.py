@@ -10,6 +10,9 @@ from rankwise.stats.verdict import Comparison, Verdict
 
 FEW = 1000
 """Texts below which a verdict by log loss comes with a warning; docs/concepts.md has error rates."""
+FEW_TEXTS = 400
+"""Texts below which the headline calls them few: the 95 % interval of an accuracy of 80 % then extends more
+than 4 points to each side."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,19 @@ def headline(found: Verdict, lost: Sequence[Lost] = ()) -> str:
         lost: ranks of which adapters were tried, but are not compared.
     """
     main, against = _main(found, lost), _against_baselines(found)
+    if len(found.candidates) > 1 and found.recommended is None:
+        return f"{main}{_taken(found, against)}"
     if not against:
-        return main
-    if found.recommended is None:
-        return f"{main}; {_the(found, found.leader, capital=False)} {against}"
+        return main.removesuffix(",")
     return f"{main} {'and' if against.startswith('beats') else 'but'} {against}"
+
+
+def _taken(found: Verdict, against: str) -> str:
+    """The rank to use if the verdict is open, compared with the baselines; empty if `main` has said it."""
+    if not _told_apart(found):
+        rank = _the(found, found.chosen, capital=False)
+        return f"; {rank}, the smallest, {against}" if against else f"; {rank} is the smallest"
+    return f"; it {against}" if against else ""
 
 
 def explain(found: Verdict, lost: Sequence[Lost] = ()) -> str:
@@ -100,16 +111,32 @@ def _span(ranks: Sequence[int]) -> str:
 
 
 def _main(found: Verdict, lost: Sequence[Lost]) -> str:
+    few = f"on only {found.texts:,} validation text{'s' * (found.texts > 1)}" * (found.texts < FEW_TEXTS)
     incomplete = not all(each.is_compared for each in lost)
     if len(found.candidates) == 1:
-        return f"Only rank {found.leader} {'is left to judge' if incomplete else 'was tried'}"
-    if found.recommended is not None:
-        best = f"the best of those {'compared' if incomplete else 'tried'}"
-        what = best if found.recommended == found.claims.best else "enough"
-        return f"{_the(found, found.recommended)} is {what}"
-    if not _told_apart(found):
-        return f"The {_noun(found)}s cannot be told apart"
-    return f"Undecided: {_the(found, found.leader, capital=False)} has the best mean"
+        what = "is left to judge" if incomplete else "was tried"
+        return f"Only rank {found.leader} {what}" + (f", {few}," if few else "")
+    if found.recommended is not None or not _told_apart(found):
+        main = _decided(found, incomplete) or f"The {_noun(found)}s cannot be told apart"
+        return f"{few.capitalize()}, {main[0].lower()}{main[1:]}" if few else main
+    return f"Undecided{f' {few}' if few else ''}: {_undecided_rank(found)}"
+
+
+def _decided(found: Verdict, incomplete: bool) -> str:
+    """The rank that the verdict recommends; empty if it is open."""
+    if found.recommended is None:
+        return ""
+    best = f"the best of those {'compared' if incomplete else 'tried'}"
+    what = best if found.recommended == found.claims.best else "enough"
+    return f"{_the(found, found.recommended)} is {what}"
+
+
+def _undecided_rank(found: Verdict) -> str:
+    """The rank to use if the verdict is open although some ranks are told apart."""
+    chosen = _the(found, found.chosen, capital=False)
+    if found.chosen == found.leader:
+        return f"{chosen} has the best mean"
+    return f"{chosen} is the smallest not shown to be worse than rank {found.leader}, which has the best mean"
 
 
 def _against_baselines(found: Verdict) -> str:

@@ -1,0 +1,175 @@
+"""The option `data --corrections`: a data file with the labels that somebody corrected in errors.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rankwise.data.columns import LabeledRows, collect, text_and_label
+from rankwise.data.readers import open_table
+from rankwise.data.tables import Origin, Row, Table, listed, short
+from rankwise.data.writers import plain, write_rows
+from rankwise.errors import UsageError
+
+NEEDED = ("text", "label", "corrected_label")
+"""Columns that a file of corrections must have; `source` is used if it is there."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What was corrected."""
+
+    output: Path
+    rows: int  # of the data file
+    corrections: int  # lines of the corrections with a new label
+    changed: int  # rows whose label is a new one; several if a text occurs several times
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, for `--json`."""
+        return asdict(self) | {"output": str(self.output)}
+
+
+@dataclass(frozen=True)
+class _Correction:
+    line: int  # of the corrections
+    source: str
+    text: str
+    label: str
+    new: str
+
+
+def correct(
+    data: Path,
+    corrections: Path,
+    output: Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> Corrected:
+    """Write a data file with corrected labels. Its other columns and the order of its rows stay.
+
+    A correction belongs to the row that its `source` names, such as `train.csv:12`, if that is a row of this
+    file; otherwise to all rows with its text and its label.
+
+    Args:
+        data: the file of labeled texts.
+        corrections: errors.csv of a report, with new labels in the column `corrected_label`.
+        output: the file to write: .csv, .tsv, .jsonl or .parquet.
+        text_column: text column of the data, if it cannot be detected.
+        label_column: label column of the data, if it cannot be detected.
+
+    Raises:
+        DataError: a file cannot be used, a correction fits no row, a new label is not one of the file's
+            labels, or two corrections contradict each other; nothing is written.
+        UsageError: the output exists, or its suffix is not supported.
+    """
+    if output.exists():
+        raise UsageError(f"{output}: already exists", hint="give --output the name of a new file")
+    rows, labeled, column = _read(data, text_column, label_column)
+    found, origin = _corrections(corrections)
+    new = _new_labels(found, origin, labeled)
+    changed = [
+        row | {column: _like(row[column], new[i], labeled.classes)} if i in new else row
+        for i, row in enumerate(rows)
+    ]
+    with write_rows(output, [changed]) as write:
+        write(changed)
+    return Corrected(output, len(rows), len(found), len(new))
+
+
+def _read(path: Path, text: str | None, label: str | None) -> tuple[list[Row], LabeledRows, str]:
+    """All rows of a labeled file, its texts and labels, and the name of its label column."""
+    with open_table(path) as table:
+        text, label = text_and_label(table.origin, table.columns, text, label)
+        numbered = list(table.rows)
+        again = Table(table.origin, table.columns, iter(numbered), table.classes)
+        return [row for _, row in numbered], collect(again, text, label), label
+
+
+def _corrections(path: Path) -> tuple[list[_Correction], Origin]:
+    """The lines with a corrected label."""
+    with open_table(path, labeled=False) as table:
+        if missing := [name for name in NEEDED if name not in table.columns]:
+            hint = "give the errors.csv of a report, with its header"
+            raise table.origin.error(f"no column {listed(missing)}", hint=hint)
+        found = [
+            _Correction(number, *(_cell(row, name) for name in ("source", *NEEDED)))
+            for number, row in table.rows
+            if _cell(row, "corrected_label")
+        ]
+    if not found:
+        hint = "write the right label into the column corrected_label of each line to correct"
+        raise table.origin.error("no label is corrected", hint=hint)
+    return found, table.origin
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    """A cell as errors.csv had it before it was made safe for spreadsheets; labels are not padded."""
+    value = plain(str(row.get(name) or ""))
+    return value if name == "text" else value.strip()
+
+
+def _new_labels(found: Sequence[_Correction], origin: Origin, data: LabeledRows) -> dict[int, str]:
+    """Row of the data -> its new label."""
+    known = set(data.labels)
+    places = {data.origin.place(line): row for row, line in enumerate(data.lines)}
+    alike: dict[tuple[str, str], list[int]] = {}
+    for row, key in enumerate(zip(data.texts, data.labels, strict=True)):
+        alike.setdefault(key, []).append(row)
+    new: dict[int, str] = {}
+    for each in found:
+        if each.new not in known:
+            hint = f"its labels are {listed(sorted(known))}; labels are case-sensitive"
+            raise origin.error(
+                f"no text of {data.origin.path} has the label {short(each.new)}", each.line, hint=hint
+            )
+        for row in _rows_of(each, origin, data, places, alike):
+            if new.setdefault(row, each.new) != each.new:
+                what = (
+                    f"{data.origin.place(data.lines[row])} is corrected to {short(new[row])} by another line"
+                )
+                raise origin.error(what, each.line, hint="leave one of the two lines empty")
+    return new
+
+
+def _rows_of(
+    each: _Correction,
+    origin: Origin,
+    data: LabeledRows,
+    places: Mapping[str, int],
+    alike: Mapping[tuple[str, str], Sequence[int]],
+) -> Sequence[int]:
+    """The rows of the data that a correction is about.
+
+    Raises:
+        DataError: there is none.
+    """
+    row = places.get(each.source)
+    if row is None:
+        rows = alike.get((each.text, each.label), ())
+        where = f"no row of {data.origin.path} has this text with the label {short(each.label)}"
+    else:
+        rows = (row,) if (data.texts[row], data.labels[row]) == (each.text, each.label) else ()
+        where = f"{each.source} has another text or another label"
+    if not rows:
+        hint = "give the file that the run was trained on, unchanged, or take the line out of the corrections"
+        raise origin.error(where, each.line, hint=hint)
+    return rows
+
+
+def _like(old: Any, new: str, names: Sequence[str]) -> Any:
+    """A label in the type of the one that it replaces.
+
+    >>> _like(0, "joy", ("anger", "joy")), _like(1, "2", ()), _like(True, "false", ()), _like("a", "b", ())
+    (1, 2, False, 'b')
+    """
+    if isinstance(old, bool):
+        return new == "true"
+    if not isinstance(old, int | float):
+        return new
+    try:
+        return type(old)(names.index(new) if names else new)
+    except ValueError:  # a column with numbers and words
+        return new

@@ -1,0 +1,57 @@
+"""The sample table: random texts of each class, with the predictions of an adapter."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from rankwise.errors import UsageError
+from rankwise.report.run import Run
+from rankwise.report.tables import Table, escape
+from rankwise.report.verdict import recommend
+from rankwise.store import files
+from rankwise.store.run_folder import RunFolder
+
+SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
+
+
+def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
+    """Randomly sampled texts of each class, with an adapter's predictions.
+
+    Args:
+        run: a finished run. Test texts are used, or validation texts if there is no test split.
+        adapter: by default the recommended one.
+        seed: random seed of the sample.
+        per_class: number of texts per class.
+
+    Raises:
+        UsageError: the run has no such adapter.
+    """
+    names = [row.name for row in run.results.adapters]
+    adapter = recommend(run).best.name if adapter is None else adapter
+    if adapter not in names:
+        raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
+    split, number = "test" if "test" in run.predictions else "validation", names.index(adapter)
+    labels, found = run.results.labels, run.predictions[split]
+    rows = [
+        (
+            found.texts[text],
+            label,
+            labels[found.predicted[number, text]],
+            f"{found.probability[number, text]:.3f}",
+        )
+        for target, label in enumerate(labels)
+        for text in _draw(np.flatnonzero(found.targets == target).tolist(), per_class, f"{seed} {label}")
+    ]
+    return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
+
+
+def _draw(texts: Sequence[int], most: int, seed: str) -> list[int]:
+    return random.Random(seed).sample(texts, min(most, len(texts)))
+
+
+def write(folder: RunFolder, samples: Table) -> None:
+    """Write samples.md."""
+    files.write_text(folder.samples, f"{escape(samples.title)}\n\n{samples.markdown()}")
