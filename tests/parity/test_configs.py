@@ -36,7 +36,8 @@ def states(json_config: Json, folder: Path) -> tuple[Any, Any]:
     (folder / "config.json").write_text(json.dumps(json_config))
     config = transformers.AutoConfig.from_pretrained(folder)
     torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
+    loader: Any = transformers.AutoModel
+    model = loader.from_config(config, attn_implementation="eager").eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)
