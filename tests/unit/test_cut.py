@@ -220,7 +220,7 @@ def test_the_tables(made: RunFolder) -> None:
     run = load(made)
     table = rank_table(run)
     assert [row[0] for row in table.rows][:5] == ["1", "4", "16", "16 cut to 1", "16 cut to 4"]
-    assert table.rows[3][1:4] == ("", "", "")
+    assert table.rows[3][-3:] == ("", "", "")
     assert table.note.endswith("16 cut to 1: trained at rank 16, then cut to rank 1.")
     lines = [line for line in csv.DictReader(rank_csv(run).splitlines()) if line["kind"] == "cut"]
     assert [(line["name"], line["rank"], line["seeds"]) for line in lines] == [
