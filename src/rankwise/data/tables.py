@@ -52,10 +52,6 @@ class Origin:
         """A note for the user on this origin."""
         return f"{self.name}: {message}"
 
-    def at(self, number: int) -> str:
-        """A line or row in the words of a note."""
-        return f"{'row' if self.in_rows else 'line'} {number:,}"
-
 
 @dataclass(frozen=True)
 class Table:
