@@ -6,14 +6,12 @@ Exit status: 0 for success; otherwise as listed in `rankwise.errors`.
 from __future__ import annotations
 
 import functools
-import io
 import json as jsonlib
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -426,14 +424,9 @@ def predict(
     from rankwise.cli import terminal
     from rankwise.commands import predict as command
 
-    if texts == ["-"] or (not texts and not input and _is_piped()):
-        texts, input = None, input or Path("-")
-    stdin = input == Path("-")
-    if bool(texts) == bool(input) or (bool(input) != bool(output) and not stdin):
-        raise UsageError("give either texts, or --input FILE and --output FILE")
+    source = command.source_of(texts or [], input, output)
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
-    command.require_texts(texts or [])
     if output:
         command.require_target(output, overwrite=overwrite, safe_csv=safe_csv)
     classifier = command.Classifier.load(
@@ -444,12 +437,12 @@ def predict(
         precision=precision,
         on_note=terminal.show_note,
     )
-    if input and output:
+    if source and output:
         with terminal.ProgressBars() as bars:
             bars.begin("predict", None)
             rows = command.predict_file(
                 classifier,
-                input,
+                source,
                 output,
                 text_column=text_column,
                 safe_csv=safe_csv,
@@ -460,7 +453,7 @@ def predict(
             )
         terminal.stderr.print(f"{rows:,} texts -> {output}", soft_wrap=True)
         return
-    if stdin:
+    if source:
         texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
     texts = texts or []
     found = classifier(texts)
@@ -479,17 +472,6 @@ def predict(
         )
     else:
         terminal.show_predictions(texts, found)
-
-
-def _is_piped() -> bool:
-    """Whether stdin is a pipe or file with something in it, not a terminal."""
-    try:
-        if sys.stdin is None or sys.stdin.isatty():
-            return False
-        # Waits for the program at the other end of a pipe.
-        return bool(cast(io.BufferedReader, sys.stdin.buffer).peek(1))
-    except (AttributeError, OSError, ValueError):
-        return False
 
 
 @_verb

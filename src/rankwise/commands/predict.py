@@ -22,7 +22,7 @@ from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import short
-from rankwise.data.unlabeled import STDIN, TextRows, text_rows
+from rankwise.data.unlabeled import STDIN, TextRows, is_piped, text_rows
 from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, Unreachable, UsageError, either, option
 from rankwise.models import base as bases
@@ -311,6 +311,24 @@ def predict_file(
     return done
 
 
+def source_of(texts: Sequence[str], source: Path | None, target: Path | None) -> Path | None:
+    """The file to classify, `-` for stdin, or None if the texts are given.
+
+    If nothing is given, a pipe is read.
+
+    Raises:
+        UsageError: the arguments contradict each other, or a text is the name of a file.
+    """
+    if list(texts) == ["-"] and not source:
+        return STDIN
+    if not texts and not source and is_piped():
+        return STDIN
+    if bool(texts) == bool(source) or (source != STDIN and bool(source) != bool(target)):
+        raise UsageError("give either texts, or --input FILE and --output FILE")
+    _require_texts(texts)
+    return source
+
+
 def require_target(target: Path, *, overwrite: bool, safe_csv: bool = False) -> None:
     """Raise a UsageError if a file of predictions cannot be written, or exists and must be kept."""
     require_writable(target, safe=safe_csv)
@@ -321,7 +339,7 @@ def require_target(target: Path, *, overwrite: bool, safe_csv: bool = False) -> 
         raise UsageError(f"{target} exists", hint=hint)
 
 
-def require_texts(texts: Sequence[str]) -> None:
+def _require_texts(texts: Sequence[str]) -> None:
     """Raise a UsageError if a text is the name of a file, which the user meant to be read."""
     for text in texts:
         known = suffix_of(Path(text)) in SUFFIXES and len(text.split()) == 1

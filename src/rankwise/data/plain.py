@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable
+from itertools import chain, islice
 from typing import BinaryIO
 
 from rankwise.data.lines import filled_lines, text_lines
 from rankwise.data.tables import NumberedRows, Origin, Table, listed
 
-Lines = Iterator[tuple[int, str]]
 FASTTEXT = re.compile(r"__label__\S|.*\s__label__\S+\s*$")
 FASTTEXT_LABEL = re.compile(r"(?:(?<=\s)|^)__label__(\S+)\s?")
 
@@ -24,18 +23,11 @@ def read_plain(origin: Origin, file: BinaryIO) -> Table:
 def read_pairs(origin: Origin, file: BinaryIO) -> Table:
     """Columns `text` and `label`: fastText lines if the first line is one, else `text;label` lines."""
     lines = filled_lines(origin, text_lines(origin, file, "\n"))
-    first = list(next_of(lines))
+    first = list(islice(lines, 1))
     in_fasttext = bool(first) and is_fasttext(first[0][1])
     rows = _fasttext(origin, chain(first, lines)) if in_fasttext else _pairs(origin, chain(first, lines))
     notes = [origin.note("read as fastText lines")] if in_fasttext else []
     return Table(origin, ["text", "label"], rows, notes=notes)
-
-
-def next_of(lines: Lines) -> Lines:
-    """The next line, if there is one."""
-    for each in lines:
-        yield each
-        return
 
 
 def is_fasttext(line: str) -> bool:

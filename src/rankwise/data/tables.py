@@ -56,10 +56,6 @@ class Origin:
         """Where a row is, such as `train.csv:12` or `train.parquet row 12`, without the folder."""
         return f"{self.name} row {number}" if self.in_rows else f"{self.name}:{number}"
 
-    def at(self, number: int) -> str:
-        """A line or row in the words of a note."""
-        return f"{'row' if self.in_rows else 'line'} {number:,}"
-
 
 @dataclass(frozen=True)
 class Table:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from rankwise.data.columns import Columns, find_text_column, text_of, without_empty_tail
 from rankwise.data.plain import is_fasttext, read_plain, split_fasttext
@@ -125,6 +126,16 @@ def text_rows(
         others = f"; kept as they are: {listed(kept)}" if kept else ""
         notes.insert(0, origin.note(f"text: {column}{others}"))
     return TextRows(origin, column, columns, tuple(notes), opener, skip_empty, take_label)
+
+
+def is_piped() -> bool:
+    """Whether stdin is a pipe or a file with something in it. Waits for the program at a pipe's other end."""
+    try:
+        if sys.stdin is None or sys.stdin.isatty():
+            return False
+        return bool(cast(io.BufferedReader, sys.stdin.buffer).peek(1))
+    except (AttributeError, OSError, ValueError):  # stdin is closed, or replaced by another object
+        return False
 
 
 def _from_stdin() -> Opener:
