@@ -380,7 +380,6 @@ def test_a_bad_value_is_named(options: list[str], message: str) -> None:
         (["predict", "A", "-5 degrees"], "no such option: -5", "rankwise predict ADAPTER -- '-5 ...'"),
         (["predict", "A", "-- so"], "no such option: -- so", "rankwise predict ADAPTER -- '-- so'"),
         (["predict"], "missing ADAPTER", "such as: rankwise predict"),
-        (["cut", "A"], "missing --rank", "such as: rankwise cut"),
         (["cut", "A", "--rank", "four"], "--rank: not a whole number", "such as: rankwise cut"),
         (["evaluate", "A", "x.csv", "y.csv"], "got unexpected extra argument", "such as: rankwise evaluate"),
         (["sweep", "--ranks"], "--ranks: a value is missing", "rankwise --help"),

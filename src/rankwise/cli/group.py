@@ -108,7 +108,8 @@ def _what(error: Any, message: str) -> str:
         return f"missing {_name(parameter)}"
     if parameter is not None and message.startswith("Invalid value"):
         kind = "a whole number" if getattr(parameter, "metavar", "") == "N" else "a number"
-        least = getattr(parameter, "min", None)
+        bounds = (getattr(each, "min", None) for each in (parameter, getattr(parameter, "type", None)))
+        least = next((each for each in bounds if each is not None), None)  # older versions: of its type
         return f"{_name(parameter)}: not {kind}{'' if least is None else f' of at least {least}'}"
     return f"{message[:1].lower()}{message[1:]}"
 
