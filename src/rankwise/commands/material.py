@@ -14,6 +14,7 @@ import torch
 
 from rankwise import hardware
 from rankwise.commands import checks
+from rankwise.commands.locate import anchored
 from rankwise.data import load as data
 from rankwise.models import base as models
 from rankwise.models.peft_format import SavedAdapter
@@ -114,6 +115,7 @@ def read_material(
     checks.require_libraries()
     with stage("data", callback, clock):
         corpus = data.load(recipe)
+    recipe = anchored(recipe)  # not before: messages about the data show paths as they were given
     for note in corpus.notes:
         callback.note(note)
     if note := models.note(recipe.base):

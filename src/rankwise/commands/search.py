@@ -86,7 +86,6 @@ def search(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(folder or default_folder(recipe))
-    recipe = anchored(recipe)
     callback = callback or Callback()
     with explained("search", run, callback), files.locked(run.path):
         if resume:
@@ -112,7 +111,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
         )
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
-    resuming.require_unchanged(before, recipe, run.path, ("memory_gb",))
+    resuming.require_unchanged(before, anchored(recipe), run.path, ("memory_gb",))
     if saved and saved.state.search:
         return _search(recipe, run, callback, saved.state.search.trials, saved.state.search.places, saved)
     callback.note(f"{run.path} is complete: nothing is left to train")
@@ -131,7 +130,8 @@ def _search(
     clock = Clock()
     # The plan of a sweep with tuning would require texts that are held out of train.
     plain = recipe.replace(tune=False, learning_rates=None, vary={})
-    material = replace(read_material(plain, run, callback, clock, saved), recipe=recipe)
+    recipe, material = anchored(recipe), read_material(plain, run, callback, clock, saved)
+    material = replace(material, recipe=recipe)
     found = _planned(material, trials, places)
     if len(recipe.train.seeds) > 1:
         callback.note(f"all trials have seed {recipe.train.seeds[0]}; the other seeds are for a sweep")

@@ -74,7 +74,6 @@ def sweep(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(folder or default_folder(recipe))
-    recipe = anchored(recipe)
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
     callback = callback or Callback()
     with explained("sweep", run, callback), files.locked(run.path):
@@ -115,7 +114,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
         callback.note(complaint)
     resuming.require_kind(run, saved.state if saved else None, "sweep")
     before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
-    recipe = resuming.merge(before, recipe, run.path)
+    recipe = resuming.merge(before, anchored(recipe), run.path)
     if run.is_complete():
         results = run.read_results()
         if resuming.wanted(recipe) <= resuming.reached(results):
@@ -133,6 +132,7 @@ def _sweep(
     """Run every stage in order."""
     clock = Clock()
     material = read_material(recipe, run, callback, clock, saved)
+    recipe = material.recipe
     journal = open_journal(material, callback, clock, every, saved)
     finished = _finished(material)
     if saved is None:
