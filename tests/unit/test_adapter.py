@@ -12,8 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from rankwise import Classifier, ModelError, UsageError, evaluate
+from rankwise.cli.app import app
 from rankwise.models import peft_format as adapters
 from rankwise.nn.bank import AdapterSpec
 from rankwise.store.run_folder import RunFolder
@@ -339,6 +341,15 @@ def unnamed(copy: Path) -> Path:
 def test_label_names_for_an_adapter_without_them(unnamed: Path) -> None:
     assert Classifier.load(unnamed, device="cpu").labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert Classifier.load(unnamed, labels=["x", "y", "z"], device="cpu").labels == ("x", "y", "z")
+
+
+def test_label_names_on_the_command_line(unnamed: Path, adapter: Path, data_folder: Path) -> None:
+    options = ["--data", str(data_folder / "test.csv"), "--device", "cpu", "--json"]
+    named = CliRunner().invoke(app, ["evaluate", str(adapter), *options])
+    given = CliRunner().invoke(app, ["evaluate", str(unnamed), "--labels", "joy, anger,fear", *options])
+    assert (given.exit_code, given.stdout) == (0, named.stdout)
+    given = CliRunner().invoke(app, ["predict", str(unnamed), "--labels", '"a, b",c,d', "--json", "so glad"])
+    assert json.loads(given.stdout)[0]["probabilities"].keys() == {"a, b", "c", "d"}
 
 
 @pytest.mark.parametrize("labels", [["x", "y"], ["x", "x", "y"], ["x", "y", "z\x07"], []])

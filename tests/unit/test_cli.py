@@ -476,7 +476,7 @@ def test_bad_data(adapter: Path, gpt2_base: Path, elsewhere: Path) -> None:
 
 def test_a_bad_model(data_folder: Path, elsewhere: Path) -> None:
     shown = refusal("predict", "nowhere", "text", status=4)
-    assert "nowhere: no adapter_config.json" in shown and "\nhint: " in shown
+    assert "nowhere: no such folder" in shown and "\nhint: " in shown
     (elsewhere / "base").mkdir()
     assert "has no config.json" in refusal("sweep", "--base", "base", "--data", data_folder, status=4)
 

@@ -14,6 +14,7 @@ import torch
 
 from rankwise import hardware
 from rankwise.commands import checks
+from rankwise.commands.locate import anchored
 from rankwise.data import load as data
 from rankwise.data.audit import truncation
 from rankwise.models import base as models
@@ -117,6 +118,7 @@ def read_material(
         corpus = data.load(recipe)
     for source in corpus.sources:
         callback.read(data.said(source))
+    recipe = anchored(recipe)  # not before: messages about the data show paths as they were given
     for note in corpus.notes:
         callback.note(note)
     if note := models.note(recipe.base):

@@ -89,7 +89,6 @@ def search(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
-    recipe = anchored(recipe)
     with (
         shown(callback) as callback,
         explained("search", run, callback),
@@ -123,7 +122,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     before, recipe = at_hand(before, recipe, run)
-    resuming.require_unchanged(before, recipe, run.path, ("memory_gb",))
+    resuming.require_unchanged(before, anchored(recipe), run.path, ("memory_gb",))
     if saved and saved.state.search:
         return _search(recipe, run, callback, saved.state.search.trials, saved.state.search.places, saved)
     callback.note(f"{run.path} is complete: nothing is left to train")
@@ -142,7 +141,8 @@ def _search(
     clock = Clock()
     # The plan of a sweep with tuning would require texts that are held out of train.
     plain = recipe.replace(tune=False, learning_rates=None, vary={})
-    material = with_stored_data(replace(read_material(plain, run, callback, clock, saved), recipe=recipe))
+    recipe, material = anchored(recipe), read_material(plain, run, callback, clock, saved)
+    material = with_stored_data(replace(material, recipe=recipe))
     recipe = material.recipe
     found = _planned(material, trials, places)
     if len(recipe.train.seeds) > 1:

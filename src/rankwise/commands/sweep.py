@@ -80,7 +80,6 @@ def sweep(
         ResourceError: out of memory or disk space.
     """
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
-    recipe = anchored(recipe)
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
     with (
         shown(callback) as callback,
@@ -128,7 +127,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
     resuming.require_kind(run, saved.state if saved else None, "sweep")
     before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     before, recipe = at_hand(before, recipe, run)
-    recipe = resuming.merge(before, recipe, run.path)
+    recipe = resuming.merge(before, anchored(recipe), run.path)
     if run.is_complete():
         results = run.read_results()
         if resuming.wanted(recipe) <= resuming.reached(results):
