@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("report",),
     ("commands",),
+    ("serve",),
     ("cli", "__init__", "__main__"),
 )
 """A package's name covers all of its modules that are not listed themselves."""

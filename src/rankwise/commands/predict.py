@@ -74,7 +74,7 @@ class Classifier:
             raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
         found = bases.find(base or saved.base)
         backbone = load_backbone(found, torch.float32, on)
-        _check_fits(saved, backbone, Path(folder))
+        check_fits(saved, backbone, Path(folder))
         if saved.embedding is not None:
             backbone.tokens = saved.embedding.to(on)
         merge(backbone, saved)
@@ -164,7 +164,12 @@ def predict_file(
     return done
 
 
-def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) -> None:
+def check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path) -> None:
+    """Check that an adapter's tensors have the shapes that its base model needs.
+
+    Raises:
+        ModelError: they do not.
+    """
     modules = backbone.modules()
     head = saved.state[HEAD]
     if head.shape[1] != backbone.d_model:
