@@ -12,6 +12,7 @@ import json as jsonlib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
@@ -449,6 +450,79 @@ def predict(
         )
     else:
         terminal.show_predictions(texts or [], found)
+
+
+@_verb
+def explain(
+    adapter: Adapter,
+    text: Annotated[str, typer.Argument(help="Text of at least two words.")],
+    base: Base = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+) -> None:
+    """Show which words of a text carried its label: each word in turn is left out."""
+    from rankwise.cli import serving
+    from rankwise.commands.explain import explain as run
+    from rankwise.commands.predict import Classifier
+
+    found = run(Classifier.load(adapter, base=base, device=device, precision=precision), text)
+    if json:
+        print(jsonlib.dumps(asdict(found), indent=1, ensure_ascii=False))
+    else:
+        serving.show_explanation(found)
+
+
+@_verb
+def serve(
+    adapters: Annotated[
+        list[str], typer.Argument(help="Run folders and adapter folders of one base model, or NAME=FOLDER.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 for any free one.", min=0, max=65535)
+    ] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token [default: the variable RANKWISE_TOKEN].")
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Listen on any address without a token.")
+    ] = False,
+    base: Base = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens per batch [default: 1024; 8192 on a GPU].", min=1)
+    ] = None,
+    queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait.", min=1)] = 65_536,
+    max_wait: Annotated[
+        float, typer.Option(help="Seconds; requests that would wait longer are refused.", min=0.01)
+    ] = 1.5,
+    drain_seconds: Annotated[
+        float, typer.Option(help="Seconds to go on after SIGTERM before the server stops listening.", min=0)
+    ] = 1.0,
+    access_log: Annotated[bool, typer.Option(help="Log each request to stderr, without its texts.")] = True,
+) -> None:
+    """Serve adapters of one base model over HTTP, with a page to try them."""
+    from rankwise.cli import serving
+    from rankwise.serve.start import serve as run
+
+    run(
+        adapters,
+        base=base,
+        device=device,
+        precision=precision,
+        host=host,
+        port=port,
+        token_file=token_file,
+        no_auth=no_auth,
+        batch_tokens=batch_tokens,
+        queue_tokens=queue_tokens,
+        max_wait=max_wait,
+        drain_seconds=drain_seconds,
+        access_log=access_log,
+        on_listening=serving.show_listening,
+    )
 
 
 @_verb

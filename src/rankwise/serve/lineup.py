@@ -163,8 +163,8 @@ class Loader:
         precision: str = "auto",
     ) -> None:
         self._sources = [_named(source) for source in sources]
-        self._base, self._device = base, hardware.device(device)
-        self._dtype = hardware.dtype(precision, self._device)
+        self._base, self.device = base, hardware.device(device)
+        self._dtype = hardware.dtype(precision, self.device)
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def load(self) -> Lineup:
@@ -244,13 +244,13 @@ class Loader:
         old = current.adapters.get(name) if current and len(current.adapters) == 1 else None
         if old and old.saved is read.saved:
             return old
-        backbone = load_backbone(bases.find(base), torch.float32, self._device)
+        backbone = load_backbone(bases.find(base), torch.float32, self.device)
         check_fits(read.saved, backbone, read.source.folder)
         if read.saved.embedding is not None:
-            backbone.tokens = read.saved.embedding.to(self._device)
+            backbone.tokens = read.saved.embedding.to(self.device)
         merge(backbone, read.saved)
         backbone.cast(self._dtype)
-        head = Adapter(0.0, {}, read.saved.state[HEAD].to(self._device))
+        head = Adapter(0.0, {}, read.saved.state[HEAD].to(self.device))
         return self._served(name, read, base, backbone, head)
 
     def _together(self, read: Mapping[str, _Read], base: str, current: Lineup | None) -> dict[str, Served]:
@@ -259,7 +259,7 @@ class Loader:
         if before:
             backbone = next(iter(before.values())).backbone
         else:
-            backbone = load_backbone(bases.find(base), self._dtype, self._device)
+            backbone = load_backbone(bases.find(base), self._dtype, self.device)
         found = {}
         for name, each in read.items():
             old = before.get(name)
