@@ -90,7 +90,7 @@ async def predict(body: PredictRequest, request: Request) -> Response:
             listed=body.probabilities,
             abstain_below=body.abstain_below,
         )
-        base = service.lineup.base
+        base = service.lineup.base_name
         return _bytes(PredictResponse.model_construct(predictions=found, base=base, tokens=tokens))
 
     return _json(await _rendered(render, logits))
@@ -142,7 +142,7 @@ async def adapters(request: Request) -> Response:
         )
         for each in lineup.adapters.values()
     ]
-    return _json(_bytes(AdaptersResponse(base=lineup.base, default=lineup.default, adapters=listed)))
+    return _json(_bytes(AdaptersResponse(base=lineup.base_name, default=lineup.default, adapters=listed)))
 
 
 @router.post(

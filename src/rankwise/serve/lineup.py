@@ -9,8 +9,9 @@ A single adapter is merged into its base model. Several share one frozen backbon
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -103,6 +104,11 @@ class Lineup:
     adapters: Mapping[str, Served]
     default: str
 
+    @property
+    def base_name(self) -> str:
+        """The base model's name for clients, which need not know where a folder is."""
+        return Path(self.base).name if Path(self.base).is_dir() else self.base
+
     def select(self, names: Sequence[str] = (), ranks: Sequence[int] = ()) -> list[Group]:
         """The adapters and ranks that a request names; the default adapter if it names none.
 
@@ -175,7 +181,7 @@ class Loader:
             UsageError: there are no adapters, two have the same name, or they are of several base models.
             Unreachable: the base model must be downloaded, and the Hub does not answer.
         """
-        read = {name: _Read(source, *_read(source)) for name, source in self.folders().items()}
+        read = {name: _read(source) for name, source in self.folders().items()}
         return self._line_up(read, None)
 
     def reload(self, current: Lineup) -> tuple[Lineup, Changes]:
@@ -222,7 +228,7 @@ class Loader:
         """The adapter on disk, checked against the backbone in service; not read again if it is the same."""
         if old and old.digest == _digest(source.folder):
             return _Read(old.source, old.digest, old.saved)
-        read = _Read(source, *_read(source))
+        read = _read(source)
         backbone = next(iter(current.adapters.values())).backbone
         check_fits(read.saved, backbone, source.folder)
         self._tokenizer(source.folder)
@@ -317,14 +323,32 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _read(source: Source) -> tuple[str, SavedAdapter]:
-    return _digest(source.folder), adapters.load(source.folder)
+def _read(source: Source) -> _Read:
+    """Read an adapter folder that others may write to at the same time.
+
+    Tensors are mapped into memory, and a file that shrinks while it is mapped ends the process (SIGBUS). So
+    they are read from a copy that nobody else knows, and kept in memory of their own.
+    """
+    with tempfile.TemporaryDirectory(prefix="rankwise-") as name:
+        copy = Path(name)
+        for path in _files(source.folder):
+            files.copy(path, copy / path.name)
+        try:
+            saved = adapters.load(copy)
+        except ModelError as error:
+            raise ModelError(error.message.replace(name, str(source.folder)), hint=error.hint) from None
+        own = {tensor: value.clone() for tensor, value in saved.state.items()}
+        embedding = None if saved.embedding is None else saved.embedding.clone()
+        return _Read(source, _digest(copy), replace(saved, state=own, embedding=embedding))
 
 
 def _digest(folder: Path) -> str:
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    listed = "\n".join(f"{path.name} {files.sha256(path)}" for path in paths)
+    listed = "\n".join(f"{path.name} {files.sha256(path)}" for path in _files(folder))
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _common_base(read: Mapping[str, _Read]) -> str:
