@@ -414,6 +414,9 @@ def predict(
         bool, typer.Option("--safe-csv", help="Put ' before cells that a spreadsheet would run as formulas.")
     ] = False,
     text_column: TextColumn = None,
+    url: Annotated[
+        str | None, typer.Option(help="Server to ask; ADAPTER is the name of an adapter there.")
+    ] = None,
     base: Base = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -427,7 +430,14 @@ def predict(
         raise UsageError("give either texts, or --input FILE and --output FILE")
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
-    classifier = Classifier.load(adapter, base=base, device=device, precision=precision)
+    if url:
+        from rankwise.serve.client import RemoteClassifier
+
+        if base or (device, precision) != ("auto", "auto"):
+            raise UsageError("with --url, --base, --device and --precision are up to the server")
+        classifier: Classifier = RemoteClassifier(url, str(adapter))
+    else:
+        classifier = Classifier.load(adapter, base=base, device=device, precision=precision)
     if input and output:
         with terminal.ProgressBars() as bars:
             bars.begin("predict", None)

@@ -104,7 +104,7 @@ class Engine:
             QueueFull: the job has no room, or would wait too long.
         """
         if self.is_overloaded:
-            raise QueueFull(f"the wait is {self.wait:.1f} seconds", hint="try again later")
+            raise QueueFull(f"the wait is {self.wait:.1f} seconds")
         job = Job(tasks)
         self._queue.put(job)
         return job

@@ -35,7 +35,7 @@ CODES: dict[str, tuple[int, str]] = {
     "overloaded": (429, "the queue is full; Retry-After says when to try again"),
     "client_closed": (499, "the client went away before the answer; only in the log"),
     "internal": (500, "an error in the server"),
-    "unavailable": (503, "the server is starting, shutting down, or short of memory"),
+    "unavailable": (503, "the server is shutting down, or has too many large requests"),
 }
 """Code -> status and meaning."""
 

@@ -16,7 +16,6 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwise.errors import RankwiseError
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.batch import Ids
 from rankwise.nn.ragged.batch import lexical_order
@@ -29,7 +28,7 @@ Task = tuple[Served, Sequence[Ids]]
 Logits = NDArray[np.float32]
 
 
-class QueueFull(RankwiseError):
+class QueueFull(Exception):
     """The queue has no room for a job at the moment."""
 
 
@@ -113,7 +112,7 @@ class TokenQueue:
             if self._closed:
                 raise QueueFull("the server is shutting down")
             if self.tokens + job.tokens > self.capacity:
-                raise QueueFull(f"{self.tokens} tokens wait already", hint="try again later")
+                raise QueueFull(f"{self.tokens} tokens wait already")
             self.tokens += job.tokens
             self._jobs[job] = None
             self._changed.notify()
