@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
-
 from tests.serve.made import LETTERS, make_adapter
-from tests.serve.running import TOKEN, Running, running
+
+if TYPE_CHECKING:
+    from tests.serve.running import Running
+
+NEED_EXTRA = ("test_api.py", "test_browser.py", "test_client.py", "test_hardness.py", "test_reload.py")
+collect_ignore = [] if find_spec("fastapi") and find_spec("httpx") else list(NEED_EXTRA)
+"""Without the extra `serve`, only the engine can be tested."""
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +34,8 @@ def served_folder(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> 
 @pytest.fixture(scope="session")
 def server(served_folder: Path) -> Iterator[Running]:
     """A server of these adapters, with a token. `three` is the default."""
+    from tests.serve.running import TOKEN, running
+
     names = ("three", "seven", "two", "twin", "probe")
     options = ("--precision", "float32", "--device", "cpu")
     with running(*(served_folder / name for name in names), *options, token=TOKEN) as found:

@@ -14,6 +14,8 @@ from rankwise.models.peft_format import SavedAdapter
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, layer_of, match_modules, tensor_shapes
+from rankwise.serve.engine import Engine
+from rankwise.serve.queue import Logits, Task
 from rankwise.store import files
 
 LETTERS = ("a", "b", "c", "d", "e", "f", "g")
@@ -47,3 +49,8 @@ def make_adapter(
 
 def backbone_of(base: Path) -> Backbone:
     return load_backbone(bases.find(str(base)), torch.float32, torch.device("cpu"))
+
+
+def logits_of(engine: Engine, tasks: Sequence[Task]) -> list[Logits]:
+    """Submit a job, and wait for it."""
+    return engine.submit(tasks).done.result()

@@ -15,12 +15,13 @@ from rankwise import Classifier, ModelError, UsageError
 from rankwise.nn.batch import Ids
 from rankwise.nn.mixed import mixed_logits
 from rankwise.serve import engine as engines
-from rankwise.serve.engine import Batch, Engine, logits_of
-from rankwise.serve.lineup import Lineup, Loader, Served
+from rankwise.serve.engine import Batch, Engine
+from rankwise.serve.lineup import Lineup, Served
+from rankwise.serve.loading import Loader
 from rankwise.serve.queue import Job, QueueFull, TokenQueue
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
-from tests.serve.made import LETTERS, make_adapter
+from tests.serve.made import LETTERS, logits_of, make_adapter
 
 TEXTS = [*tiny.texts(40, seed=5), "x", "glad " * 40, "naïve 😀 日本語", "a\nline"]
 

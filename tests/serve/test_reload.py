@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from rankwise import Classifier, UsageError
-from rankwise.serve.engine import Engine, logits_of
-from rankwise.serve.lineup import Lineup, Loader
+from rankwise.serve.engine import Engine
+from rankwise.serve.lineup import Lineup
+from rankwise.serve.loading import Loader
 from tests import tiny
 from tests.serve.load import connected
-from tests.serve.made import LETTERS, make_adapter
+from tests.serve.made import LETTERS, logits_of, make_adapter
 from tests.serve.running import AUTHORIZED, TOKEN, Running, running
 
 TEXTS = tiny.texts(5, seed=3)

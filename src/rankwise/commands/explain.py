@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwise.commands.predict import Classifier
 from rankwise.errors import DataError, UsageError
 
 MOST_WORDS = 256
@@ -35,7 +35,16 @@ class Explanation:
     words: tuple[Word, ...]  # in the order of the text
 
 
-def explain(classifier: Classifier, text: str) -> Explanation:
+class Predicts(Protocol):
+    """A classifier, local or on a server."""
+
+    labels: tuple[str, ...]
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts, classes) probabilities."""
+
+
+def explain(classifier: Predicts, text: str) -> Explanation:
     """Measure how much each word of a text contributes to its label.
 
     Each word in turn is left out, and the text is classified again (Zeiler and Fergus 2014, arXiv

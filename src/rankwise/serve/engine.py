@@ -10,7 +10,6 @@ from typing import Self
 
 import numpy as np
 
-from rankwise.nn.batch import Ids
 from rankwise.nn.mixed import mixed_logits
 from rankwise.serve.lineup import Lineup, Served
 from rankwise.serve.queue import Job, Logits, Piece, QueueFull, Task, TokenQueue
@@ -170,16 +169,3 @@ class Engine:
             self._rate = (1 - _SMOOTHING) * known + _SMOOTHING * rate
         adapters = len({piece.served for piece in pieces})
         self._on_batch(Batch(len(pieces), tokens, adapters, seconds))
-
-
-def ids_of(served: Served, texts: Sequence[str], known: dict[tuple[int, int], list[Ids]]) -> list[Ids]:
-    """Token ids of texts, computed once for adapters with the same tokenizer and length."""
-    key = id(served.tokenizer), served.max_length
-    if key not in known:
-        known[key] = served.encode(texts)
-    return known[key]
-
-
-def logits_of(engine: Engine, tasks: Sequence[Task]) -> list[Logits]:
-    """Submit a job and wait for it, for callers without an event loop."""
-    return engine.submit(tasks).done.result()

@@ -10,7 +10,8 @@ from rankwise.errors import DataError, RankwiseError, UsageError
 from rankwise.nn.batch import Ids
 from rankwise.serve import limits
 from rankwise.serve.engine import Engine
-from rankwise.serve.lineup import Changes, Group, Lineup, Loader, Served
+from rankwise.serve.lineup import Group, Lineup, Served
+from rankwise.serve.loading import Changes, Loader
 from rankwise.serve.metrics import Metrics
 from rankwise.serve.problems import Problem, of_rankwise
 from rankwise.serve.queue import Job, Logits, QueueFull, Task

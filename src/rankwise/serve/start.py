@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rankwise.errors import UsageError
 from rankwise.serve.engine import BATCH_TOKENS, DEVICE_TOKENS, MAX_WAIT, QUEUE_TOKENS
-from rankwise.serve.lineup import Loader
+from rankwise.serve.loading import Loader
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKEN = "RANKWISE_TOKEN"
