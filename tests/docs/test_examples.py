@@ -23,6 +23,7 @@ def run(cwd: Path, name: str, *arguments: str | Path) -> str:
 
 def test_every_example_is_tested() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {
+        "ask_server.py",  # by tests/serve/test_client.py
         "compare_alpha_modes.py",
         "own_csv.py",
         "use_with_peft.py",

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("progress",),
     ("commands",),
+    ("serve",),
     ("cli", "estimator", "__init__", "__main__"),
 )
 """A package's name covers all of its modules that are not listed themselves."""

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 

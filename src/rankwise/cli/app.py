@@ -10,6 +10,7 @@ import json as jsonlib
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -414,6 +415,9 @@ def predict(
         bool, typer.Option("--safe-csv", help="Put ' before cells that a spreadsheet would run as formulas.")
     ] = False,
     text_column: TextColumn = None,
+    url: Annotated[
+        str | None, typer.Option(help="Server to ask; ADAPTER is the name of an adapter there.")
+    ] = None,
     base: Base = None,
     labels: Labels = None,
     device: Device = "auto",
@@ -429,14 +433,21 @@ def predict(
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
     if output:
         command.require_target(output, overwrite=overwrite, safe_csv=safe_csv)
-    classifier = command.Classifier.load(
-        adapter,
-        base=base,
-        labels=label_names(labels),
-        device=device,
-        precision=precision,
-        on_note=terminal.show_note,
-    )
+    if url:
+        from rankwise.serve.client import RemoteClassifier
+
+        if base or labels or (device, precision) != ("auto", "auto"):
+            raise UsageError("with --url, --base, --labels, --device and --precision are up to the server")
+        classifier: command.Classifier = RemoteClassifier(url, str(adapter))
+    else:
+        classifier = command.Classifier.load(
+            adapter,
+            base=base,
+            labels=label_names(labels),
+            device=device,
+            precision=precision,
+            on_note=terminal.show_note,
+        )
     if source and output:
         with terminal.ProgressBars() as bars:
             bars.begin("predict", None)
@@ -457,7 +468,7 @@ def predict(
         texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
     texts = texts or []
     found = classifier(texts)
-    for note in command.cut_note(classifier, command.texts_cut(classifier, texts), len(texts)):
+    for note in command.cut_note(classifier, classifier.truncated(texts), len(texts)):
         terminal.show_note(note)
     if json:
         print(
@@ -472,6 +483,79 @@ def predict(
         )
     else:
         terminal.show_predictions(texts, found)
+
+
+@_verb
+def explain(
+    adapter: Adapter,
+    text: Annotated[str, typer.Argument(help="Text of at least two words.")],
+    base: Base = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+) -> None:
+    """Show which words of a text carried its label: each word in turn is left out."""
+    from rankwise.cli import serving
+    from rankwise.commands.explain import explain as run
+    from rankwise.commands.predict import Classifier
+
+    found = run(Classifier.load(adapter, base=base, device=device, precision=precision), text)
+    if json:
+        print(jsonlib.dumps(asdict(found), indent=1, ensure_ascii=False))
+    else:
+        serving.show_explanation(found)
+
+
+@_verb
+def serve(
+    adapters: Annotated[
+        list[str], typer.Argument(help="Run folders and adapter folders of one base model, or NAME=FOLDER.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 for any free one.", min=0, max=65535)
+    ] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token [default: the variable RANKWISE_TOKEN].")
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Listen on any address without a token.")
+    ] = False,
+    base: Base = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens per batch [default: 1024; 8192 on a GPU].", min=1)
+    ] = None,
+    queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait.", min=1)] = 65_536,
+    max_wait: Annotated[
+        float, typer.Option(help="Seconds; requests that would wait longer are refused.", min=0.01)
+    ] = 1.5,
+    drain_seconds: Annotated[
+        float, typer.Option(help="Seconds to go on after SIGTERM before the server stops listening.", min=0)
+    ] = 1.0,
+    access_log: Annotated[bool, typer.Option(help="Log each request to stderr, without its texts.")] = True,
+) -> None:
+    """Serve adapters of one base model over HTTP, with a page to try them."""
+    from rankwise.cli import serving
+    from rankwise.serve.start import serve as run
+
+    run(
+        adapters,
+        base=base,
+        device=device,
+        precision=precision,
+        host=host,
+        port=port,
+        token_file=token_file,
+        no_auth=no_auth,
+        batch_tokens=batch_tokens,
+        queue_tokens=queue_tokens,
+        max_wait=max_wait,
+        drain_seconds=drain_seconds,
+        access_log=access_log,
+        on_listening=serving.show_listening,
+    )
 
 
 @_verb

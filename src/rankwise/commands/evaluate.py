@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.commands.predict import Classifier, cut_note, texts_cut
+from rankwise.commands.predict import Classifier, cut_note
 from rankwise.data.load import read_labeled
 from rankwise.in_memory import InMemory
 from rankwise.paths import expanded
@@ -45,7 +45,7 @@ def evaluate(
     source = expanded(os.fspath(data)) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
     split = read_labeled(source, classifier.labels, notes=notes, **(columns or {}))
-    for note in [*notes, *cut_note(classifier, texts_cut(classifier, split.texts), len(split))]:
+    for note in [*notes, *cut_note(classifier, classifier.truncated(split.texts), len(split))]:
         on_note(note)
     name = source.name if isinstance(source, Path) else split.name
     return metrics(name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)

@@ -28,7 +28,6 @@ from rankwise.errors import DataError, ModelError, Unreachable, UsageError, eith
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import check_ids, load_with_digest
-from rankwise.models.family import Family
 from rankwise.models.peft_format import merge
 from rankwise.models.registry import family_of
 from rankwise.models.tokenizer import Tokenizer
@@ -141,8 +140,7 @@ class Classifier:
         saved, on, base = parts.saved, hardware.device(parts.device), bases.find(parts.base)
         with hardware.own_torch():
             backbone, digest = load_with_digest(base, torch.float32, on)
-            family = family_of(files.read_object(base.folder / "config.json"))
-            _check_fits(saved, backbone, Path(parts.folder), family)
+            check_fits(saved, backbone, Path(parts.folder), base)
             if saved.base_sha256 not in ("", digest):
                 note(
                     f"{parts.folder}: was trained on another version of {base.name}, "
@@ -193,7 +191,7 @@ class Classifier:
         Raises:
             ModelError: the tokenizer does not fit the model, or a logit is not finite.
         """
-        found = _listed(texts)
+        found = listed(texts)
         if not found:
             return np.empty((0, len(self.labels)), dtype=np.float32)
         with hardware.own_torch():
@@ -206,6 +204,10 @@ class Classifier:
                 hint=f"try {option('precision', 'float32')}; if it does not help, the adapter cannot be used",
             )
         return of_head
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        """The number of texts with more tokens than `max_length`, which are cut."""
+        return self._tokenizer.truncated(texts, self.max_length)
 
     def __repr__(self) -> str:
         if self._parts is None:
@@ -228,7 +230,7 @@ class Classifier:
         return self
 
 
-def _listed(texts: Iterable[str]) -> list[str]:
+def listed(texts: Iterable[str]) -> list[str]:
     """The texts as a list of plain strings, checked."""
     if isinstance(texts, str | bytes):
         raise UsageError("give a list of texts, not one string", hint="classifier([text])")
@@ -304,7 +306,7 @@ def predict_file(
                 row |= dict(zip(added, values, strict=True))
             write(batch)
             done += len(batch)
-            cut += texts_cut(classifier, texts)
+            cut += classifier.truncated(texts)
             on_rows(len(batch))
     for note in [*(each for each in notes if each not in rows.notes), *cut_note(classifier, cut, done)]:
         on_note(note)
@@ -360,11 +362,6 @@ def lines_of_stdin(classifier: Classifier, *, skip_empty: bool, on_note: Callabl
     for note in notes:
         on_note(note)
     return texts
-
-
-def texts_cut(classifier: Classifier, texts: Sequence[str]) -> int:
-    """The number of texts with more tokens than the classifier reads."""
-    return classifier._tokenizer.truncated(texts, classifier.max_length)
 
 
 def cut_note(classifier: Classifier, cut: int, texts: int) -> list[str]:
@@ -429,7 +426,13 @@ def _with_labels(
     return saved.named(names)
 
 
-def _check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path, family: Family) -> None:
+def check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path, base: bases.Base) -> None:
+    """Check that an adapter fits its base model: the modules that it changes, and the shapes of its tensors.
+
+    Raises:
+        ModelError: it does not.
+    """
+    family = family_of(files.read_object(base.folder / "config.json"))
     modules = backbone.modules()
     head = saved.state[HEAD]
     if head.shape[1] != backbone.d_model:

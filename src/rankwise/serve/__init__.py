@@ -1,0 +1,1 @@
+"""HTTP service: many adapters of one base model, answered in mixed batches."""

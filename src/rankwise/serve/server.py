@@ -1,0 +1,175 @@
+"""The process of the server: socket, timeouts, signals, and the way it stops.
+
+SIGTERM or Ctrl-C drains the server. It still answers for `drain_seconds`, tells every client to close its
+connection, and fails its readiness check, so that a load balancer stops sending. Then it stops listening,
+answers what it has accepted, and exits. A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from rankwise.errors import UsageError
+from rankwise.serve import limits
+from rankwise.serve.app import create_app
+from rankwise.serve.service import Service
+
+STOP_SECONDS = 30.0
+"""Time for the answers in progress, after the server has stopped listening."""
+_BACKLOG = 2048
+
+
+def run(
+    service: Service,
+    *,
+    host: str,
+    port: int,
+    token: str,
+    access_log: bool,
+    drain_seconds: float,
+    on_listening: Callable[[str], None],
+) -> None:
+    """Serve until a signal stops the process.
+
+    Args:
+        service: the adapters and the engine.
+        host: address to listen on.
+        port: port to listen on; 0 for any free one.
+        token: bearer token that requests need; empty for none.
+        access_log: whether to log each request as a line of JSON to stderr.
+        drain_seconds: time between the signal and the end of listening.
+        on_listening: called with the URL once the server listens.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+    """
+    _log_to_stderr(access_log)
+    _allow_connections()
+    sys.setswitchinterval(0.001)  # the model's thread must not keep health checks waiting
+    with _listening(host, port) as listener, service.engine:
+        service.engine.warm_up(service.lineup)
+        config = uvicorn.Config(
+            create_app(service, token),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(limits.IDLE_SECONDS),
+            timeout_graceful_shutdown=int(STOP_SECONDS),
+            backlog=_BACKLOG,
+        )
+        on_listening(_url(listener))
+        _Server(config, service, drain_seconds).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Drains before it stops."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._service, self._drain_seconds = service, drain_seconds
+        self._stop_at = float("inf")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; at the second signal, stop."""
+        if self._service.draining:
+            self.should_exit = self.force_exit = True
+        self._service.draining = True
+        self._stop_at = time.monotonic() + self._drain_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; whether to stop listening."""
+        if time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+class _Protocol(H11Protocol):
+    """A connection that is closed if its client is too slow to send headers or to read an answer."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect(limits.HEADER_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        in_progress = self.cycle is not None and not self.cycle.response_complete
+        if in_progress:
+            self._expect(None)
+        elif self._deadline is None:
+            self._expect(limits.HEADER_SECONDS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect(limits.WRITE_SECONDS)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._expect(None)
+
+    def on_response_complete(self) -> None:
+        self._expect(None)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect(None)
+        super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._expect(limits.WRITE_SECONDS)
+
+    def _expect(self, seconds: float | None) -> None:
+        """Abort the connection after some seconds, unless something is called before."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        hint = "choose another --port, or stop the server that uses it"
+        raise UsageError(f"cannot listen on {host}:{port}: {reason}", hint=hint) from None
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _log_to_stderr(access_log: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("rankwise.serve")
+    log.handlers[:], log.propagate = [handler], False
+    log.setLevel(logging.INFO if access_log else logging.ERROR)
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it warns about every malformed request
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files, of which each connection is one, as far as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))

@@ -1,0 +1,284 @@
+"""The page in a real browser: mouse, keyboard, a dropped file, a download, hostile texts, narrow windows.
+
+Needs Chromium or Chrome on the path; otherwise these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rankwise.report.drawing import DARK, LIGHT
+from tests.serve.browser import PROGRAM, Browser, browser
+from tests.serve.made import LETTERS, make_adapter
+from tests.serve.running import TOKEN, Running, running
+from tests.unit.test_browser import rgb
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium or Chrome on the path")
+IDLE = "!document.querySelector('#go').disabled"
+HOSTILE = [
+    "<script>bad()</script>", "<img src=x onerror=bad()>", "<svg onload=bad()>", "javascript:bad()",
+    "\"><script>bad()</script>", "'><img src=x onerror=bad()>", "<a href=javascript:bad()>x</a>",
+    "</textarea><script>bad()</script>", "<iframe srcdoc='<script>parent.bad()</script>'></iframe>",
+    "<body onload=bad()>", "<style>*{display:none}</style>", "<math><mtext><script>bad()</script>",
+    "{{bad()}}", "${bad()}", "<details open ontoggle=bad()>", "<input autofocus onfocus=bad()>",
+    "&lt;script&gt;bad()&lt;/script&gt;", "<base href=//evil.example>", "<object data=data:text/html,x>",
+    "<meta http-equiv=refresh content=0>",
+]  # fmt: skip
+XSS = [f"{shape} {i}" for i in range(5) for shape in HOSTILE]
+"""100 texts that would run a script, or change the page, if they were inserted as HTML."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    for seed in (1, 2, 3):
+        make_adapter(folder / f"s{seed}", gpt2_base, rank=4, seed=seed)
+    make_adapter(folder / "hostile", gpt2_base, rank=2, labels=HOSTILE[:3])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Running]:
+    names = ("s1", "s2", "s3", "hostile")
+    with running(*(folder / name for name in names), "--precision", "float32") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture
+def page(tab: Browser, server: Running) -> Iterator[Browser]:
+    """The page, with its adapters listed. Afterwards, nothing was fetched from elsewhere or refused."""
+    tab.open(server.url)
+    tab.until("document.querySelector('#adapters input')")
+    yield tab
+    assert all(url.startswith((server.url, "data:", "blob:")) for url in tab.requested)
+    assert tab.complaints == []
+    assert tab.evaluate("typeof bad") == "undefined"
+
+
+def answers(server: Running, texts: list[str], adapters: list[str]) -> list[list[str]]:
+    """For each text, the labels of the adapters, from the API."""
+    found = httpx.post(f"{server.url}/v1/predict", json={"texts": texts, "adapters": adapters}).json()
+    return [[each["label"] for each in prediction["answers"]] for prediction in found["predictions"]]
+
+
+def texts_of(page: Browser, selector: str) -> list[str]:
+    found: list[str] = page.evaluate(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map(each => each.textContent)"
+    )
+    return found
+
+
+def tick(page: Browser, *names: str) -> None:
+    """Choose exactly these adapters, with the mouse."""
+    count = page.evaluate("document.querySelectorAll('#adapters input').length")
+    for i in range(1, count + 1):
+        box = f"#adapters label:nth-child({i}) input"
+        value, checked = page.evaluate(f"(e => [e.value, e.checked])(document.querySelector('{box}'))")
+        if checked != (value in names):
+            page.click(box)
+
+
+def test_a_sample_is_answered_by_a_click(page: Browser, server: Running) -> None:
+    page.click("#samples button:nth-child(2)")
+    page.until("document.querySelector('.panel')")
+    text = page.evaluate("document.querySelector('#texts').value")
+    assert texts_of(page, ".verdict") == answers(server, [text], ["s1"])[0]
+    bars = "[...document.querySelectorAll('.bars .bar')]"
+    shares = page.evaluate(f"{bars}.map(each => each.clientWidth / each.parentElement.clientWidth)")
+    assert len(shares) == 3 and shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1, abs=0.15)
+
+
+def test_adapters_side_by_side(page: Browser, server: Running) -> None:
+    tick(page, "s1", "s2", "s3")
+    page.click("#texts")
+    page.type("so glad and merry")
+    page.press("Enter", control=True)
+    page.until(f"{IDLE} && document.querySelectorAll('.panel').length === 3")
+    (labels,) = answers(server, ["so glad and merry"], ["s1", "s2", "s3"])
+    assert texts_of(page, ".verdict") == labels
+    expected = "The adapters agree." if len(set(labels)) == 1 else "The adapters differ."
+    assert texts_of(page, ".note") == [expected]
+
+
+def test_a_rank_averages_its_seeds(page: Browser) -> None:
+    tick(page, "4")
+    page.click("#samples button:nth-child(1)")
+    page.until("document.querySelector('#go').disabled || document.querySelector('.panel')")
+    page.until("document.querySelector('.panel')")
+    assert texts_of(page, ".panel h3") == ["rank-4"]
+
+
+def test_words_are_explained(page: Browser, server: Running) -> None:
+    page.click("#texts")
+    page.type("<b>so</b> very glad")
+    page.click("#go")
+    page.until("document.querySelector('.panel .link')")
+    page.click(".panel .link")
+    page.until("document.querySelector('.words')")
+    assert texts_of(page, ".words span") == ["<b>so</b>", "very", "glad"]
+    found = httpx.post(
+        f"{server.url}/v1/explain", json={"text": "<b>so</b> very glad", "adapter": "s1"}
+    ).json()
+    kinds = page.evaluate("[...document.querySelectorAll('.words span')].map(each => each.className)")
+    assert kinds == ["for" if word["effect"] >= 0 else "against" for word in found["words"]]
+
+
+def test_many_lines_make_a_table(page: Browser, server: Running) -> None:
+    lines = ["so glad", "", "my sister was furious", "it left me shaky"] + [f"so {i}" for i in range(80)]
+    tick(page, "s1", "s2")
+    page.click("#texts")
+    page.type("\n".join(lines))
+    page.click("#go")
+    page.until(f"{IDLE} && document.querySelector('.list tbody tr')")
+    kept = [text for text in lines if text]
+    labels = answers(server, kept, ["s1", "s2"])
+    assert texts_of(page, ".list tbody tr:not([hidden]) td:first-child") == kept
+    cells = texts_of(page, ".list tbody tr:not([hidden]) td:nth-child(2)")
+    assert [cell.split()[0] for cell in cells] == [first for first, _ in labels]
+    marks = texts_of(page, ".list td.mark")
+    assert marks == ["= agree" if a == b else "≠ differ" for a, b in labels]
+    differ = sum(a != b for a, b in labels)
+    assert differ, "the adapters agree: this test shows nothing"
+    page.click("#filter")
+    assert len(texts_of(page, ".list tbody tr:not([hidden])")) == differ
+
+
+def test_a_dropped_file_is_labeled_and_downloaded(page: Browser, server: Running, tmp_path: Path) -> None:
+    rows = [("1", "so glad", "a,b"), ("2", '=cmd|"x"', "line\nbreak"), ("3", "very furious", "")]
+    source = tmp_path / "reviews.csv"
+    with source.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "Review", "note"), *rows])
+    page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "down"))
+    page.drop(source)
+    page.until("!document.querySelector('#table').hidden")
+    assert page.evaluate("document.querySelector('#column').selectedOptions[0].textContent") == "Review"
+    page.click("#go")
+    page.until(f"{IDLE} && document.querySelector('.list')")
+    page.click("#download")
+    target = tmp_path / "down" / "reviews-labeled.csv"
+    deadline = time.monotonic() + 20
+    while not target.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with target.open(encoding="utf-8", newline="") as file:
+        written = list(csv.reader(file))
+    assert written[0] == ["id", "Review", "note", "predicted_label", "probability"]
+    safe = [[f"'{cell}" if cell.startswith("=") else cell for cell in row] for row in rows]
+    assert [row[:3] for row in written[1:]] == safe
+    assert [row[3] for row in written[1:]] == [
+        label for (label,) in answers(server, [text for _, text, _ in rows], ["s1"])
+    ]
+
+
+def test_hostile_texts_stay_texts(page: Browser) -> None:
+    tick(page, "s1", "hostile")
+    page.click("#texts")
+    page.type("\n".join(XSS))
+    page.click("#go")
+    page.until(f"{IDLE} && document.querySelectorAll('.list tbody tr').length === 200", 120)
+    assert texts_of(page, ".list tbody tr:not([hidden]) td:first-child") == XSS
+    inside = "#output :is(script, img, svg, iframe, style, input, object, base, meta, a, math, details)"
+    assert texts_of(page, inside) == []
+    shown = {cell.rpartition(" ")[0] for cell in texts_of(page, ".list td:nth-child(3)")}
+    assert shown <= set(HOSTILE[:3]) and shown
+    for i in (1, 3, 5):
+        page.click(f".list tbody tr:nth-child({i}) .link")
+    page.until("document.querySelectorAll('.panel').length === 6")
+    page.click(".panel .link")
+    page.until("document.querySelector('.words, .panel .muted.small')")
+    assert texts_of(page, inside) == []
+
+
+def test_hostile_files_stay_texts(page: Browser, tmp_path: Path) -> None:
+    source = tmp_path / "<img src=x onerror=bad()>.csv"
+    with source.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([HOSTILE[:3], *([text] * 3 for text in XSS[:20])])
+    page.drop(source)
+    page.until("!document.querySelector('#table').hidden")
+    assert texts_of(page, "#column option") == HOSTILE[:3]
+    assert page.evaluate("document.querySelector('#table-name').textContent").startswith("<img src=x")
+    assert texts_of(page, "main img, main script") == []
+
+
+def test_the_keyboard_is_enough(page: Browser, server: Running) -> None:
+    page.evaluate("document.querySelector('#texts').focus()")
+    page.type("so merry")
+    for _ in range(40):
+        page.press("Tab")
+        if page.evaluate("document.activeElement.id") == "go":
+            break
+    page.press("Enter")
+    page.until("document.querySelector('.verdict')")
+    assert texts_of(page, ".verdict") == answers(server, ["so merry"], ["s1"])[0]
+
+
+def test_controls_have_names(page: Browser) -> None:
+    nodes = page.send("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "textbox", "checkbox", "combobox", "link", "spinbutton", "searchbox"}
+    shown = [each for each in nodes if each.get("role", {}).get("value") in roles]
+    named = [(each["role"]["value"], each["name"]["value"]) for each in shown]
+    assert len(named) >= 12
+    assert [role for role, name in named if not name.strip()] == []
+
+
+def test_problems_are_told(page: Browser) -> None:
+    page.click("#go")
+    assert texts_of(page, "#problem")[0].startswith("There is no text yet.")
+    tick(page)
+    page.click("#samples button")
+    assert texts_of(page, "#problem")[0].startswith("No adapter is chosen.")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_the_page_fits_its_window(page: Browser, server: Running, width: int, dark: bool) -> None:
+    page.open(server.url, width, dark=dark)
+    page.until("document.querySelector('#adapters input')")
+    tick(page, "s1", "s2", "hostile")
+    page.click("#texts")
+    page.type("so glad\n" + "Donaudampfschifffahrtsgesellschaft" * 9)
+    page.click("#go")
+    page.until(f"{IDLE} && document.querySelector('.list')")
+    page.click(".list tbody tr .link")
+    palette = DARK if dark else LIGHT
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == rgb(palette["paper"])
+    assert page.evaluate("getComputedStyle(document.body).color") == rgb(palette["ink"])
+    heights = page.evaluate("[...document.querySelectorAll('main button')].map(each => each.offsetHeight)")
+    assert [height for height in heights if 0 < height < 32] == []  # large enough for a finger
+
+
+def test_a_token_is_asked_for(tab: Browser, folder: Path) -> None:
+    with running(folder / "s1", "--precision", "float32", token=TOKEN) as server:
+        tab.open(server.url)
+        tab.until("!document.querySelector('#auth').hidden")
+        assert texts_of(tab, "#about") == ["This server needs a token."]
+        tab.click("#token")
+        tab.type(TOKEN)
+        tab.press("Enter")
+        tab.until("document.querySelector('#adapters input')")
+        tab.click("#samples button")
+        tab.until("document.querySelector('.verdict')")
+        assert texts_of(tab, ".verdict")[0] in LETTERS
+
+
+def test_the_page_of_the_api_is_rendered(tab: Browser, server: Running) -> None:
+    for width in (375, 1280):
+        tab.open(f"{server.url}/docs", width)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate("getComputedStyle(document.querySelector('h2')).borderTopStyle") == "solid"
+        assert tab.complaints == []
+        assert all(url.startswith((server.url, "data:")) for url in tab.requested)
