@@ -58,7 +58,7 @@ def test_the_separator_is_found_and_said(tmp_path: Path, separator: str, name: s
     frame.to_csv(path, sep=separator, index=False)
     found = load(path)
     assert pairs(found) == ROWS
-    assert found.notes == (f"a{suffix}: the separator is {name}",) * 2  # as train and as validation
+    assert found.notes == (f"a{suffix}: the separator is {name}",)
 
 
 def test_commas_in_a_tsv(tmp_path: Path) -> None:
@@ -273,6 +273,11 @@ def test_json_lines_whose_rows_hold_lists(tmp_path: Path) -> None:
         ('[{"text": "a", "label": "x"}, 5]', "row 2: not a JSON object"),
         ('[{"text": "a", "label": "x"}, {"text": ""}]', "row 2: the text is empty"),
         ("[]", ": the array is empty"),
+        (
+            '{"text": {"0": "a"}, "label": {"0": "x"}}',
+            ": the columns text, label instead of rows\nhint: write rows",
+        ),
+        ('{\n"text": ["a"],\n"label": ["x"]\n}', ": the columns text, label instead of rows"),
         ('{\n"text": "a",\n"label": "x"\n}', ": one JSON object, not a list of them"),
         ('{"a": [{"text": "a"}], "b": [{"text": "b"}]}', ": several lists of objects: a, b"),
         ('[\n{"text": "a", "label": "x"},\n{"text": "b" "label": "y"}\n]', ":3: not JSON: Expecting ','"),

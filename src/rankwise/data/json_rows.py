@@ -33,6 +33,8 @@ def read_json(origin: Origin, file: BinaryIO) -> Table:
     except DataError as error:  # perhaps an object that goes on in the next lines
         return _whole(origin, first, lines, otherwise=error)
     begun = [first]
+    if isinstance(row, dict):
+        _refuse_columns(origin, row)
     if isinstance(row, dict) and _lists(row):
         begun += islice((each for each in lines if each[1].strip()), 1)
         if len(begun) == 1:
@@ -95,6 +97,8 @@ def _whole(
         value = _parsed(origin, content, None)
     except DataError as error:
         raise (otherwise or error) from None
+    if isinstance(value, dict):
+        _refuse_columns(origin, value)
     items, name = _items(origin, value)
     if not items:
         raise origin.error("the array is empty", hint=INCOMPLETE)
@@ -114,6 +118,14 @@ def _items(origin: Origin, value: Any) -> tuple[list[Any], str]:
         return value[lists[0]], lists[0]
     what = f"several lists of objects: {listed(lists)}" if lists else "one JSON object, not a list of them"
     raise origin.error(what, hint=f"{ARRAY_HINT}; {HINT}")
+
+
+def _refuse_columns(origin: Origin, value: dict[str, Any]) -> None:
+    """Raise a DataError for an object of columns, as pandas writes it by default."""
+    columns = [isinstance(column, dict | list) and bool(column) for column in value.values()]
+    if len(columns) > 1 and all(columns) and not _lists(value):
+        hint = "write rows; with pandas: to_json(PATH, orient='records', lines=True)"
+        raise origin.error(f"the columns {listed(list(value))} instead of rows", hint=hint)
 
 
 def _lists(value: dict[str, Any]) -> list[str]:

@@ -96,7 +96,8 @@ def load(recipe: Recipe) -> Dataset:
     if validation is None:
         train, validation, note = _cut(train, labels, recipe, where)
         notes.append(note)
-    return Dataset(labels, train, validation, splits.get("test"), tuple(notes), tuple(_sources(parts)))
+    distinct = tuple(dict.fromkeys(notes))  # a file may be read for two splits
+    return Dataset(labels, train, validation, splits.get("test"), distinct, tuple(_sources(parts)))
 
 
 def store(recipe: Recipe, folder: Path) -> Recipe:
