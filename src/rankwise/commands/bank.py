@@ -165,4 +165,4 @@ def _relieve(number: int, task: Task, material: Material, journal: Journal, call
             f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",
             hint=f"in a new run give a smaller {option('max_length')}, or a smaller {option('base')}",
         )
-    callback.note(f"out of memory: {done}; a smaller memory limit avoids this from the start")
+    callback.note(f"out of memory: {done}; a smaller --memory-gb avoids this from the start")
