@@ -38,13 +38,22 @@ LIMIT = 5.0
 
 
 class Place:
-    """A folder with a base, data and a recipe, where a server runs commands."""
+    """A folder with a base, data and a recipe, where a server runs commands.
 
-    def __init__(self, folder: Path, hash_seed: int = 0) -> None:
+    Args:
+        folder: the folder.
+        hash_seed: PYTHONHASHSEED of the server.
+        source: folder of another place, whose base and data are used.
+    """
+
+    def __init__(self, folder: Path, hash_seed: int = 0, source: Path | None = None) -> None:
         self.folder, self.run = folder, folder / "run"
-        tiny.gpt2(folder / "base")
-        tiny.data_folder(folder / "data")
-        recipe = tiny.recipe(Path("base"), Path("data"), ranks=(0, 1, 4), keep="best", lora_dropout=0.1)
+        if source is None:
+            tiny.gpt2(folder / "base")
+            tiny.data_folder(folder / "data")
+        folder.mkdir(exist_ok=True)
+        where = source or Path()
+        recipe = tiny.recipe(where / "base", where / "data", ranks=(0, 1, 4), keep="best", lora_dropout=0.1)
         (folder / "recipe.toml").write_text(recipe.to_toml())
         warm = ["sweep", "--recipe", "recipe.toml", "--ranks", "1", "--epochs", "1", "--out", "warm"]
         self.server = Server(folder, warm, hash_seed)
@@ -348,10 +357,13 @@ def test_a_damaged_run_is_resumed(place: Place, whole: tuple[dict[str, str], End
         assert place.digests() == whole[0]
 
 
-def test_the_same_elsewhere(whole: tuple[dict[str, str], Ended], tmp_path: Path) -> None:
-    """In another folder and process, with another PYTHONHASHSEED: identical bytes."""
+def test_the_same_elsewhere(place: Place, whole: tuple[dict[str, str], Ended], tmp_path: Path) -> None:
+    """In another folder and process, with another PYTHONHASHSEED: identical bytes.
+
+    Base and data are the same files, because their absolute paths are recorded.
+    """
     for seed in (1, 2, 3) if FULL else (1,):
-        other = Place(tmp_path / f"elsewhere {seed}", hash_seed=seed)
+        other = Place(tmp_path / f"elsewhere {seed}", hash_seed=seed, source=place.folder)
         with other.server:
             assert other.server.run("command", SWEEP).status == 0
             assert other.digests() == whole[0]

@@ -81,7 +81,7 @@ def has_label_column(columns: list[str], label: str | None) -> bool:
 
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
-    hint = f"use {option(f'{what}_column', 'NAME')}; the first line of a file must contain the column names"
+    hint = f"use {option(f'{what}_column', 'NAME')}; the first line of the file must contain the column names"
     return origin.error(message, hint=hint)
 
 

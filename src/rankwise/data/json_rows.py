@@ -121,7 +121,9 @@ def _items(origin: Origin, value: Any) -> tuple[list[Any], str]:
 
 
 def _refuse_columns(origin: Origin, value: dict[str, Any]) -> None:
-    """Raise a DataError for an object of columns, as pandas writes it by default."""
+    """Raise a DataError for an object of columns, as pandas writes it. In JSON Lines, such an object is a row."""
+    if ".json" not in [suffix.lower() for suffix in origin.file.suffixes]:
+        return
     columns = [isinstance(column, dict | list) and bool(column) for column in value.values()]
     if len(columns) > 1 and all(columns) and not _lists(value):
         hint = "write rows; with pandas: to_json(PATH, orient='records', lines=True)"
