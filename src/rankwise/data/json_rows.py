@@ -121,7 +121,7 @@ def _items(origin: Origin, value: Any) -> tuple[list[Any], str]:
 
 
 def _refuse_columns(origin: Origin, value: dict[str, Any]) -> None:
-    """Raise a DataError for an object of columns, as pandas writes it. In JSON Lines, such an object is a row."""
+    """Raise a DataError for an object of columns, as pandas writes it; a row of JSON Lines may look alike."""
     if ".json" not in [suffix.lower() for suffix in origin.file.suffixes]:
         return
     columns = [isinstance(column, dict | list) and bool(column) for column in value.values()]
