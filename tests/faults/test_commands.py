@@ -60,6 +60,7 @@ VERBS = {
     "plan": ("--recipe", "--preset", *SETTINGS),
     "evaluate": ("--data", "--text-column", "--label-column", "--base", "--device", "--precision"),
     "predict": ("--input", "--output", "--text-column", "--base", "--device", "--precision"),
+    "explain": ("--base", "--device", "--precision"),
     "cut": ("--rank", "--out"),
     "samples": ("--adapter", "--seed"),
     "compare": ("--margin", "--metric"),

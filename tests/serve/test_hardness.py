@@ -245,7 +245,7 @@ def test_clients_that_leave_leave_nothing_behind(loaded: Running) -> None:
             await asyncio.gather(*(leave(first + i) for i in range(50)))
 
     asyncio.run(all_of_them())
-    assert wait_until(lambda: loaded.metric("rankwise_queue_tokens") == 0, 20)
+    assert wait_until(lambda: loaded.metric("rankwise_queue_tokens") == 0, 120)
     assert is_well(loaded)
     assert loaded.memory - before < SPARE
 
@@ -263,7 +263,7 @@ def test_slow_clients_are_cut_off(loaded: Running) -> None:
             writer.write(data[i : i + 1] if header else b"")
             await asyncio.sleep(0.5)
         found = await closed
-        assert header or b"request_timeout" in found
+        assert header or b" 408 " in found
         writer.close()
         return time.monotonic() - start
 
