@@ -255,7 +255,7 @@ def _check_layers(recipe: Recipe, config: ModelConfig) -> None:
     if largest > layers:
         raise UsageError(
             f"last_layers {largest}: {recipe.base} has {layers} layers",
-            hint=f"use --last-layers {layers} or less; without it, all layers are adapted",
+            hint=f"use {option('last_layers', layers)} or less; without it, all layers are adapted",
         )
 
 

@@ -82,7 +82,7 @@ def test_a_disk_without_room(
     "settings",
     [
         {"alpha": 2e6},
-        {"alpha": 1e5, "ranks": (16,)},
+        {"alpha": 1e5, "alpha_mode": "ratio", "ranks": (16,)},
         {"alpha": 1e7, "alpha_mode": "fixed"},
         {"vary": {"alpha": (1, 1e9)}},
         {"alpha": 1e5, "ranks": (16,), "alpha_mode": "fixed", "vary": {"alpha_mode": ("fixed", "ratio")}},

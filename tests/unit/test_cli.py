@@ -152,7 +152,7 @@ def test_evaluate(adapter: Path, data_folder: Path, run: RunFolder) -> None:
     assert all(word in result.stdout for word in ("precision", "recall", "F1", "Confusion", *tiny.LABELS))
     result = rankwise("evaluate", adapter, "--data", data_folder / "test.csv", *HERE, "--json")
     assert json.loads(result.stdout)["confusion"] == row.test.confusion
-    assert result.stderr == "test.csv: 12 texts; text: text, label: label\n"
+    assert result.stderr == "note: test.csv: 12 texts; text: text, label: label\n"
 
 
 def test_predict_texts(adapter: Path, classifier: Classifier) -> None:

@@ -635,7 +635,7 @@ def test_without_the_hub(tmp_path: Path) -> None:
         "Unreachable",
         "dair-ai/emotion: no such path here, and the Hub cannot be reached: HF_HUB_OFFLINE is set, and it is "
         "not in the cache",
-        "try again when online, or use a local file or folder (--data PATH)",
+        "try again when online, or use a local file or folder (data='PATH')",
     ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,9 @@ def splits(data_folder: Path) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_read_alike(form: str) -> None:
     found, expected = load(Recipe(data=FORMS[form]())), load(Recipe(data=(TEXTS, NAMES)))
-    assert found == expected
+    (source,) = found.sources
+    assert source.name in ("data", "data['train']")
+    assert replace(found, sources=expected.sources) == expected
     assert sorted(found.train.texts + found.validation.texts) == sorted(TEXTS)
 
 
@@ -75,8 +79,9 @@ def test_columns_are_chosen_as_in_files() -> None:
     assert found.labels == ("1", "2", "3")
     with pytest.raises(DataError, match=r"data: no column 'score'; the columns are id, review, stars, 0"):
         load(Recipe(data=frame, label_column="score"))
+    assert load(Recipe(data=frame)).labels == ("1", "2", "3")
     with pytest.raises(DataError, match="label_column='NAME'"):
-        load(Recipe(data=frame, text_column="review"))
+        load(Recipe(data=frame.rename(columns={"stars": "points"}), text_column="review"))
 
 
 def test_class_labels_give_names_and_order() -> None:
@@ -162,7 +167,13 @@ def test_a_sweep_is_that_of_the_files(
         "test.parquet", "train.parquet", "validation.parquet",
     ]  # fmt: skip
     assert Recipe.load(stored.recipe).data.source == str(stored.tables)
-    assert stored.predictions.read_bytes() == run.predictions.read_bytes()
+    assert without_source(stored.predictions) == without_source(run.predictions)
+
+
+def without_source(path: Path) -> list[dict[str, str]]:
+    """Predictions without the place where a text was read."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "source"} for row in csv.DictReader(file)]
 
 
 class Stop(Callback):

@@ -179,7 +179,7 @@ def test_a_base_that_was_moved(adapter: Path, tmp_path: Path, gpt2_base: Path) -
     path.write_text(json.dumps(stored | {"base_model_name_or_path": "./mybase"}))
     with pytest.raises(ModelError, match=r"its base model cannot be used: \./mybase: neither") as caught:
         Classifier.load(folder)
-    assert str(folder) in caught.value.message and "--base" in caught.value.hint
+    assert str(folder) in caught.value.message and "base='FOLDER'" in caught.value.hint
     assert Classifier.load(folder, base=str(gpt2_base), device="cpu").labels == tiny.LABELS
 
 

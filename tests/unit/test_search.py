@@ -517,12 +517,12 @@ def test_command(recipe: Recipe, tmp_path: Path) -> None:
         (["--places", "0"], "places 0: at least 1 adapter must train at a time"),
         (["--no-tune", "--ranks", "4"], "there is nothing to search"),
         (["--resume", "a", "--out", "b"], "a: nothing to resume"),
-        (["--vary", "ranks=1,2"], "'ranks' cannot vary"),
+        (["--vary", "ranks=1,2"], "ranks cannot vary"),
     ],
 )
 def test_bad_options(given: list[str], message: str, tmp_path: Path) -> None:
-    out = [] if "--out" in given else ["--out", str(tmp_path / "run")]
-    assert message in refusal("search", *given, *([] if "--resume" in given else out), status=2)
+    out = [] if "--resume" in given else ["--data", "starter", "--out", str(tmp_path / "run")]
+    assert message in refusal("search", *given, *out, status=2)
     assert not (tmp_path / "run").exists()
 
 

@@ -181,4 +181,4 @@ def test_a_plan_in_which_the_epochs_vary(screen: Screen) -> None:
     shown = " ".join(file.getvalue().split())
     assert plan.steps is not None and plan.steps % 3 == 0
     assert f"steps: {plan.steps // 3:,} to {plan.steps:,} for each adapter" in shown
-    assert "time: about 11 min (tuning 10 min, training 1 min, evaluation 5 s), from 12 steps" in shown
+    assert "time: about 11 min (tuning 10 min, training 65 s, evaluation 5 s), from 12 steps" in shown

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankwise.cli.terminal import show_note
-from rankwise.commands.locate import recommended
 from rankwise.errors import UsageError
 from rankwise.store.run_folder import RunFolder, command
 
@@ -29,6 +28,8 @@ def adapter_of(path: Path) -> Path:
         name, why = run.read_search().best, "it is the best of the search"
     else:
         require_sweep(run.path, "predict", hint=f"or give one of the folders in {run.adapters}")
+        from rankwise.commands.locate import recommended
+
         name, why = recommended(run)
     show_note(f"{run.path} is a run: this is its adapter {name} ({why})")
     return run.adapters / name

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rankwise.errors import ModelError, ResourceError, UsageError
+from rankwise.errors import ModelError, ResourceError, UsageError, either
 from rankwise.memory import trained_parameters
 from rankwise.models import peft_format
 from rankwise.models.peft_format import SavedAdapter
@@ -70,7 +70,7 @@ def require_room(folder: Path, plan: Plan, config_json: dict[str, Any]) -> None:
         raise ResourceError(
             f"{folder}: {free / 1e6:,.0f} MB are free, but the adapters need {adapters / 1e6:,.0f} MB "
             f"and the checkpoints {checkpoints / 1e6:,.0f} MB",
-            hint="free disk space, or choose an --out on another disk",
+            hint=f"free disk space, or choose {either('another --out', 'a folder')} on another disk",
         )
 
 

@@ -11,7 +11,7 @@ from rankwise.data.columns import LabeledRows, collect, text_and_label
 from rankwise.data.readers import open_table
 from rankwise.data.tables import Origin, Row, Table, listed, short
 from rankwise.data.writers import plain, write_rows
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, option
 
 NEEDED = ("text", "label", "corrected_label")
 """Columns that a file of corrections must have; `source` is used if it is there."""
@@ -66,7 +66,7 @@ def correct(
         UsageError: the output exists, or its suffix is not supported.
     """
     if output.exists():
-        raise UsageError(f"{output}: already exists", hint="give --output the name of a new file")
+        raise UsageError(f"{output}: already exists", hint=f"give {option('output')} the name of a new file")
     rows, labeled, column = _read(data, text_column, label_column)
     found, origin = _corrections(corrections)
     new = _new_labels(found, origin, labeled)

@@ -326,7 +326,8 @@ def source_of(texts: Sequence[str], source: Path | None, target: Path | None) ->
     if not texts and not source and is_piped():
         return STDIN
     if bool(texts) == bool(source) or (source != STDIN and bool(source) != bool(target)):
-        raise UsageError("give either texts, or --input FILE and --output FILE")
+        files_given = either("--input FILE and --output FILE", "source and target")
+        raise UsageError(f"give either texts, or {files_given}")
     _require_texts(texts)
     return source
 

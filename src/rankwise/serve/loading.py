@@ -15,7 +15,7 @@ import torch
 
 from rankwise import hardware
 from rankwise.commands.predict import check_fits
-from rankwise.errors import ModelError, RankwiseError, UsageError
+from rankwise.errors import ModelError, RankwiseError, UsageError, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import load_backbone
@@ -248,7 +248,9 @@ def _common_base(read: Mapping[str, _Read]) -> str:
         raise UsageError(f"the adapters are for several base models: {one} and {other}", hint=hint)
     ((name, folder),) = names.items()
     if not name:
-        raise ModelError(f"{folder}: does not say which base model it is for", hint="give it: --base")
+        raise ModelError(
+            f"{folder}: does not say which base model it is for", hint=f"give it: {option('base')}"
+        )
     return name
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, option
 from rankwise.serve.engine import BATCH_TOKENS, DEVICE_TOKENS, MAX_WAIT, QUEUE_TOKENS
 from rankwise.serve.loading import Loader
 
@@ -121,6 +121,6 @@ def check_address(host: str, token: str, no_auth: bool) -> None:
     """
     if host not in LOOPBACK and not token and not no_auth:
         raise UsageError(
-            f"--host {host}: other machines can reach this address, and there is no token",
-            hint=f"set {TOKEN} or --token-file; --no-auth serves everyone",
+            f"{option('host', host)}: other machines can reach this address, and there is no token",
+            hint=f"set {TOKEN} or {option('token_file')}; {option('no_auth', True)} serves everyone",
         )

@@ -163,9 +163,12 @@ def temporary_folder(parent: Path | str) -> Iterator[Path]:
 
 
 def free_bytes(folder: Path | str) -> int:
-    """Bytes that can be written to the disk of a folder."""
-    with _explained("read", Path(folder)):
-        return shutil.disk_usage(folder).free
+    """Bytes that can be written to the disk of a folder, which need not exist yet."""
+    found = Path(folder).absolute()
+    while not found.exists() and found != found.parent:
+        found = found.parent
+    with _explained("read", found):
+        return shutil.disk_usage(found).free
 
 
 def is_free(path: Path | str) -> bool:
