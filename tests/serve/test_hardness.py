@@ -26,7 +26,7 @@ from rankwise import Classifier
 from rankwise.serve import limits
 from tests import tiny
 from tests.serve.load import ask_patiently, connected, request
-from tests.serve.running import AUTHORIZED, ROOT, TOKEN, Running, allow_connections, running
+from tests.serve.running import AUTHORIZED, TOKEN, Running, allow_connections, running
 
 FULL = os.environ.get("RANKWISE_FAULTS") == "full"
 MALFORMED = 20_000 if FULL else 400
@@ -65,7 +65,7 @@ def is_well(server: Running) -> bool:
 # Malformed requests
 
 
-def test_schemathesis_finds_no_server_error(loaded: Running) -> None:
+def test_schemathesis_finds_no_server_error(loaded: Running, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{loaded.url}/openapi.json"),
@@ -73,7 +73,7 @@ def test_schemathesis_finds_no_server_error(loaded: Running) -> None:
             *("--max-examples", str(EXAMPLES), "--request-timeout", "30", "--phases", "examples,fuzzing"),
             *("--checks", "not_a_server_error,response_schema_conformance,content_type_conformance"),
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=2400,
+        cwd=tmp_path, capture_output=True, text=True, timeout=2400,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert is_well(loaded)

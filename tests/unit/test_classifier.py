@@ -55,6 +55,24 @@ def test_any_iterable_of_strings(classifier: Classifier, form: Callable[[list[st
     assert classifier(form(TEXTS)) == classifier(TEXTS)
 
 
+def test_words_are_explained_by_leaving_them_out(classifier: Classifier) -> None:
+    """The effects are the probabilities that are lost, each predicted by itself."""
+    found = classifier.explain("so very  glad")
+    whole, *without = (
+        classifier.predict_proba([each])[0] for each in ("so very  glad", "very  glad", "so glad", "so very")
+    )
+    label = int(whole.argmax())
+    assert found.label == classifier.labels[label]
+    assert found.probability == pytest.approx(whole[label])
+    assert [(word.text, word.start) for word in found.words] == [("so", 0), ("very", 3), ("glad", 9)]
+    expected = [whole[label] - each[label] for each in without]
+    assert [word.effect for word in found.words] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(UsageError, match="the text has 1 word"):
+        classifier.explain("glad")
+    with pytest.raises(DataError, match="the text is empty"):
+        classifier.explain(" ")
+
+
 def test_an_arrow_column_is_not_strings(classifier: Classifier) -> None:
     with pytest.raises(DataError, match="text 1 is of type StringScalar, not a string"):
         classifier.predict(pa.array(TEXTS))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rankwise import hardware
+from rankwise.commands.explain import Explanation, explain
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
 from rankwise.data.readers import SUFFIXES, suffix_of
@@ -204,6 +205,17 @@ class Classifier:
                 hint=f"try {option('precision', 'float32')}; if it does not help, the adapter cannot be used",
             )
         return of_head
+
+    def explain(self, text: str) -> Explanation:
+        """The label of a text, and how much of its probability is lost without each word.
+
+        `rankwise.commands.explain` describes the method.
+
+        Raises:
+            UsageError: the text has only one word, or too many.
+            DataError: the text is empty.
+        """
+        return explain(self, text)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """The number of texts with more tokens than `max_length`, which are cut."""
