@@ -73,6 +73,11 @@ def test_words_are_explained_by_leaving_them_out(classifier: Classifier) -> None
         classifier.explain(" ")
 
 
+def test_an_array_of_several_dimensions_is_a_table(classifier: Classifier) -> None:
+    with pytest.raises(UsageError, match="not a table"):
+        classifier.predict(np.array([TEXTS]))
+
+
 def test_an_arrow_column_is_not_strings(classifier: Classifier) -> None:
     with pytest.raises(DataError, match="text 1 is of type StringScalar, not a string"):
         classifier.predict(pa.array(TEXTS))
@@ -87,7 +92,6 @@ def test_an_arrow_column_is_not_strings(classifier: Classifier) -> None:
         (pd.Series(["fine", pd.NA], dtype="string"), "text 2 is missing"),
         (pl.Series(["fine", "well", None]), "text 3 is missing"),
         (["fine", 7], "text 2 is of type int, not a string"),
-        (np.array([["fine"], ["well"]]), "text 1 is of type ndarray, not a string"),
         ((each for each in ["fine", " "]), "text 2 is empty"),
     ],
 )

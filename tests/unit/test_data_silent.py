@@ -120,6 +120,31 @@ def test_no_row_for_training(tmp_path: Path) -> None:
     assert "no row is for training" in refused(written(tmp_path / "a.csv", "text,label,split\na,x,test\n"))
 
 
+def test_a_column_of_another_name_that_names_splits(tmp_path: Path) -> None:
+    lines = [f"t{i},{'ab'[i % 2]},{('train', 'val', 'test')[i % 3]}" for i in range(12)]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["text,label,subset", *lines]))
+    with pytest.raises(DataError) as caught:
+        data.load(Recipe(data=path))
+    assert "every row names a split: test, train, validation (column 'subset')" in str(caught.value)
+    assert "rename it to split" in caught.value.hint
+    lines[5] = "t5,b,other"  # so it is about something else
+    path.write_text("\n".join(["text,label,subset", *lines]))
+    found = data.load(Recipe(data=path))
+    assert len(found.train) + len(found.validation) == 12 and found.test is None
+
+
+def test_a_split_column_in_memory() -> None:
+    columns = {
+        "text": [f"t{i}" for i in range(12)],
+        "label": ["a", "b"] * 6,
+        "split": ["train"] * 8 + ["val"] * 2 + ["test"] * 2,
+    }
+    found = data.load(Recipe(data=columns))
+    assert found.test is not None
+    assert (len(found.train), len(found.validation), len(found.test)) == (8, 2, 2)
+
+
 def test_the_split_column_may_be_the_label(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "text,split\na,left\nb,right\n")
     assert whole(path).labels == ("left", "right")

@@ -112,16 +112,19 @@ def test_a_spreadsheet_in_and_out(classifier: Classifier, tmp_path: Path) -> Non
     ]
 
 
-def test_a_label_behind_the_text_is_not_classified(classifier: Classifier, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sign", "said"), [(";", "';'"), ("\t", "a tab")])
+def test_a_label_behind_the_text_is_not_classified(
+    classifier: Classifier, tmp_path: Path, sign: str, said: str
+) -> None:
     texts = [text for text, _ in tiny.rows(30, 9)]
-    source = written(tmp_path / "in.txt", "".join(f"{text};fear\n" for text in texts))
+    source = written(tmp_path / "in.txt", "".join(f"{text}{sign}fear\n" for text in texts))
     notes: list[str] = []
     predict_file(classifier, source, tmp_path / "out.csv", on_note=notes.append)
     rows = rows_of(tmp_path / "out.csv")
     assert [row["text"] for row in rows] == texts and {row["label"] for row in rows} == {"fear"}
     assert [row["predicted_label"] for row in rows] == [found.label for found in classifier(texts)]
     assert notes[0].startswith(
-        "in.txt: 30 of the first 30 lines end in ';' and a label: the text is classified"
+        f"in.txt: 30 of the first 30 lines end in {said} and a label: the text is classified"
     )
 
 

@@ -23,7 +23,7 @@ def evaluate(
     data: Any,
     *,
     columns: dict[str, Any] | None = None,
-    on_note: Callable[[str], None] = lambda note: None,
+    on_note: Callable[[str], None] | None = None,
     **load: Any,
 ) -> Metrics:
     """Compute an adapter's metrics on labeled texts.
@@ -33,7 +33,7 @@ def evaluate(
         data: a file of labeled texts, or data in memory: a DataFrame, a Dataset, a pair
             (texts, labels), or a mapping of columns.
         columns: `text_column` and `label_column`, if they cannot be detected.
-        on_note: called with notes on what was read, and how much of it was used.
+        on_note: called with notes on the adapter, on what was read, and how much of it was used.
         load: passed on to `Classifier.load`.
 
     Raises:
@@ -41,11 +41,14 @@ def evaluate(
         ModelError: the adapter cannot be used.
         UsageError: this is neither a path nor data in memory.
     """
-    classifier = adapter if isinstance(adapter, Classifier) else Classifier.load(adapter, **load)
+    classifier = adapter
+    if not isinstance(classifier, Classifier):
+        classifier = Classifier.load(classifier, on_note=on_note, **load)
     source = expanded(os.fspath(data)) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
     split = read_labeled(source, classifier.labels, notes=notes, **(columns or {}))
     for note in [*notes, *cut_note(classifier, classifier.truncated(split.texts), len(split))]:
-        on_note(note)
+        if on_note:
+            on_note(note)
     name = source.name if isinstance(source, Path) else split.name
     return metrics(name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)

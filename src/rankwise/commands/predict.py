@@ -125,7 +125,7 @@ class Classifier:
         saved = adapters.load(path)
         hardware.device(device)
         found = _find_base(saved, base, path)
-        saved = _with_labels(saved, labels, found, note)
+        saved = _with_labels(saved, labels, found, path, note)
         tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
         return cls._assembled(_Parts(str(path), saved, tokenizer, name, device, precision), note=note)
@@ -246,11 +246,17 @@ def listed(texts: Iterable[str]) -> list[str]:
     """The texts as a list of plain strings, checked."""
     if isinstance(texts, str | bytes):
         raise UsageError("give a list of texts, not one string", hint="classifier([text])")
-    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
+    if _is_table(texts):
         raise UsageError("give the texts of one column, not a table", hint='classifier(table["text"])')
     if not isinstance(texts, Iterable):
         raise UsageError(f"give a list of texts, not {type(texts).__name__}", hint="classifier([text])")
     return [_checked(number, text) for number, text in enumerate(texts, 1)]
+
+
+def _is_table(texts: object) -> bool:
+    """Whether it is a mapping of columns, a DataFrame, a dataset or an array of several dimensions."""
+    named = hasattr(texts, "columns") or hasattr(texts, "column_names")
+    return isinstance(texts, Mapping) or named or getattr(texts, "ndim", 1) != 1
 
 
 def _checked(number: int, text: object) -> str:
@@ -427,6 +433,7 @@ def _with_labels(
     saved: adapters.SavedAdapter,
     labels: Sequence[str] | None,
     base: bases.Base,
+    folder: Path,
     note: Callable[[str], None],
 ) -> adapters.SavedAdapter:
     """The adapter with the label names that are given; an adapter without any gets those of its base."""
@@ -434,6 +441,8 @@ def _with_labels(
         return saved.named(labels)
     names = bases.label_names(base, len(saved.labels)) if saved.is_unnamed else None
     if names is None:
+        if saved.is_unnamed:
+            note(f"{folder}: has no label names; {option('labels')} gives them")
         return saved
     note(f"the label names are those of {base.name}: {', '.join(names)}; {option('labels')} gives others")
     return saved.named(names)

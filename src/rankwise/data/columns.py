@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import category
@@ -120,16 +120,19 @@ def collect(table: Table, text_column: str, label_column: str, *, optional: bool
     Labels of test rows, or of all rows if `optional` is true, may be missing; they are then "" or "-1".
     """
     origin, names = table.origin, table.classes.get(label_column, ())
-    split_column = _split_column(table.columns, text_column, label_column)
+    by_split = split_column(table.columns, text_column, label_column)
     texts: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
     splits: list[str] = []
     once: dict[str, str] = {}  # share one string among equal labels
+    others = set() if by_split else {*table.columns} - {text_column, label_column}
+    roles: dict[str, set[str]] = {each: set() for each in others}  # other columns that name splits so far
     for number, row in without_empty_tail(table):
+        roles = {each: seen for each, seen in roles.items() if _names_split(row.get(each), seen)}
         texts.append(text_of(origin, number, row, text_column))
-        if split_column is not None:
-            splits.append(_split_of(origin, number, row, split_column))
+        if by_split is not None:
+            splits.append(_split_of(origin, number, row, by_split))
         if (optional or splits[-1:] == ["test"]) and is_unlabeled(row.get(label_column)):
             label = str(row.get(label_column) or "").strip()
         else:
@@ -138,7 +141,8 @@ def collect(table: Table, text_column: str, label_column: str, *, optional: bool
         lines.append(number)
     if not texts:
         raise origin.error("the file has no texts", hint=INCOMPLETE)
-    used = {text_column, label_column, split_column}
+    _refuse_roles(origin, roles)
+    used = {text_column, label_column, by_split}
     unused = tuple(name or "(no name)" for name in table.columns if name not in used)
     columns = Columns(text_column, label_column, unused) if origin.named else None
     return LabeledRows(origin, texts, labels, lines, names, columns, splits)
@@ -163,7 +167,25 @@ def without_empty_tail(table: Table) -> NumberedRows:
         table.notes.append(table.origin.note(f"{counted(len(empty), 'empty row')} at the end left out"))
 
 
-def _split_column(columns: list[str], *used: str) -> str | None:
+def _names_split(value: object, seen: set[str]) -> bool:
+    """Whether a value is the name of a split, which is added to those seen."""
+    split = SPLIT_VALUES.get(value.strip().lower()) if isinstance(value, str) else None
+    seen.update([split] if split else [])
+    return split is not None
+
+
+def _refuse_roles(origin: Origin, roles: Mapping[str, set[str]]) -> None:
+    """Raise a DataError if a column of another name says what each row is for."""
+    for column, seen in roles.items():
+        if len(seen) > 1:
+            hint = "rename it to split to use it, or remove it"
+            raise origin.error(
+                f"every row names a split: {', '.join(sorted(seen))}", column=column, hint=hint
+            )
+
+
+def split_column(columns: list[str], *used: str) -> str | None:
+    """The column that says what a row is for, if there is one."""
     found = [column for column in columns if key(column) == SPLIT_COLUMN and column not in used]
     return found[0] if len(found) == 1 else None
 

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rankwise.data.columns import LabeledRows, collect, text_and_label
+from rankwise.data.columns import LabeledRows, collect, split_column, text_and_label
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.tables import Origin, Table, listed
 from rankwise.in_memory import InMemory, is_table
@@ -52,8 +52,11 @@ def read_table(table: Any, title: str, text_column: str | None, label_column: st
         raise origin.error(f"{len(texts):,} texts, but {len(labels):,} labels")
     if not texts:
         raise origin.error("there are no texts")
-    rows = enumerate(({text: t, label: each} for t, each in zip(texts, labels, strict=True)), 1)
-    return collect(Table(origin, [text, label], rows, {label: _classes(table, label)}), text, label)
+    values = {text: texts, label: labels}
+    if by_split := split_column(list(_keys(table)), text, label):
+        values[by_split] = _values(origin, table, by_split)
+    rows = enumerate((dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)), 1)
+    return collect(Table(origin, list(values), rows, {label: _classes(table, label)}), text, label)
 
 
 def write_table(path: Path, parts: Sequence[LabeledRows]) -> None:

@@ -160,7 +160,8 @@ def _is_empty(value: object) -> bool:
 def _labels_in(lines: Sequence[str], labels: Collection[str]) -> tuple[TakeLabel | None, str]:
     """(how to take the label out of a line, what to say), if nearly all lines contain one."""
     ways = (
-        (partial(_after_semicolon, frozenset(labels)), "end in ';' and a label"),
+        (partial(_after, ";", frozenset(labels)), "end in ';' and a label"),
+        (partial(_after, "\t", frozenset(labels)), "end in a tab and a label"),
         (_fasttext, "have a __label__"),
     )
     for take, what in ways:
@@ -170,8 +171,8 @@ def _labels_in(lines: Sequence[str], labels: Collection[str]) -> tuple[TakeLabel
     return None, ""
 
 
-def _after_semicolon(labels: Collection[str], line: str) -> tuple[str, str]:
-    text, _, label = line.rpartition(";")
+def _after(sign: str, labels: Collection[str], line: str) -> tuple[str, str]:
+    text, _, label = line.rpartition(sign)
     return (text, label.strip()) if label.strip() in labels and text.strip() else (line, "")
 
 
