@@ -382,9 +382,9 @@ def test_label_names_of_the_base(
     notes: list[str] = []
     found = Classifier.load(unnamed, base=str(base), device="cpu", on_note=notes.append)
     assert found.labels == (("x", "y", "z") if used else ("LABEL_0", "LABEL_1", "LABEL_2"))
-    assert [note.startswith(f"the label names are those of {base}: x, y, z") for note in notes] == [
-        True
-    ] * used
+    (note,) = notes
+    said = f"the label names are those of {base}: x, y, z" if used else f"{unnamed}: has no label names"
+    assert note.startswith(said)
 
 
 # The base that an adapter was trained on

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from rankwise import Classifier, ModelError, Recipe, evaluate, sweep
 from rankwise.cli.app import app
+from rankwise.cli.terminal import show_note
 from rankwise.commands.locate import anchored
-from rankwise.errors import DataError, UsageError
+from rankwise.errors import DataError, UsageError, option
 from rankwise.models import packaged
 from rankwise.paths import expanded
 from rankwise.store.run_folder import RunFolder
@@ -181,6 +182,11 @@ def test_a_base_that_was_moved(adapter: Path, tmp_path: Path, gpt2_base: Path) -
         Classifier.load(folder)
     assert str(folder) in caught.value.message and "base='FOLDER'" in caught.value.hint
     assert Classifier.load(folder, base=str(gpt2_base), device="cpu").labels == tiny.LABELS
+
+
+def test_notes_name_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    show_note(f"{option('labels')} gives others")
+    assert "note: --labels gives others" in capsys.readouterr().err
 
 
 def test_names_that_are_not_utf8(adapter: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def show_error(error: RankwiseError) -> None:
 
 def show_note(text: str) -> None:
     """Print `note: ...`."""
-    stderr.print(Text.assemble(("note:", "bold yellow"), " ", printable(text)), soft_wrap=True)
+    stderr.print(Text.assemble(("note:", "bold yellow"), " ", printable(as_options(text))), soft_wrap=True)
 
 
 def show_plan(plan: Plan, seconds: Duration | None = None) -> None:

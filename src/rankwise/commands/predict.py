@@ -25,7 +25,7 @@ from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import short
 from rankwise.data.unlabeled import STDIN, TextRows, is_piped, text_rows
 from rankwise.data.writers import require_writable, write_rows
-from rankwise.errors import DataError, ModelError, Unreachable, UsageError, either, option
+from rankwise.errors import DataError, ModelError, Unreachable, UsageError, as_keywords, either, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import check_ids, load_with_digest
@@ -125,7 +125,9 @@ class Classifier:
         saved = adapters.load(path)
         hardware.device(device)
         found = _find_base(saved, base, path)
-        saved = _with_labels(saved, labels, found, path, note)
+        saved = _with_labels(saved, labels, found, note)
+        if on_note and saved.is_unnamed:
+            on_note(f"{path}: has no label names; {option('labels')} gives them")
         tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
         return cls._assembled(_Parts(str(path), saved, tokenizer, name, device, precision), note=note)
@@ -410,7 +412,7 @@ def _added_columns(labels: Sequence[str], rows: TextRows, on_note: Callable[[str
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, UserWarning, stacklevel=4)
+    warnings.warn(as_keywords(text), UserWarning, stacklevel=4)
 
 
 def _find_base(saved: adapters.SavedAdapter, given: PathLike[str] | str | None, folder: Path) -> bases.Base:
@@ -433,7 +435,6 @@ def _with_labels(
     saved: adapters.SavedAdapter,
     labels: Sequence[str] | None,
     base: bases.Base,
-    folder: Path,
     note: Callable[[str], None],
 ) -> adapters.SavedAdapter:
     """The adapter with the label names that are given; an adapter without any gets those of its base."""
@@ -441,8 +442,6 @@ def _with_labels(
         return saved.named(labels)
     names = bases.label_names(base, len(saved.labels)) if saved.is_unnamed else None
     if names is None:
-        if saved.is_unnamed:
-            note(f"{folder}: has no label names; {option('labels')} gives them")
         return saved
     note(f"the label names are those of {base.name}: {', '.join(names)}; {option('labels')} gives others")
     return saved.named(names)
