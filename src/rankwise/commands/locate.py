@@ -55,7 +55,7 @@ def recommended(run: RunFolder) -> tuple[str, str]:
     choice = chosen(finished.results, comparison)
     why = f"rank {choice.rank} is recommended"
     if comparison.enough is None:
-        why = f"no rank is recommended, and rank {choice.rank} is the best on validation"
+        why = f"the verdict is open, and rank {choice.rank} is the smallest not shown to be worse"
     return choice.best.name, why
 
 
