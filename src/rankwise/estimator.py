@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from rankwise.commands.train import train
 
 
+# To mypy, the base classes are Any, because scikit-learn has no type annotations.
 class RankwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A text classifier for scikit-learn's pipelines, cross-validation and grid search.
 

@@ -131,6 +131,7 @@ def _settle_after_fork() -> None:
     spawn = 'start processes with multiprocessing.get_context("spawn")'
     if _computing - {get_ident()}:
         raise UsageError("this process was forked while another thread was computing", hint=spawn)
+    # torch has no annotations for is_initialized.
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise UsageError("this process was forked, and CUDA does not work after a fork", hint=spawn)
     torch.set_num_threads(1)

@@ -248,13 +248,13 @@ def test_every_refusal_is_without_work(client: httpx.Client, server: Running) ->
 
 
 def test_a_token_is_needed(server: Running) -> None:
-    refused: tuple[dict[str, str | bytes], ...] = (
+    refused: tuple[dict[bytes, bytes], ...] = (
         {},
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": b"Bearer \xff"},
+        {b"Authorization": b"Bearer wrong"},
+        {b"Authorization": b"Bearer \xff"},
     )
     for headers in refused:
-        found = httpx.post(f"{server.url}/v1/predict", json={"texts": "so"}, headers=headers)  # type: ignore[arg-type]
+        found = httpx.post(f"{server.url}/v1/predict", json={"texts": "so"}, headers=headers)
         assert problem(found) == "unauthorized"
     for path in ("/v1/adapters", "/metrics", "/reports/x"):
         assert problem(httpx.get(server.url + path)) == "unauthorized"

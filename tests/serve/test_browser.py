@@ -20,6 +20,7 @@ from tests.serve.made import LETTERS, make_adapter
 from tests.serve.running import TOKEN, Running, running
 from tests.unit.test_browser import rgb
 
+# A browser is a program of the system, which pip cannot install.
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium or Chrome on the path")
 IDLE = "!document.querySelector('#go').disabled"
 HOSTILE = [

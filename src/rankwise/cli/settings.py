@@ -131,6 +131,7 @@ def with_recipe(
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in options.items()
     ]
+    # As above: typer reads __signature__, which mypy does not know.
     with_recipe.__signature__ = inspect.Signature([*added[:1], *own, *added[1:]])  # type: ignore[attr-defined]
     with_recipe.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
     return presented(with_recipe, RUN)

@@ -32,14 +32,14 @@ def read_json(origin: Origin, file: BinaryIO) -> Table:
         row = _parsed(origin, first[1].rstrip(), first[0])
     except DataError as error:  # perhaps an object that goes on in the next lines
         return _whole(origin, first, lines, otherwise=error)
-    begun = [first]
+    opening = [first]
     if isinstance(row, dict):
         _refuse_columns(origin, row)
     if isinstance(row, dict) and _lists(row):
-        begun += islice((each for each in lines if each[1].strip()), 1)
-        if len(begun) == 1:
+        opening += islice((each for each in lines if each[1].strip()), 1)
+        if len(opening) == 1:
             return _whole(origin, first, lines)
-    return _table(origin, _rows(origin, chain(begun, lines)))
+    return _table(origin, _rows(origin, chain(opening, lines)))
 
 
 def _table(origin: Origin, rows: NumberedRows) -> Table:

@@ -208,7 +208,8 @@ def _refuse_unknown(path: Path, given: Mapping[str, Any]) -> None:
         return
     from peft import LoraConfig  # slow to import, and rarely needed
 
-    defaults: dict[str, Any] = LoraConfig().to_dict()  # type: ignore[no-untyped-call]
+    settings: Any = LoraConfig()  # PEFT has no type annotations for to_dict
+    defaults: dict[str, Any] = settings.to_dict()
     for key, value in odd.items():
         if key not in defaults or value != defaults[key]:
             raise ModelError(

@@ -105,6 +105,7 @@ class _Protocol(H11Protocol):
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
 
+    # asyncio declares BaseTransport here. A TCP server always passes a Transport, which uvicorn declares too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect(limits.HEADER_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rankwise.nn.inference import bank_logits
 from rankwise.nn.mixed import Adapter, mixed_logits
 from tests.serve.made import LETTERS, backbone_of, make_adapter
 
-SHAPES = (
+SHAPES: tuple[dict[str, Any], ...] = (
     {"rank": 4, "labels": LETTERS[:3]},
     {"rank": 0, "labels": LETTERS[:5]},
     {"rank": 1, "labels": LETTERS[:2], "targets": ("c_attn",)},
@@ -39,10 +40,7 @@ def backbone(gpt2_base: Path) -> Backbone:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> list[peft_format.SavedAdapter]:
     folder = tmp_path_factory.mktemp("adapters")
-    made = [
-        make_adapter(folder / str(i), gpt2_base, seed=i + 1, **shape)  # type: ignore[arg-type]
-        for i, shape in enumerate(SHAPES)
-    ]
+    made = [make_adapter(folder / str(i), gpt2_base, seed=i + 1, **shape) for i, shape in enumerate(SHAPES)]
     return [peft_format.load(each) for each in made]
 
 
