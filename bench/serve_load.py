@@ -311,8 +311,7 @@ def peer_pipeline(folders: Sequence[Path]) -> Any:
 
     from rankwise.hardware import dtype
 
-    config = json.loads((folders[0] / "config.json").read_text("utf-8"))
-    labels = {int(i): name for i, name in config["id2label"].items()}
+    labels = dict(enumerate(LABELS))
     model: Any = AutoPeftModelForSequenceClassification.from_pretrained(
         str(folders[0]), adapter_name=folders[0].name, num_labels=len(labels), id2label=labels
     )
