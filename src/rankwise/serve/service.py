@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from rankwise.errors import DataError, RankwiseError, UsageError
 from rankwise.nn.batch import Ids
@@ -16,6 +18,7 @@ from rankwise.serve.metrics import Metrics
 from rankwise.serve.problems import Problem, of_rankwise
 from rankwise.serve.queue import Job, Logits, QueueFull, Task
 
+Made = TypeVar("Made")
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 INLINE_CHARACTERS = 4000
 """Shorter requests are tokenized in the event loop: it takes less time than a thread's start."""
@@ -37,7 +40,7 @@ class Service:
 
     def __init__(self, loader: Loader, **engine_options: Any) -> None:
         self._loader = loader
-        self.lineup: Lineup = loader.load()
+        self.lineup: Lineup = _apart(loader.load)
         self.metrics = Metrics(lambda: self.engine.tokens, lambda: len(self.lineup.adapters))
         self.engine = Engine(on_batch=self.metrics.on_batch, **engine_options)
         self.draining = False
@@ -117,11 +120,22 @@ class Service:
         """
         async with self._reloading:
             try:
-                lineup, changes = await asyncio.to_thread(self._loader.reload, self.lineup)
+                lineup, changes = await asyncio.to_thread(_apart, partial(self._loader.reload, self.lineup))
             except RankwiseError as error:
                 raise Problem("invalid_request", error.message, error.hint) from None
             self.lineup = lineup
         return changes
+
+
+def _apart(read: Callable[[], Made]) -> Made:
+    """The result of a function that runs in a thread of its own.
+
+    Whichever thread has used torch keeps OpenMP threads until it ends. Beside those of the model's thread,
+    they are more than the cores. OpenMP then stops spinning between two products and lets threads sleep,
+    which makes the answer to a single text half as slow again.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(read).result()
 
 
 def _check_size(groups: Sequence[Group], texts: int) -> None:
