@@ -22,8 +22,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
 
+# The service and the faults are tested alone: some of their tests count seconds.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	  --ignore tests/serve --ignore tests/faults
+	$(BIN)/python -m pytest tests/serve tests/faults
 
 # Old packages warn about newer packages that they depend on, so deprecations are not errors here.
 test-oldest: $(OLDEST)/ready
