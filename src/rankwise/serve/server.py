@@ -57,7 +57,7 @@ def run(
     _log_to_stderr(access_log)
     _allow_connections()
     sys.setswitchinterval(0.001)  # the model's thread must not keep health checks waiting
-    with _listening(host, port) as listener, service.engine:
+    with listening(host, port) as listener, service.engine:
         service.engine.warm_up(service.lineup)
         config = uvicorn.Config(
             create_app(service, token),
@@ -145,7 +145,12 @@ class _Protocol(H11Protocol):
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A listener on an address.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
