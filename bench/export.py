@@ -1,7 +1,7 @@
 """Exports: file sizes, speed in ONNX Runtime beside rankwise and transformers, and what int8 costs.
 
-GPT-2's 124M shape with random weights and an adapter of rank 8, or a trained adapter. Everything is on the CPU;
-tokenization is included, and batches are in order of length.
+GPT-2's 124M shape with random weights and an adapter of rank 8, or a trained adapter. Everything is on the
+CPU; tokenization is included, and batches are in order of length.
 
     python -m bench.export [--adapter FOLDER] [--texts N] [--rounds N] [--record FILE]
 """
@@ -31,13 +31,17 @@ from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.bank import HEAD, AdapterSpec
 from rankwise.store import files
 
-KINDS = {"transformers": ("merged", False), "onnxruntime": ("onnx", False), "onnxruntime, int8": ("onnx", True)}
+KINDS = {
+    "transformers": ("merged", False),
+    "onnxruntime": ("onnx", False),
+    "onnxruntime, int8": ("onnx", True),
+}
 """What runs an export -> (target, whether it is in int8)."""
 BATCH = 32
 
 
 def main() -> None:
-    """Export, then classify the same texts alternately with every library, then some of them one at a time."""
+    """Export, then classify the same texts alternately with every library, then some one at a time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapter", type=Path, help="adapter folder, instead of random weights")
     parser.add_argument("--texts", type=int, default=512)
@@ -72,10 +76,19 @@ def main() -> None:
         {
             "work": f"{weights}; {len(chosen)} {name} texts, batches of {BATCH}",
             "verified on": next(iter(made.values())).texts_from,
-            "libraries": ", ".join(f"{each} {version(each)}" for each in ("onnx", "onnxruntime", "tokenizers")),
+            "libraries": ", ".join(
+                f"{each} {version(each)}" for each in ("onnx", "onnxruntime", "tokenizers")
+            ),
         },
         common.table(
-            ["what", "texts/s", "one text, median ms", "model, MB", "largest difference of a logit", "labels changed"],
+            [
+                "what",
+                "texts/s",
+                "one text, median ms",
+                "model, MB",
+                "largest difference of a logit",
+                "labels changed",
+            ],
             rows,
         ),
         options.record,
@@ -147,7 +160,10 @@ def random_adapter(place: Path, shape: dict[str, Any]) -> Path:
     modules = {name: shape for name, shape in config.module_shapes().items() if name.endswith("c_attn")}
     state = {HEAD: torch.randn(common.CLASSES, config.d_model)}
     for name, (n_in, n_out) in modules.items():
-        state |= {f"{name}.lora_A": torch.randn(8, n_in) * 0.02, f"{name}.lora_B": torch.randn(n_out, 8) * 0.02}
+        state |= {
+            f"{name}.lora_A": torch.randn(8, n_in) * 0.02,
+            f"{name}.lora_B": torch.randn(n_out, 8) * 0.02,
+        }
     spec = AdapterSpec(8, 16.0, 2.0, 0, 0.0, tuple(modules))
     labels = tuple(str(i) for i in range(common.CLASSES))
     saved = peft_format.SavedAdapter(spec, state, labels, str(base), 128)

@@ -1,6 +1,6 @@
 """A local server that speaks the Hub's protocol, and calls in processes that talk to it.
 
-It has the endpoints of huggingface_hub for downloads, new repositories, branches, uploads (git LFS) and commits.
+It has the endpoints for downloads, new repositories, branches, uploads (git LFS) and commits.
 """
 
 from __future__ import annotations

@@ -83,10 +83,12 @@ def test_an_adapter_comes_from_the_hub(hub: Hub, adapter: Path, tmp_path: Path) 
 def test_the_other_commands_take_it(hub: Hub, adapter: Path, data_folder: Path, tmp_path: Path) -> None:
     hub.repos["me/tiny"] = contents(adapter)
     test = data_folder / "test.csv"
+    loading = "__import__('rankwise.serve.loading').serve.loading"
+    loader = f"{loading}.Loader(['me/tiny', 'v=me/tiny@main'])"
     calls = [
         f"rankwise.evaluate('me/tiny', {str(test)!r}).texts",
-        "__import__('rankwise.serve.loading').serve.loading.Loader(['me/tiny', 'v=me/tiny@main']).load().default",
-        "sorted(__import__('rankwise.serve.loading').serve.loading.Loader(['me/tiny', 'v=me/tiny@main']).folders())",
+        f"{loader}.load().default",
+        f"sorted({loader}.folders())",
         "rankwise.cut('me/tiny', 2).folder",
     ]
     found = answers(calls, tmp_path, HF_ENDPOINT=hub.url)
@@ -97,7 +99,9 @@ def test_the_other_commands_take_it(hub: Hub, adapter: Path, data_folder: Path, 
 def test_what_is_refused(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     hub.repos["me/model"] = {"config.json": b"{}", "model.safetensors": b"large"}
     hub.repos["me/dora"] = {
-        "adapter_config.json": json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "use_dora": True}).encode(),
+        "adapter_config.json": json.dumps(
+            {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "use_dora": True}
+        ).encode(),
         "adapter_model.safetensors": b"large",
     }
     pickled = contents(adapter) | {"adapter_model.bin": b"pickle"}
@@ -120,7 +124,7 @@ def test_what_is_refused(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     assert found["missing"]["message"] == "me/missing: neither a folder here nor a model on the Hub"
     assert found["pickled@v9"]["message"] == "me/pickled: has no revision 'v9' on the Hub"
     fetched = [path for path in hub.asked if "/resolve/" in path]
-    assert not any(path.endswith(".bin") or "me/dora" in path and "safetensors" in path for path in fetched)
+    assert not any(path.endswith(".bin") or ("me/dora" in path and "safetensors" in path) for path in fetched)
 
 
 def test_no_hub(tmp_path: Path) -> None:

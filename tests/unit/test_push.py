@@ -50,7 +50,9 @@ def test_what_would_be_pushed(run: RunFolder, adapter: Path) -> None:
 
 
 def test_there_and_back(hub: Hub, adapter: Path, run: RunFolder, tmp_path: Path) -> None:
-    load = f"rankwise.Classifier.load('me/tiny', device='cpu', precision='float32').logits({TEXTS!r}).tolist()"
+    load = (
+        f"rankwise.Classifier.load('me/tiny', device='cpu', precision='float32').logits({TEXTS!r}).tolist()"
+    )
     calls = [
         call(adapter, "me/tiny"),
         load,
@@ -69,7 +71,9 @@ def test_there_and_back(hub: Hub, adapter: Path, run: RunFolder, tmp_path: Path)
     assert "me/tiny exists: this added a commit" in found[2]["notes"][-1]
     assert not again["created"]
     expected = {
-        name: Classifier.load(adapter.with_name(name), device="cpu", precision="float32").logits(TEXTS).tolist()
+        name: Classifier.load(adapter.with_name(name), device="cpu", precision="float32")
+        .logits(TEXTS)
+        .tolist()
         for name in ("r4-s110", "r1-s110")
     }
     assert four == same == expected["r4-s110"]
@@ -109,7 +113,9 @@ def test_refusals_of_the_hub(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     assert hub.repos == {}
 
 
-@pytest.mark.parametrize("name", ["tiny", "me/tiny/more", "me/", "/tiny", "me/a b", "me/ti--ny", "me/tiny.", ""])
+@pytest.mark.parametrize(
+    "name", ["tiny", "me/tiny/more", "me/", "/tiny", "me/a b", "me/ti--ny", "me/tiny.", ""]
+)
 def test_a_name_that_is_none(adapter: Path, name: str) -> None:
     with pytest.raises(UsageError, match="not the name of a repository on the Hub"):
         push(adapter, name, dry_run=True)

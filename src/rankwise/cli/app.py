@@ -510,7 +510,10 @@ def explain(
 @_verb
 def serve(
     adapters: Annotated[
-        list[str], typer.Argument(help="Run folders, adapter folders, or adapters on the Hub, of one base model; or NAME=FOLDER.")
+        list[str],
+        typer.Argument(
+            help="Run folders, adapter folders, or adapters on the Hub, of one base model; or NAME=FOLDER."
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -586,7 +589,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="merged: a model for transformers; onnx: for ONNX Runtime; peft: for PEFT, with label names.",
+            help="merged: a model for transformers; onnx: for ONNX Runtime; peft: for PEFT, with labels.",
             metavar="merged|onnx|peft",
         ),
     ],

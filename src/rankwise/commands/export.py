@@ -50,17 +50,17 @@ def export(
 ) -> Export:
     """Export an adapter to another library, and compare the result with the adapter in that library.
 
-    The comparison runs on the given texts; without any, on the validation texts of the adapter's run; without a
-    run, on starter texts. There are 200 to 1,000 of them. An export that differs is not written.
+    The comparison runs on the given texts; without any, on the validation texts of the adapter's run; without
+    a run, on starter texts. There are 200 to 1,000 of them. An export that differs is not written.
 
     Args:
         adapter: an adapter folder, the folder of a finished run, or an adapter on the Hub.
-        to: `merged`, a classifier of transformers with the adapter in its weights; `onnx`, the same as a model
-            for ONNX Runtime; or `peft`, an adapter that PEFT loads with the names of the labels.
+        to: `merged`, a classifier of transformers with the adapter in its weights; `onnx`, the same as a
+            model for ONNX Runtime; or `peft`, an adapter that PEFT loads with the names of the labels.
         output: folder to write; by default in `exports` of the adapter's run, or beside the adapter.
         int8: for `onnx`: whether to quantize the weights and activations of linear layers to 8 bits.
-        max_loss: for `int8`: points of accuracy that may be lost [default: 0.5], or percent of the labels that
-            may change where fewer than 200 texts have labels [default: 1].
+        max_loss: for `int8`: points of accuracy that may be lost [default: 0.5], or percent of the labels
+            that may change where fewer than 200 texts have labels [default: 1].
         data: a file to compare on, with labels or without, or labeled data in memory.
         columns: `text_column` and `label_column` of the data, if they cannot be detected.
         base: the base model, if it cannot be found under the name stored with the adapter.
@@ -80,7 +80,9 @@ def export(
     target = _checked(to, int8, max_loss)
     note = on_note or (lambda text: None)
     path = adapter_folder(os.fspath(adapter))
-    place = expanded(output) if output else default_folder(local_place(os.fspath(adapter), path), target, int8)
+    place = (
+        expanded(output) if output else default_folder(local_place(os.fspath(adapter), path), target, int8)
+    )
     with files.new_folder(place) as new:
         classifier = Classifier.load(
             path, base=base, labels=labels, device="cpu", precision="float32", on_note=on_note
@@ -93,7 +95,11 @@ def export(
         _require_equal(found, max_loss) if int8 else _require_close(found, target, ours)
         if target == "peft":
             folders.point_to_base(new, place)
-        sizes = {str(each.relative_to(new)): each.stat().st_size for each in sorted(new.rglob("*")) if each.is_file()}
+        sizes = {
+            str(each.relative_to(new)): each.stat().st_size
+            for each in sorted(new.rglob("*"))
+            if each.is_file()
+        }
     return found.model_copy(update={"folder": str(place), "file_bytes": sizes})
 
 
@@ -187,7 +193,9 @@ def _require_close(found: Export, target: Target, ours: verify.Logits) -> None:
 
 def _require_equal(found: Export, max_loss: float | None) -> None:
     """Check that int8 loses little."""
-    unit, usual = ("points of accuracy", POINTS) if found.accuracy is not None else ("% of the labels", CHANGED)
+    unit, usual = (
+        ("points of accuracy", POINTS) if found.accuracy is not None else ("% of the labels", CHANGED)
+    )
     allowed = usual if max_loss is None else max_loss
     if found.loss <= allowed and np.isfinite(found.largest_difference):
         return

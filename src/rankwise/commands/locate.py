@@ -19,7 +19,7 @@ def adapter_folder(given: Path | str) -> Path:
     """The adapter folder that a path means: for the folder of a finished run, that of its best choice.
 
     This is the best adapter of the rank that a sweep's verdict recommends, or the best adapter of a search.
-    If there is no such folder, OWNER/NAME and OWNER/NAME@REVISION are an adapter on the Hub, which is fetched.
+    If there is no such folder, OWNER/NAME and OWNER/NAME@REVISION are an adapter on the Hub. It is fetched.
 
     Raises:
         ModelError: it is the folder of a run that did not finish, or the Hub has no such adapter.

@@ -106,8 +106,8 @@ class Classifier:
 
         Args:
             folder: an adapter folder written by rankwise or PEFT; the folder of a finished run, for the best
-                adapter of the rank that it recommends; or OWNER/NAME or OWNER/NAME@REVISION, for an adapter on
-                the Hub.
+                adapter of the rank that it recommends; or OWNER/NAME or OWNER/NAME@REVISION, for an
+                adapter on the Hub.
             base: the base model, if it cannot be found under the name stored with the adapter.
             labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.

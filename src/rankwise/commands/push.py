@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from rankwise.commands.export import export
 from rankwise.commands.locate import adapter_folder
@@ -36,8 +35,9 @@ def push(
 ) -> Push:
     """Push an adapter to a repository on the Hub, which is created if there is none.
 
-    An adapter goes with its tokenizer, its model card and the results.json of its run. Texts never go: neither the
-    data nor predictions. The token is the one of `hf auth login`, or in the environment variable `HF_TOKEN`.
+    An adapter goes with its tokenizer, its model card and the results.json of its run. Texts never go:
+    neither the data nor predictions. The token is the one of `hf auth login`, or in the environment variable
+    `HF_TOKEN`.
 
     Args:
         adapter: an adapter folder, or the folder of a finished run.
@@ -69,9 +69,7 @@ def push(
             export(path, "merged", folder, base=base, on_note=on_note)
             contents = {each.name: each for each in sorted(folder.iterdir())}
         else:
-            contents = {
-                name: path / name for name in hub_adapters.ADAPTER_FILES if (path / name).is_file()
-            }
+            contents = {name: path / name for name in hub_adapters.ADAPTER_FILES if (path / name).is_file()}
             _note_base(saved.base, note)
         contents[CARD] = _card(path, saved, found, repository, merged).encode()
         if found:
@@ -89,7 +87,11 @@ def push(
             return pushed
         message = f"{path.name}, merged into its base model" if merged else path.name
         done = upload(
-            repository, contents, private=not public, revision=revision or MAIN, message=f"rankwise: {message}"
+            repository,
+            contents,
+            private=not public,
+            revision=revision or MAIN,
+            message=f"rankwise: {message}",
         )
     if not done.created:
         note(f"{repository} exists: this added a commit, and did not change who can see it")
@@ -135,7 +137,10 @@ def _note_base(base: str, note: Callable[[str], None]) -> None:
             f"{option('merged', True)} pushes a whole model"
         )
     elif _is_packaged(base):
-        note(f"only rankwise knows the base model {base}; {option('merged', True)} pushes a model for transformers")
+        note(
+            f"only rankwise knows the base model {base}; "
+            f"{option('merged', True)} pushes a model for transformers"
+        )
 
 
 def _is_packaged(base: str) -> bool:

@@ -1,10 +1,10 @@
 """The ONNX graph of a classifier: a decoder, and the score head on each text's last token.
 
-The graph is written from the description that each family gives of its decoder, operator by operator, and not
-traced from a model. It therefore has neither the fixed shapes nor the version-dependent operators of a trace, and
-the same code serves every family. Shapes are in comments: b texts of l tokens, padded on the right.
+The graph is written from the description that each family gives of its decoder, operator by operator, and
+not traced from a model. It therefore has neither the fixed shapes nor the version-dependent operators of
+a trace, and the same code serves every family. Shapes are in comments: b texts of l tokens, padded on the right.
 
-Attention is only causal. Padding on the right comes after all real tokens, so the causal mask hides it, and the
+Attention is only causal: padding on the right comes after all real tokens, so the causal mask hides it. The
 last layer computes its projection and MLP for the last real token of each text alone.
 """
 
@@ -98,7 +98,7 @@ class _Writer:
     def _layer(
         self, layer: Layer, x: str, visible: str, turns: tuple[str, str] | None, rows: str | None
     ) -> str:
-        """A layer on x (b, l, d_model). If `rows` is given, the result is only for these tokens, (b, d_model)."""
+        """A layer on x (b, l, d_model). If `rows` is given, the result is for these tokens, (b, d_model)."""
         node = self.graph.node
         qkv = self._linear(self._norm(x, layer.norm_1), layer.qkv, by_head=self.decoder.by_head)
         attended = self._attention(qkv, visible, turns)  # (b, l, heads * head_dim)
@@ -181,14 +181,12 @@ class _Writer:
         given = [bias for bias in biases if bias is not None]
         if not given:
             return y
-        return node(
-            "Add", y, self.graph.constant(self._columns(torch.cat(given), by_head), f"{name}.bias")
-        )
+        return node("Add", y, self.graph.constant(self._columns(torch.cat(given), by_head), f"{name}.bias"))
 
     def _columns(self, x: Tensor, by_head: bool) -> NDArray[np.float32]:
-        """The columns of a weight or bias; if they are ordered by head, all queries, then all keys and values."""
+        """The columns of a weight or bias. Those that are ordered by head become queries, keys, values."""
         if by_head:
-            x = x.unflatten(-1, (self.decoder.heads, 3, -1)).transpose(-3, -2).flatten(-3)
+            x = x.view(*x.shape[:-1], self.decoder.heads, 3, -1).transpose(-3, -2).flatten(-3)
         found: NDArray[np.float32] = x.contiguous().numpy()
         return found
 

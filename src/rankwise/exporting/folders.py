@@ -1,6 +1,7 @@
 """The folders that other libraries read: a model of transformers, an adapter of PEFT, a model in ONNX.
 
-Each function fills an existing folder. None of them checks that the library gives the right logits; `verify` does.
+Each function fills an existing folder. None of them checks that the library gives the right logits; `verify`
+does.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def write_merged(source: Source, folder: Path) -> None:
 def write_peft(source: Source, adapter: Path, folder: Path) -> None:
     """An adapter of PEFT, and its base model with the names of the labels in the subfolder `base`.
 
-    PEFT reads the number of labels and their names from the config.json of the base model, and nowhere else. The
-    base model is looked up by the path in adapter_config.json; see `point_to_base`.
+    PEFT reads the number of labels and their names from the config.json of the base model, and nowhere else.
+    The base model is looked up by the path in adapter_config.json; see `point_to_base`.
 
     Args:
         source: what is exported.
@@ -56,7 +57,9 @@ def write_peft(source: Source, adapter: Path, folder: Path) -> None:
     tokenizer.write(folder)
     files.copy(adapter / peft_format.WEIGHTS, folder / peft_format.WEIGHTS)
     files.write_json(folder / peft_config.NAME, files.read_object(adapter / peft_config.NAME))
-    files.write_json(folder / peft_format.OWN, peft_format.own_settings(replace(source.saved, base_sha256="")))
+    files.write_json(
+        folder / peft_format.OWN, peft_format.own_settings(replace(source.saved, base_sha256=""))
+    )
     _write_model(source, folder / BASE, tokenizer, merged=False)
     point_to_base(folder, folder)
 
@@ -73,7 +76,8 @@ def point_to_base(folder: Path, place: Path) -> None:
 def write_onnx(source: Source, folder: Path) -> None:
     """The merged classifier as an ONNX model in float32, with its tokenizer.
 
-    The model's metadata are `id2label` and `label2id` as JSON, and `max_length`, the tokens at which texts are cut.
+    The model's metadata are `id2label` and `label2id` as JSON, and `max_length`, the tokens at which texts
+    are cut.
 
     Raises:
         ModelError: the base model's files are damaged.

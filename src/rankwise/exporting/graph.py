@@ -106,14 +106,18 @@ class Graph:
         Raises:
             ResourceError: the disk is full.
         """
-        import rankwise
         from onnx import TensorProto, helper
+
+        import rankwise
 
         graph = helper.make_graph(
             self._nodes,
             "classifier",
             [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in outputs.items()
+            ],
             self._stored(folder),
         )
         model = helper.make_model(
@@ -128,7 +132,7 @@ class Graph:
         return folder / MODEL
 
     def _stored(self, folder: Path) -> list[Any]:
-        """The constants as ONNX tensors. If all are too large for one file, the large ones are written to another."""
+        """The constants as ONNX tensors. If they are too large for one file, another one is written."""
         from onnx import numpy_helper
 
         sizes = {name: value.nbytes for name, value in self._constants.items()}

@@ -1,7 +1,7 @@
 """ONNX models in int8, by ONNX Runtime's dynamic quantization.
 
-The weight of a linear layer has a scale for each output, and its input is quantized when the model runs. Embeddings,
-norms, attention and the score head stay in float32.
+The weight of a linear layer has a scale for each output, and its input is quantized when the model runs.
+Embeddings, norms, attention and the score head stay in float32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tokenizer files for other libraries, which give the token ids that rankwise uses.
 
-The `tokenizers` library reads tokenizer.json, and transformers reads both files. Padding is on the right, because
-learned positions count from the first token. Special tokens that are spelled out in a text stay plain text in
-transformers, too; with `tokenizers`, the caller sets `encode_special_tokens`, which is not stored.
+The `tokenizers` library reads tokenizer.json, and transformers reads both files. Padding is on the right,
+because learned positions count from the first token. Special tokens that are spelled out in a text stay plain
+text in transformers, too; with `tokenizers`, the caller sets `encode_special_tokens`, which is not stored.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def _special_tokens(folder: Path) -> dict[str, str]:
         if (folder / name).is_file():
             found |= files.read_object(folder / name, limit=LARGEST_SETTINGS)
     tokens = {name: found.get(name) for name in SPECIAL_TOKENS}
-    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    texts = {
+        name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()
+    }
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 

@@ -47,7 +47,8 @@ def require_token() -> None:
 
     if not get_token():
         raise UsageError(
-            "no token for the Hub", hint="log in with hf auth login, or set HF_TOKEN; it needs permission to write"
+            "no token for the Hub",
+            hint="log in with hf auth login, or set HF_TOKEN; it needs permission to write",
         )
 
 
@@ -106,10 +107,12 @@ def _explained(repository: str, revision: str, error: Exception) -> RankwiseErro
     if status == 403:
         return UsageError(
             f"{repository}: you may not write there",
-            hint=f"{owner} must be your user name or an organization of yours, and the token needs permission to "
-            "write; hf auth whoami shows both",
+            hint=f"{owner} must be your user name or an organization of yours, and the token needs "
+            "permission to write; hf auth whoami shows both",
         )
     if hub.is_outage(error):
-        return Unreachable(f"{repository}: the Hub cannot be reached: {hub.reason(error)}", hint="try again later")
+        return Unreachable(
+            f"{repository}: the Hub cannot be reached: {hub.reason(error)}", hint="try again later"
+        )
     where = "" if revision == MAIN else f" ({option('revision', revision)})"
     return UsageError(f"{repository}: the Hub refuses the files{where}: {hub.reason(error)}")

@@ -34,7 +34,7 @@ def merged_logits(folder: Path, texts: Sequence[str], labels: Sequence[str]) -> 
     import transformers
 
     with _quiet(), hardware.own_torch():
-        classify = transformers.pipeline("text-classification", str(folder), device="cpu")
+        classify: Any = transformers.pipeline("text-classification", str(folder), device="cpu")
         size = 1 if classify.tokenizer.pad_token_id is None else BATCH
         order = np.argsort([len(text) for text in texts], kind="stable")
         found = classify(
@@ -62,9 +62,7 @@ def peft_logits(folder: Path, texts: Sequence[str], labels: Sequence[str]) -> Lo
         size = BATCH if pads else 1
         logits = np.empty((len(texts), len(labels)), dtype=np.float32)
         for members in _batches(texts, size):
-            batch = tokenizer(
-                [texts[i] for i in members], truncation=True, padding=pads, return_tensors="pt"
-            )
+            batch = tokenizer([texts[i] for i in members], truncation=True, padding=pads, return_tensors="pt")
             logits[members] = model(**batch).logits.numpy()
         return logits
 
@@ -111,7 +109,7 @@ def _quiet() -> Iterator[None]:
     logger, bars = logging.getLogger("transformers"), settings.is_progress_bar_enabled()
     level = logger.level
     logger.setLevel(logging.ERROR)
-    settings.disable_progress_bar()
+    settings.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no annotation
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -119,4 +117,4 @@ def _quiet() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         if bars:
-            settings.enable_progress_bar()
+            settings.enable_progress_bar()  # type: ignore[no-untyped-call]  # as above

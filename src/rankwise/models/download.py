@@ -12,7 +12,6 @@ from rankwise import hub
 from rankwise.errors import ModelError, RankwiseError, Unreachable
 
 
-
 def hub_folder(name: str, revision: str | None, patterns: Sequence[str], *, otherwise: str) -> Path:
     """Download files that match the patterns into the Hub's cache folder.
 
