@@ -20,7 +20,7 @@ from typing import Any
 
 SOURCE = Path(__file__).parents[1] / "src"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-"""The commit that every branch `main` is at."""
+"""The commit that every branch `main` is at before anything is pushed."""
 OWNER, TOKEN = "me", "hf_of_me"
 """The only user, and the token with which this user may write."""
 Files = dict[str, bytes]
@@ -53,6 +53,7 @@ class Hub(ThreadingHTTPServer):
         self.refusals: dict[str, tuple[int, str]] = {}
         self.private: dict[str, bool] = {}
         self.messages: list[str] = []
+        self.heads: dict[tuple[str, str], str] = {}  # repository, branch -> commit after a push
         self.large: dict[str, bytes] = {}  # SHA-256 -> content of an uploaded file
         self.asked: list[str] = []
 
@@ -60,14 +61,16 @@ class Hub(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def files(self, name: str, revision: str) -> Files | None:
-        """The files at a branch or commit; None if there is none."""
-        if revision in ("main", COMMIT):
-            return self.repos[name]
-        for branch, files in self.branches.get(name, {}).items():
-            if revision in (branch, commit_of(branch)):
-                return files
+    def find(self, name: str, revision: str) -> tuple[str, Files] | None:
+        """Branch and files of a branch or commit; None if there is none. Older commits are not kept."""
+        for branch, files in {"main": self.repos[name], **self.branches.get(name, {})}.items():
+            if revision in (branch, self.head(name, branch)):
+                return branch, files
         return None
+
+    def head(self, name: str, branch: str) -> str:
+        """The commit that a branch is at."""
+        return self.heads.get((name, branch), COMMIT if branch == "main" else _oid(branch.encode()))
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -82,10 +85,10 @@ class _Answer(BaseHTTPRequestHandler):
         if name not in self.server.repos:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         revision = rest[1] if rest[:1] and rest[0] in ("resolve", "revision", "tree") else "main"
-        found = self.server.files(name, revision)
-        if found is None:
+        at = self.server.find(name, revision)
+        if at is None:
             return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        commit = revision if len(revision) == len(COMMIT) else commit_of(revision)
+        found, commit = at[1], self.server.head(name, at[0])
         if rest[:1] == ["resolve"]:
             return self._file(found, "/".join(rest[2:]), commit)
         if rest[:1] == ["tree"]:
@@ -107,9 +110,8 @@ class _Answer(BaseHTTPRequestHandler):
         if name.partition("/")[0] != OWNER:
             return self._send(403, b"{}", {})
         if name.endswith(".git"):
-            objects = [each["oid"] for each in json.loads(body)["objects"]]
-            actions = {oid: {"upload": {"href": f"{self.server.url}/lfs/{oid}"}} for oid in objects}
-            return self._json({"objects": [{"oid": oid, "actions": actions[oid]} for oid in objects]})
+            objects = json.loads(body)["objects"]
+            return self._json({"objects": [each | self._place(each["oid"]) for each in objects]})
         if rest[0] == "preupload":
             return self._json({"files": [_mode(each["path"]) for each in json.loads(body)["files"]]})
         if rest[0] == "branch":
@@ -134,6 +136,10 @@ class _Answer(BaseHTTPRequestHandler):
         parts = path.removeprefix("api/models/").split("/")
         return "/".join(parts[:2]), parts[2:]
 
+    def _place(self, oid: str) -> dict[str, Any]:
+        """Where to upload a large file."""
+        return {"actions": {"upload": {"href": f"{self.server.url}/lfs/{oid}"}}}
+
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}"
         if wanted["organization"] != OWNER:
@@ -145,9 +151,10 @@ class _Answer(BaseHTTPRequestHandler):
         return self._json({"url": f"{self.server.url}/{name}", "name": name})
 
     def _commit(self, name: str, revision: str, lines: list[dict[str, Any]]) -> None:
-        found = self.server.files(name, revision)
-        if found is None:
+        at = self.server.find(name, revision)
+        if at is None:
             return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        branch, found = at
         for line in lines:
             value = line["value"]
             if line["key"] == "header":
@@ -157,7 +164,9 @@ class _Answer(BaseHTTPRequestHandler):
             else:
                 assert line["key"] == "lfsFile"
                 found[value["path"]] = self.server.large[value["oid"]]
-        return self._json({"commitUrl": f"{self.server.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+        commit = _oid(str(len(self.server.messages)).encode())
+        self.server.heads[name, branch] = commit
+        return self._json({"commitUrl": f"{self.server.url}/{name}/commit/{commit}", "commitOid": commit})
 
     def _file(self, found: Files, path: str, commit: str) -> None:
         if path not in found:
@@ -177,11 +186,6 @@ class _Answer(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
-
-
-def commit_of(branch: str) -> str:
-    """The commit that a branch is at."""
-    return COMMIT if branch == "main" else _oid(branch.encode())
 
 
 def _mode(path: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_a_folder_wins(
 
 
 def test_an_adapter_comes_from_the_hub(hub: Hub, adapter: Path, tmp_path: Path) -> None:
-    """With its revision; and from the cache, if the Hub cannot be reached."""
+    """With its revision; and from the cache or a local folder, if the Hub cannot be reached."""
     hub.repos["me/tiny"] = contents(adapter) | UNWANTED
     other = contents(adapter.with_name("r1-s110"))
     hub.branches["me/tiny"] = {"v1": other}
@@ -76,8 +76,13 @@ def test_an_adapter_comes_from_the_hub(hub: Hub, adapter: Path, tmp_path: Path) 
     assert [each["value"] for each in found] == ours and ours[0] != ours[1]
     fetched = {path.partition("/resolve/")[2].partition("/")[2] for path in hub.asked if "/resolve/" in path}
     assert fetched == contents(adapter).keys() & set(ADAPTER_FILES)
-    offline = answers([predict.format(name, TEXTS) for name in names], tmp_path, HF_HUB_OFFLINE="1")
-    assert [each["value"] for each in offline] == ours
+    shutil.copytree(adapter, tmp_path / "here" / "tiny")
+    calls = [predict.format(name, TEXTS) for name in (*names, "here/tiny", "me/never")]
+    *cached, never = (each["value"] for each in answers(calls, tmp_path, HF_HUB_OFFLINE="1"))
+    assert cached == [*ours, ours[0]]
+    assert never["error"] == "Unreachable"
+    assert never["message"].startswith("me/never: not a folder here, and the Hub cannot be reached: ")
+    assert never["hint"].startswith("use the folder of an adapter")
 
 
 def test_the_other_commands_take_it(hub: Hub, adapter: Path, data_folder: Path, tmp_path: Path) -> None:
@@ -125,17 +130,3 @@ def test_what_is_refused(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     assert found["pickled@v9"]["message"] == "me/pickled: has no revision 'v9' on the Hub"
     fetched = [path for path in hub.asked if "/resolve/" in path]
     assert not any(path.endswith(".bin") or ("me/dora" in path and "safetensors" in path) for path in fetched)
-
-
-def test_no_hub(tmp_path: Path) -> None:
-    (found,) = answers(["rankwise.Classifier.load('me/tiny')"], tmp_path, HF_HUB_OFFLINE="1")
-    assert found["value"]["error"] == "Unreachable"
-    assert found["value"]["message"].startswith("me/tiny: not a folder here, and the Hub cannot be reached: ")
-    assert found["value"]["hint"].startswith("use the folder of an adapter")
-
-
-def test_a_local_folder_needs_no_hub(adapter: Path, tmp_path: Path) -> None:
-    shutil.copytree(adapter, tmp_path / "me" / "tiny")
-    call = "rankwise.Classifier.load('me/tiny').labels"
-    (found,) = answers([call], tmp_path, HF_HUB_OFFLINE="1")
-    assert found["value"] == list(tiny.LABELS)

@@ -6,11 +6,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import huggingface_hub
 import pytest
+from typer.testing import CliRunner
 
-from rankwise import Classifier, UsageError, push
+from rankwise import Classifier, ModelError, Unreachable, UsageError, push
+from rankwise.cli.app import app
 from rankwise.models.hub_adapters import ADAPTER_FILES
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
@@ -50,67 +53,79 @@ def test_what_would_be_pushed(run: RunFolder, adapter: Path) -> None:
 
 
 def test_there_and_back(hub: Hub, adapter: Path, run: RunFolder, tmp_path: Path) -> None:
+    """A new repository, another branch, another commit; and an adapter without a card."""
+    other = adapter.with_name("r1-s110")
+    bare = shutil.copytree(adapter, tmp_path / "bare", ignore=shutil.ignore_patterns("README.md"))
     load = (
         f"rankwise.Classifier.load('me/tiny', device='cpu', precision='float32').logits({TEXTS!r}).tolist()"
     )
     calls = [
         call(adapter, "me/tiny"),
         load,
-        call(adapter.with_name("r1-s110"), "me/tiny", revision="v1"),
+        call(other, "me/tiny", revision="v1"),
         load,
         load.replace("me/tiny", "me/tiny@v1"),
-        call(adapter.with_name("r1-s110"), "me/tiny", public=True),
+        call(other, "me/tiny", public=True),
         load,
+        call(bare, "me/bare", public=True),
     ]
     found = answers(calls, tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
-    new, four, branch, same, one, again, replaced = (each["value"] for each in found)
+    new, four, branch, same, one, again, replaced, _ = (each["value"] for each in found)
     assert new["created"] and new["url"].startswith(f"{hub.url}/me/tiny/commit/")
-    assert hub.private == {"me/tiny": True}
-    assert hub.messages == ["rankwise: r4-s110", "rankwise: r1-s110", "rankwise: r1-s110"]
-    assert not branch["created"] and branch["revision"] == "v1"
+    assert hub.private == {"me/tiny": True, "me/bare": False}
+    names = ("r4-s110", "r1-s110", "r1-s110", "bare")
+    assert hub.messages == [f"rankwise: {name}" for name in names]
+    assert (branch["created"], branch["revision"], again["created"]) == (False, "v1", False)
     assert "me/tiny exists: this added a commit" in found[2]["notes"][-1]
-    assert not again["created"]
     expected = {
-        name: Classifier.load(adapter.with_name(name), device="cpu", precision="float32")
-        .logits(TEXTS)
-        .tolist()
+        name: Classifier.load(adapter.with_name(name), device="cpu", precision="float32").logits(TEXTS)
         for name in ("r4-s110", "r1-s110")
     }
-    assert four == same == expected["r4-s110"]
-    assert one == replaced == expected["r1-s110"]
+    assert four == same == expected["r4-s110"].tolist()
+    assert one == replaced == expected["r1-s110"].tolist()
     files = hub.repos["me/tiny"]
     assert files.keys() <= {*ADAPTER_FILES, "README.md", "results.json"}
     assert files["results.json"] == run.results.read_bytes()
-
-
-def test_the_card_loads_the_repository(hub: Hub, adapter: Path, tmp_path: Path) -> None:
-    answers([call(adapter, "me/tiny")], tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
-    card = hub.repos["me/tiny"]["README.md"].decode()
-    assert 'Classifier.load("me/tiny")' in card
+    card = files["README.md"].decode()
+    assert 'Classifier.load("me/tiny")' in card and "FOLDER" not in card
     assert 'open(hf_hub_download("me/tiny", "classifier.json"), encoding="utf-8")' in card
     assert "from huggingface_hub import hf_hub_download" in card
-    assert "FOLDER" not in card
+    assert "results.json" not in hub.repos["me/bare"]  # it is in no run
+    card = hub.repos["me/bare"]["README.md"].decode()
+    assert card.startswith("---\n") and "library_name: peft" in card
+    assert 'Classifier.load("me/bare")' in card and ", ".join(Classifier.load(bare).labels) in card
 
 
 def test_refusals_of_the_hub(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     hub.refusals["me/busy"] = (503, "")
-    here = {"HF_ENDPOINT": hub.url}
-    calls = [call(adapter, name) for name in ("other/tiny", "me/busy")]
-    other, busy = (each["value"] for each in answers(calls, tmp_path, HF_TOKEN=TOKEN, **here))
-    assert other["error"] == "UsageError"
-    assert other["message"] == "other/tiny: you may not write there"
+    environment = "__import__('os').environ"
+    calls = [
+        call(adapter, "other/tiny"),
+        call(adapter, "me/busy"),
+        f"{environment}.update(HF_TOKEN='hf_wrong')",
+        call(adapter, "me/tiny"),
+        f"{environment}.pop('HF_TOKEN')",
+        call(adapter, "me/tiny"),
+    ]
+    found = answers(calls, tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+    other, busy, _, wrong, _, none = (each["value"] for each in found)
+    assert (other["error"], other["message"]) == ("UsageError", "other/tiny: you may not write there")
     assert "other must be your user name or an organization of yours" in other["hint"]
     assert busy["error"] == "Unreachable" and "503" in busy["message"]
-    (wrong,) = answers([call(adapter, "me/tiny")], tmp_path, HF_TOKEN="hf_wrong", **here)
-    assert wrong["value"]["message"] == "me/tiny: the Hub does not accept the token"
-    none, offline = (
-        answers([call(adapter, "me/tiny")], tmp_path, **settings)[0]["value"]
-        for settings in (here, here | {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"})
-    )
+    assert wrong["message"] == "me/tiny: the Hub does not accept the token"
     assert (none["error"], none["message"]) == ("UsageError", "no token for the Hub")
     assert "hf auth login" in none["hint"] and "HF_TOKEN" in none["hint"]
-    assert offline["error"] == "Unreachable"
     assert hub.repos == {}
+
+
+def test_no_hub(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*arguments: object, **options: object) -> NoReturn:
+        raise ConnectionError("no route")
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(Unreachable, match="me/tiny: the Hub cannot be reached: no route"):
+        push(adapter, "me/tiny")
 
 
 @pytest.mark.parametrize(
@@ -124,24 +139,11 @@ def test_a_name_that_is_none(adapter: Path, name: str) -> None:
 def test_a_damaged_adapter_stays_here(adapter: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(adapter, tmp_path / "copy")
     (copy / "classifier.json").write_text("{}")
-    with pytest.raises(Exception, match="damaged: it is not as it was written"):
+    with pytest.raises(ModelError, match="damaged: it is not as it was written"):
         push(copy, "me/tiny", dry_run=True)
 
 
-def test_the_card_of_an_adapter_that_has_none(hub: Hub, adapter: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(adapter, tmp_path / "copy", ignore=shutil.ignore_patterns("README.md"))
-    answers([call(copy, "me/tiny")], tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
-    card = hub.repos["me/tiny"]["README.md"].decode()
-    assert card.startswith("---\n") and "library_name: peft" in card
-    assert 'Classifier.load("me/tiny")' in card and "joy, anger, fear" in card.replace("\n", " ")
-    assert "results.json" not in hub.repos["me/tiny"]
-
-
 def test_the_command(run: RunFolder) -> None:
-    from typer.testing import CliRunner
-
-    from rankwise.cli.app import app
-
     done = CliRunner().invoke(app, ["push", str(run.path), "me/tiny", "--dry-run"])
     assert done.exit_code == 0, done.stderr
     assert "adapter_model.safetensors" in done.stdout and "would go to me/tiny, branch main" in done.stdout

@@ -2,7 +2,8 @@
 
 The graph is written from the description that each family gives of its decoder, operator by operator, and
 not traced from a model. It therefore has neither the fixed shapes nor the version-dependent operators of
-a trace, and the same code serves every family. Shapes are in comments: b texts of l tokens, padded on the right.
+a trace, and the same code serves every family. Shapes are in comments: b texts of l tokens, padded on the
+right.
 
 Attention is only causal: padding on the right comes after all real tokens, so the causal mask hides it. The
 last layer computes its projection and MLP for the last real token of each text alone.
