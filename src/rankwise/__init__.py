@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from rankwise.commands.compare import compare
     from rankwise.commands.cut import cut
     from rankwise.commands.evaluate import evaluate
+    from rankwise.commands.export import export
     from rankwise.commands.predict import Classifier, Prediction
+    from rankwise.commands.push import push
     from rankwise.commands.run_results import Recommendation, Results
     from rankwise.commands.search import search
     from rankwise.commands.sweep import sweep
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     )
     from rankwise.estimator import RankwiseClassifier
     from rankwise.recipe import Recipe
-    from rankwise.schema import Comparison, Cut, Metrics, SearchResults
+    from rankwise.schema import Comparison, Cut, Export, Metrics, Push, SearchResults
 
     __version__: str
 
@@ -35,9 +37,11 @@ _HOMES = {
     "Comparison": "schema",
     "Cut": "schema",
     "DataError": "errors",
+    "Export": "schema",
     "Metrics": "schema",
     "ModelError": "errors",
     "Prediction": "commands.predict",
+    "Push": "schema",
     "RankwiseClassifier": "estimator",
     "RankwiseError": "errors",
     "Recipe": "recipe",
@@ -51,6 +55,8 @@ _HOMES = {
     "compare": "commands.compare",
     "cut": "commands.cut",
     "evaluate": "commands.evaluate",
+    "export": "commands.export",
+    "push": "commands.push",
     "search": "commands.search",
     "sweep": "commands.sweep",
     "train": "commands.train",
@@ -61,9 +67,11 @@ __all__ = [
     "Comparison",
     "Cut",
     "DataError",
+    "Export",
     "Metrics",
     "ModelError",
     "Prediction",
+    "Push",
     "RankwiseClassifier",
     "RankwiseError",
     "Recipe",
@@ -77,6 +85,8 @@ __all__ = [
     "compare",
     "cut",
     "evaluate",
+    "export",
+    "push",
     "search",
     "sweep",
     "train",

@@ -14,6 +14,8 @@ from rankwise.errors import RankwiseError, ResourceError, UsageError
 from rankwise.paths import home_folder, temporary_place
 from rankwise.store import files
 
+SECONDS = 10.0
+"""Timeout for the Hub's first response."""
 TRY_LATER = (429, 500, 502, 503, 504)
 """HTTP statuses that indicate a busy or failing server."""
 MISTAKES = (

@@ -389,3 +389,31 @@ class DataReport(BaseModel):
     contradictions: list[Contradiction]  # at most 100
     contradictions_total: int
     leaks: list[Leak]  # only pairs of splits with a leak
+
+
+class Export(BaseModel):
+    """An exported adapter, and how it was verified."""
+
+    folder: str
+    to: Literal["merged", "onnx", "peft"]
+    int8: bool
+    file_bytes: dict[str, int]  # file, relative to the folder -> size
+    library: str  # the library that ran the export, with its version
+    texts: int  # number of texts that it was run on
+    texts_from: str
+    largest_difference: float  # of a logit, from the adapter's in float32
+    labels_changed: int  # texts with another label than the adapter's
+    accuracy: float | None  # of the adapter; null, like the next, where fewer than 200 texts have labels
+    exported_accuracy: float | None
+    loss: float  # points of accuracy lost, or percent of labels changed where the accuracy is unknown
+
+
+class Push(BaseModel):
+    """What was pushed to the Hub, or would be."""
+
+    repository: str
+    revision: str  # branch
+    file_bytes: dict[str, int]  # file -> size
+    private: bool  # of a new repository
+    created: bool | None  # whether the repository is new; null, like `url`, for a dry run
+    url: str | None  # of the commit

@@ -39,8 +39,10 @@ from rankwise.schema import (
     Cut,
     CutResult,
     Diverged,
+    Export,
     Metrics,
     PairSummary,
+    Push,
     RankSummary,
     Results,
     RunSummary,
@@ -130,6 +132,11 @@ def test_comparison_schema(number: int, model: type[BaseModel]) -> None:
 
 def test_cut_schema() -> None:
     assert [row[0] for row in table("Cut")] == list(Cut.model_fields)
+
+
+@pytest.mark.parametrize("model", [Export, Push])
+def test_schema_of_what_leaves(model: type[BaseModel]) -> None:
+    assert [row[0] for row in table(model.__name__)] == list(model.model_fields)
 
 
 def test_runs_schema() -> None:

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "models", "hardware", "stats"),
     ("memory", "tuning"),
     ("plan", "searching"),
-    ("training",),
+    ("training", "exporting"),
     ("report",),
     ("progress",),
     ("commands",),

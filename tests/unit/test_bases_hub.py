@@ -5,120 +5,37 @@ The Hub client reads its settings on import, so each lookup runs in a new proces
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hub_server import COMMIT, Hub, python, serving
 from tests.unit.tiny_folder import TINY, model_folder
-
-SOURCE = Path(__file__).parents[2] / "src"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def look_up(what: str, home: Path, **settings: str) -> dict[str, Any]:
     """The result of `bases.<what>`, or its error, in a fresh process."""
     script = (
-        "import json\nfrom rankwise.models import base as bases\nfrom rankwise.errors import RankwiseError\n"
-        f"bases.HUB_SECONDS = 0.5\ntry:\n    value = bases.{what}\n"
+        "import json\nfrom rankwise import hub\nfrom rankwise.models import base as bases\n"
+        "from rankwise.errors import RankwiseError\n"
+        f"hub.SECONDS = 0.5\ntry:\n    value = bases.{what}\n"
         "except RankwiseError as e:\n"
         "    value = {'error': type(e).__name__, 'message': e.message, 'hint': e.hint}\n"
         "print(json.dumps(value, default=lambda x: str(getattr(x, 'folder', x))))"
     )
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
-    quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=clean | quiet | {"HF_HOME": str(home), "PYTHONPATH": str(SOURCE)} | settings,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    value = json.loads(done.stdout)
+    value = python(script, home, **settings)
     return value if isinstance(value, dict) else {"value": value}
-
-
-class Hub(ThreadingHTTPServer):
-    """The Hub endpoints that a download uses, serving the files in `repos`; `asked` records all paths."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.repos: dict[str, dict[str, bytes]] = {}
-        self.refusals: dict[str, tuple[int, str]] = {}
-        self.asked: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0].strip("/")
-        self.server.asked.append(path)
-        parts = path.removeprefix("api/models/").split("/")
-        name, rest = "/".join(parts[:2]), parts[2:]
-        if name in self.server.refusals:
-            status, code = self.server.refusals[name]
-            return self._send(status, b"{}", {"X-Error-Code": code})
-        if name not in self.server.repos:
-            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        found = self.server.repos[name]
-        if rest[:1] == ["resolve"]:
-            return self._file(found, "/".join(rest[2:]))
-        if rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
-            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        if rest[:1] == ["tree"]:
-            tree = [{"type": "file", "path": p, "size": len(d), "oid": _oid(d)} for p, d in found.items()]
-            return self._send(200, json.dumps(tree).encode(), {})
-        return self._send(200, json.dumps({"id": name, "modelId": name, "sha": COMMIT}).encode(), {})
-
-    do_HEAD = do_GET
-
-    def _file(self, found: dict[str, bytes], path: str) -> None:
-        if path not in found:
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        return self._send(200, found[path], {"ETag": f'"{_oid(found[path])}"', "X-Repo-Commit": COMMIT})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-def _oid(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving() as server:
         yield server
-        server.shutdown()
 
 
 def cached(home: Path, name: str) -> Path:

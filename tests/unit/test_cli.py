@@ -22,8 +22,7 @@ from rankwise.cli.app import app
 from rankwise.cli.examples import EXAMPLES
 from rankwise.cli.help import ORDER
 from rankwise.commands.predict import Classifier
-from rankwise.models import base as bases
-from rankwise.models import packaged
+from rankwise.models import download, packaged
 from rankwise.recipe import Recipe
 from rankwise.report.ranks import compare
 from rankwise.report.run import load
@@ -482,7 +481,7 @@ def test_a_bad_model(data_folder: Path, elsewhere: Path) -> None:
 
 
 def test_no_hub(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bases, "_ask_hub", lambda name, revision: ConnectionError("no route"))
+    monkeypatch.setattr(download, "_ask_hub", lambda name, revision: ConnectionError("no route"))
     shown = refusal("sweep", "--base", "nobody/has-this", "--data", data_folder, status=5)
     assert "nobody/has-this: not a folder here, and the Hub cannot be reached" in shown
     assert "\nhint: " in shown

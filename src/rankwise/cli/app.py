@@ -45,7 +45,8 @@ Out = Annotated[
 Adapter = Annotated[
     Path,
     typer.Argument(
-        help="Adapter folder, such as runs/NAME/adapters/r4-s110; or a run, for its best adapter."
+        help="Adapter folder, such as runs/NAME/adapters/r4-s110; a run, for its best adapter; or "
+        "OWNER/NAME[@REVISION] on the Hub."
     ),
 ]
 Base = Annotated[str | None, typer.Option(help="Base model, if it is not the one that the adapter names.")]
@@ -509,7 +510,10 @@ def explain(
 @_verb
 def serve(
     adapters: Annotated[
-        list[str], typer.Argument(help="Run folders and adapter folders of one base model, or NAME=FOLDER.")
+        list[str],
+        typer.Argument(
+            help="Run folders, adapter folders, or adapters on the Hub, of one base model; or NAME=FOLDER."
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -577,6 +581,89 @@ def cut(
         print(found.model_dump_json(indent=1))
     else:
         terminal.show_cut(found)
+
+
+@_verb
+def export(
+    adapter: Adapter,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="merged: a model for transformers; onnx: for ONNX Runtime; peft: for PEFT, with labels.",
+            metavar="merged|onnx|peft",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write [default: RUN/exports/ADAPTER-TO, or beside the adapter]."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize an ONNX model to 8 bits.")] = False,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="Loss that int8 may cost: points of accuracy [default: 0.5], or percent of labels changed "
+            "where texts have no labels [default: 1].",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="File of texts to verify with [default: the run's validation texts]."),
+    ] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    base: Base = None,
+    labels: Labels = None,
+    json: Json = False,
+) -> None:
+    """Export an adapter for another library, and verify the result with that library."""
+    from rankwise.cli import shipping, terminal
+    from rankwise.commands.export import export as run
+
+    found = run(
+        adapter,
+        to,
+        output,
+        int8=int8,
+        max_loss=max_loss,
+        data=data,
+        columns={"text_column": text_column, "label_column": label_column},
+        base=base,
+        labels=label_names(labels),
+        on_note=terminal.show_note,
+    )
+    print(found.model_dump_json(indent=1)) if json else shipping.show_export(found)
+
+
+@_verb
+def push(
+    adapter: Adapter,
+    repository: Annotated[str, typer.Argument(help="Repository on the Hub: OWNER/NAME.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Push a model for transformers instead of the adapter.")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, created if there is none [default: main].")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be pushed.")] = False,
+    base: Base = None,
+    json: Json = False,
+) -> None:
+    """Push an adapter, its card and its results to the Hub. A new repository is private."""
+    from rankwise.cli import shipping, terminal
+    from rankwise.commands.push import push as run
+
+    found = run(
+        adapter,
+        repository,
+        merged=merged,
+        public=public,
+        revision=revision,
+        dry_run=dry_run,
+        base=base,
+        on_note=terminal.show_note,
+    )
+    print(found.model_dump_json(indent=1)) if json else shipping.show_push(found)
 
 
 @_verb

@@ -19,10 +19,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "predict": (
         'rankwise predict runs/reviews "arrived late and broken"',
         "rankwise predict runs/reviews --input new.csv --output labeled.csv",
+        'rankwise predict someone/reviews@main "arrived late and broken"',
     ),
     "explain": ('rankwise explain runs/reviews "arrived late and broken"',),
     "serve": ("rankwise serve runs/reviews", "rankwise serve runs/reviews tone=runs/tone/adapters/r8-s110"),
     "cut": ("rankwise cut runs/reviews/adapters/r16-s110 --rank 4",),
+    "export": (
+        "rankwise export runs/reviews --to onnx --output reviews-onnx",
+        "rankwise export runs/reviews --to onnx --int8 --max-loss 1",
+    ),
+    "push": (
+        "rankwise push runs/reviews someone/reviews --dry-run",
+        "rankwise push runs/reviews someone/reviews --merged --public",
+    ),
     "samples": ("rankwise samples runs/reviews",),
     "compare": ("rankwise compare runs/reviews --metric macro-f1 --margin 1",),
     "report": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankwise.commands.locate import adapter_folder
+from rankwise.commands.locate import adapter_folder, beside, local_place
 from rankwise.errors import UsageError
 from rankwise.models import peft_format
 from rankwise.nn.cut import cut as cut_adapter
@@ -35,7 +35,7 @@ def cut(adapter: Path | str, rank: int, out: Path | str | None = None) -> Cut:
     source = adapter_folder(adapter)
     saved = peft_format.load(source)
     _check(rank, saved.spec.rank, source)
-    folder = expanded(out) if out is not None else default_folder(source, rank)
+    folder = expanded(out) if out is not None else default_folder(local_place(adapter, source), rank)
     found = cut_adapter(saved.spec, saved.state, rank)
     peft_format.save_from(source, folder, found.spec, found.state)
     return Cut(
@@ -55,8 +55,7 @@ def default_folder(adapter: Path, rank: int) -> Path:
     >>> default_folder(Path("runs/first/adapters/r16-s110"), 4).name
     'r16-s110-cut4'
     """
-    named = adapter if adapter.name.strip(".") else adapter.resolve()  # `.` has no name of its own
-    return named.with_name(f"{named.name}-cut{rank}")
+    return beside(adapter, f"cut{rank}")
 
 
 def _check(rank: int, largest: int, adapter: Path) -> None:

@@ -9,7 +9,7 @@ from rankwise.data.columns import is_path
 from rankwise.data.load import is_hub_id
 from rankwise.errors import ModelError
 from rankwise.models import base as bases
-from rankwise.models import peft_config
+from rankwise.models import hub_adapters, peft_config
 from rankwise.paths import expanded
 from rankwise.recipe import Recipe
 from rankwise.store.run_folder import RunFolder
@@ -19,11 +19,15 @@ def adapter_folder(given: Path | str) -> Path:
     """The adapter folder that a path means: for the folder of a finished run, that of its best choice.
 
     This is the best adapter of the rank that a sweep's verdict recommends, or the best adapter of a search.
+    If there is no such folder, OWNER/NAME and OWNER/NAME@REVISION are an adapter on the Hub. It is fetched.
 
     Raises:
-        ModelError: it is the folder of a run that did not finish.
+        ModelError: it is the folder of a run that did not finish, or the Hub has no such adapter.
         UsageError: the results of the run cannot be read.
+        Unreachable: the Hub does not answer, and the adapter is not in its cache.
     """
+    if repository := hub_adapters.on_hub(os.fspath(given)):
+        return hub_adapters.fetch(*repository)
     folder = expanded(given)
     if (folder / peft_config.NAME).exists():
         return folder
@@ -38,6 +42,27 @@ def adapter_folder(given: Path | str) -> Path:
             hint=f"pass one of the folders in {run.adapters}",
         )
     return folder
+
+
+def beside(adapter: Path, suffix: str) -> Path:
+    """`ADAPTER-SUFFIX`, beside the folder of an adapter.
+
+    >>> beside(Path("runs/first/adapters/r4-s110"), "cut2").name
+    'r4-s110-cut2'
+    """
+    named = adapter if adapter.name.strip(".") else adapter.resolve()  # `.` has no name of its own
+    return named.with_name(f"{named.name}-{suffix}")
+
+
+def local_place(given: Path | str, adapter: Path) -> Path:
+    """The folder of an adapter; for one from the Hub, its name in the working folder.
+
+    Args:
+        given: what the user gave.
+        adapter: the folder that it means.
+    """
+    repository = hub_adapters.on_hub(os.fspath(given))
+    return Path(repository[0].partition("/")[2]) if repository else adapter
 
 
 def recommended(run: RunFolder) -> tuple[str, str]:

@@ -102,11 +102,12 @@ class Classifier:
         precision: str = "auto",
         on_note: Callable[[str], None] | None = None,
     ) -> Self:
-        """Load a classifier from an adapter folder.
+        """Load a classifier from an adapter folder, or from the Hub.
 
         Args:
-            folder: an adapter folder written by rankwise or PEFT; or the folder of a finished run, for the
-                best adapter of the rank that it recommends.
+            folder: an adapter folder written by rankwise or PEFT; the folder of a finished run, for the best
+                adapter of the rank that it recommends; or OWNER/NAME or OWNER/NAME@REVISION, for an
+                adapter on the Hub.
             base: the base model, if it cannot be found under the name stored with the adapter.
             labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
@@ -117,7 +118,7 @@ class Classifier:
         Raises:
             ModelError: the adapter or its base cannot be used.
             UsageError: the label names do not fit the adapter.
-            Unreachable: the base must be downloaded, and the Hub does not answer.
+            Unreachable: the base or the adapter must be downloaded, and the Hub does not answer.
             UsageError: this machine has no such device, or the precision is unknown.
         """
         note = on_note or _warn

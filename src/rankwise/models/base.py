@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from rankwise import hub
-from rankwise.errors import ModelError, RankwiseError, Unreachable
+from rankwise.errors import ModelError
 from rankwise.models import packaged, registry
+from rankwise.models.download import hub_folder
 from rankwise.models.llama import SMOLLM2 as SMOLLM2
 from rankwise.models.packaged import cache_folder as cache_folder
 from rankwise.models.packaged import cache_note
@@ -40,7 +40,6 @@ PAD_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 PAD_FILE_LIMIT = 1 << 24  # bytes; some tokenizers list thousands of added tokens
 SETTINGS = ["config.json", *PAD_FILES]
 EVERYTHING = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
-HUB_SECONDS = 10.0  # timeout for the Hub's response
 
 
 @dataclass(frozen=True)
@@ -233,69 +232,5 @@ def _cached_folder(name: str) -> Path | None:
 
 
 def _hub_folder(name: str, revision: str | None, patterns: list[str]) -> Path:
-    """Download files that match the patterns into the Hub's cache folder.
-
-    If the Hub is unreachable, fall back to cached files.
-    """
-    from huggingface_hub import snapshot_download
-
-    refusal = _ask_hub(name, revision)
-    try:
-        found = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*"],  # subfolders contain other formats of the same weights
-            local_files_only=refusal is not None,
-        )
-    except Exception as error:  # the Hub client lets errors of its HTTP library through
-        reason = refusal or error
-        if isinstance(reason, hub.MISTAKES):
-            raise reason from None
-        raise _explained(name, revision, reason) from error
-    return Path(found)
-
-
-def _ask_hub(name: str, revision: str | None) -> Exception | None:
-    """The error with which the Hub refuses this model; None if it is available.
-
-    This is a separate request because the download itself never times out on an unresponsive network.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
-    except Exception as error:  # as above
-        return error
-    return None
-
-
-def _explained(name: str, revision: str | None, error: Exception) -> RankwiseError:
-    """The error to raise for an error from the Hub client."""
-    if refused := _refused(name, revision, error) or hub.disk_error(name, error):
-        return refused
-    if hub.is_outage(error):
-        return Unreachable(
-            f"{name}: not a folder here, and the Hub cannot be reached: {hub.reason(error)}",
-            hint=f"use a local folder, or {SMOLLM2}, which does not need the Hub; behind a proxy, "
-            "set HTTPS_PROXY",
-        )
-    return ModelError(f"{name}: cannot be fetched: {hub.reason(error)}")
-
-
-def _refused(name: str, revision: str | None, error: Exception) -> RankwiseError | None:
-    """The error to raise if the Hub or its client rejects the name, else None."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.HFValidationError):
-        return ModelError(f"{name}: neither a folder here nor a Hub id", hint="check the spelling")
-    if isinstance(error, errors.GatedRepoError):
-        return ModelError(f"{name}: closed to you", hint="accept its terms on the Hub, then: hf auth login")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelError(
-            f"{name}: neither a folder here nor a model on the Hub",
-            hint="check the spelling; if it is private: hf auth login",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelError(f"{name}: has no revision {revision!r} on the Hub")
-    return None
+    without = f"a local folder, or {SMOLLM2}, which does not need the Hub"
+    return hub_folder(name, revision, patterns, otherwise=without)

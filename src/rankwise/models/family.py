@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rankwise.models.config import ModelConfig
+from rankwise.models.decoder import Decoder
 from rankwise.nn.backbone import Backbone, Source
 from rankwise.nn.linear import Linear
 from rankwise.nn.norms import NormWeights
@@ -36,6 +37,8 @@ class Family:
     config: type[ModelConfig]
     backbone: Callable[[Any, Source, torch.dtype, torch.device | str], Backbone]
     """(config, weights, dtype, device) -> the frozen model."""
+    decoder: Callable[[Any], Decoder]
+    """config -> what the decoder consists of, for exporters."""
     prefix: str
     """Name of the backbone inside transformers' classifier."""
     architecture: str

@@ -35,6 +35,8 @@ from rankwise.models.config import (
     Word,
     Yes,
 )
+from rankwise.models.decoder import Decoder
+from rankwise.models.decoder import Layer as LayerNames
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend
@@ -195,6 +197,30 @@ def _layer(loader: Loader, config: GPT2Config, name: str) -> _Layer:
     return _Layer(norm_1, attn, attn_out, norm_2, fc, fc_out)
 
 
+def _decoder(config: GPT2Config) -> Decoder:
+    return Decoder(
+        tokens="wte.weight",
+        positions="wpe.weight",
+        layers=tuple(
+            LayerNames(
+                norm_1=f"h.{i}.ln_1",
+                qkv=(f"h.{i}.attn.c_attn",),
+                out=f"h.{i}.attn.c_proj",
+                norm_2=f"h.{i}.ln_2",
+                up=(f"h.{i}.mlp.c_fc",),
+                down=f"h.{i}.mlp.c_proj",
+            )
+            for i in range(config.layers)
+        ),
+        norm="ln_f",
+        norm_eps=config.norm_eps,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=config.d_model // config.heads,
+        activation=config.activation,
+    )
+
+
 def _published(d_model: int, layers: int, heads: int) -> dict[str, Any]:
     """config.json of OpenAI's GPT-2 models and DistilGPT-2."""
     return {
@@ -229,6 +255,7 @@ FAMILY = Family(
     model_type="gpt2",
     config=GPT2Config,
     backbone=GPT2,
+    decoder=_decoder,
     prefix="transformer",
     architecture="GPT2ForSequenceClassification",
     embedding="wte",

@@ -41,6 +41,8 @@ from rankwise.models.config import (
     scaling_of,
     table_of,
 )
+from rankwise.models.decoder import Decoder
+from rankwise.models.decoder import Layer as LayerNames
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend
@@ -253,6 +255,32 @@ def _layer(loader: Loader, config: GPTNeoXConfig, name: str) -> _Layer:
     return _Layer(norm_1, qkv, out, norm_2, up, down)
 
 
+def _decoder(config: GPTNeoXConfig) -> Decoder:
+    return Decoder(
+        tokens="embed_in.weight",
+        layers=tuple(
+            LayerNames(
+                norm_1=f"layers.{i}.input_layernorm",
+                qkv=(f"layers.{i}.attention.query_key_value",),
+                out=f"layers.{i}.attention.dense",
+                norm_2=f"layers.{i}.post_attention_layernorm",
+                up=(f"layers.{i}.mlp.dense_h_to_4h",),
+                down=f"layers.{i}.mlp.dense_4h_to_h",
+            )
+            for i in range(config.layers)
+        ),
+        norm="final_layer_norm",
+        norm_eps=config.norm_eps,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=config.head_dim,
+        activation=config.activation,
+        rotary=config.rotary,
+        by_head=True,
+        parallel=config.parallel,
+    )
+
+
 def _pythia(d_model: int, layers: int, heads: int) -> dict[str, Any]:
     """config.json of a Pythia."""
     return {
@@ -281,6 +309,7 @@ FAMILY = Family(
     model_type="gpt_neox",
     config=GPTNeoXConfig,
     backbone=GPTNeoX,
+    decoder=_decoder,
     prefix="gpt_neox",
     architecture="GPTNeoXForSequenceClassification",
     embedding="embed_in",

@@ -39,6 +39,8 @@ from rankwise.models.config import (
     scaling_of,
     table_of,
 )
+from rankwise.models.decoder import Decoder
+from rankwise.models.decoder import Layer as LayerNames
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import swiglu
 from rankwise.nn.attention import attend
@@ -256,6 +258,33 @@ def _layer(loader: Loader, config: LlamaConfig, name: str) -> _Layer:
     )
 
 
+def decoder(config: LlamaConfig) -> Decoder:
+    """What a Llama consists of, or a model with the same architecture."""
+    return Decoder(
+        tokens="embed_tokens.weight",
+        layers=tuple(
+            LayerNames(
+                norm_1=f"{name}.input_layernorm",
+                qkv=tuple(f"{name}.{module}" for module in ATTENTION),
+                out=f"{name}.self_attn.o_proj",
+                norm_2=f"{name}.post_attention_layernorm",
+                up=tuple(f"{name}.{module}" for module in MLP),
+                down=f"{name}.mlp.down_proj",
+            )
+            for name in (f"layers.{i}" for i in range(config.layers))
+        ),
+        norm="norm",
+        norm_eps=config.norm_eps,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        activation=config.activation,
+        rotary=config.rotary,
+        rms=True,
+        gated=True,
+    )
+
+
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2: dict[str, Any] = {
     "model_type": "llama",
@@ -290,6 +319,7 @@ FAMILY = Family(
     model_type="llama",
     config=LlamaConfig,
     backbone=Llama,
+    decoder=decoder,
     prefix="model",
     architecture="LlamaForSequenceClassification",
     embedding="embed_tokens",

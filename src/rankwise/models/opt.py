@@ -35,6 +35,8 @@ from rankwise.models.config import (
     Yes,
     Zero,
 )
+from rankwise.models.decoder import Decoder
+from rankwise.models.decoder import Layer as LayerNames
 from rankwise.models.family import Family, Loader, Peer
 from rankwise.nn.activation import ACTIVATIONS
 from rankwise.nn.attention import attend
@@ -192,6 +194,31 @@ def _layer(loader: Loader, config: OPTConfig, name: str) -> _Layer:
     )
 
 
+def _decoder(config: OPTConfig) -> Decoder:
+    return Decoder(
+        tokens="decoder.embed_tokens.weight",
+        positions="decoder.embed_positions.weight",
+        first_position=OFFSET,
+        layers=tuple(
+            LayerNames(
+                norm_1=f"{name}.self_attn_layer_norm",
+                qkv=tuple(f"{name}.{module}" for module in ATTENTION),
+                out=f"{name}.self_attn.out_proj",
+                norm_2=f"{name}.final_layer_norm",
+                up=(f"{name}.fc1",),
+                down=f"{name}.fc2",
+            )
+            for name in (f"decoder.layers.{i}" for i in range(config.layers))
+        ),
+        norm="decoder.final_layer_norm",
+        norm_eps=NORM_EPS,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=config.d_model // config.heads,
+        activation=config.activation,
+    )
+
+
 def _published(d_model: int, layers: int, heads: int) -> dict[str, Any]:
     """config.json of Meta AI's OPT models."""
     return {
@@ -221,6 +248,7 @@ FAMILY = Family(
     model_type="opt",
     config=OPTConfig,
     backbone=OPT,
+    decoder=_decoder,
     prefix="model",
     architecture="OPTForSequenceClassification",
     embedding="decoder.embed_tokens",

@@ -127,7 +127,7 @@ def save(
         files.write_json(new / NAME, _peft_config(adapter, base_config))
         tensors = _peft_tensors(adapter, base_config)
         files.write_bytes(new / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
-        files.write_json(new / OWN, _own_settings(adapter))
+        files.write_json(new / OWN, own_settings(adapter))
         for path in tokenizer_files:
             files.copy(path, new / path.name)
         if tokenizer_json is not None:
@@ -270,7 +270,8 @@ def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
     }
 
 
-def _own_settings(adapter: SavedAdapter) -> dict[str, Any]:
+def own_settings(adapter: SavedAdapter) -> dict[str, Any]:
+    """The contents of classifier.json."""
     return {
         "num_labels": len(adapter.labels),
         "id2label": {str(i): label for i, label in enumerate(adapter.labels)},

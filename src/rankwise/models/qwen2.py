@@ -11,7 +11,7 @@ from pydantic import Field
 from rankwise.errors import ModelError
 from rankwise.models.config import Heads, Items, No, Size, Whole
 from rankwise.models.family import Family, Peer
-from rankwise.models.llama import ATTENTION, SMALL, TARGETS, Llama, LlamaConfig
+from rankwise.models.llama import ATTENTION, SMALL, TARGETS, Llama, LlamaConfig, decoder
 
 
 class Qwen2Config(LlamaConfig):
@@ -77,6 +77,7 @@ FAMILY = Family(
     model_type="qwen2",
     config=Qwen2Config,
     backbone=Llama,
+    decoder=decoder,
     prefix="model",
     architecture="Qwen2ForSequenceClassification",
     embedding="embed_tokens",

@@ -63,6 +63,7 @@ class Tokenizer:
 
     folder: Path
     has_pad_token: bool
+    truncation_side: str
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Tokenizer:
         pad_id: int | None = None,
     ) -> None:
         self.folder, self.has_pad_token, self._pad_id = folder, has_pad_token, pad_id
-        self._backend, self._direction = backend, "left" if keeps_end else "right"
+        self._backend, self.truncation_side = backend, "left" if keeps_end else "right"
         backend.encode_special_tokens = True
         backend.no_padding()
         backend.no_truncation()
@@ -82,7 +83,7 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by construction: a pickled backend forgets that special tokens in texts are plain text."""
-        return _restored, (self.folder, self._backend, self.has_pad_token, self._direction == "left")
+        return _restored, (self.folder, self._backend, self.has_pad_token, self.truncation_side == "left")
 
     @classmethod
     def load(cls, folder: Path, model: Path | None = None) -> Tokenizer:
@@ -167,7 +168,7 @@ class Tokenizer:
 
     def _encode_starts(self, chunk: list[str], max_length: int) -> list[Any]:
         """Encodings that have at least the first `max_length` tokens of each text, or all of them."""
-        if self._direction == "left" or max(map(len, chunk)) <= LONG:
+        if self.truncation_side == "left" or max(map(len, chunk)) <= LONG:
             return self._encode(chunk)
         starts = [self._cuts.start(text, max_length) for text in chunk]
         return [
@@ -192,7 +193,7 @@ class Tokenizer:
 
     def _cut(self, encoding: Any, max_length: int) -> NDArray[np.int64]:
         """Token ids truncated to max_length, including special tokens."""
-        encoding.truncate(max_length - self._added, direction=self._direction)
+        encoding.truncate(max_length - self._added, direction=self.truncation_side)
         whole = self._backend.post_process(encoding) if self._added else encoding
         ids: list[int] = whole.ids
         while len(ids) > 1 and ids[-1] == self._pad_id:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,60 @@ def adapter_card(results: Results, recipe: Recipe, row: AdapterResult, recommend
         packaged=packaged,
         source=_Markdown(source),
         settings=_Markdown(_settings(recipe, row)),
+    )
+
+
+def shared_card(card: str, repository: str) -> str:
+    """The card of an adapter folder, for a repository on the Hub: its examples load the repository."""
+    fetched = f'hf_hub_download("{repository}", "classifier.json")'
+    changes = {
+        ", where `FOLDER` is the folder of this file": "",
+        "import json\n\nfrom peft": "import json\n\nfrom huggingface_hub import hf_hub_download\nfrom peft",
+        '"FOLDER/classifier.json"': fetched,
+        "FOLDER": repository,
+    }
+    for before, after in changes.items():
+        card = card.replace(before, after)
+    return card
+
+
+def hub_card(
+    repository: str,
+    *,
+    labels: Sequence[str],
+    base: str,
+    rank: int,
+    max_length: int,
+    merged: bool,
+    run: tuple[Run, AdapterResult] | None = None,
+) -> str:
+    """The card of a merged model, or of an adapter that has none.
+
+    Args:
+        repository: OWNER/NAME on the Hub.
+        labels: label names, in the order of the outputs.
+        base: name of the base model.
+        rank: rank of the adapter.
+        max_length: tokens at which texts are truncated.
+        merged: whether this is a whole model with the adapter merged into it.
+        run: the run of the adapter, and its results.
+    """
+    library = "transformers" if merged else "peft"
+    metadata = _front_matter(hub_base(base), library)
+    if run is not None:
+        metadata = _metadata(run[0].results, run[0].recipe, run[1], library)
+    return _render(
+        "hub.md.jinja",
+        metadata=_Markdown(metadata),
+        repository=repository,
+        place=_Markdown(repository),
+        labels=labels,
+        base=hub_base(base),
+        rank=rank,
+        max_length=max_length,
+        merged=merged,
+        version=version("rankwise"),
+        figures=_Markdown(_figures(run[0].results, run[1]).markdown()) if run else "",
     )
 
 
@@ -166,20 +222,29 @@ def _data_name(recipe: Recipe) -> str:
     return one_line(_hub_data(recipe) or Path(recipe.data.name).name or recipe.data.name)
 
 
-def _metadata(results: Results, recipe: Recipe, row: AdapterResult) -> str:
-    """The YAML front matter, with names quoted as needed."""
-    from huggingface_hub.repocard_data import ModelCardData
-
-    data, base = _hub_data(recipe), hub_base(results.base)
-    card = ModelCardData(
-        base_model=base,
-        library_name="peft",
-        pipeline_tag="text-classification",
-        tags=["lora", "rankwise", "text-classification"],
+def _metadata(results: Results, recipe: Recipe, row: AdapterResult, library: str = "peft") -> str:
+    """The YAML front matter of an adapter, or of the model that it was merged into."""
+    data = _hub_data(recipe)
+    return _front_matter(
+        hub_base(results.base),
+        library,
         datasets=[data] if data else None,
-        license="other",
         model_name=f"{slug(_data_name(recipe))}-{row.name}",
         eval_results=[each for split in splits(results) for each in _eval_results(recipe, row, split)],
+    )
+
+
+def _front_matter(base: str | None, library: str, **more: Any) -> str:
+    """YAML, with names quoted as needed."""
+    from huggingface_hub.repocard_data import ModelCardData
+
+    card = ModelCardData(
+        base_model=base,
+        library_name=library,
+        pipeline_tag="text-classification",
+        tags=["lora", "rankwise", "text-classification"],
+        license="other",
+        **more,
     )
     return re.sub(r"^license: other$", LICENSE, card.to_yaml(), count=1, flags=re.MULTILINE).strip()
 

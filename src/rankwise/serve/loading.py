@@ -17,6 +17,7 @@ from rankwise import hardware
 from rankwise.commands.predict import check_fits
 from rankwise.errors import ModelError, RankwiseError, UsageError, option
 from rankwise.models import base as bases
+from rankwise.models import hub_adapters
 from rankwise.models import peft_format as adapters
 from rankwise.models.base import load_backbone
 from rankwise.models.peft_format import SavedAdapter, merge
@@ -43,7 +44,7 @@ class Loader:
     """Reads the adapters of run folders and adapter folders.
 
     Args:
-        sources: run folders and adapter folders, each as PATH or NAME=PATH.
+        sources: run folders, adapter folders, and adapters on the Hub, each as PATH or NAME=PATH.
         base: the base model, if it is not the one that the adapters name.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, bfloat16 or float32.
@@ -198,7 +199,9 @@ def _is_run(path: Path) -> bool:
 
 
 def _expand(name: str, path: Path, several: bool) -> list[tuple[str, Source]]:
-    """The adapters of a run folder, or the adapter of an adapter folder."""
+    """The adapters of a run folder, or the adapter of an adapter folder or of a repository on the Hub."""
+    if repository := hub_adapters.on_hub(str(path)):
+        return [(name or repository[0].partition("/")[2], Source(hub_adapters.fetch(*repository)))]
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder", hint="give a run folder or an adapter folder")
     if not _is_run(path):

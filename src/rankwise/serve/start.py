@@ -38,7 +38,7 @@ def serve(
     """Serve adapters of one base model until a signal stops the process.
 
     Args:
-        sources: run folders and adapter folders, each as PATH or NAME=PATH.
+        sources: run folders, adapter folders, and adapters on the Hub, each as PATH or NAME=PATH.
         base: the base model, if it is not the one that the adapters name.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, bfloat16 or float32.

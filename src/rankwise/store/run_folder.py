@@ -32,6 +32,7 @@ class RunFolder:
         self.table = self.path / "table.md"
         self.samples = self.path / "samples.md"
         self.adapters = self.path / "adapters"
+        self.exports = self.path / "exports"
         self.logits = self.path / "logits"
         self.checkpoint = self.path / "checkpoint"
 

@@ -1,0 +1,1 @@
+"""Adapters written for other libraries: transformers, ONNX Runtime, PEFT."""
