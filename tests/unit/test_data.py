@@ -23,6 +23,7 @@ import pyarrow.parquet
 import pytest
 
 from rankwise.data import load as data
+from rankwise.data.columns import Wanted
 from rankwise.data.tables import BATCH_ROWS
 from rankwise.data.unlabeled import text_rows
 from rankwise.errors import DataError
@@ -54,7 +55,8 @@ def refused(path: Path, **settings: Any) -> str:
 
 
 def labeled(folder: Path, content: str, name: str = "a.csv", **columns: Any) -> data.Split:
-    return data.read_labeled(write(folder, name, content), ("joy", "sad"), **columns)
+    wanted = Wanted(columns.get("text_column"), columns.get("label_column"))
+    return data.read_labeled(write(folder, name, content), ("joy", "sad"), wanted=wanted)
 
 
 class TestStarter:
