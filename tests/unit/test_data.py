@@ -114,7 +114,7 @@ class TestLabels:
         split = data.read_labeled(write(tmp_path, "a.jsonl", lines), ("1", "true", "0", "x"))
         assert split.labels == [0, 0, 0, 1, 1, 2, 3]
 
-    @pytest.mark.parametrize("value", ["0.5", "NaN", "[1]", "{}", "1e400"])
+    @pytest.mark.parametrize("value", ["0.5", "NaN", "{}", "1e400"])
     def test_other_values(self, tmp_path: Path, value: str) -> None:
         with pytest.raises(DataError, match=r"a\.jsonl:1: the label is .*neither a string nor an integer"):
             labeled(tmp_path, f'{{"text": "a", "label": {value}}}\n', "a.jsonl")

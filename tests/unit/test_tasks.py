@@ -12,6 +12,7 @@ from rankwise.errors import UsageError
 from rankwise.nn.loss import IGNORED, BinaryCrossEntropy, CrossEntropy
 from rankwise.recipe import Recipe
 from rankwise.stats import multi_label, paired
+from rankwise.tasks import labels
 from rankwise.tasks.multi import MultiLabel
 from rankwise.tasks.registry import task_of
 from rankwise.tasks.single import SINGLE
@@ -29,13 +30,13 @@ def drawn(texts: int = 200, seed: int = 0, shift: float = 0.0) -> tuple[np.ndarr
     return targets, logits.astype(np.float32)
 
 
-@pytest.mark.parametrize("labels", [(), ("joy",), ("joy", "fear", "love")])
-def test_labels_survive_ids_targets_and_cells(labels: tuple[str, ...]) -> None:
-    ids = MULTI.ids(labels, INDEX)
+@pytest.mark.parametrize("given", [(), ("joy",), ("joy", "fear", "love")])
+def test_labels_survive_ids_targets_and_cells(given: tuple[str, ...]) -> None:
+    ids = MULTI.ids(given, INDEX)
     (target,) = MULTI.targets([ids], 4)
     cell = MULTI.cell(target, LABELS)
-    assert MULTI.named(ids, LABELS) == labels
-    assert cell == "|".join(labels)
+    assert MULTI.named(ids, LABELS) == given
+    assert cell == "|".join(given)
     assert (MULTI.row(cell, INDEX) == target).all()
 
 
@@ -112,8 +113,10 @@ def test_few_texts_leave_a_threshold_at_its_default() -> None:
     targets[:9, 3] = 1  # one fewer than are needed
     thresholds = MULTI.thresholds(logits, targets)
     assert thresholds[3] == 0.5 != thresholds[0]
-    assert MULTI.untunable(targets) == [3]
-    assert SINGLE.untunable(np.array([0, 1])) == []
+    ids = [tuple(np.flatnonzero(row).tolist()) for row in targets]
+    assert MULTI.untunable(ids, 4) == [3]
+    assert SINGLE.untunable([0, 1], 2) == []
+    assert labels.FEWEST == multi_label.FEWEST
 
 
 def test_validation_is_judged_by_thresholds_of_other_texts() -> None:
@@ -169,7 +172,7 @@ def test_weights_and_frequencies() -> None:
     assert MULTI.balanced_weights(targets, 3).tolist() == pytest.approx([1 / 3, 3, 1])
     odds = np.exp(MULTI.prior_logits(targets, 3))
     assert odds.tolist() == pytest.approx([3, 1 / 3, 0.5 / 4])
-    assert MULTI.strata(targets).tolist() == [1, 0, -1, 0]
+    assert MULTI.strata([(0, 1), (0,), (), (0,)]) == [1, 0, -1, 0]
 
 
 def test_a_name_selects_a_task() -> None:

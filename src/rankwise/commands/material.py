@@ -28,6 +28,7 @@ from rankwise.plan import make as make_plan
 from rankwise.recipe import Recipe
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
+from rankwise.tasks.registry import task_of
 from rankwise.tasks.task import Targets, Task
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
@@ -97,7 +98,7 @@ class Material:
     @property
     def task(self) -> Task:
         """What labels a text has."""
-        return self.corpus.task
+        return task_of(self.corpus.task.name, self.corpus.task.separator)
 
     def class_weights(self, targets: Targets) -> NDArray[np.float32] | None:
         """(classes,) weights of the loss for training texts with these targets; None for equal ones."""
@@ -168,9 +169,9 @@ def read_material(
         config = files.read_object(base.folder / "config.json")
         tokenizer = Tokenizer.load(base.folder)
     with stage("tokens", callback, clock):
-        max_length = recipe.train.max_length
+        max_length, task = recipe.train.max_length, task_of(corpus.task.name, corpus.task.separator)
         splits = {
-            split.name: EncodedSplit.encode(split, tokenizer, max_length, corpus.task, len(corpus.labels))
+            split.name: EncodedSplit.encode(split, tokenizer, max_length, task, len(corpus.labels))
             for split in corpus.splits
         }
     if line := truncation(_truncated(splits, tokenizer, max_length), max_length):

@@ -58,6 +58,10 @@ class Prediction:
     thresholds: dict[str, float] | None = None
     """Label -> probability from which a multi-label classifier gives it; None for other classifiers."""
 
+    def __post_init__(self) -> None:
+        if self.thresholds is None and not self.labels:
+            object.__setattr__(self, "labels", (self.label,))
+
     @property
     def probability(self) -> float:
         """Probability of the predicted label, or of exactly the predicted labels if they were independent."""

@@ -67,7 +67,7 @@ def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | N
 def tuning_data(material: Material) -> TrainingData:
     """The texts that trials train on, and as validation texts those that they are judged by."""
     train = material.splits["train"]
-    strata = material.task.strata(train.targets)
+    strata = np.array(material.task.strata(train.source.labels))
     size = tuning_size(material.recipe, len(train), len(np.unique(strata[strata >= 0])))
     kept, held = hold_out(strata, size, tuning.SEED)
     return material.to_train(*(train.pick(texts) for texts in (kept, held)))

@@ -14,7 +14,7 @@ from rankwise.data.load import Dataset, Split
 from rankwise.schema import ClassCount, Contradiction, DataReport, Leak, SplitReport
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
-from rankwise.tasks.task import LabelIds
+from rankwise.tasks.labels import LabelIds
 
 LISTED = 100
 """Maximum number of contradictions listed in a report; all are counted."""

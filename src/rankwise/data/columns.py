@@ -14,8 +14,7 @@ from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import INCOMPLETE, NumberedRows, Origin, Row, Table, counted, listed, short
 from rankwise.errors import DataError, option
 from rankwise.recipe import OTHER_TASKS
-from rankwise.tasks.single import SINGLE
-from rankwise.tasks.task import Label, Task
+from rankwise.tasks.labels import ONE_LABEL, Label, Labels
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Wanted:
 
     text: str | None = None
     label: str | None = None
-    task: Task = SINGLE
+    task: Labels = ONE_LABEL
 
 
 USUAL = Wanted()
@@ -132,7 +131,7 @@ def _other(columns: list[str], column: str | None) -> str | None:
 
 
 def collect(
-    table: Table, text_column: str, label_column: str, task: Task = SINGLE, *, optional: bool = False
+    table: Table, text_column: str, label_column: str, task: Labels = ONE_LABEL, *, optional: bool = False
 ) -> LabeledRows:
     """Read and validate all rows of a table. Empty rows at the end are left out, with a note in the table.
 
@@ -241,7 +240,9 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
     return _encodable(origin, number, value, column)
 
 
-def _label_of(origin: Origin, number: int, row: Row, column: str, names: Sequence[str], task: Task) -> Label:
+def _label_of(
+    origin: Origin, number: int, row: Row, column: str, names: Sequence[str], task: Labels
+) -> Label:
     """The validated label of a row, or all of its labels without repetitions."""
     value = row.get(column)
     if not task.several:

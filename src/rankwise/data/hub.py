@@ -17,7 +17,7 @@ from rankwise.data.tables import BATCH_ROWS, NumberedRows, Origin, Table, first_
 from rankwise.errors import DataError, RankwiseError, Unreachable, option
 from rankwise.in_memory import InMemory
 from rankwise.recipe import Recipe
-from rankwise.tasks.registry import task_of
+from rankwise.tasks.labels import labels_of
 
 
 def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
@@ -78,7 +78,7 @@ def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | N
 def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> LabeledRows | None:
     """One split, or None if it is optional and was published without labels."""
     origin = Origin(f"{recipe.data.name}[{name}]", in_rows=True)
-    task = task_of(recipe.data.task, recipe.data.label_separator)
+    task = labels_of(recipe.data.task, recipe.data.label_separator)
     text, label = text_and_label(
         origin, split.column_names, recipe.data.text_column, recipe.data.label_column
     )

@@ -36,10 +36,7 @@ from rankwise.errors import DataError, option
 from rankwise.in_memory import InMemory
 from rankwise.recipe import OTHER_TASKS, Recipe
 from rankwise.schema import SourceReport
-from rankwise.stats.multi_label import DEFAULT, FEWEST
-from rankwise.tasks.registry import task_of
-from rankwise.tasks.single import SINGLE
-from rankwise.tasks.task import Label, LabelIds, Task
+from rankwise.tasks.labels import FEWEST, ONE_LABEL, Label, LabelIds, Labels, labels_of
 
 MOST_NUMBERS = 20
 """Largest number of classes that may be numbers with decimals."""
@@ -79,7 +76,7 @@ class Dataset:
     test: Split | None
     notes: tuple[str, ...]
     sources: tuple[SourceReport, ...] = ()
-    task: Task = SINGLE
+    task: Labels = ONE_LABEL
 
     @property
     def splits(self) -> list[Split]:
@@ -119,15 +116,14 @@ def load(recipe: Recipe) -> Dataset:
     return Dataset(labels, train, validation, splits.get("test"), distinct, tuple(_sources(parts)), task)
 
 
-def _default_thresholds(validation: Split, labels: tuple[str, ...], task: Task) -> list[str]:
+def _default_thresholds(validation: Split, labels: tuple[str, ...], task: Labels) -> list[str]:
     """A note on the labels whose thresholds cannot be chosen on the validation texts."""
-    found = task.untunable(task.targets(validation.labels, len(labels)))
+    found = task.untunable(validation.labels, len(labels))
     if not found:
         return []
     few = listed([labels[i] for i in found])
     return [
-        f"fewer than {FEWEST} validation texts have, or lack, these labels, "
-        f"so their threshold is {DEFAULT:g}: {few}"
+        f"fewer than {FEWEST} validation texts have, or lack, these labels, so their threshold is 0.5: {few}"
     ]
 
 
@@ -333,7 +329,7 @@ def _divided(part: LabeledRows, split: str) -> dict[str, LabeledRows]:
 def wanted_of(recipe: Recipe) -> Wanted:
     """What a recipe reads of each table."""
     given = recipe.data
-    return Wanted(given.text_column, given.label_column, task_of(given.task, given.label_separator))
+    return Wanted(given.text_column, given.label_column, labels_of(given.task, given.label_separator))
 
 
 def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
@@ -361,14 +357,14 @@ def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
                 )
 
 
-def _label_order(train: list[LabeledRows], task: Task) -> tuple[str, ...]:
+def _label_order(train: list[LabeledRows], task: Labels) -> tuple[str, ...]:
     declared = next((part.classes for part in train if part.classes), ())
     return tuple(declared) or in_order(
         name for part in train for label in part.labels for name in task.names(label)
     )
 
 
-def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str, task: Task) -> Split:
+def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str, task: Labels) -> Split:
     """Concatenate parts and map labels to indices. `why` completes the error for an unknown label."""
     index = {label: position for position, label in enumerate(labels)}
     for part in parts:
@@ -401,7 +397,7 @@ def _refuse_numbers(labels: tuple[str, ...], train: list[LabeledRows]) -> None:
     raise train[0].origin.error(what, hint=OTHER_TASKS["regression"])
 
 
-def _check_classes(train: Split, labels: tuple[str, ...], where: Origin, task: Task) -> list[str]:
+def _check_classes(train: Split, labels: tuple[str, ...], where: Origin, task: Labels) -> list[str]:
     """Notes on labels without training texts. Raises DataError if there is nothing to tell apart."""
     distinct = set(train.labels)
     used = {name for ids in distinct for name in task.named(ids, labels)}
@@ -415,7 +411,7 @@ def _check_classes(train: Split, labels: tuple[str, ...], where: Origin, task: T
 
 
 def _cut(
-    train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin, task: Task
+    train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin, task: Labels
 ) -> tuple[Split, Split, str]:
     """(train, validation, note). The sample of each class depends only on that class and the seed.
 
@@ -424,7 +420,7 @@ def _cut(
     fraction, seed = recipe.data.validation_fraction, recipe.train.seeds[0]
     aside: set[int] = set()
     members: list[list[int]] = [[] for _ in (*labels, "")]  # the last one: texts without a label
-    for row, index in enumerate(task.strata(task.targets(train.labels, len(labels))).tolist()):
+    for row, index in enumerate(task.strata(train.labels)):
         members[index].append(row)
     for label, rows in zip((*labels, ""), members, strict=True):
         if len(rows) == 1 and not task.several:

@@ -9,41 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwise.schema import MetricName, Metrics, TaskName
+from rankwise.schema import Metrics
 from rankwise.stats import multi_label, paired
-from rankwise.tasks.task import Decisions, Floats, Label, LabelIds, Logits, Predicted, Targets
+from rankwise.tasks.labels import LabelIds, SeveralLabels
+from rankwise.tasks.task import Decisions, Floats, Logits, Predicted, Targets
 
 if TYPE_CHECKING:
     import torch
 
     from rankwise.nn.loss import Loss
 
-SEPARATOR = "|"
-"""Default of the sign that joins the labels of a text in a cell of a table."""
-
 
 @dataclass(frozen=True)
-class MultiLabel:
+class MultiLabel(SeveralLabels):
     """See `Task` for all methods."""
-
-    name: TaskName = "multi-label"
-    several: bool = True
-    separator: str = SEPARATOR
-    metric: MetricName = "macro-f1"
-
-    def names(self, label: Label) -> tuple[str, ...]:
-        """All labels of the text."""
-        assert isinstance(label, tuple)
-        return label
-
-    def ids(self, label: Label, index: Mapping[str, int]) -> tuple[int, ...]:
-        """The ids of the labels, ascending."""
-        return tuple(sorted(index[name] for name in self.names(label)))
-
-    def named(self, ids: LabelIds, labels: Sequence[str]) -> tuple[str, ...]:
-        """All labels of the text, in the model's order."""
-        assert isinstance(ids, tuple)
-        return tuple(labels[i] for i in ids)
 
     def cell(self, row: Any, labels: Sequence[str]) -> str:
         """The labels joined by the separator; empty for a text without labels."""
@@ -66,16 +45,6 @@ class MultiLabel:
     def has(self, targets: Targets, label: int) -> NDArray[np.bool_]:
         """(texts,) whether it is among the text's labels."""
         return np.asarray(targets[:, label] == 1)
-
-    def strata(self, targets: Targets) -> NDArray[np.int64]:
-        """The rarest label of each text; -1 for a text without labels.
-
-        >>> MultiLabel().strata(np.array([[1, 1], [1, 0], [0, 0]])).tolist()
-        [1, 0, -1]
-        """
-        counts = np.asarray(targets).sum(axis=0, dtype=np.int64)
-        rarest = np.where(targets == 1, counts, len(targets) + 1).argmin(axis=1)
-        return np.asarray(np.where((targets == 1).any(axis=1), rarest, -1), dtype=np.int64)
 
     def balanced_weights(self, targets: Targets, classes: int) -> NDArray[np.float32]:
         """(classes,) texts that lack each label / texts that have it; 1 for a label without texts."""
@@ -123,10 +92,6 @@ class MultiLabel:
         """The thresholds with the highest F1 of each label."""
         found = multi_label.best_thresholds(self.probabilities(logits), targets == 1)
         return tuple(found.tolist())
-
-    def untunable(self, targets: Targets) -> list[int]:
-        """The labels that `stats.multi_label.FEWEST` texts have, or lack."""
-        return [int(i) for i in np.flatnonzero(~multi_label.is_tunable(targets == 1))]
 
     def judged(self, logits: Mapping[str, Logits], validation: Targets) -> dict[str, Decisions]:
         """Thresholds are chosen on validation; its own texts are judged by cross-fitting."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rankwise.schema import TaskName
-from rankwise.tasks.multi import SEPARATOR, MultiLabel
+from rankwise.tasks.labels import SEPARATOR
+from rankwise.tasks.multi import MultiLabel
 from rankwise.tasks.single import SINGLE
 from rankwise.tasks.task import Task
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from rankwise.schema import MetricName, Metrics, TaskName
+from rankwise.schema import Metrics
 from rankwise.stats import metrics, paired
-from rankwise.tasks.task import Decisions, Floats, Label, LabelIds, Logits, Predicted, Targets
+from rankwise.tasks.labels import LabelIds, OneLabel
+from rankwise.tasks.task import Decisions, Floats, Logits, Predicted, Targets
 
 if TYPE_CHECKING:
     import torch
@@ -21,28 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SingleLabel:
+class SingleLabel(OneLabel):
     """See `Task` for all methods."""
-
-    name: TaskName = "single-label"
-    several: bool = False
-    separator: str = ""
-    metric: MetricName = "accuracy"
-
-    def names(self, label: Label) -> tuple[str, ...]:
-        """The label, alone."""
-        assert isinstance(label, str)
-        return (label,)
-
-    def ids(self, label: Label, index: Mapping[str, int]) -> int:
-        """The label's id."""
-        assert isinstance(label, str)
-        return index[label]
-
-    def named(self, ids: LabelIds, labels: Sequence[str]) -> tuple[str, ...]:
-        """The label, alone."""
-        assert isinstance(ids, int)
-        return (labels[ids],)
 
     def cell(self, row: Any, labels: Sequence[str]) -> str:
         """The label."""
@@ -59,10 +40,6 @@ class SingleLabel:
     def has(self, targets: Targets, label: int) -> NDArray[np.bool_]:
         """(texts,) whether it is the text's label."""
         return np.asarray(targets == label)
-
-    def strata(self, targets: Targets) -> NDArray[np.int64]:
-        """The classes."""
-        return np.asarray(targets, dtype=np.int64)
 
     def balanced_weights(self, targets: Targets, classes: int) -> NDArray[np.float32]:
         """(classes,) weights inversely proportional to class frequency, with mean 1 over the texts.
@@ -118,10 +95,6 @@ class SingleLabel:
     def thresholds(self, logits: Logits, targets: Targets) -> None:
         """None: the largest logit decides."""
         return
-
-    def untunable(self, targets: Targets) -> list[int]:
-        """None: there are no thresholds."""
-        return []
 
     def judged(self, logits: Mapping[str, Logits], validation: Targets) -> dict[str, Decisions]:
         """The largest logit of each text."""

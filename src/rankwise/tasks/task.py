@@ -21,17 +21,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwise.schema import MetricName, Metrics, TaskName
+from rankwise.schema import Metrics
+from rankwise.tasks.labels import LabelIds, Labels
 
 if TYPE_CHECKING:
     import torch
 
     from rankwise.nn.loss import Loss
 
-Label = str | tuple[str, ...]
-"""The label of a text, or all of its labels."""
-LabelIds = Any
-"""The same as indices into the class names: an int, or a tuple of them."""
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
 Targets = NDArray[Any]
@@ -48,33 +45,8 @@ class Decisions:
     thresholds: tuple[float, ...] | None = None  # of each label; None if the largest logit decides
 
 
-class Task(Protocol):
-    """A task. Label ids are indices into the class names, in the model's order."""
-
-    @property
-    def name(self) -> TaskName:
-        """Name in a recipe."""
-
-    @property
-    def several(self) -> bool:
-        """Whether a text may have any number of labels."""
-
-    @property
-    def separator(self) -> str:
-        """Joins the labels of a text in a cell of a table."""
-
-    @property
-    def metric(self) -> MetricName:
-        """The metric that ranks and epochs are compared by, if no other is asked for."""
-
-    def names(self, label: Label) -> tuple[str, ...]:
-        """The labels of a text."""
-
-    def ids(self, label: Label, index: Mapping[str, int]) -> LabelIds:
-        """The labels of a text as ids."""
-
-    def named(self, ids: LabelIds, labels: Sequence[str]) -> tuple[str, ...]:
-        """The labels of a text from their ids."""
+class Task(Labels, Protocol):
+    """A task: its labels, and everything that depends on them."""
 
     def cell(self, row: Any, labels: Sequence[str]) -> str:
         """A text's target or prediction as a cell of a table."""
@@ -87,9 +59,6 @@ class Task(Protocol):
 
     def has(self, targets: Targets, label: int) -> NDArray[np.bool_]:
         """(texts,) whether each text has a label."""
-
-    def strata(self, targets: Targets) -> NDArray[np.int64]:
-        """(texts,) groups of texts that a sample takes equal shares of."""
 
     def balanced_weights(self, targets: Targets, classes: int) -> NDArray[np.float32]:
         """(classes,) class weights of the loss that make up for different numbers of texts."""
@@ -132,9 +101,6 @@ class Task(Protocol):
 
     def thresholds(self, logits: Logits, targets: Targets) -> tuple[float, ...] | None:
         """(classes,) the thresholds that suit these texts best; None for a task without thresholds."""
-
-    def untunable(self, targets: Targets) -> list[int]:
-        """The labels with too few validation texts, with these targets, to choose their thresholds."""
 
     def judged(self, logits: Mapping[str, Logits], validation: Targets) -> dict[str, Decisions]:
         """Split -> decisions of a classifier whose thresholds, if any, are chosen on validation.

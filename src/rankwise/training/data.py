@@ -51,7 +51,7 @@ def hold_out(strata: NDArray[np.int64], size: int, seed: int) -> tuple[NDArray[n
     At least one text of each class is kept.
 
     Args:
-        strata: (texts,) the class of each text, as `Task.strata` gives it.
+        strata: (texts,) the class of each text, as `Labels.strata` gives it.
         size: number of texts to hold out, approximately.
         seed: of the draw.
 
