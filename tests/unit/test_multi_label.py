@@ -276,7 +276,9 @@ class TestPredictions:
 
     def test_calls(self, classifier: Classifier) -> None:
         found = classifier(self.TEXTS)
-        assert classifier.predict(self.TEXTS) == [list(each.labels) for each in found]
+        assert classifier.predict_labels(self.TEXTS) == [each.labels for each in found]
+        with pytest.raises(UsageError, match="lists of labels"):
+            classifier.predict(self.TEXTS)
         for each in found:
             assert each.thresholds is not None
             limits = each.thresholds
@@ -339,7 +341,7 @@ class TestPredictions:
             precision="float32",
             max_length=32,
         )
-        assert isinstance(classifier.predict(["so glad"])[0], list)
+        assert set(classifier.predict_labels(["so glad"])[0]) <= set(tiny.LABELS)
 
 
 class TestStoredThresholds:

@@ -216,14 +216,22 @@ class Classifier:
         found = tuple(label for label, p in probabilities.items() if p >= limits[label])
         return Prediction(self.task.separator.join(found), probabilities, found, limits)
 
-    def predict(self, texts: Iterable[str]) -> list[Any]:
-        """The most probable label of each text, in order; of a multi-label classifier, a list of labels.
+    def predict(self, texts: Iterable[str]) -> list[str]:
+        """The most probable label of each text, in order. Takes and raises what a call does.
+
+        Raises:
+            UsageError: the classifier is multi-label.
+        """
+        if self.task.several:
+            raise UsageError("a multi-label classifier gives lists of labels", hint="use predict_labels")
+        return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
+
+    def predict_labels(self, texts: Iterable[str]) -> list[tuple[str, ...]]:
+        """All labels of each text, in order: one, or any number if the classifier is multi-label.
 
         Takes and raises what a call does.
         """
-        if self.task.several:
-            return [list(found.labels) for found in self(texts)]
-        return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
+        return [found.labels for found in self(texts)]
 
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """(texts, classes) probabilities in the order of `labels`.
