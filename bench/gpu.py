@@ -22,24 +22,22 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bench import common
 from bench.train_step import EPOCH, RANKS
 from rankwise.models.gpt2 import GPT2, GPT2Config
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank, match_modules
+from rankwise.nn.loss import Loss
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.recipe import Recipe
 from rankwise.training import trainer as training
 from rankwise.training.trainer import Trainer, TrainingData, step_of
 
 
-def kernel_by_kernel(
-    backbone: Backbone, bank: Bank, weights: Tensor | None, base: bool, *rest: Any
-) -> RaggedStep:
+def kernel_by_kernel(backbone: Backbone, bank: Bank, loss: Loss, base: bool, *rest: Any) -> RaggedStep:
     """A ragged step, as on the CPU."""
-    return RaggedStep(backbone, bank, weights, base)
+    return RaggedStep(backbone, bank, loss, base)
 
 
 WAYS: dict[str, tuple[Any, tuple[int, ...]]] = {

@@ -129,3 +129,23 @@ def _tokenizer(folder: Path, extra: dict[str, str]) -> int:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     size: int = backend.get_vocab_size()
     return size
+
+
+def multi_rows(number: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Texts with 0 to 3 labels; each text ends with a keyword of each of its labels."""
+    draw = random.Random(seed)
+    found = []
+    for i in range(number):
+        labels = draw.sample(LABELS, i % (len(LABELS) + 1))
+        words = [draw.choice(KEYWORDS[label]) for label in labels] or ["nothing"]
+        found.append((f"{draw.choice(OPENINGS)} {' '.join(words)}", labels))
+    return found
+
+
+def multi_folder(folder: Path) -> Path:
+    """A folder of train.jsonl, validation.jsonl and test.jsonl, with lists of labels."""
+    folder.mkdir(parents=True)
+    for seed, (split, number) in enumerate({"train": 96, "validation": 48, "test": 24}.items()):
+        lines = [json.dumps({"text": text, "labels": labels}) for text, labels in multi_rows(number, seed)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder

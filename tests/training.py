@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
+from rankwise.nn.loss import Loss
 from rankwise.nn.static.graphs import Record
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import Recipe
+from rankwise.tasks.registry import task_of
+from rankwise.tasks.task import Targets
 from rankwise.training.trainer import StepResult, Trainer, TrainingData
 
 SMALL = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-2}
@@ -27,15 +29,16 @@ def trainer(
     backbone: Backbone,
     bank: Bank,
     texts: Sequence[Ids],
-    targets: NDArray[np.int64],
+    targets: Targets,
     /,
     *,
     weights: NDArray[np.float32] | None = None,
     **settings: Any,
 ) -> Trainer:
     """A trainer whose bank is initialized with this bank's weights."""
-    data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], weights)
-    recipe = Recipe(**{**SMALL, **settings}).train
+    given = Recipe(**{**SMALL, **settings})
+    recipe, task = given.train, task_of(given.data.task)
+    data = TrainingData(texts, targets, [str(i) for i in range(bank.classes)], weights, task=task)
     names = [spec.name for spec in bank.specs]
     specs = [
         replace(
@@ -54,7 +57,7 @@ def trainer(
 
 
 def train(
-    backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: NDArray[np.int64], /, **settings: Any
+    backbone: Backbone, bank: Bank, texts: Sequence[Ids], targets: Targets, /, **settings: Any
 ) -> list[StepResult]:
     """Train a bank in place to the end, and return the results of all steps."""
     making = trainer(backbone, bank, texts, targets, **settings)
@@ -73,11 +76,11 @@ def static_steps(record: Record | None = None) -> Callable[..., TrainingStep]:
     def step_of(
         backbone: Backbone,
         bank: Bank,
-        weights: Tensor | None,
+        loss: Loss,
         base_dropout: bool,
         micro_batches: int,
         on_failure: Callable[[str], None],
     ) -> TrainingStep:
-        return StaticStep(backbone, bank, weights, base_dropout, record, on_failure, micro_batches)
+        return StaticStep(backbone, bank, loss, base_dropout, record, on_failure, micro_batches)
 
     return step_of

@@ -21,6 +21,7 @@ text under each field is its help on the command line.
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import re
@@ -49,6 +50,7 @@ from pydantic.fields import FieldInfo
 from rankwise.errors import UsageError, either, option
 from rankwise.in_memory import KINDS, InMemory, is_table
 from rankwise.paths import expanded, require_text
+from rankwise.schema import MetricName, TaskName
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
 VARIABLE = (
@@ -67,6 +69,23 @@ OTHER_WORDS = {
     **{"model": "base", "lr": "learning_rate", "batch": "batch_size", "length": "max_length"},
 }
 """Words that people use for a choice or a setting -> the word that rankwise uses."""
+OTHER_TASKS = {
+    **dict.fromkeys(
+        ("regression",),
+        "for numbers, round them to a few classes, or use AutoModelForSequenceClassification of transformers "
+        'with problem_type="regression"',
+    ),
+    **dict.fromkeys(
+        ("token", "token-classification", "ner"),
+        "it labels whole texts, not words; for labels of words, use AutoModelForTokenClassification of "
+        "transformers",
+    ),
+    **dict.fromkeys(
+        ("generation", "text-generation", "seq2seq", "summarization", "translation"),
+        "it writes no text; for that, use the SFTTrainer of TRL",
+    ),
+}
+"""Task that is refused -> what to use instead."""
 LARGEST_ALPHA = 1e6
 """Largest `lora_alpha` of an adapter, at any rank."""
 
@@ -114,6 +133,34 @@ Name = Annotated[str, BeforeValidator(_expanded)]
 """A path, or a name that is not one."""
 
 
+def _class_weights(value: Any) -> Any:
+    """`none`, `balanced`, or a weight for each label, as a mapping or as `joy=1,surprise=4`."""
+    if value in ("none", "balanced"):
+        return value
+    weights = _weights(value) if isinstance(value, str) else value
+    valid = isinstance(weights, Mapping) and all(
+        isinstance(weight, int | float) and math.isfinite(weight) and weight > 0
+        for weight in weights.values()
+    )
+    if not weights or not valid:
+        raise ValueError(f"{value!r} is not none or balanced, nor weights above 0 such as joy=1,surprise=4")
+    return {str(label): float(weight) for label, weight in weights.items()}
+
+
+def _weights(text: str) -> dict[str, float]:
+    """The weights in a line of CSV; empty if it has another form."""
+    try:
+        (cells,) = csv.reader([text], skipinitialspace=True, strict=True)
+        pairs = [cell.rpartition("=") for cell in cells]
+        return {label.strip(): float(weight) for label, _, weight in pairs}
+    except (csv.Error, ValueError):
+        return {}
+
+
+ClassWeights = Annotated[Literal["none", "balanced"] | dict[str, float], BeforeValidator(_class_weights)]
+"""Weights of the classes in the loss."""
+
+
 class DataSettings(_Settings):
     """The texts, and how to find their columns and labels.
 
@@ -139,6 +186,10 @@ class DataSettings(_Settings):
     """Name of the text column (default: detected from common names such as text or sentence)."""
     label_column: str | None = None
     """Name of the label column (default: detected from common names such as label or class)."""
+    task: TaskName = "single-label"
+    """What labels a text has: single-label = exactly one; multi-label = any number."""
+    label_separator: str = "|"
+    """Sign between the labels of a text, for multi-label data without lists, and in tables."""
     labels: tuple[str, ...] | None = None
     """Label names in the order of the model's outputs, as a line of CSV (default: the dataset's own order,
     numeric order for whole numbers, or order of first appearance in train)."""
@@ -154,6 +205,20 @@ class DataSettings(_Settings):
     def in_memory(self) -> bool:
         """Whether any split is data in memory."""
         return any(isinstance(each, InMemory) for each in (self.source, self.validation, self.test))
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _check_task(cls, task: Any) -> Any:
+        if isinstance(task, str) and (instead := OTHER_TASKS.get(task)):
+            raise ValueError(f"{task} is not supported, because rankwise trains classifiers: {instead}")
+        return task
+
+    @field_validator("label_separator")
+    @classmethod
+    def _check_separator(cls, separator: str) -> str:
+        if not separator or not separator.isprintable() or '"' in separator:
+            raise ValueError(f"{separator!r} is not a sign such as | or ;")
+        return separator
 
     @field_validator("labels")
     @classmethod
@@ -228,10 +293,17 @@ class TrainSettings(_Settings):
     """Maximum gradient norm of each adapter. 0 turns clipping off."""
     base_dropout: bool = True
     """Apply the base model's own dropout during training (GPT-2: 0.1)."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Weight of each class in the loss. balanced = inversely proportional to its frequency in train."""
+    class_weights: ClassWeights = "none"
+    """Weight of each class in the loss: none; balanced = inversely proportional to its frequency in train; or
+    weights such as joy=1,surprise=4, where labels that are left out have weight 1."""
+    logit_adjustment: float = Field(0.0, ge=0)
+    """In training, add this times the logarithm of each class's frequency to its logit, so that rare classes
+    are predicted more often. 1 is usual."""
+    metric: MetricName | None = None
+    """What epochs, learning rates and ranks are compared by (default: log loss for learning rates; for epochs
+    and ranks accuracy, or macro-F1 if texts have several labels)."""
     keep: Literal["last", "best"] = "last"
-    """Epoch whose adapter is kept: the last one, or the one with the best validation accuracy."""
+    """Epoch whose adapter is kept: the last one, or the best one on validation, by metric."""
     baselines: bool = True
     """Add baselines: majority class, TF-IDF + linear SVM, untrained head, linear probe."""
     cuts: bool = True
@@ -365,6 +437,15 @@ class Recipe(_Settings):
                         f"alpha: {alpha:g} gives rank {rank} a lora_alpha of {lora.alpha_of(rank):g}; "
                         f"the largest is {LARGEST_ALPHA:g}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        if self.data.task == "multi-label" and self.train.logit_adjustment:
+            raise ValueError(
+                "logit_adjustment: is for texts with one label: "
+                f"for several, give {option('class_weights', 'balanced')}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,12 @@ class Versioned(BaseModel):
     schema_version: int
 
 
+TaskName = Literal["single-label", "multi-label"]
+"""What labels a text has: exactly one, or any number."""
+MetricName = Literal["accuracy", "log-loss", "macro-f1"]
+"""What ranks are compared by."""
+
+
 class ClassMetrics(BaseModel):
     """Metrics of one class; fractions from 0 to 1."""
 
@@ -32,6 +38,9 @@ class ClassMetrics(BaseModel):
     recall: float  # 0 if the class has no texts
     f1: float
     texts: int  # number of texts with this label
+    threshold: float | None = (
+        None  # probability from which a multi-label classifier gives it; null for others
+    )
 
 
 class Bin(BaseModel):
@@ -53,12 +62,23 @@ class Metrics(BaseModel):
     accuracy_low: float  # 95 % interval over texts
     accuracy_high: float
     macro_f1: float
+    micro_f1: float | None = None  # null for single-label classification, where it is the accuracy
     log_loss: float | None  # nats per text; null, like `ece`, for a classifier without probabilities
     ece: float | None  # expected calibration error
-    reliability: list[Bin]  # non-empty bins only
+    reliability: list[Bin]  # non-empty bins only; empty, like the confusion matrix, for multi-label
     classes: list[ClassMetrics]
     confusion: list[list[int]]  # rows: true labels; columns: predicted labels; empty above 100 classes
     confusion_cells: list[tuple[int, int, int]] = []  # above 100 classes: true, predicted, texts; no zeros
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether texts have any number of labels. There is then no confusion matrix."""
+        return self.micro_f1 is not None
+
+    def score(self, metric: MetricName) -> float:
+        """The value of a metric, negated if lower is better. Needs probabilities for the log loss."""
+        values = {"accuracy": self.accuracy, "macro-f1": self.macro_f1}
+        return values.get(metric, -(self.log_loss or 0.0))
 
     def cells(self) -> list[tuple[int, int, int]]:
         """The non-zero cells of the confusion matrix: true label, predicted label (from 0), texts."""
@@ -128,8 +148,25 @@ class Trial(BaseModel):
     log_loss: float | None  # on the tuning texts, nats per text; null if it diverged
     log_loss_error: float | None = None  # its standard error over the tuning texts
     accuracy: float | None  # on the tuning texts, a fraction; null if it diverged
+    macro_f1: float | None = None  # on the tuning texts, a fraction; null if it diverged
+    metric: MetricName = "log-loss"  # what trials are compared by
+    metric_error: float | None = None  # standard error of another metric than the log loss
     diverged: int | None = None  # the optimizer step at which it became non-finite, from 1
     added: bool = False  # added to bracket the best learning rate of the rung
+
+    @property
+    def loss(self) -> float | None:
+        """What the trials of a rank are ordered by, lower is better; None if it diverged."""
+        values = {"accuracy": self.accuracy, "macro-f1": self.macro_f1}
+        if self.metric == "log-loss":
+            return self.log_loss
+        value = values[self.metric]
+        return None if value is None else 1 - value
+
+    @property
+    def loss_error(self) -> float | None:
+        """Its standard error over the tuning texts."""
+        return self.log_loss_error if self.metric == "log-loss" else self.metric_error
 
 
 class TunedRank(BaseModel):
@@ -147,6 +184,7 @@ class Tuning(BaseModel):
     texts: int  # tuning texts, taken from train; trials do not train on them
     train_texts: int  # texts that trials train on
     seed: int  # of every trial
+    metric: MetricName = "log-loss"  # what they were chosen by
     varied: list[str]  # names of the settings that vary
     trials: list[Trial]
     chosen: list[TunedRank]  # one for each rank, ascending
@@ -158,6 +196,7 @@ class Results(BaseModel):
     schema_version: int = SCHEMA
     rankwise: str  # version of rankwise
     base: str  # base model, as the recipe names it
+    task: TaskName = "single-label"
     labels: list[str]  # in the model's order
     texts: dict[str, int]  # split -> number of texts
     notes: list[str]  # notes about the data
@@ -210,6 +249,7 @@ class SearchResults(BaseModel):
     schema_version: int = SCHEMA
     rankwise: str  # version of rankwise
     base: str  # base model, as the recipe names it
+    task: TaskName = "single-label"
     data: str  # data, as the recipe names it
     labels: list[str]  # in the model's order
     texts: dict[str, int]  # split -> number of texts
@@ -243,10 +283,6 @@ class Cut(BaseModel):
     adapter_bytes: int  # size of adapter_model.safetensors
     kept: float  # share of the update's squared Frobenius norm that the cut keeps
     kept_by_module: dict[str, float]  # the same share for each target module
-
-
-MetricName = Literal["accuracy", "log-loss", "macro-f1"]
-"""What ranks are compared by."""
 
 
 class RankSummary(BaseModel):

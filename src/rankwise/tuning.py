@@ -172,7 +172,7 @@ def _short(recipe: Recipe, rank: int, done: Sequence[Trial], share: float) -> It
 def _full(recipe: Recipe, rank: int, done: Sequence[Trial]) -> Iterator[PlannedTrial]:
     """The trials of rung 2 that are left: the finalists, then the rates next to the best one."""
     first, rung = ([trial for trial in done if trial.rung == number] for number in (1, 2))
-    finalists = sorted((trial for trial in first if trial.log_loss is not None), key=_order)
+    finalists = sorted((trial for trial in first if trial.loss is not None), key=_order)
     if not finalists:
         return
     tried = [trial.settings for trial in rung]
@@ -184,8 +184,8 @@ def _full(recipe: Recipe, rank: int, done: Sequence[Trial]) -> Iterator[PlannedT
 
 
 def _order(trial: Trial) -> tuple[float, float]:
-    """Best first: by log loss, then by learning rate. Diverged trials are last."""
-    return (math.inf if trial.log_loss is None else trial.log_loss), trial.settings["learning_rate"]
+    """Best first: by log loss or another metric, then by learning rate. Diverged trials are last."""
+    return (math.inf if trial.loss is None else trial.loss), trial.settings["learning_rate"]
 
 
 def _best(trials: Sequence[Trial]) -> Trial:
@@ -227,7 +227,7 @@ def _neighbors(best: Trial, done: Sequence[Trial]) -> tuple[float, float]:
 
 def _is_tried(best: Trial, rate: float, rung: Sequence[Trial], done: Sequence[Trial]) -> bool:
     at_rate = [trial for trial in done if _alike(trial, best) and trial.settings["learning_rate"] == rate]
-    return any(trial in rung or trial.log_loss is None for trial in at_rate)
+    return any(trial in rung or trial.loss is None for trial in at_rate)
 
 
 def _alike(a: Trial, b: Trial) -> bool:
@@ -236,7 +236,7 @@ def _alike(a: Trial, b: Trial) -> bool:
 
 
 def _chosen(rank: int, done: Sequence[Trial]) -> TunedRank:
-    full = [trial for trial in done if trial.rung == 2 and trial.log_loss is not None]
+    full = [trial for trial in done if trial.rung == 2 and trial.loss is not None]
     rung = full or done
     best = _best(rung)
     at_edge = not all(_is_tried(best, rate, rung, done) for rate in _neighbors(best, done))
@@ -246,14 +246,10 @@ def _chosen(rank: int, done: Sequence[Trial]) -> TunedRank:
 
 def _as_good(best: Trial, rung: Sequence[Trial]) -> list[Trial]:
     """The trials that differ from the best one in the learning rate at most, and hardly in log loss."""
-    if best.log_loss is None:
+    if best.loss is None:
         return [best]
-    limit = best.log_loss + (best.log_loss_error or 0.0)
-    return [
-        trial
-        for trial in rung
-        if trial.log_loss is not None and trial.log_loss <= limit and _alike(trial, best)
-    ]
+    limit = best.loss + (best.loss_error or 0.0)
+    return [trial for trial in rung if trial.loss is not None and trial.loss <= limit and _alike(trial, best)]
 
 
 PER_CLASS = 20

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PIPE = re.compile(r"(?<!\\)\|")
+"""Between two cells of a table; a bar within a cell has a backslash."""
 FENCE = re.compile(r"^(`{3,})([\w-]*)[^\n]*\n(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)
 
 
@@ -44,7 +46,9 @@ def tables(text: str) -> list[list[list[str]]]:
             found.append([])
             inside = True
         if not re.fullmatch(r"[|\s:-]+", line):
-            found[-1].append([_bare(cell.strip()) for cell in line.strip().strip("|").split("|")])
+            found[-1].append(
+                [_bare(cell.strip()).replace("\\|", "|") for cell in PIPE.split(line.strip().strip("|"))]
+            )
     return found
 
 

@@ -12,6 +12,7 @@ import rankwise
 from rankwise.models import registry as families
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
@@ -47,9 +48,9 @@ def bank_on(device: str, family: str, dropout: float = 0.0) -> tuple[Backbone, B
 @each_family
 def test_a_step_is_the_cpus(family: str) -> None:
     backbone, bank = bank_on("cuda", family)
-    losses, grads = done(StaticStep(backbone, bank, None, base_dropout=False), bank, BATCHES)
+    losses, grads = done(StaticStep(backbone, bank, CrossEntropy(), base_dropout=False), bank, BATCHES)
     backbone, bank = bank_on("cpu", family)
-    expected, theirs = done(RaggedStep(backbone, bank, None, base_dropout=False), bank, BATCHES)
+    expected, theirs = done(RaggedStep(backbone, bank, CrossEntropy(), base_dropout=False), bank, BATCHES)
     torch.testing.assert_close(losses.cpu(), expected)
     assert all(models.close(ours.cpu(), each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
 
@@ -60,7 +61,9 @@ def test_masks_are_the_cpus(family: str) -> None:
     losses = []
     for device in ("cuda", "cpu"):
         backbone, bank = bank_on(device, family, dropout=0.4)
-        losses.append(done(StaticStep(backbone, bank, None, base_dropout=True), bank, BATCHES)[0].cpu())
+        losses.append(
+            done(StaticStep(backbone, bank, CrossEntropy(), base_dropout=True), bank, BATCHES)[0].cpu()
+        )
     torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -70,7 +73,10 @@ def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
     """Losses and gradients of ten steps, eight of them replayed; if none were, there would be a warning."""
     backbone, bank = bank_on("cuda", family, dropout=0.4)
     recorder = CudaRecorder(bank.flat.device)
-    replayed, plain = StaticStep(backbone, bank, None, True, recorder), StaticStep(backbone, bank, None, True)
+    replayed, plain = (
+        StaticStep(backbone, bank, CrossEntropy(), True, recorder),
+        StaticStep(backbone, bank, CrossEntropy(), True),
+    )
     for number in range(10):
         batches = [[(text + number) % models.VOCABULARY for text in batch] for batch in BATCHES]
         losses, grads = done(replayed, bank, batches, number)
@@ -85,8 +91,8 @@ def test_a_graph_gives_what_its_kernels_give(family: str) -> None:
 def test_recorded_micro_batches_have_the_gradients_of_the_batch(family: str) -> None:
     """With all dropout on: eager, recorded and replayed."""
     backbone, bank = bank_on("cuda", family, dropout=0.4)
-    whole = StaticStep(backbone, bank, None, True)
-    parts = StaticStep(backbone, bank, None, True, CudaRecorder(bank.flat.device), micro_batches=2)
+    whole = StaticStep(backbone, bank, CrossEntropy(), True)
+    parts = StaticStep(backbone, bank, CrossEntropy(), True, CudaRecorder(bank.flat.device), micro_batches=2)
     for number in range(4):
         expected, theirs = done(whole, bank, BATCHES, number)
         losses, grads = done(parts, bank, BATCHES, number)

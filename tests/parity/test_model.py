@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from rankwise.nn.bank import match_modules
-from rankwise.nn.classifier import logits, losses
+from rankwise.nn.classifier import logits
 from rankwise.nn.inference import bank_logits
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.ragged.batch import pack
 from tests.parity.peers import CLASSES, Pair, make_pair, random_texts
 
@@ -58,7 +59,7 @@ def _compare_gradients(pair: Pair, lengths: list[int], vocabulary: int) -> None:
     assert (ours - theirs).abs().max() < 1e-4
     # The tolerance is far below the magnitude of the logits, so that a wrong model cannot pass.
     assert theirs.abs().max() > 1e-2
-    torch.autograd.backward(F.cross_entropy(theirs, targets) + losses([ours], [targets]).sum())
+    torch.autograd.backward(F.cross_entropy(theirs, targets) + CrossEntropy()([ours], [targets]).sum())
     for name, parameter in pair.peer_parameters().items():
         mine, other = pair.bank.tensors[0][name].grad, parameter.grad
         assert mine is not None and other is not None

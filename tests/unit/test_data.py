@@ -23,6 +23,7 @@ import pyarrow.parquet
 import pytest
 
 from rankwise.data import load as data
+from rankwise.data.columns import Wanted
 from rankwise.data.tables import BATCH_ROWS
 from rankwise.data.unlabeled import text_rows
 from rankwise.errors import DataError
@@ -54,7 +55,8 @@ def refused(path: Path, **settings: Any) -> str:
 
 
 def labeled(folder: Path, content: str, name: str = "a.csv", **columns: Any) -> data.Split:
-    return data.read_labeled(write(folder, name, content), ("joy", "sad"), **columns)
+    wanted = Wanted(columns.get("text_column"), columns.get("label_column"))
+    return data.read_labeled(write(folder, name, content), ("joy", "sad"), wanted=wanted)
 
 
 class TestStarter:
@@ -112,7 +114,7 @@ class TestLabels:
         split = data.read_labeled(write(tmp_path, "a.jsonl", lines), ("1", "true", "0", "x"))
         assert split.labels == [0, 0, 0, 1, 1, 2, 3]
 
-    @pytest.mark.parametrize("value", ["0.5", "NaN", "[1]", "{}", "1e400"])
+    @pytest.mark.parametrize("value", ["0.5", "NaN", "{}", "1e400"])
     def test_other_values(self, tmp_path: Path, value: str) -> None:
         with pytest.raises(DataError, match=r"a\.jsonl:1: the label is .*neither a string nor an integer"):
             labeled(tmp_path, f'{{"text": "a", "label": {value}}}\n', "a.jsonl")

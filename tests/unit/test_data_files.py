@@ -302,7 +302,9 @@ def test_fasttext(tmp_path: Path) -> None:
 
 def test_fasttext_with_several_labels_or_none(tmp_path: Path) -> None:
     several = written(tmp_path / "a.txt", "__label__joy a\n__label__x __label__y b\n")
-    assert "a.txt:2: 2 labels: x, y\nhint: a text has exactly one label" in refused(several)
+    assert "a.txt:2: the label is a list: ['x', 'y']\nhint: for texts with several labels: task=" in refused(
+        several
+    )
     none = written(tmp_path / "a.txt", "__label__joy a\nb;joy\n")
     assert "a.txt:2: no __label__ in the line" in refused(none)
 

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
-from rankwise.training.data import balanced_weights
+from rankwise.tasks.single import SINGLE
 from rankwise.training.trainer import StepResult, Trainer, order
 from tests.training import train, trainer
 from tests.unit.nn import models
@@ -134,11 +134,11 @@ def test_the_process_generators_are_left_alone(backbone: Backbone) -> None:
 def test_balanced_weights_equal_scikit_learns() -> None:
     classes = np.arange(models.CLASSES)
     theirs = compute_class_weight("balanced", classes=classes, y=TARGETS)
-    assert balanced_weights(TARGETS, models.CLASSES).tolist() == pytest.approx(theirs.tolist())
+    assert SINGLE.balanced_weights(TARGETS, models.CLASSES).tolist() == pytest.approx(theirs.tolist())
 
 
 def test_a_class_without_texts_has_no_weight() -> None:
-    assert balanced_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])
+    assert SINGLE.balanced_weights(np.array([0, 0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 2, 0])
 
 
 def test_class_weights_enter_the_loss(backbone: Backbone) -> None:

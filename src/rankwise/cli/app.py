@@ -53,7 +53,10 @@ Base = Annotated[str | None, typer.Option(help="Base model, if it is not the one
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="Precision: auto, bfloat16 or float32.")]
 Metric = Annotated[
-    str, typer.Option(help="What to compare the ranks by.", metavar="accuracy|log-loss|macro-f1")
+    str | None,
+    typer.Option(
+        help="What to compare the ranks by [default: as in the recipe].", metavar="accuracy|log-loss|macro-f1"
+    ),
 ]
 Margin = Annotated[
     float | None,
@@ -73,7 +76,8 @@ TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 
 DATA_SETTINGS = (
-    *("base", "data", "validation", "test", "data_config", "text_column", "label_column", "labels"),
+    *("base", "data", "validation", "test", "data_config", "text_column", "label_column", "task"),
+    *("label_separator", "labels"),
     *("validation_fraction", "max_length"),
 )
 """The settings of a recipe that `rankwise data` accepts."""
@@ -356,7 +360,10 @@ def _correct(recipe: Recipe, corrections: Path | None, output: Path | None, *, a
         hint = "rankwise data FILE --corrections errors.csv --output FIXED.csv"
         raise UsageError("corrections need one data file and a file to write", hint=hint)
     columns = {"text_column": given.text_column, "label_column": given.label_column}
-    found = correct(Path(given.name), corrections, output, **columns)
+    from rankwise.tasks.registry import task_of
+
+    task = task_of(given.task, given.label_separator)
+    found = correct(Path(given.name), corrections, output, task=task, **columns)
     if as_json:
         print(jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False))
     else:
@@ -474,10 +481,7 @@ def predict(
     if json:
         print(
             jsonlib.dumps(
-                [
-                    {"text": t, "label": p.label, "probabilities": p.probabilities}
-                    for t, p in zip(texts, found, strict=True)
-                ],
+                [{"text": t} | p.to_json() for t, p in zip(texts, found, strict=True)],
                 indent=1,
                 ensure_ascii=False,
             )
@@ -694,7 +698,7 @@ def samples(
 @_verb
 def compare(
     run: Annotated[Path, typer.Argument(help="Run folder, such as runs/NAME.")],
-    metric: Metric = "accuracy",
+    metric: Metric = None,
     margin: Margin = None,
     json: Json = False,
 ) -> None:
@@ -706,7 +710,7 @@ def compare(
     from rankwise.store.run_folder import RunFolder
 
     require_sweep(run, "compare")
-    name, accepted = _judged_by(metric, margin)
+    name, accepted = _judged_by(metric, margin, run)
     found = ranks.compare(load(RunFolder(run)), accepted, name)
     if json:
         print(found.model_dump_json(indent=1))
@@ -714,13 +718,16 @@ def compare(
         terminal.show_comparison(found, table=True)
 
 
-def _judged_by(metric: str, margin: float | None) -> tuple[MetricName, float | None]:
-    """The metric's name, and the margin in the unit of its scores; None for the default."""
-    from rankwise.report.criteria import criterion
+def _judged_by(metric: str | None, margin: float | None, run: Path) -> tuple[MetricName | None, float | None]:
+    """The metric's name, and the margin in the unit of its scores; None for the defaults of the run."""
+    from rankwise.report.criteria import CRITERIA, criterion
+    from rankwise.report.run import metric_of
+    from rankwise.store.run_folder import RunFolder
 
-    by = criterion(metric)
+    name = None if metric is None else criterion(metric).name
     if margin is None:
-        return by.name, None
+        return name, None
+    by = CRITERIA[name or metric_of(Recipe.load(RunFolder(run).recipe))]
     if not 0 < margin <= 100:  # no number of texts can show a loss of exactly nothing
         raise UsageError(
             "--margin must be above 0 and at most 100", hint=f"{by.metric.amount(by.margin)} is the default"
@@ -735,7 +742,7 @@ def report(
         Path | None,
         typer.Option("--out", help="Page to write. Required for several runs [default: RUN/report.html]."),
     ] = None,
-    metric: Metric = "accuracy",
+    metric: Metric = None,
     margin: Margin = None,
     test_errors: Annotated[
         bool, typer.Option("--test-errors", help="List misclassified test texts, too.")
@@ -760,7 +767,8 @@ def report(
 
     require_reportable(run)
     extras = build.Extras(test_errors, argilla, label_studio, paper, interactive)
-    written = build.report([RunFolder(each) for each in run], out, *_judged_by(metric, margin), extras)
+    judged = _judged_by(metric, margin, run[0])
+    written = build.report([RunFolder(each) for each in run], out, *judged, extras)
     if json:
         print(jsonlib.dumps({"page": str(written)}, indent=1, ensure_ascii=False))
     else:

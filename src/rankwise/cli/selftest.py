@@ -25,7 +25,8 @@ from rankwise.models.registry import FAMILIES
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, Bank, match_modules
 from rankwise.nn.batch import Ids
-from rankwise.nn.classifier import logits, losses
+from rankwise.nn.classifier import logits
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.ragged.batch import pack
 
 CLASSES, RANK, ALPHA, VOCABULARY = 3, 2, 4.0, 100
@@ -126,7 +127,7 @@ def _our_results(
     bank = Bank([spec], modules, backbone.d_model, CLASSES, device=device)
     bank.load(0, {name: parameter.detach() for name, parameter in _trained(peer, family).items()})
     (out,) = logits(backbone, bank, pack([texts], device))
-    torch.autograd.backward(losses([out], [_targets().to(device)]).sum())
+    torch.autograd.backward(CrossEntropy()([out], [_targets().to(device)]).sum())
     tensors = bank.tensors[0]
     return out.detach(), torch.cat([_gradient(tensors[name]) for name in sorted(tensors)])
 

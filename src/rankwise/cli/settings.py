@@ -32,6 +32,7 @@ PLACEHOLDERS = {
     **{"recipe": "FILE", "resume": "RUN", "out": "FOLDER", "base": "MODEL", "adapter": "NAME"},
     **{"preset": "NAME", "text_column": "NAME", "label_column": "NAME", "data_config": "NAME"},
     **{"device": "DEVICE", "precision": "auto|bfloat16|float32", "vary": "NAME=A,B,..."},
+    **{"class_weights": "none|balanced|LABEL=W,...", "metric": "accuracy|log-loss|macro-f1"},
 }
 """Option -> what its value is called in help texts, where its type does not say it."""
 LONGEST_RANGE = 4097

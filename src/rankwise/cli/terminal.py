@@ -200,17 +200,21 @@ def show_corrections(found: Corrected) -> None:
 
 
 def show_metrics(metrics: Metrics) -> None:
-    """Print accuracy and macro-F1, then one row per class, then the confusion matrix."""
+    """Print accuracy and F1, then one row per class, then the confusion matrix if texts have one label."""
+    right = "all labels right in" if metrics.is_multi_label else "accuracy"
     interval = f"{100 * metrics.accuracy_low:.1f} to {100 * metrics.accuracy_high:.1f}"
     stdout.print(
-        f"{metrics.split}: {metrics.texts:,} texts, accuracy {100 * metrics.accuracy:.2f} % "
+        f"{metrics.split}: {metrics.texts:,} texts, "
+        f"{right} {100 * metrics.accuracy:.2f} % "
         f"(95 % interval {interval}), "
-        f"macro-F1 {100 * metrics.macro_f1:.2f} %{_calibration(metrics)}",
+        f"macro-F1 {100 * metrics.macro_f1:.2f} %{_micro(metrics)}{_calibration(metrics)}",
         soft_wrap=True,
     )
     stdout.print()
     few = len(metrics.classes) <= MOST_CLASSES
     show_table(class_figures("Per class, in percent", metrics.classes) if few else _worst_classes(metrics))
+    if metrics.is_multi_label:
+        return
     stdout.print()
     show_table(_confusion(metrics) if few else _most_confused(metrics))
     bins = [
@@ -253,18 +257,26 @@ def _most_confused(metrics: Metrics) -> Table:
     return Table(title, ("true label", "predicted", "texts"), rows)
 
 
+def _micro(metrics: Metrics) -> str:
+    return "" if metrics.micro_f1 is None else f", micro-F1 {100 * metrics.micro_f1:.2f} %"
+
+
 def _calibration(metrics: Metrics) -> str:
-    if metrics.log_loss is None or metrics.ece is None:
+    if metrics.log_loss is None:
         return ""
+    if metrics.ece is None:
+        return f", log loss {metrics.log_loss:.3f}"
     return f", log loss {metrics.log_loss:.3f}, expected calibration error {100 * metrics.ece:.2f} %"
 
 
 def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
-    """Print one row per text: label, its probability, and the runner-up."""
+    """Print one row per text: its labels, their probabilities, and the most probable other label."""
     rows = []
     for text, found in zip(texts, predictions, strict=True):
-        second = sorted(found.probabilities.items(), key=lambda item: -item[1])[1]
-        rows.append((text, found.label, f"{found.probability:.3f}", f"{second[0]} {second[1]:.3f}"))
+        others = {label: p for label, p in found.probabilities.items() if label not in found.labels}
+        first = max(others.items(), key=lambda item: item[1], default=None)
+        sure = ", ".join(f"{found.probabilities[label]:.3f}" for label in found.labels)
+        rows.append((text, found.label, sure, f"{first[0]} {first[1]:.3f}" if first else ""))
     show_table(Table("", ("text", "label", "probability", "next"), rows))
 
 

@@ -23,6 +23,8 @@ from rankwise.commands.material import Material
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.inference import bank_logits
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Task
 from rankwise.training.data import EncodedSplit
 from rankwise.training.outcome import Outcome
 
@@ -33,32 +35,35 @@ SVM = "TF-IDF + linear SVM"
 """Name of the baseline that has scores instead of probabilities."""
 
 
-def majority(train: EncodedSplit, evaluated: Splits, classes: int) -> Logits:
-    """The log frequencies of the training labels, for every text."""
-    counts = np.bincount(train.targets, minlength=classes)
-    shares = np.log(np.maximum(counts, 0.5) / counts.sum()).astype(np.float32)
+def majority(train: EncodedSplit, evaluated: Splits, classes: int, task: Task = SINGLE) -> Logits:
+    """The log frequencies of the training labels for every text; for a multi-label task, the log odds."""
+    shares = task.prior_logits(train.targets, classes)
     return {name: np.tile(shares, (len(split), 1)) for name, split in evaluated.items()}
 
 
-def linear_svm(train: EncodedSplit, evaluated: Splits, classes: int) -> Logits:
+def linear_svm(train: EncodedSplit, evaluated: Splits, classes: int, task: Task = SINGLE) -> Logits:
     """One-hot predictions of a linear SVM on TF-IDF features of unigrams and bigrams.
 
     Tokens are runs of word characters and runs of punctuation; term frequencies are sublinear. The model is
-    scikit-learn's `LinearSVC` with C = 1, one-vs-rest.
+    scikit-learn's `LinearSVC` with C = 1, one-vs-rest. For a multi-label task, the scores of each label.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.multiclass import OneVsRestClassifier
     from sklearn.svm import LinearSVC
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]+")
     svm = LinearSVC(random_state=0)
+    model = OneVsRestClassifier(svm) if task.several else svm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # close enough for a baseline
-        svm.fit(words.fit_transform(train.source.texts), train.targets)
+        warnings.filterwarnings("ignore", "Label not", UserWarning)  # no training text has it, or all have
+        model.fit(words.fit_transform(train.source.texts), train.targets)
+    features = {name: words.transform(split.source.texts) for name, split in evaluated.items()}
+    if task.several:
+        return {name: model.decision_function(each).astype(np.float32) for name, each in features.items()}
     one_hot = np.eye(classes, dtype=np.float32)
-    return {
-        name: one_hot[svm.predict(words.transform(split.source.texts))] for name, split in evaluated.items()
-    }
+    return {name: one_hot[model.predict(each)] for name, each in features.items()}
 
 
 def untrained_head(backbone: Backbone, spec: AdapterSpec, evaluated: Splits, classes: int) -> Logits:
@@ -77,8 +82,8 @@ def all_baselines(material: Material, finished: Mapping[str, Outcome]) -> dict[s
     train, splits, labels = material.splits["train"], material.evaluated, material.corpus.labels
     first = next(iter(material.specs.values()))
     rows = {
-        "majority class": majority(train, splits, len(labels)),
-        SVM: linear_svm(train, splits, len(labels)),
+        "majority class": majority(train, splits, len(labels), material.task),
+        SVM: linear_svm(train, splits, len(labels), material.task),
         "untrained head": untrained_head(material.backbone, first, splits, len(labels)),
     }
     probe = material.plan.probe

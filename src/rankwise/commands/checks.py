@@ -18,6 +18,7 @@ from rankwise.models.registry import parse_config
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.bank import HEAD, AdapterSpec
 from rankwise.plan import Plan
+from rankwise.recipe import Recipe, did_you_mean
 from rankwise.store import files
 from rankwise.training import checkpoint
 
@@ -110,3 +111,18 @@ def rehearse(
             except ModelError as error:
                 what = error.message.removeprefix(f"{place}/")
                 raise ModelError(f"adapter {spec.name} could not be loaded again: {what}") from None
+
+
+def require_weighted_labels(recipe: Recipe, labels: Sequence[str]) -> None:
+    """Check that the labels with weights of their own are labels of the data.
+
+    Raises:
+        UsageError: one is not.
+    """
+    given = recipe.train.class_weights
+    unknown = [label for label in given if label not in labels] if isinstance(given, dict) else []
+    if unknown:
+        raise UsageError(
+            f"class_weights: no text has the label {unknown[0]!r}{did_you_mean(unknown[0], labels)}",
+            hint=f"the labels are {', '.join(labels)}",
+        )

@@ -12,6 +12,8 @@ from rankwise.data.readers import open_table
 from rankwise.data.tables import Origin, Row, Table, listed, short
 from rankwise.data.writers import plain, write_rows
 from rankwise.errors import UsageError, option
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Task
 
 NEEDED = ("text", "label", "corrected_label")
 """Columns that a file of corrections must have; `source` is used if it is there."""
@@ -47,6 +49,7 @@ def correct(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    task: Task = SINGLE,
 ) -> Corrected:
     """Write a data file with corrected labels. Its other columns and the order of its rows stay.
 
@@ -59,6 +62,7 @@ def correct(
         output: the file to write: .csv, .tsv, .jsonl or .parquet.
         text_column: text column of the data, if it cannot be detected.
         label_column: label column of the data, if it cannot be detected.
+        task: what labels a text has. The labels of a multi-label text are joined by its separator.
 
     Raises:
         DataError: a file cannot be used, a correction fits no row, a new label is not one of the file's
@@ -67,11 +71,11 @@ def correct(
     """
     if output.exists():
         raise UsageError(f"{output}: already exists", hint=f"give {option('output')} the name of a new file")
-    rows, labeled, column = _read(data, text_column, label_column)
+    rows, labeled, column = _read(data, text_column, label_column, task)
     found, origin = _corrections(corrections)
-    new = _new_labels(found, origin, labeled)
+    new = _new_labels(found, origin, labeled, task)
     changed = [
-        row | {column: _like(row[column], new[i], labeled.classes)} if i in new else row
+        row | {column: _corrected(row[column], new[i], labeled.classes, task)} if i in new else row
         for i, row in enumerate(rows)
     ]
     with write_rows(output, [changed]) as write:
@@ -79,13 +83,13 @@ def correct(
     return Corrected(output, len(rows), len(found), len(new))
 
 
-def _read(path: Path, text: str | None, label: str | None) -> tuple[list[Row], LabeledRows, str]:
+def _read(path: Path, text: str | None, label: str | None, task: Task) -> tuple[list[Row], LabeledRows, str]:
     """All rows of a labeled file, its texts and labels, and the name of its label column."""
     with open_table(path) as table:
         text, label = text_and_label(table.origin, table.columns, text, label)
         numbered = list(table.rows)
         again = Table(table.origin, table.columns, iter(numbered), table.classes)
-        return [row for _, row in numbered], collect(again, text, label), label
+        return [row for _, row in numbered], collect(again, text, label, task), label
 
 
 def _corrections(path: Path) -> tuple[list[_Correction], Origin]:
@@ -111,21 +115,24 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     return value if name == "text" else value.strip()
 
 
-def _new_labels(found: Sequence[_Correction], origin: Origin, data: LabeledRows) -> dict[int, str]:
+def _new_labels(
+    found: Sequence[_Correction], origin: Origin, data: LabeledRows, task: Task
+) -> dict[int, str]:
     """Row of the data -> its new label."""
-    known = set(data.labels)
+    known = {name for label in data.labels for name in task.names(label)}
     places = {data.origin.place(line): row for row, line in enumerate(data.lines)}
-    alike: dict[tuple[str, str], list[int]] = {}
-    for row, key in enumerate(zip(data.texts, data.labels, strict=True)):
+    labels = [_set(task.separator.join(task.names(label)), task) for label in data.labels]
+    alike: dict[tuple[str, frozenset[str]], list[int]] = {}
+    for row, key in enumerate(zip(data.texts, labels, strict=True)):
         alike.setdefault(key, []).append(row)
     new: dict[int, str] = {}
     for each in found:
-        if each.new not in known:
+        if unknown := sorted(_set(each.new, task) - known):
             hint = f"its labels are {listed(sorted(known))}; labels are case-sensitive"
             raise origin.error(
-                f"no text of {data.origin.path} has the label {short(each.new)}", each.line, hint=hint
+                f"no text of {data.origin.path} has the label {short(unknown[0])}", each.line, hint=hint
             )
-        for row in _rows_of(each, origin, data, places, alike):
+        for row in _rows_of(each, origin, data, labels, task, places, alike):
             if new.setdefault(row, each.new) != each.new:
                 what = (
                     f"{data.origin.place(data.lines[row])} is corrected to {short(new[row])} by another line"
@@ -138,25 +145,40 @@ def _rows_of(
     each: _Correction,
     origin: Origin,
     data: LabeledRows,
+    labels: Sequence[frozenset[str]],
+    task: Task,
     places: Mapping[str, int],
-    alike: Mapping[tuple[str, str], Sequence[int]],
+    alike: Mapping[tuple[str, frozenset[str]], Sequence[int]],
 ) -> Sequence[int]:
     """The rows of the data that a correction is about.
 
     Raises:
         DataError: there is none.
     """
-    row = places.get(each.source)
+    row, label = places.get(each.source), _set(each.label, task)
     if row is None:
-        rows = alike.get((each.text, each.label), ())
+        rows = alike.get((each.text, label), ())
         where = f"no row of {data.origin.path} has this text with the label {short(each.label)}"
     else:
-        rows = (row,) if (data.texts[row], data.labels[row]) == (each.text, each.label) else ()
+        rows = (row,) if (data.texts[row], labels[row]) == (each.text, label) else ()
         where = f"{each.source} has another text or another label"
     if not rows:
         hint = "give the file that the run was trained on, unchanged, or take the line out of the corrections"
         raise origin.error(where, each.line, hint=hint)
     return rows
+
+
+def _set(cell: str, task: Task) -> frozenset[str]:
+    """The labels in a cell."""
+    names = cell.split(task.separator) if task.several else [cell]
+    return frozenset(name.strip() for name in names if name.strip())
+
+
+def _corrected(old: Any, new: str, names: Sequence[str], task: Task) -> Any:
+    """The new label or labels in the form of the old ones: a list, a joined string, or a single value."""
+    if not task.several or not isinstance(old, list):
+        return _like(old, new, names)
+    return [_like(old[0] if old else "", each.strip(), names) for each in new.split(task.separator)]
 
 
 def _like(old: Any, new: str, names: Sequence[str]) -> Any:

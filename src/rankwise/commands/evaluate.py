@@ -8,14 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rankwise.commands.predict import Classifier, cut_note
+from rankwise.data.columns import Wanted
 from rankwise.data.load import read_labeled
 from rankwise.in_memory import InMemory
 from rankwise.paths import expanded
 from rankwise.schema import Metrics
-from rankwise.stats.metrics import metrics
 
 
 def evaluate(
@@ -46,9 +44,13 @@ def evaluate(
         classifier = Classifier.load(classifier, on_note=on_note, **load)
     source = expanded(os.fspath(data)) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
-    split = read_labeled(source, classifier.labels, notes=notes, **(columns or {}))
+    named = columns or {}
+    wanted = Wanted(named.get("text_column"), named.get("label_column"), classifier.task)
+    split = read_labeled(source, classifier.labels, wanted=wanted, notes=notes)
     for note in [*notes, *cut_note(classifier, classifier.truncated(split.texts), len(split))]:
         if on_note:
             on_note(note)
     name = source.name if isinstance(source, Path) else split.name
-    return metrics(name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)
+    task, labels, logits = classifier.task, classifier.labels, classifier.logits(split.texts)
+    targets = task.targets(split.labels, len(labels))
+    return task.metrics(name, targets, logits, labels, task.decided(logits, classifier.thresholds))

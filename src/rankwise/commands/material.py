@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rankwise import hardware
 from rankwise.commands import checks
@@ -27,10 +28,12 @@ from rankwise.plan import make as make_plan
 from rankwise.recipe import Recipe
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
+from rankwise.tasks.registry import task_of
+from rankwise.tasks.task import Targets, Task
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import Checkpoint
-from rankwise.training.data import EncodedSplit, balanced_weights
+from rankwise.training.data import EncodedSplit
 from rankwise.training.journal import Clock
 from rankwise.training.trainer import TrainingData
 
@@ -77,12 +80,46 @@ class Material:
     @property
     def training_data(self) -> TrainingData:
         """Training and validation data for a trainer."""
-        train, validation, labels = self.splits["train"], self.splits["validation"], self.corpus.labels
-        balanced = self.recipe.train.class_weights == "balanced"
-        weights = balanced_weights(train.targets, len(labels)) if balanced else None
-        return TrainingData(train.ids, train.targets, labels, weights, validation.ids, validation.targets)
+        return self.to_train(self.splits["train"], self.splits["validation"])
 
-    def adapter(self, spec: AdapterSpec, state: dict[str, torch.Tensor]) -> SavedAdapter:
+    def to_train(self, train: EncodedSplit, validation: EncodedSplit) -> TrainingData:
+        """Data for a trainer: texts to train on, and texts to evaluate on after each epoch."""
+        return TrainingData(
+            train.ids,
+            train.targets,
+            self.corpus.labels,
+            self.class_weights(train.targets),
+            validation.ids,
+            validation.targets,
+            self.task,
+            self.adjustment(train.targets),
+        )
+
+    @property
+    def task(self) -> Task:
+        """What labels a text has."""
+        return task_of(self.corpus.task.name, self.corpus.task.separator)
+
+    def class_weights(self, targets: Targets) -> NDArray[np.float32] | None:
+        """(classes,) weights of the loss for training texts with these targets; None for equal ones."""
+        given, labels = self.recipe.train.class_weights, self.corpus.labels
+        if given == "none":
+            return None
+        if given == "balanced":
+            return self.task.balanced_weights(targets, len(labels))
+        return np.array([given.get(label, 1.0) for label in labels], dtype=np.float32)
+
+    def adjustment(self, targets: Targets) -> NDArray[np.float32] | None:
+        """(classes,) what is added to the logits in the loss; None for nothing."""
+        share = np.float32(self.recipe.train.logit_adjustment)
+        return share * self.task.prior_logits(targets, len(self.corpus.labels)) if share else None
+
+    def adapter(
+        self,
+        spec: AdapterSpec,
+        state: dict[str, torch.Tensor],
+        thresholds: tuple[float, ...] | None = None,
+    ) -> SavedAdapter:
         """An adapter of this run, to be saved; its tensors are named as in `Bank.tensors`."""
         return SavedAdapter(
             spec,
@@ -91,6 +128,9 @@ class Material:
             self.base.name,
             self.recipe.train.max_length,
             base_sha256=self.base_sha256,
+            task=self.task.name,
+            thresholds=thresholds,
+            label_separator=self.task.separator,
         )
 
     def environment(self) -> dict[str, str]:
@@ -118,6 +158,7 @@ def read_material(
         corpus = data.load(recipe)
     for source in corpus.sources:
         callback.read(data.said(source))
+    checks.require_weighted_labels(recipe, corpus.labels)
     recipe = anchored(recipe)  # not before: messages about the data show paths as they were given
     for note in corpus.notes:
         callback.note(note)
@@ -128,8 +169,11 @@ def read_material(
         config = files.read_object(base.folder / "config.json")
         tokenizer = Tokenizer.load(base.folder)
     with stage("tokens", callback, clock):
-        max_length = recipe.train.max_length
-        splits = {split.name: EncodedSplit.encode(split, tokenizer, max_length) for split in corpus.splits}
+        max_length, task = recipe.train.max_length, task_of(corpus.task.name, corpus.task.separator)
+        splits = {
+            split.name: EncodedSplit.encode(split, tokenizer, max_length, task, len(corpus.labels))
+            for split in corpus.splits
+        }
     if line := truncation(_truncated(splits, tokenizer, max_length), max_length):
         callback.read(line)
     device = hardware.device(recipe.machine.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import warnings
@@ -15,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from rankwise import hardware
 from rankwise.commands.explain import Explanation, explain
@@ -36,7 +36,14 @@ from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
 from rankwise.paths import expanded
+from rankwise.stats import multi_label
 from rankwise.store import files
+from rankwise.tasks.registry import task_of
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Task
+
+JOINED = (".csv", ".tsv", ".xlsx")
+"""Suffixes of files whose cells hold no lists."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,30 @@ class Prediction:
     """A classifier's prediction for one text."""
 
     label: str
+    """The label. The labels of a multi-label classifier are joined by its separator."""
     probabilities: dict[str, float]  # label -> probability, in the model's label order
+    labels: tuple[str, ...] = ()
+    """The label, or all labels of a multi-label classifier: none, one or several."""
+    thresholds: dict[str, float] | None = None
+    """Label -> probability from which a multi-label classifier gives it; None for other classifiers."""
+
+    def __post_init__(self) -> None:
+        if self.thresholds is None and not self.labels:
+            object.__setattr__(self, "labels", (self.label,))
 
     @property
     def probability(self) -> float:
-        """Probability of the predicted label."""
-        return self.probabilities[self.label]
+        """Probability of the predicted label, or of exactly the predicted labels if they were independent."""
+        if self.thresholds is None:
+            return self.probabilities[self.label]
+        return math.prod(p if label in self.labels else 1 - p for label, p in self.probabilities.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """The label, or the labels with their thresholds, and the probabilities, for `--json`."""
+        if self.thresholds is None:
+            return {"label": self.label, "probabilities": self.probabilities}
+        labels = {"labels": list(self.labels)}
+        return labels | {"probabilities": self.probabilities, "thresholds": self.thresholds}
 
 
 @dataclass(frozen=True)
@@ -86,8 +111,14 @@ class Classifier:
         labels: Sequence[str],
         max_length: int,
         parts: _Parts | None = None,
+        task: Task = SINGLE,
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         self.labels, self.max_length = tuple(labels), max_length
+        self.task = task
+        self.thresholds: tuple[float, ...] | None = None
+        if task.several:
+            self.thresholds = tuple(thresholds or [multi_label.DEFAULT] * len(self.labels))
         self._backbone, self._head, self._tokenizer = backbone, head, tokenizer
         self._parts = parts
 
@@ -158,7 +189,8 @@ class Classifier:
             head = Bank([spec], backbone.modules(), backbone.d_model, len(saved.labels), device=on)
             head.load(0, {HEAD: saved.state[HEAD]})
         max_length = min(saved.max_length, backbone.max_positions)
-        made = cls(backbone, head, parts.tokenizer, saved.labels, max_length, parts)
+        task = task_of(saved.task, saved.label_separator)
+        made = cls(backbone, head, parts.tokenizer, saved.labels, max_length, parts, task, saved.thresholds)
         made.results = results
         return made
 
@@ -173,21 +205,43 @@ class Classifier:
             DataError: a text is empty, missing or not a string; the message has its number, from 1.
             UsageError: one string was given, or a table, instead of texts.
         """
-        return [
-            Prediction(self.labels[int(row.argmax())], dict(zip(self.labels, row.tolist(), strict=True)))
-            for row in self.predict_proba(texts)
-        ]
+        return [self._prediction(row) for row in self.predict_proba(texts)]
+
+    def _prediction(self, row: NDArray[np.float64]) -> Prediction:
+        """The prediction of a text from its (classes,) probabilities."""
+        probabilities = dict(zip(self.labels, row.tolist(), strict=True))
+        if self.thresholds is None:
+            label = self.labels[int(row.argmax())]
+            return Prediction(label, probabilities, (label,))
+        limits = dict(zip(self.labels, self.thresholds, strict=True))
+        found = tuple(label for label, p in probabilities.items() if p >= limits[label])
+        return Prediction(self.task.separator.join(found), probabilities, found, limits)
 
     def predict(self, texts: Iterable[str]) -> list[str]:
-        """The most probable label of each text, in order. Takes and raises what a call does."""
+        """The most probable label of each text, in order. Takes and raises what a call does.
+
+        Raises:
+            UsageError: the classifier is multi-label.
+        """
+        if self.task.several:
+            raise UsageError("a multi-label classifier gives lists of labels", hint="use predict_labels")
         return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
 
-    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
-        """(texts, classes) probabilities in the order of `labels`, each row summing to 1.
+    def predict_labels(self, texts: Iterable[str]) -> list[tuple[str, ...]]:
+        """All labels of each text, in order: one, or any number if the classifier is multi-label.
 
         Takes and raises what a call does.
         """
-        return softmax(self.logits(texts).astype(np.float64), axis=-1)
+        return [found.labels for found in self(texts)]
+
+    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
+        """(texts, classes) probabilities in the order of `labels`.
+
+        Each row sums to 1, unless the classifier is multi-label.
+
+        Takes and raises what a call does.
+        """
+        return self.task.probabilities(self.logits(texts))
 
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """(texts, classes) logits in the order of `labels`. Takes and raises what a call does.
@@ -288,6 +342,8 @@ def predict_file(
     """Classify every row of a file of any length, and write the results to another file.
 
     Rows keep their columns and order; `predicted_label` and a `probability_LABEL` for each label are added.
+    A multi-label classifier adds `predicted_labels`: a list, or labels joined by its separator in CSV, TSV
+    and spreadsheets.
     If the source has such a column, the added ones get a number.
 
     Args:
@@ -314,8 +370,9 @@ def predict_file(
     rows = text_rows(source, text_column=text_column, labels=classifier.labels, skip_empty=skip_empty)
     for note in rows.notes:
         on_note(note)
-    added = _added_columns(classifier.labels, rows, on_note)
-    blank = {name: "" if name == added[0] else 0.0 for name in added}
+    added = _added_columns(classifier, rows, on_note)
+    as_list = classifier.task.several and target.suffix.lower() not in JOINED
+    blank = dict.fromkeys(added, 0.0) | {added[0]: [""] if as_list else ""}
     preview = ([row | blank for row in batch] for batch in rows.batches())
     notes: list[str] = []
     done = cut = 0
@@ -323,7 +380,8 @@ def predict_file(
         for batch in rows.batches(notes):
             texts = [row[rows.column] for row in batch]
             for row, found in zip(batch, classifier(texts), strict=True):
-                values = (found.label, *(round(p, 6) for p in found.probabilities.values()))
+                said = list(found.labels) if as_list else found.label
+                values = (said, *(round(p, 6) for p in found.probabilities.values()))
                 row |= dict(zip(added, values, strict=True))
             write(batch)
             done += len(batch)
@@ -391,13 +449,14 @@ def cut_note(classifier: Classifier, cut: int, texts: int) -> list[str]:
     return [f"{cut:,} of {texts:,} texts cut at {classifier.max_length:,} tokens"] if cut else []
 
 
-def _added_columns(labels: Sequence[str], rows: TextRows, on_note: Callable[[str], None]) -> list[str]:
+def _added_columns(classifier: Classifier, rows: TextRows, on_note: Callable[[str], None]) -> list[str]:
     """Names of the added columns; they get a number if the input has one of these names.
 
     Raises:
         UsageError: the text column has one of these names.
     """
-    usual = ["predicted_label", *(f"probability_{label}" for label in labels)]
+    first = "predicted_labels" if classifier.task.several else "predicted_label"
+    usual = [first, *(f"probability_{label}" for label in classifier.labels)]
     if rows.column in usual:
         hint = f"rename the column, or select another with {option('text_column', 'NAME')}"
         raise UsageError(f"the text column {short(rows.column)} has the name of an output column", hint=hint)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from rankwise import hardware
 from rankwise.commands import baselines as baseline_models
@@ -21,7 +20,8 @@ from rankwise.models.peft_format import WEIGHTS
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import PlannedAdapter
 from rankwise.schema import AdapterResult, Baseline, CutResult, Metrics, Results, Timing, Tuning
-from rankwise.stats.metrics import metrics
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Decisions, Task
 from rankwise.training.data import EncodedSplit
 from rankwise.training.journal import Journal
 from rankwise.training.outcome import Outcome
@@ -38,28 +38,37 @@ def predictions_csv(
     outcomes: Sequence[Outcome],
     baselines: Mapping[str, Logits],
     cuts: Sequence[EvaluatedCut] = (),
+    task: Task = SINGLE,
 ) -> str:
     """For every evaluated text, the label and probability of each adapter, then the label of the others.
 
     Cells that a spreadsheet could read as formulas are made safe; `data.writers.plain` restores them.
     """
-    others = dict(baselines) | {cut.adapter.spec.name: cut.logits for cut in cuts}
+    of_cuts = {cut.adapter.spec.name: cut.logits for cut in cuts}
+    others = {name: decide(logits, splits, task) for name, logits in (dict(baselines) | of_cuts).items()}
+    decided = [decide(outcome.logits, splits, task) for outcome in outcomes]
     columns = [column for outcome in outcomes for column in (outcome.name, f"{outcome.name} probability")]
     lines = [csv_line(["split", "source", "text", "label", *columns, *others], safe=True)]
     for name, split in splits.items():
-        probabilities = [softmax(outcome.logits[name].astype(np.float64), axis=1) for outcome in outcomes]
+        found = [of_adapter[name].predicted for of_adapter in decided]
+        sure = [
+            task.confidence(outcome.logits[name], predicted)
+            for outcome, predicted in zip(outcomes, found, strict=True)
+        ]
         places = split.source.places or [""] * len(split)
-        rows = zip(places, split.source.texts, split.source.labels, strict=True)
-        for i, (place, text, label) in enumerate(rows):
-            cells = [cell for rows in probabilities for cell in _best(rows[i], labels)]
-            cells += [labels[int(logits[name][i].argmax())] for logits in others.values()]
-            lines.append(csv_line([name, place, text, labels[label], *cells], safe=True))
+        for i, (place, text) in enumerate(zip(places, split.source.texts, strict=True)):
+            pairs = zip(found, sure, strict=True)
+            cells = [cell for said, p in pairs for cell in (task.cell(said[i], labels), f"{p[i]:.4f}")]
+            cells += [task.cell(of_other[name].predicted[i], labels) for of_other in others.values()]
+            lines.append(
+                csv_line([name, place, text, task.cell(split.targets[i], labels), *cells], safe=True)
+            )
     return "".join(lines)
 
 
-def _best(probabilities: NDArray[np.float64], labels: Sequence[str]) -> tuple[str, str]:
-    best = int(probabilities.argmax())
-    return labels[best], f"{probabilities[best]:.4f}"
+def decide(logits: Logits, splits: Splits, task: Task) -> dict[str, Decisions]:
+    """Evaluated split -> the decisions of a classifier with these logits."""
+    return task.judged({name: logits[name] for name in splits}, splits["validation"].targets)
 
 
 def adapter_result(
@@ -105,17 +114,18 @@ def baseline(
     logits: Logits,
     splits: Splits,
     labels: Sequence[str],
+    task: Task = SINGLE,
     *,
     probabilistic: bool = True,
 ) -> Baseline:
     """A baseline's row of results.json, from its logits on each evaluated split, (texts, classes)."""
-    measured = measure(logits, splits, labels, probabilistic=probabilistic)
+    measured = measure(logits, splits, labels, task, probabilistic=probabilistic)
     return Baseline(name=name, validation=measured["validation"], test=measured.get("test"))
 
 
-def cut_result(cut: EvaluatedCut, splits: Splits, labels: Sequence[str]) -> CutResult:
+def cut_result(cut: EvaluatedCut, splits: Splits, labels: Sequence[str], task: Task) -> CutResult:
     """A cut adapter's row of results.json."""
-    measured, adapter = measure(cut.logits, splits, labels), cut.adapter
+    measured, adapter = measure(cut.logits, splits, labels, task), cut.adapter
     return CutResult(
         name=adapter.spec.name,
         from_rank=adapter.from_rank,
@@ -131,12 +141,16 @@ def measure(
     logits: Logits,
     splits: Splits,
     labels: Sequence[str],
+    task: Task = SINGLE,
     *,
     probabilistic: bool = True,
 ) -> dict[str, Metrics]:
     """Split -> metrics of a classifier's logits, (texts, classes)."""
+    decided = decide(logits, splits, task)
     return {
-        name: metrics(name, split.targets, logits[name], labels, probabilistic=probabilistic)
+        name: task.metrics(
+            name, split.targets, logits[name], labels, decided[name], probabilistic=probabilistic
+        )
         for name, split in splits.items()
     }
 
@@ -157,6 +171,7 @@ def sweep_results(
     return Results(
         rankwise=version("rankwise"),
         base=material.base.name,
+        task=material.task.name,
         labels=list(material.corpus.labels),
         texts={name: len(split) for name, split in material.splits.items()},
         notes=list(material.corpus.notes),
@@ -170,7 +185,7 @@ def sweep_results(
                 planned[outcome.name],
                 material.specs[outcome.name],
                 outcome,
-                measure(outcome.logits, material.evaluated, material.corpus.labels),
+                measure(outcome.logits, material.evaluated, material.corpus.labels, material.task),
                 bank=journal.bank_of(outcome.name),
                 folder=material.run.adapters / outcome.name,
             )
@@ -182,11 +197,12 @@ def sweep_results(
                 logits,
                 material.evaluated,
                 material.corpus.labels,
+                material.task,
                 probabilistic=name != baseline_models.SVM,
             )
             for name, logits in baselines.items()
         ],
-        cuts=[cut_result(cut, material.evaluated, material.corpus.labels) for cut in cuts],
+        cuts=[cut_result(cut, material.evaluated, material.corpus.labels, material.task) for cut in cuts],
         diverged=[dropped for dropped in journal.diverged if dropped.name in planned],
         tuning=tuning,
     )

@@ -38,7 +38,6 @@ from rankwise.report import build
 from rankwise.report import search as report
 from rankwise.schema import SearchResults, Timing, Trial
 from rankwise.searching import MOST_PLACES, Attempt, Search
-from rankwise.stats.metrics import metrics
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training import outcome as outcomes
@@ -100,6 +99,7 @@ def search(
                 raise UsageError("a resumed search keeps its trials and places", hint="leave them out")
             results = _resume(recipe, run, callback)
         else:
+            _require_log_loss(recipe)
             searching.candidates(recipe, trials)
             searching.places(places, MOST_PLACES)
             if not files.is_free(run.path):
@@ -107,6 +107,15 @@ def search(
             results = _search(recipe, run, callback, trials, places, None)
         callback.finished(run.path)
         return results
+
+
+def _require_log_loss(recipe: Recipe) -> None:
+    """Raise a UsageError if trials are to be compared by another metric."""
+    if recipe.train.metric not in (None, "log-loss"):
+        raise UsageError(
+            f"metric {recipe.train.metric}: a search compares its trials by log loss",
+            hint=f"leave {option('metric')} out; a sweep chooses learning rates, epochs and ranks by it",
+        )
 
 
 def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults:
@@ -286,7 +295,7 @@ class _Stage:
         for name in trainer.finished:
             if name not in known:
                 logits = kept[name].logits
-                found = metrics("validation", data.validation_targets, logits, data.labels)
+                found = data.task.metrics("validation", data.validation_targets, logits, data.labels)
                 journal.trials.append(self._trial(name, log_loss=found.log_loss, accuracy=found.accuracy))
         for lost in journal.diverged:
             if lost.name not in known:
@@ -352,11 +361,12 @@ def _results(stage: _Stage, outcome: Outcome) -> SearchResults:
     material, found, recipe = stage.material, stage.search, stage.material.recipe
     labels, plan = list(material.corpus.labels), stage.journal.state.search
     trials = searching.best_first(found, stage.journal.trials)
-    measured = measure(outcome.logits, material.evaluated, labels)
+    measured = measure(outcome.logits, material.evaluated, labels, material.task)
     best = found.attempts[outcome.name].candidate
     return SearchResults(
         rankwise=version("rankwise"),
         base=material.base.name,
+        task=material.task.name,
         data=recipe.data.name,
         labels=labels,
         texts={name: len(split) for name, split in material.splits.items()},

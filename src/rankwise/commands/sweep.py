@@ -168,7 +168,9 @@ def _sweep(
     cuts = evaluated_cuts(material, trained, callback, clock)
     with clock.timed("write"):
         labels, evaluated = material.corpus.labels, material.evaluated
-        files.write_text(run.predictions, predictions_csv(evaluated, labels, trained, baselines, cuts))
+        files.write_text(
+            run.predictions, predictions_csv(evaluated, labels, trained, baselines, cuts, material.task)
+        )
     results = sweep_results(material, journal, trained, baselines, tuning, cuts)
     files.write_text(run.timing, sweep_timing(journal, results).model_dump_json(indent=1) + "\n")
     files.write_text(run.results, results.model_dump_json(indent=1) + "\n")
@@ -279,7 +281,8 @@ def keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
     folder = material.run.adapters / outcome.name
     files.remove(folder)  # left over from a bank that did not finish
     spec = next(spec for spec in trainer.specs if spec.name == outcome.name)
-    saved = material.adapter(spec, trainer.kept()[outcome.name].tensors)
+    thresholds = material.task.thresholds(outcome.logits["validation"], material.splits["validation"].targets)
+    saved = material.adapter(spec, trainer.kept()[outcome.name].tensors, thresholds)
     tokenizer = material.tokenizer
     peft_format.save(folder, saved, material.config, tokenizer.files(), tokenizer.as_json())
     peft_format.load(folder)  # what cannot be loaded must not count as finished

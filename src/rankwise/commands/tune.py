@@ -6,7 +6,7 @@ ranks in one bank, and records them in the journal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,11 +21,10 @@ from rankwise.errors import TrainingError, option
 from rankwise.models.registry import family_of
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import tuned_ranks
-from rankwise.schema import Trial, TunedRank, Tuning
-from rankwise.stats.metrics import metrics, text_log_losses
+from rankwise.schema import MetricName, Trial, TunedRank, Tuning
 from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan
-from rankwise.training.data import balanced_weights, hold_out
+from rankwise.training.data import hold_out
 from rankwise.training.journal import Journal
 from rankwise.training.trainer import Trainer, TrainingData
 from rankwise.tuning import PlannedTrial, tuning_size
@@ -58,6 +57,7 @@ def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | N
         texts=len(data.validation_ids),
         train_texts=len(data.ids),
         seed=tuning.SEED,
+        metric=material.recipe.train.metric or "log-loss",
         varied=list(tuning.varied(material.recipe)),
         trials=journal.trials,
         chosen=chosen,
@@ -66,20 +66,11 @@ def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | N
 
 def tuning_data(material: Material) -> TrainingData:
     """The texts that trials train on, and as validation texts those that they are judged by."""
-    train, labels = material.splits["train"], material.corpus.labels
-    size = tuning_size(material.recipe, len(train), len(np.unique(train.targets)))
-    kept, held = hold_out(train.targets, size, tuning.SEED)
-    weights = None
-    if material.recipe.train.class_weights == "balanced":
-        weights = balanced_weights(train.targets[kept], len(labels))
-    return TrainingData(
-        [train.ids[i] for i in kept],
-        train.targets[kept],
-        labels,
-        weights,
-        [train.ids[i] for i in held],
-        train.targets[held],
-    )
+    train = material.splits["train"]
+    strata = np.array(material.task.strata(train.source.labels))
+    size = tuning_size(material.recipe, len(train), len(np.unique(strata[strata >= 0])))
+    kept, held = hold_out(strata, size, tuning.SEED)
+    return material.to_train(*(train.pick(texts) for texts in (kept, held)))
 
 
 def _train_rung(
@@ -132,8 +123,8 @@ def _record(
     """Add the result of a trial to the journal."""
     if any(trial.name == planned.name for trial in journal.trials):
         return
-    targets = data.validation_targets
-    found = None if logits is None else metrics("tuning", targets, logits, data.labels)
+    metric = material.recipe.train.metric or "log-loss"
+    measured = {} if logits is None else _measured(logits, data, metric)
     journal.trials.append(
         Trial(
             name=planned.name,
@@ -141,13 +132,33 @@ def _record(
             rung=planned.rung,
             settings=dict(planned.setting),
             epochs=spec_of(planned, material).epochs,
-            log_loss=found and found.log_loss,
-            log_loss_error=None if logits is None else float(sem(text_log_losses(targets, logits))),
-            accuracy=found and found.accuracy,
+            metric=metric,
             diverged=diverged,
             added=planned.added,
+            **{"log_loss": None, "accuracy": None} | measured,
         )
     )
+
+
+def _measured(logits: NDArray[np.float32], data: TrainingData, metric: MetricName) -> dict[str, float | None]:
+    """The metrics of a trial, and the standard errors of those that trials may be compared by."""
+    targets, task, classes = data.validation_targets, data.task, len(data.labels)
+    found = task.metrics("tuning", targets, logits, data.labels)
+    # With logit adjustment, the adjusted logits are those that the loss makes probabilities of.
+    scores = logits if data.adjustment is None else logits + data.adjustment
+    losses = task.text_log_losses(targets, scores)
+    predicted = task.judged({"validation": logits}, targets)["validation"].predicted
+    values: dict[str, Callable[[], NDArray[np.float64]]] = {
+        "accuracy": lambda: task.correct(predicted, targets).astype(np.float64),
+        "macro-f1": lambda: task.macro_f1_pseudo_values(predicted[None], targets, classes)[0],
+    }
+    return {
+        "log_loss": found.log_loss if data.adjustment is None else float(losses.mean()),
+        "log_loss_error": float(sem(losses)),
+        "accuracy": found.accuracy,
+        "macro_f1": found.macro_f1,
+        "metric_error": float(sem(values[metric]())) if metric in values else None,
+    }
 
 
 def spec_of(trial: PlannedTrial, material: Material) -> AdapterSpec:
@@ -165,7 +176,7 @@ def _title(trials: Sequence[PlannedTrial], number: int, journal: Journal) -> str
 
 
 def _check_finite(chosen: Sequence[TunedRank], trials: Sequence[Trial]) -> None:
-    losses = {trial.name: trial.log_loss for trial in trials}
+    losses = {trial.name: trial.loss for trial in trials}
     lost = [each for each in chosen if losses[each.trial] is None]
     if lost:
         ranks = ", ".join(str(each.rank) for each in lost)

@@ -74,13 +74,17 @@ def _errors(origin: Origin, what: str, number: int | None = None) -> Iterator[No
 
 
 def class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """Column -> ClassLabel names, from the metadata that the datasets library writes to its files."""
+    """Column -> ClassLabel names, from the metadata that the datasets library writes to its files.
+
+    A column of lists has the names of their elements.
+    """
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        elements = {column: feature.get("feature", feature) for column, feature in features.items()}
         return {
-            column: [str(name) for name in feature["names"]]
-            for column, feature in features.items()
-            if feature.get("_type") == "ClassLabel"
+            column: [str(name) for name in element["names"]]
+            for column, element in elements.items()
+            if element.get("_type") == "ClassLabel"
         }
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}  # no metadata, or an unknown layout: use the labels as stored

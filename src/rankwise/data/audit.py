@@ -14,6 +14,7 @@ from rankwise.data.load import Dataset, Split
 from rankwise.schema import ClassCount, Contradiction, DataReport, Leak, SplitReport
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
+from rankwise.tasks.labels import LabelIds
 
 LISTED = 100
 """Maximum number of contradictions listed in a report; all are counted."""
@@ -32,12 +33,12 @@ def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) ->
         lengths: counts tokens, including special tokens; None counts words instead.
     """
     splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
-    found = _contradictions(splits, dataset.labels)
+    found = _contradictions(splits, dataset)
     return DataReport(
         unit="words" if lengths is None else "tokens",
         max_length=max_length,
         sources=list(dataset.sources),
-        splits=[_split(split, dataset.labels, max_length, lengths) for split in splits],
+        splits=[_split(split, dataset, max_length, lengths) for split in splits],
         contradictions=found[:LISTED],
         contradictions_total=len(found),
         leaks=[leak for pair in combinations(splits, 2) if (leak := _leak(*pair)).texts],
@@ -74,13 +75,13 @@ def normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _split(split: Split, labels: Sequence[str], max_length: int, lengths: Lengths | None) -> SplitReport:
+def _split(split: Split, dataset: Dataset, max_length: int, lengths: Lengths | None) -> SplitReport:
     sizes = np.array([len(text.split()) for text in split.texts]) if lengths is None else lengths(split.texts)
-    counts = Counter(split.labels)
+    counts = Counter(name for ids in split.labels for name in dataset.task.named(ids, dataset.labels))
     return SplitReport(
         name=split.name,
         texts=len(split),
-        classes=[ClassCount(label=label, texts=counts[i]) for i, label in enumerate(labels)],
+        classes=[ClassCount(label=label, texts=counts[label]) for label in dataset.labels],
         tokens_mean=round(float(sizes.mean()), 2),
         tokens_p50=int(np.percentile(sizes, 50, method="inverted_cdf")),
         tokens_p95=int(np.percentile(sizes, 95, method="inverted_cdf")),
@@ -91,10 +92,11 @@ def _split(split: Split, labels: Sequence[str], max_length: int, lengths: Length
     )
 
 
-def _contradictions(splits: Sequence[Split], names: Sequence[str]) -> list[Contradiction]:
+def _contradictions(splits: Sequence[Split], dataset: Dataset) -> list[Contradiction]:
     """Contradictions, in order of first appearance of their texts."""
+    named, names = dataset.task.named, dataset.labels
     first: dict[str, str] = {}
-    labels: dict[str, set[int]] = {}
+    labels: dict[str, set[LabelIds]] = {}
     where: dict[str, dict[str, None]] = {}
     for split in splits:
         for text, label in zip(split.texts, split.labels, strict=True):
@@ -103,14 +105,18 @@ def _contradictions(splits: Sequence[Split], names: Sequence[str]) -> list[Contr
             labels.setdefault(key, set()).add(label)
             where.setdefault(key, {})[split.name] = None
     return [
-        Contradiction(text=first[key], labels=[names[i] for i in sorted(found)], splits=list(where[key]))
+        Contradiction(
+            text=first[key],
+            labels=[" + ".join(named(ids, names)) or "none" for ids in sorted(found, key=_in_order)],
+            splits=list(where[key]),
+        )
         for key, found in labels.items()
         if len(found) > 1
     ]
 
 
 def _leak(one: Split, other: Split) -> Leak:
-    known: dict[str, set[int]] = {}
+    known: dict[str, set[LabelIds]] = {}
     for text, label in zip(one.texts, one.labels, strict=True):
         known.setdefault(normalized(text), set()).add(label)
     found = [
@@ -126,3 +132,8 @@ def _leak(one: Split, other: Split) -> Leak:
         other_label=len(found) - same,
         examples=list(dict.fromkeys(text for text, _ in found))[:EXAMPLES],
     )
+
+
+def _in_order(ids: LabelIds) -> tuple[int, ...]:
+    """A key that sorts labels in the model's order."""
+    return ids if isinstance(ids, tuple) else (ids,)

@@ -6,12 +6,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 from rankwise.data.names import LABEL_KEYS, SPLIT_COLUMN, SPLIT_VALUES, TEXT_KEYS, key
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import INCOMPLETE, NumberedRows, Origin, Row, Table, counted, listed, short
 from rankwise.errors import DataError, option
+from rankwise.recipe import OTHER_TASKS
+from rankwise.tasks.labels import ONE_LABEL, Label, Labels
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class LabeledRows:
 
     origin: Origin
     texts: list[str]
-    labels: list[str]
+    labels: list[Label]
     lines: list[int]
     classes: Sequence[str]
     columns: Columns | None = None
@@ -36,6 +39,19 @@ class Columns:
     text: str
     label: str | None
     unused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a table: its columns, found by their usual names if they are None, and the task."""
+
+    text: str | None = None
+    label: str | None = None
+    task: Labels = ONE_LABEL
+
+
+USUAL = Wanted()
+"""One text and one label, in columns with usual names."""
 
 
 def text_and_label(
@@ -114,7 +130,9 @@ def _other(columns: list[str], column: str | None) -> str | None:
     return columns[1] if columns[0] == column else columns[0]
 
 
-def collect(table: Table, text_column: str, label_column: str, *, optional: bool = False) -> LabeledRows:
+def collect(
+    table: Table, text_column: str, label_column: str, task: Labels = ONE_LABEL, *, optional: bool = False
+) -> LabeledRows:
     """Read and validate all rows of a table. Empty rows at the end are left out, with a note in the table.
 
     Labels of test rows, or of all rows if `optional` is true, may be missing; they are then "" or "-1".
@@ -122,10 +140,10 @@ def collect(table: Table, text_column: str, label_column: str, *, optional: bool
     origin, names = table.origin, table.classes.get(label_column, ())
     by_split = split_column(table.columns, text_column, label_column)
     texts: list[str] = []
-    labels: list[str] = []
+    labels: list[Label] = []
     lines: list[int] = []
     splits: list[str] = []
-    once: dict[str, str] = {}  # share one string among equal labels
+    once: dict[Label, Label] = {}  # share one object among equal labels
     others = set() if by_split else {*table.columns} - {text_column, label_column}
     roles: dict[str, set[str]] = {each: set() for each in others}  # other columns that name splits so far
     for number, row in without_empty_tail(table):
@@ -134,9 +152,9 @@ def collect(table: Table, text_column: str, label_column: str, *, optional: bool
         if by_split is not None:
             splits.append(_split_of(origin, number, row, by_split))
         if (optional or splits[-1:] == ["test"]) and is_unlabeled(row.get(label_column)):
-            label = str(row.get(label_column) or "").strip()
+            label: Label = () if task.several else str(row.get(label_column) or "").strip()
         else:
-            label = _label_of(origin, number, row, label_column, names)
+            label = _label_of(origin, number, row, label_column, names, task)
         labels.append(once.setdefault(label, label))
         lines.append(number)
     if not texts:
@@ -211,6 +229,8 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
     if origin.spreadsheet and isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value:.15g}"  # as the spreadsheet shows it
     if not isinstance(value, str):
+        if _is_list(value):
+            raise origin.error("the text is a list of words", number, column=column, hint=WORDS)
         what = "missing" if value is None else f"of type {type(value).__name__}, not a string"
         hint = f"add a text or remove the row; {option('text_column', 'NAME')} selects the text column"
         raise origin.error(f"the text is {what}", number, column=column, hint=hint)
@@ -220,9 +240,56 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
     return _encodable(origin, number, value, column)
 
 
-def _label_of(origin: Origin, number: int, row: Row, column: str, names: Sequence[str]) -> str:
-    """A label as a string: 1 and 1.0 -> '1', True -> 'true', a ClassLabel index -> its name."""
+def _label_of(
+    origin: Origin, number: int, row: Row, column: str, names: Sequence[str], task: Labels
+) -> Label:
+    """The validated label of a row, or all of its labels without repetitions."""
     value = row.get(column)
+    if not task.several:
+        if _is_list(value):
+            raise _several(origin, number, value, row, column)
+        return _one_label(origin, number, value, column, names)
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        value = [each for each in value.split(task.separator) if each.strip()]
+    values = value if _is_list(value) else [value]
+    found = tuple(dict.fromkeys(_one_label(origin, number, each, column, names) for each in values))
+    if joined := [label for label in found if task.separator in label]:
+        hint = f"choose another one with {option('label_separator', ';')}"
+        what = f"the label {short(joined[0])} contains {task.separator!r}, which joins labels in tables"
+        raise origin.error(what, number, column=column, hint=hint)
+    return found
+
+
+WORDS = f"rankwise trains classifiers: {OTHER_TASKS['token']}"
+"""Hint for data with a label for each word."""
+
+
+def _several(origin: Origin, number: int, values: Any, row: Row, column: str) -> DataError:
+    """The error for a list of labels where one label is expected."""
+    others = [value for name, value in row.items() if name != column]
+    words = {
+        len(value.split()) if isinstance(value, str) else len(value) for value in others if _is_text(value)
+    }
+    if len(values) > 2 and len(values) in words:
+        return origin.error(
+            "the label is a list with a label for each word", number, column=column, hint=WORDS
+        )
+    hint = f"for texts with several labels: {option('task', 'multi-label')}"
+    return origin.error(f"the label is a list: {short(values)}", number, column=column, hint=hint)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or _is_list(value)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _one_label(origin: Origin, number: int, value: object, column: str, names: Sequence[str]) -> str:
+    """A label as a string: 1 and 1.0 -> '1', True -> 'true', a ClassLabel index -> its name."""
     if isinstance(value, str):
         label = value.strip()
     elif isinstance(value, bool):
@@ -236,6 +303,7 @@ def _label_of(origin: Origin, number: int, row: Row, column: str, names: Sequenc
     else:
         what = "missing" if value is None else f"{short(value)}, neither a string nor an integer"
         hint = "add a label or remove the row; labels are strings, integers, true or false"
+        hint = OTHER_TASKS["regression"] if isinstance(value, float) and value == value else hint
         raise origin.error(f"the label is {what}", number, column=column, hint=hint)
     if not label:
         hint = "add a label or remove the line"

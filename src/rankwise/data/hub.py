@@ -11,11 +11,13 @@ from typing import Any
 
 from rankwise import hub
 from rankwise.data.columns import Columns, LabeledRows, collect, is_path, text_and_label
+from rankwise.data.memory import class_names_of
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.tables import BATCH_ROWS, NumberedRows, Origin, Table, first_line, listed
 from rankwise.errors import DataError, RankwiseError, Unreachable, option
 from rankwise.in_memory import InMemory
 from rankwise.recipe import Recipe
+from rankwise.tasks.labels import labels_of
 
 
 def from_hub(recipe: Recipe, notes: list[str]) -> dict[str, list[LabeledRows]]:
@@ -76,15 +78,16 @@ def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | N
 def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> LabeledRows | None:
     """One split, or None if it is optional and was published without labels."""
     origin = Origin(f"{recipe.data.name}[{name}]", in_rows=True)
+    task = labels_of(recipe.data.task, recipe.data.label_separator)
     text, label = text_and_label(
         origin, split.column_names, recipe.data.text_column, recipe.data.label_column
     )
     unused = tuple(name for name in split.column_names if name not in (text, label))
     split = split.select_columns([text, label])
-    if optional and split.unique(label) == [-1]:
+    if optional and not task.several and split.unique(label) == [-1]:
         return None
-    names = getattr(split.features[label], "names", None) or []
-    part = collect(Table(origin, [text, label], _hub_rows(split), {label: names}), text, label)
+    names = class_names_of(split.features[label])
+    part = collect(Table(origin, [text, label], _hub_rows(split), {label: names}), text, label, task)
     return replace(part, columns=Columns(text, label, unused))
 
 

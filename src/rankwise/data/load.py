@@ -17,7 +17,9 @@ from itertools import chain
 from pathlib import Path
 
 from rankwise.data.columns import (
+    USUAL,
     LabeledRows,
+    Wanted,
     collect,
     has_label_column,
     is_path,
@@ -25,16 +27,22 @@ from rankwise.data.columns import (
 )
 from rankwise.data.folders import files_of, piece_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
-from rankwise.data.labels import alike, in_order, look_alikes
+from rankwise.data.labels import WHOLE, alike, in_order, look_alikes
 from rankwise.data.memory import from_memory, read_table, write_table
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.readers import open_table
 from rankwise.data.tables import Origin, listed, short
-from rankwise.errors import option
+from rankwise.errors import DataError, option
 from rankwise.in_memory import InMemory
-from rankwise.recipe import Recipe
+from rankwise.recipe import OTHER_TASKS, Recipe
 from rankwise.schema import SourceReport
+from rankwise.tasks.labels import FEWEST, ONE_LABEL, Label, LabelIds, Labels, labels_of
 
+MOST_NUMBERS = 20
+"""Largest number of classes that may be numbers with decimals."""
+FEWEST_SHARING = 2
+"""Smallest mean number of texts per class, if all classes are whole numbers."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 STARTER_LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 Parts = dict[str, list[LabeledRows]]
 """Split -> the files or pieces that it was read from."""
@@ -42,11 +50,14 @@ Parts = dict[str, list[LabeledRows]]
 
 @dataclass(frozen=True)
 class Split:
-    """Texts and their labels, as indices into `Dataset.labels`; `len()` is the number of texts."""
+    """Texts and their labels, as indices into `Dataset.labels`; `len()` is the number of texts.
+
+    A text of a multi-label data set has a tuple of labels.
+    """
 
     name: str
     texts: list[str]
-    labels: list[int]
+    labels: list[LabelIds]
     places: list[str] = field(default_factory=list, compare=False)
     """Where each text was read, such as `train.csv:12`; empty if unknown."""
 
@@ -65,6 +76,7 @@ class Dataset:
     test: Split | None
     notes: tuple[str, ...]
     sources: tuple[SourceReport, ...] = ()
+    task: Labels = ONE_LABEL
 
     @property
     def splits(self) -> list[Split]:
@@ -86,18 +98,33 @@ def load(recipe: Recipe) -> Dataset:
     notes: list[str] = []
     parts = _by_split_column(_gather(recipe, notes))
     _leave_out_unlabeled(parts, notes)
-    labels = recipe.data.labels or _label_order(parts["train"])
+    task = wanted_of(recipe).task
+    labels = recipe.data.labels or _label_order(parts["train"], task)
+    if not recipe.data.labels:
+        _refuse_numbers(labels, parts["train"])
     why = "is not among the labels given" if recipe.data.labels else "has no training text"
-    splits = {name: _join(name, parts[name], labels, why) for name in SPLIT_NAMES if name in parts}
+    splits = {name: _join(name, parts[name], labels, why, task) for name in SPLIT_NAMES if name in parts}
     train, where = splits["train"], parts["train"][0].origin
-    notes += look_alikes(labels, [labels[index] for index in train.labels])
-    notes += _check_classes(train, labels, where)
+    notes += look_alikes(labels, chain.from_iterable(task.named(ids, labels) for ids in train.labels))
+    notes += _check_classes(train, labels, where, task)
     validation = splits.get("validation")
     if validation is None:
-        train, validation, note = _cut(train, labels, recipe, where)
+        train, validation, note = _cut(train, labels, recipe, where, task)
         notes.append(note)
+    notes += _default_thresholds(validation, labels, task)
     distinct = tuple(dict.fromkeys(notes))  # a file may be read for two splits
-    return Dataset(labels, train, validation, splits.get("test"), distinct, tuple(_sources(parts)))
+    return Dataset(labels, train, validation, splits.get("test"), distinct, tuple(_sources(parts)), task)
+
+
+def _default_thresholds(validation: Split, labels: tuple[str, ...], task: Labels) -> list[str]:
+    """A note on the labels whose thresholds cannot be chosen on the validation texts."""
+    found = task.untunable(validation.labels, len(labels))
+    if not found:
+        return []
+    few = listed([labels[i] for i in found])
+    return [
+        f"fewer than {FEWEST} validation texts have, or lack, these labels, so their threshold is 0.5: {few}"
+    ]
 
 
 def store(recipe: Recipe, folder: Path) -> Recipe:
@@ -123,7 +150,7 @@ def is_stored(recipe: Recipe, folder: Path) -> bool:
     return _contents(given) == _contents(stored)
 
 
-def _contents(splits: dict[str, list[LabeledRows]]) -> dict[str, list[tuple[str, str]]]:
+def _contents(splits: dict[str, list[LabeledRows]]) -> dict[str, list[tuple[str, Label]]]:
     return {
         name: [row for part in parts for row in zip(part.texts, part.labels, strict=True)]
         for name, parts in splits.items()
@@ -134,8 +161,7 @@ def read_labeled(
     path: Path | InMemory,
     labels: tuple[str, ...],
     *,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    wanted: Wanted = USUAL,
     notes: list[str] | None = None,
 ) -> Split:
     """Read a labeled file or table to evaluate an adapter whose labels are `labels`, in that order.
@@ -146,7 +172,7 @@ def read_labeled(
         DataError: the file cannot be used, or contains a label that is not in `labels`.
     """
     found: list[str] = []
-    part = _read(path, text_column, label_column, found)
+    part = _read(path, wanted, found)
     found[:0] = [said(_source("", part))]
     if part.splits:
         several = {name: part.splits.count(name) for name in SPLIT_NAMES if name in part.splits}
@@ -155,7 +181,7 @@ def read_labeled(
     if notes is not None:
         notes += found
     name = path.stem if isinstance(path, Path) else "data"
-    return _join(name, [part], labels, "is not one of the adapter's")
+    return _join(name, [part], labels, "is not one of the adapter's", wanted.task)
 
 
 def said(source: SourceReport) -> str:
@@ -185,12 +211,12 @@ def _sources(parts: Parts) -> Iterable[SourceReport]:
 
 def _gather(recipe: Recipe, notes: list[str]) -> Parts:
     """Split -> its files or pieces, for every split of the recipe's data; always includes train."""
-    source, columns = recipe.data.source, (recipe.data.text_column, recipe.data.label_column)
+    source, wanted = recipe.data.source, wanted_of(recipe)
     on_hub = isinstance(source, str) and is_hub_id(source)
     path = Path(recipe.data.name).expanduser()
     saved = not isinstance(source, InMemory) and is_saved_dataset(path)
     if isinstance(source, InMemory):
-        parts = from_memory(source, *columns, notes)
+        parts = from_memory(source, wanted, notes)
     elif source == "starter":
         parts = _starter()
     elif on_hub:
@@ -201,16 +227,16 @@ def _gather(recipe: Recipe, notes: list[str]) -> Parts:
         parts = _from_files(recipe, path, notes)
     for name, given in (("validation", recipe.data.validation), ("test", recipe.data.test)):
         if isinstance(given, InMemory):
-            parts[name] = [_read(given, *columns, notes)]
+            parts[name] = [_read(given, wanted, notes)]
         elif given and (is_path(given) or not (on_hub or saved)):
-            parts[name] = [_read(Path(given).expanduser(), *columns, notes)]
+            parts[name] = [_read(Path(given).expanduser(), wanted, notes)]
     return parts
 
 
 def _from_files(recipe: Recipe, path: Path, notes: list[str]) -> Parts:
     """The splits of a file or a folder of files."""
     in_folder = os.path.isdir(path)
-    columns = recipe.data.text_column, recipe.data.label_column
+    wanted = wanted_of(recipe)
     parts: Parts = {}
     for split, paths in (files_of(path) if in_folder else {"train": [path]}).items():
         explicit = recipe.data.validation if split == "validation" else recipe.data.test
@@ -218,7 +244,7 @@ def _from_files(recipe: Recipe, path: Path, notes: list[str]) -> Parts:
             continue
         optional = split == "test"
         for each in paths:
-            part = _read_test(each, *columns, parts, notes) if optional else _read(each, *columns, notes)
+            part = _read_test(each, wanted, parts, notes) if optional else _read(each, wanted, notes)
             parts.setdefault(split, []).extend([part] if part else [])
     if not in_folder:
         notes += piece_note(parts["train"][0].origin)
@@ -234,34 +260,30 @@ def is_hub_id(value: str) -> bool:
 
 def _starter() -> Parts:
     with as_file(files("rankwise") / "assets" / "starter.csv") as path:
-        part = _read(path, "text", "label", [])
+        part = _read(path, Wanted("text", "label"), [])
     return {"train": [replace(part, classes=STARTER_LABELS)]}
 
 
-def _read(
-    path: Path | InMemory, text_column: str | None, label_column: str | None, notes: list[str]
-) -> LabeledRows:
+def _read(path: Path | InMemory, wanted: Wanted, notes: list[str]) -> LabeledRows:
     if isinstance(path, InMemory):
-        return read_table(path.value, "data", text_column, label_column)
+        return read_table(path.value, "data", wanted)
     with open_table(path) as table:
-        text, label = text_and_label(table.origin, table.columns, text_column, label_column)
-        part = collect(table, text, label)
+        text, label = text_and_label(table.origin, table.columns, wanted.text, wanted.label)
+        part = collect(table, text, label, wanted.task)
     notes += table.notes
     return part
 
 
-def _read_test(
-    path: Path, text_column: str | None, label_column: str | None, parts: Parts, notes: list[str]
-) -> LabeledRows | None:
+def _read_test(path: Path, wanted: Wanted, parts: Parts, notes: list[str]) -> LabeledRows | None:
     """The test file of a folder; None if it has no label column. Labels may be missing."""
     used = parts["train"][0].columns
     with open_table(path) as table:
         origin, columns = table.origin, table.columns
-        if used and used.label not in columns and not has_label_column(columns, label_column):
+        if used and used.label not in columns and not has_label_column(columns, wanted.label):
             notes.append(origin.note("no label column, so there is no test split"))
             return None
-        text, label = text_and_label(origin, columns, text_column, label_column)
-        part = collect(table, text, label, optional=True)
+        text, label = text_and_label(origin, columns, wanted.text, wanted.label)
+        part = collect(table, text, label, wanted.task, optional=True)
     notes += table.notes
     return part
 
@@ -304,15 +326,22 @@ def _divided(part: LabeledRows, split: str) -> dict[str, LabeledRows]:
     }
 
 
+def wanted_of(recipe: Recipe) -> Wanted:
+    """What a recipe reads of each table."""
+    given = recipe.data
+    return Wanted(given.text_column, given.label_column, labels_of(given.task, given.label_separator))
+
+
 def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
     """Leave out a test split without labels: all of them are empty, or -1 without such a class in train.
 
     Raises:
-        DataError: only some of them are.
+        DataError: only some of them are, and each text must have a label.
     """
     test = parts.get("test", [])
-    none = {"", "-1"} - {label for part in parts["train"] for label in part.labels}
-    unlabeled = [label in none for part in test for label in part.labels]
+    trained: set[Label] = {label for part in parts["train"] for label in part.labels}
+    none = [label for label in ("", "-1") if label not in trained]
+    unlabeled = [label in none or label == () for part in test for label in part.labels]
     if not any(unlabeled):
         return
     if all(unlabeled):
@@ -328,47 +357,73 @@ def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
                 )
 
 
-def _label_order(train: list[LabeledRows]) -> tuple[str, ...]:
+def _label_order(train: list[LabeledRows], task: Labels) -> tuple[str, ...]:
     declared = next((part.classes for part in train if part.classes), ())
-    return tuple(declared) or in_order(chain.from_iterable(part.labels for part in train))
+    return tuple(declared) or in_order(
+        name for part in train for label in part.labels for name in task.names(label)
+    )
 
 
-def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str) -> Split:
+def _join(name: str, parts: list[LabeledRows], labels: tuple[str, ...], why: str, task: Labels) -> Split:
     """Concatenate parts and map labels to indices. `why` completes the error for an unknown label."""
     index = {label: position for position, label in enumerate(labels)}
     for part in parts:
-        if not index.keys() >= set(part.labels):
-            at = next(at for at, label in enumerate(part.labels) if label not in index)
-            what = f"the label {short(part.labels[at])} {why}; the labels are {listed(labels)}"
-            twin = next((each for each in labels if alike(each) == alike(part.labels[at])), None)
-            hint = (
-                f"it looks like {twin!a}, but is {part.labels[at]!a}" if twin else "labels are case-sensitive"
-            )
-            raise part.origin.error(what, part.lines[at], hint=hint)
+        for label in dict.fromkeys(part.labels):
+            if unknown := [each for each in task.names(label) if each not in index]:
+                raise _unknown(part, part.labels.index(label), unknown[0], labels, why)
     texts = list(chain.from_iterable(part.texts for part in parts))
     places = [part.origin.place(line) for part in parts for line in part.lines]
-    return Split(name, texts, [index[label] for part in parts for label in part.labels], places)
+    return Split(name, texts, [task.ids(label, index) for part in parts for label in part.labels], places)
 
 
-def _check_classes(train: Split, labels: tuple[str, ...], where: Origin) -> list[str]:
-    """Notes on labels without training texts. Raises DataError if all texts share one label."""
-    used = set(train.labels)
-    if len(used) == 1:
+def _unknown(part: LabeledRows, at: int, label: str, labels: tuple[str, ...], why: str) -> DataError:
+    what = f"the label {short(label)} {why}; the labels are {listed(labels)}"
+    twin = next((each for each in labels if alike(each) == alike(label)), None)
+    hint = f"it looks like {twin!a}, but is {label!a}" if twin else "labels are case-sensitive"
+    return part.origin.error(what, part.lines[at], hint=hint)
+
+
+def _refuse_numbers(labels: tuple[str, ...], train: list[LabeledRows]) -> None:
+    """Raise a DataError if the labels are numbers to predict rather than classes.
+
+    They are if many are not whole, or if hardly two texts share one.
+    """
+    if len(labels) <= MOST_NUMBERS or not all(map(NUMBER.fullmatch, labels)):
+        return
+    whole = all(map(WHOLE.fullmatch, labels))
+    if whole and sum(len(part.texts) for part in train) >= FEWEST_SHARING * len(labels):
+        return
+    what = f"the labels are {len(labels):,} different numbers, which looks like regression"
+    raise train[0].origin.error(what, hint=OTHER_TASKS["regression"])
+
+
+def _check_classes(train: Split, labels: tuple[str, ...], where: Origin, task: Labels) -> list[str]:
+    """Notes on labels without training texts. Raises DataError if there is nothing to tell apart."""
+    distinct = set(train.labels)
+    used = {name for ids in distinct for name in task.named(ids, labels)}
+    if len(distinct) == 1:
         hint = "a classifier needs texts with at least two labels"
-        raise where.error(f"only one class: every text has the label {short(labels[used.pop()])}", hint=hint)
-    missing = [label for index, label in enumerate(labels) if index not in used]
+        same = ", ".join(map(short, sorted(used)))
+        what = f"has the label{'s' * (len(used) > 1)} {same}" if used else "has no label"
+        raise where.error(f"only one class: every text {what}", hint=hint)
+    missing = [label for label in labels if label not in used]
     return [f"no training text has the label {listed(missing)}"] if missing else []
 
 
-def _cut(train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin) -> tuple[Split, Split, str]:
-    """(train, validation, note). The sample of each class depends only on that class and the seed."""
+def _cut(
+    train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin, task: Labels
+) -> tuple[Split, Split, str]:
+    """(train, validation, note). The sample of each class depends only on that class and the seed.
+
+    A text with several labels is a text of the rarest of them.
+    """
     fraction, seed = recipe.data.validation_fraction, recipe.train.seeds[0]
     aside: set[int] = set()
-    members: list[list[int]] = [[] for _ in labels]
-    for row, index in enumerate(train.labels):
+    members: list[list[int]] = [[] for _ in (*labels, "")]  # the last one: texts without a label
+    for row, index in enumerate(task.strata(train.labels)):
         members[index].append(row)
-    for label, rows in zip(labels, members, strict=True):
-        if len(rows) == 1:
+    for label, rows in zip((*labels, ""), members, strict=True):
+        if len(rows) == 1 and not task.several:
             hint = f"add texts with this label, or pass a validation file ({option('validation', 'FILE')})"
             what = f"only one text has the label {short(label)}: none can be held out for validation"
             raise where.error(what, hint=hint)

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rankwise.data.columns import LabeledRows, collect, split_column, text_and_label
+from rankwise.data.columns import LabeledRows, Wanted, collect, split_column, text_and_label
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.tables import Origin, Table, listed
 from rankwise.in_memory import InMemory, is_table
@@ -21,9 +21,7 @@ PAIR = ("text", "label")
 """Names of the columns of a pair (texts, labels), and of stored files."""
 
 
-def from_memory(
-    data: InMemory, text_column: str | None, label_column: str | None, notes: list[str]
-) -> dict[str, list[LabeledRows]]:
+def from_memory(data: InMemory, wanted: Wanted, notes: list[str]) -> dict[str, list[LabeledRows]]:
     """Split -> its rows. A mapping of splits has train, and may have validation and test.
 
     Raises:
@@ -32,21 +30,21 @@ def from_memory(
     parts = {}
     for name, key in _splits(data.value).items():
         table, title = (data.value, "data") if key is None else (data.value[key], f"data[{key!r}]")
-        if name == "test" and key is not None and _is_unlabeled(table, text_column, label_column):
+        if name == "test" and key is not None and _is_unlabeled(table, wanted):
             notes.append(f"the split {key} has no labels (all are -1) and was skipped")
         else:
-            parts[name] = [read_table(table, title, text_column, label_column)]
+            parts[name] = [read_table(table, title, wanted)]
     return parts
 
 
-def read_table(table: Any, title: str, text_column: str | None, label_column: str | None) -> LabeledRows:
+def read_table(table: Any, title: str, wanted: Wanted) -> LabeledRows:
     """The validated rows of one table. In messages, rows are numbered from 1.
 
     Raises:
         DataError: a column, text or label cannot be used.
     """
     origin = Origin(title, in_rows=True)
-    text, label = _named(origin, table, text_column, label_column)
+    text, label = _named(origin, table, wanted)
     texts, labels = (_values(origin, table, name) for name in (text, label))
     if len(texts) != len(labels):
         raise origin.error(f"{len(texts):,} texts, but {len(labels):,} labels")
@@ -56,7 +54,9 @@ def read_table(table: Any, title: str, text_column: str | None, label_column: st
     if by_split := split_column(list(_keys(table)), text, label):
         values[by_split] = _values(origin, table, by_split)
     rows = enumerate((dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)), 1)
-    return collect(Table(origin, list(values), rows, {label: _classes(table, label)}), text, label)
+    return collect(
+        Table(origin, list(values), rows, {label: _classes(table, label)}), text, label, wanted.task
+    )
 
 
 def write_table(path: Path, parts: Sequence[LabeledRows]) -> None:
@@ -67,13 +67,15 @@ def write_table(path: Path, parts: Sequence[LabeledRows]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns = [list(chain.from_iterable(part.texts for part in parts))]
-    columns.append(list(chain.from_iterable(part.labels for part in parts)))
-    table = pa.table(
-        dict(zip(PAIR, (pa.array(values, pa.large_string()) for values in columns), strict=True))
-    )
+    texts = list(chain.from_iterable(part.texts for part in parts))
+    labels = list(chain.from_iterable(part.labels for part in parts))
+    several = any(isinstance(label, tuple) for label in labels)
+    kind = pa.list_(pa.large_string()) if several else pa.large_string()
+    columns = (pa.array(texts, pa.large_string()), pa.array(labels, kind))
+    table = pa.table(dict(zip(PAIR, columns, strict=True)))
     if classes := next((list(part.classes) for part in parts if part.classes), None):
-        feature = {"names": classes, "_type": "ClassLabel"}
+        feature: dict[str, Any] = {"names": classes, "_type": "ClassLabel"}
+        feature = {"feature": feature, "_type": "List"} if several else feature
         info = {"info": {"features": {PAIR[1]: feature}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
     sink = pa.BufferOutputStream()
@@ -104,9 +106,9 @@ def _keys(table: Any) -> dict[str, Hashable]:
     return {str(name): name for name in (table.columns if names is None else names)}
 
 
-def _named(origin: Origin, table: Any, text: str | None, label: str | None) -> tuple[str, str]:
+def _named(origin: Origin, table: Any, wanted: Wanted) -> tuple[str, str]:
     """(text column, label column)."""
-    return text_and_label(origin, list(_keys(table)), text, label)
+    return text_and_label(origin, list(_keys(table)), wanted.text, wanted.label)
 
 
 def _values(origin: Origin, table: Any, name: str) -> list[Any]:
@@ -129,19 +131,25 @@ def _as_list(column: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as a Python value; NaN as None."""
-    value = value.item() if getattr(value, "shape", None) == () else value
+    """A NumPy scalar or array as a Python value; NaN as None."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     return None if isinstance(value, float) and value != value else value
 
 
 def _classes(table: Any, label: str) -> Sequence[str]:
     """The names of a ClassLabel of the datasets library; empty for other columns."""
     features = getattr(table, "features", None)
-    return getattr(features.get(label), "names", None) or () if isinstance(features, Mapping) else ()
+    return class_names_of(features.get(label)) if isinstance(features, Mapping) else ()
 
 
-def _is_unlabeled(table: Any, text_column: str | None, label_column: str | None) -> bool:
+def class_names_of(feature: Any) -> Sequence[str]:
+    """The names of a ClassLabel of the datasets library, or of lists of them; empty for other features."""
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return names or ()
+
+
+def _is_unlabeled(table: Any, wanted: Wanted) -> bool:
     """Whether every label is -1, as in test splits that are published without labels."""
     origin = Origin("data", in_rows=True)
-    _, label = _named(origin, table, text_column, label_column)
-    return set(_values(origin, table, label)) == {-1}
+    _, label = _named(origin, table, wanted)
+    return all(value == -1 for value in _values(origin, table, label))

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import BinaryIO
 
 from rankwise.data.lines import filled_lines, text_lines
-from rankwise.data.tables import NumberedRows, Origin, Table, listed
+from rankwise.data.tables import NumberedRows, Origin, Table
 
 FASTTEXT = re.compile(r"__label__\S|.*\s__label__\S+\s*$")
 FASTTEXT_LABEL = re.compile(r"(?:(?<=\s)|^)__label__(\S+)\s?")
@@ -65,7 +65,4 @@ def _fasttext(origin: Origin, lines: Iterable[tuple[int, str]]) -> NumberedRows:
         if not labels:
             hint = "the first line is in fastText's format, so each line needs a __label__NAME"
             raise origin.error("no __label__ in the line", number, hint=hint)
-        if len(labels) > 1:
-            hint = "a text has exactly one label: remove the others, or the line"
-            raise origin.error(f"{len(labels)} labels: {listed(labels)}", number, hint=hint)
-        yield number, {"text": text, "label": labels[0]}
+        yield number, {"text": text, "label": labels if len(labels) > 1 else labels[0]}

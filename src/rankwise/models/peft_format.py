@@ -37,11 +37,14 @@ from rankwise.models.tokenizer import FILE_NAMES, WHOLE
 from rankwise.models.weights import DTYPES, LARGEST, is_finite
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, match_modules
+from rankwise.schema import TaskName
 from rankwise.store import files
 
 WEIGHTS = "adapter_model.safetensors"
 OWN = "classifier.json"
 """File of the label names and of rankwise's settings."""
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+"""The tasks as transformers names them in `problem_type`."""
 _PREFIXES = "|".join(sorted({family.prefix for family in FAMILIES.values()}))
 _TABLES = "|".join(sorted({re.escape(f"{family.prefix}.{family.embedding}") for family in FAMILIES.values()}))
 _FACTOR = re.compile(rf"base_model\.model\.(?:{_PREFIXES})\.(?P<module>[\w.]+)\.(?P<half>lora_[AB])\.weight")
@@ -51,6 +54,8 @@ _TOKENS = "tokens"
 _LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved with the adapter may be 2 GB
 _LARGEST_CONFIG = 1 << 24  # bytes; enough for thousands of label names
 _LARGEST_HEAD = 1 << 16  # classes
+_COPIED = ("num_labels", "id2label", "label2id", "problem_type", "rankwise")
+"""What classifier.json consists of."""
 _WRITTEN = (
     *("task_type", "peft_type", "base_model_name_or_path", "inference_mode", "r", "target_modules"),
     *("lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save"),
@@ -73,6 +78,11 @@ class SavedAdapter:
     """(vocabulary, d_model) replaces the base's embeddings. PEFT saves it if a pad token was added."""
     base_sha256: str = ""
     """Digest of the base that it was trained on (`base.digest`); empty if unknown."""
+    task: TaskName = "single-label"
+    thresholds: tuple[float, ...] | None = None
+    """Of each label, a probability; None if the largest logit decides."""
+    label_separator: str = ""
+    """Joins the labels of a text in a cell of a table."""
     config: AdapterConfig | None = None
     """What adapter_config.json says; None for an adapter that was not read from a folder."""
 
@@ -168,7 +178,7 @@ def save_from(source: Path, folder: Path, spec: AdapterSpec, state: Mapping[str,
 
 def _with_rank(own: Mapping[str, Any], rank: int) -> dict[str, Any]:
     """The contents of classifier.json with another rank in rankwise's settings, if it has these."""
-    kept = {key: own[key] for key in ("num_labels", "id2label", "label2id", "rankwise") if key in own}
+    kept = {key: own[key] for key in _COPIED if key in own}
     settings = own.get("rankwise")
     return kept | ({"rankwise": settings | {"rank": rank}} if isinstance(settings, dict) else {})
 
@@ -194,6 +204,7 @@ def load(folder: Path) -> SavedAdapter:
     model = _read_own(folder)
     settings = model.get("rankwise")
     own = settings if isinstance(settings, dict) else {}
+    labels = _labels(folder / _own_name(folder), model, classes=len(state[HEAD]))
     modules = tuple(name.removesuffix(".lora_A") for name in state if name.endswith(".lora_A"))
     rank, alpha = config.r, config.lora_alpha
     if own.get("rank") == 0:  # PEFT has no rank 0: the stored factors are a placeholder of zeros
@@ -203,11 +214,12 @@ def load(folder: Path) -> SavedAdapter:
     return SavedAdapter(
         AdapterSpec(rank, alpha, scale, _whole(own, "seed", 0), config.lora_dropout, modules),
         state,
-        _labels(folder / _own_name(folder), model, classes=len(state[HEAD])),
+        labels,
         config.base_model_name_or_path,
         max(1, _whole(own, "max_length", 1 << 20)),
         embedding,
         digest if isinstance(digest, str) else "",
+        *_task(folder / _own_name(folder), model, own, len(labels)),
         config,
     )
 
@@ -272,7 +284,7 @@ def _peft_tensors(adapter: SavedAdapter, base_config: Mapping[str, Any]) -> dict
 
 def own_settings(adapter: SavedAdapter) -> dict[str, Any]:
     """The contents of classifier.json."""
-    return {
+    own: dict[str, Any] = {
         "num_labels": len(adapter.labels),
         "id2label": {str(i): label for i, label in enumerate(adapter.labels)},
         "label2id": {label: i for i, label in enumerate(adapter.labels)},
@@ -283,6 +295,34 @@ def own_settings(adapter: SavedAdapter) -> dict[str, Any]:
             "base_sha256": adapter.base_sha256,
         },
     }
+    if adapter.task == "multi-label":
+        own["problem_type"] = MULTI_LABEL
+        own["rankwise"] |= {
+            "thresholds": adapter.thresholds and list(adapter.thresholds),
+            "label_separator": adapter.label_separator,
+        }
+    return own
+
+
+def _task(
+    path: Path, model: Mapping[str, Any], own: Mapping[str, Any], classes: int
+) -> tuple[TaskName, tuple[float, ...] | None, str]:
+    """(task, thresholds, sign between labels). The task is in `problem_type`, as in transformers' config."""
+    kind = model.get("problem_type")
+    if kind in (None, SINGLE_LABEL):
+        return "single-label", None, ""
+    if kind != MULTI_LABEL:
+        hint = f"{SINGLE_LABEL} and {MULTI_LABEL} can be used"
+        raise ModelError(f"{path}: problem_type is {brief(kind)}, which is no classification", hint=hint)
+    found, separator = own.get("thresholds"), own.get("label_separator")
+    if found is not None:
+        valid = isinstance(found, list) and all(
+            type(each) in (int, float) and 0 <= each <= 1 for each in found
+        )
+        if not valid or len(found) != classes:
+            raise ModelError(f"{path}: thresholds must be a probability for each of {classes} labels")
+    thresholds = None if found is None else tuple(map(float, found))
+    return "multi-label", thresholds, separator if isinstance(separator, str) and separator else "|"
 
 
 def _whole(json: Mapping[str, Any], key: str, default: int) -> int:

@@ -1,4 +1,4 @@
-"""Backbone, bank and heads combined: from a packed batch to each adapter's logits and loss.
+"""Backbone, bank and heads combined: from a packed batch to each adapter's logits.
 
 Below the first layer with an adapter, the activations of adapters with the same batch are identical. The
 backbone therefore runs these layers on the distinct batches only, without gradients::
@@ -10,10 +10,7 @@ backbone therefore runs these layers on the distinct batches only, without gradi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn.activation import Activation
@@ -24,9 +21,6 @@ from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.linear import Linear
 from rankwise.nn.masks import Masks
 from rankwise.nn.ragged.lora import BankHook
-
-IGNORED = -100
-"""Target of a text that fills up a batch and has no loss: the default `ignore_index` of torch."""
 
 
 def logits(
@@ -86,51 +80,3 @@ class _FrozenHook(DropoutHook):
         if self.base_masks is None or not rate:
             return x.add_(branch)
         return super().add(name, x, branch, rate, pooled)
-
-
-def losses(
-    logits: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    class_weights: Tensor | None = None,
-    totals: Tensor | None = None,
-) -> Tensor:
-    """Each adapter's cross-entropy over its own texts.
-
-    With class weights w, the loss is the weighted mean: sum_i w[t_i] loss_i / sum_i w[t_i].
-
-    Args:
-        logits: for each adapter (texts, classes) float32.
-        targets: for each adapter (texts,) int64; texts with `IGNORED` do not count.
-        class_weights: (classes,) float32.
-        totals: (adapters,) denominators for a micro-batch: those of the whole batch, from `loss_totals`.
-            By default those of `targets`.
-
-    Returns:
-        (adapters,) float32. The adapters share no parameters, so the gradient of the summed losses is
-        each adapter's own gradient. The losses of the micro-batches sum to the batch loss.
-    """
-    reduction = "mean" if totals is None else "sum"
-    per_adapter = [
-        F.cross_entropy(z, t, weight=class_weights, reduction=reduction)
-        for z, t in zip(logits, targets, strict=True)
-    ]
-    return torch.stack(per_adapter) if totals is None else torch.stack(per_adapter) / totals
-
-
-def loss_totals(targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The denominators of the losses of whole batches.
-
-    Args:
-        targets: (adapters, texts) int64, of whole batches; texts with `IGNORED` do not count.
-        class_weights: (classes,) float32.
-
-    Returns:
-        (adapters,) float32: the number of texts, or the sum of their class weights.
-
-    >>> loss_totals(torch.tensor([[0, 1, 1]]), torch.tensor([4.0, 0.5])).tolist()
-    [5.0]
-    """
-    counted = targets != IGNORED
-    if class_weights is None:
-        return counted.sum(1).float()
-    return (class_weights[targets.clamp(min=0)] * counted).sum(1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from rankwise.nn.batch import Ids
 
 Batches = Sequence[Sequence[Ids]]  # for each adapter, its texts
-Targets = Sequence[NDArray[np.int64]]  # for each adapter, (texts,) label ids
+Targets = Sequence[NDArray[np.integer]]  # for each adapter, (texts, *shape) as its loss takes them
 
 
 class TrainingStep(Protocol):
@@ -31,7 +31,7 @@ class TrainingStep(Protocol):
 
         Args:
             batches: for each adapter its texts, each (length,) int64 ids.
-            targets: for each adapter (texts,) label ids.
+            targets: for each adapter (texts, *shape), label ids or 0 and 1 for each label (`nn.loss`).
             numbers: for each adapter its step number, from 0; part of the dropout masks' keys.
 
         Returns:

@@ -53,7 +53,7 @@ EXTRAS = "leave out --test-errors, --argilla, --label-studio and --paper; severa
 
 def rebuild(
     folder: RunFolder,
-    metric: MetricName = "accuracy",
+    metric: MetricName | None = None,
     margin: float | None = None,
     extras: Extras = PLAIN,
     copy: Path | None = None,
@@ -64,7 +64,7 @@ def rebuild(
 
     Args:
         folder: a finished run or search.
-        metric: the metric that the verdict is by.
+        metric: the metric that the verdict is by; by default the one of its recipe.
         margin: accepted loss, as in `ranks.compare`.
         extras: what to write besides.
         copy: a second place for the page, whose links lead to the run folder.
@@ -89,7 +89,7 @@ def rebuild(
 def write(
     folder: RunFolder,
     run: Run,
-    metric: MetricName = "accuracy",
+    metric: MetricName | None = None,
     margin: float | None = None,
     extras: Extras = PLAIN,
     copy: Path | None = None,
@@ -115,7 +115,7 @@ def write(
             tables.write_ranks(folder, run, story.contrast.markdown())
         if run.results.tuning:
             files.write_text(folder.path / "tuning.csv", trials_csv(run.results.tuning))
-        _write_errors(folder, story.wrong, run.results.labels, extras)
+        _write_errors(folder, story.wrong, run, extras)
         _write_figures(folder.path / "figures", story.drawings, run.results.labels, pdf=extras.paper)
         card.write_cards(folder, run, story.comparison, story.choice)
         if extras.paper:
@@ -137,15 +137,14 @@ def _write_pages(folder: RunFolder, page: _Page, extras: Extras, copy: Path | No
         files.write_text(copy, page(links=links, interactive=extras.interactive))
 
 
-def _write_errors(
-    folder: RunFolder, wrong: Sequence[WrongText], labels: Sequence[str], extras: Extras
-) -> None:
+def _write_errors(folder: RunFolder, wrong: Sequence[WrongText], run: Run, extras: Extras) -> None:
     files.write_text(folder.path / "errors.csv", errors_csv(wrong))
     if extras.argilla:
-        files.write_text(folder.path / "errors-argilla.json", export.argilla_records(wrong))
+        files.write_text(folder.path / "errors-argilla.json", export.argilla_records(wrong, run.task))
     if extras.label_studio:
-        files.write_text(folder.path / "errors-label-studio.json", export.label_studio_tasks(wrong))
-        files.write_text(folder.path / "errors-label-studio.xml", export.label_studio_config(labels))
+        files.write_text(folder.path / "errors-label-studio.json", export.label_studio_tasks(wrong, run.task))
+        config = export.label_studio_config(run.results.labels, run.task)
+        files.write_text(folder.path / "errors-label-studio.xml", config)
 
 
 @contextmanager
@@ -177,7 +176,7 @@ def _write_figures(
         )
 
 
-def tell(run: Run, metric: MetricName = "accuracy", margin: float | None = None) -> Story:
+def tell(run: Run, metric: MetricName | None = None, margin: float | None = None) -> Story:
     """Compute everything that a run's page shows, with the verdict by this metric and margin."""
     comparison, rows = compare(run, margin, metric), rank_rows(run)
     choice = chosen(run.results, comparison)
@@ -202,8 +201,9 @@ def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen, comparison: Co
         found.append(curve)
     found += learning_curves(run.curves, by_rank(results))
     found += [
-        diagnostics.confusion(each, choice.named, results.labels, choice.confusion(each))
+        diagnostics.confusion(each, choice.named, results.labels, counts)
         for each in splits(results)
+        if (counts := choice.confusion(each)) is not None
     ]
     found.append(diagnostics.per_class(split, choice.named, choice.classes(split)))
     if calibration := choice.reliability(split):
@@ -215,7 +215,7 @@ def _drawings(run: Run, rows: Sequence[ScoreRow], choice: Chosen, comparison: Co
 def report(
     folders: Sequence[RunFolder],
     out: Path | None = None,
-    metric: MetricName = "accuracy",
+    metric: MetricName | None = None,
     margin: float | None = None,
     extras: Extras = PLAIN,
 ) -> Path:
@@ -224,7 +224,7 @@ def report(
     Args:
         folders: one run, whose report is rebuilt, or several runs to compare on one page.
         out: path of the page; by default in the run's folder.
-        metric: the metric that the verdict is by.
+        metric: the metric that the verdict is by; by default the one of its recipe.
         margin: accepted loss, as in `ranks.compare`.
         extras: what to write besides; for one run only.
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rankwise.errors import UsageError
 from rankwise.report.run import Run
 from rankwise.schema import AdapterResult, MetricName
 from rankwise.stats.crossed import Floats
-from rankwise.stats.paired import macro_f1_pseudo_values, macro_f1_step
 from rankwise.stats.verdict import ACCURACY, LOG_LOSS, MACRO_F1, PROBE, Metric
+from rankwise.tasks.task import Predicted
 
 MARGIN = 0.005
 """Default margin of accuracy and macro-F1: the loss that is considered negligible, as a fraction."""
@@ -67,12 +66,13 @@ def _right(run: Run, adapters: Sequence[AdapterResult]) -> Floats:
 
 
 def _right_baselines(run: Run) -> dict[str, Floats]:
-    targets = run.predictions["validation"].targets
-    return {name: (labels == targets).astype(np.float64) for name, labels in _baseline_labels(run).items()}
+    found = run.predictions["validation"]
+    right = {name: run.task.correct(labels, found.targets) for name, labels in _baseline_labels(run).items()}
+    return {name: each.astype(np.float64) for name, each in right.items()}
 
 
-def _baseline_labels(run: Run) -> dict[str, NDArray[np.int64]]:
-    """Name in the verdict -> (validation texts,) predicted label."""
+def _baseline_labels(run: Run) -> dict[str, Predicted]:
+    """Name in the verdict -> (validation texts, ...) prediction."""
     predicted = run.predictions["validation"].baselines
     return {COMPARED[name]: labels for name, labels in predicted.items() if name in COMPARED}
 
@@ -99,15 +99,13 @@ def _f1_baselines(run: Run) -> dict[str, Floats]:
 
 
 def _f1_step(run: Run) -> float:
-    return macro_f1_step(np.unique(run.predictions["validation"].targets, return_inverse=True)[1])
+    return run.task.macro_f1_step(run.predictions["validation"].targets)
 
 
-def _pseudo_values(run: Run, predicted: NDArray[np.int64]) -> Floats:
+def _pseudo_values(run: Run, predicted: Predicted) -> Floats:
     """Of macro-F1 over the classes with validation texts, so that it is the same metric at every rank."""
-    present, targets = np.unique(run.predictions["validation"].targets, return_inverse=True)
-    number = np.full(len(run.results.labels), len(present))
-    number[present] = np.arange(len(present))
-    return macro_f1_pseudo_values(number[predicted], targets, len(present))
+    targets = run.predictions["validation"].targets
+    return run.task.macro_f1_pseudo_values(predicted, targets, len(run.results.labels))
 
 
 CRITERIA: dict[MetricName, Criterion] = {

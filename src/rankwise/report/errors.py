@@ -66,12 +66,12 @@ def _of_split(run: Run, split: str) -> list[WrongText]:
 
 
 def _label_probabilities(run: Run, split: str) -> NDArray[np.float64] | None:
-    """(texts,): the probability of each text's label, mean over the adapters; None without logits."""
+    """(texts,): the probability of each text's labels, mean over the adapters; None without logits."""
     try:
         losses = run.log_losses([row.name for row in run.results.adapters], split)
     except UsageError:
         return None
-    return np.asarray(np.exp(-losses).mean(axis=0))
+    return np.asarray(run.task.label_probability(losses, len(run.results.labels)).mean(axis=0))
 
 
 def _wrong(
@@ -82,11 +82,12 @@ def _wrong(
     label_probability: float | None,
 ) -> WrongText:
     """The misclassified text at an index of the split."""
-    votes: dict[int, list[float]] = {}  # label -> probabilities of the adapters that predicted it
+    task = predictions.task
+    votes: dict[str, list[float]] = {}  # label -> probabilities of the adapters that predicted it
     pairs = zip(predictions.predicted[:, text], predictions.probability[:, text], strict=True)
-    for label, probability in pairs:
-        votes.setdefault(int(label), []).append(float(probability))
-    target = int(predictions.targets[text])
+    for said, probability in pairs:
+        votes.setdefault(task.cell(said, labels), []).append(float(probability))
+    target = task.cell(predictions.targets[text], labels)
     others = {label: given for label, given in votes.items() if label != target}
     predicted = max(others, key=lambda label: (len(others[label]), sum(others[label])))
     return WrongText(
@@ -94,14 +95,13 @@ def _wrong(
         number=text + 1,
         source=predictions.places[text],
         text=predictions.texts[text],
-        label=labels[target],
+        label=target,
         label_probability=label_probability,
-        predicted=labels[predicted],
+        predicted=predicted,
         confidence=sum(others[predicted]) / len(others[predicted]),
         wrong=sum(map(len, others.values())) / len(predictions.predicted),
         predictions=tuple(
-            (labels[label], len(given))
-            for label, given in sorted(votes.items(), key=lambda each: -len(each[1]))
+            (label, len(given)) for label, given in sorted(votes.items(), key=lambda each: -len(each[1]))
         ),
     )
 

@@ -14,20 +14,26 @@ from xml.sax.saxutils import quoteattr
 
 from rankwise.report.errors import WrongText
 from rankwise.report.tables import printable
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Task
 
 AGENT = "rankwise"
 """Who suggests the labels."""
 
 
-def argilla_records(found: Sequence[WrongText]) -> str:
-    """JSON for Argilla: field `text`, question `label` with the predicted label as suggestion."""
+def argilla_records(found: Sequence[WrongText], task: Task = SINGLE) -> str:
+    """JSON for Argilla: field `text`, question `label` with the predicted labels as suggestion."""
     records = [
         {
             "id": f"{each.split}-{each.number}",
             "fields": {"text": each.text},
             "metadata": _fields(each),
             "suggestions": {
-                "label": {"value": each.predicted, "score": round(each.confidence, 4), "agent": AGENT}
+                "label": {
+                    "value": _choices(each, task) if task.several else each.predicted,
+                    "score": round(each.confidence, 4),
+                    "agent": AGENT,
+                }
             },
             "responses": {},
             "vectors": {},
@@ -37,7 +43,7 @@ def argilla_records(found: Sequence[WrongText]) -> str:
     return _json(records)
 
 
-def label_studio_tasks(found: Sequence[WrongText]) -> str:
+def label_studio_tasks(found: Sequence[WrongText], task: Task = SINGLE) -> str:
     """JSON for Label Studio: the predicted label as pre-annotation of the control `label`."""
     tasks: list[dict[str, Any]] = [
         {
@@ -52,7 +58,7 @@ def label_studio_tasks(found: Sequence[WrongText]) -> str:
                             "from_name": "label",
                             "to_name": "text",
                             "type": "choices",
-                            "value": {"choices": [each.predicted]},
+                            "value": {"choices": _choices(each, task)},
                         }
                     ],
                 }
@@ -63,7 +69,7 @@ def label_studio_tasks(found: Sequence[WrongText]) -> str:
     return _json(tasks)
 
 
-def label_studio_config(labels: Sequence[str]) -> str:
+def label_studio_config(labels: Sequence[str], task: Task = SINGLE) -> str:
     """The labeling interface of Label Studio: the text, the label that it has, and a choice of labels."""
     choices = "".join(f"    <Choice value={quoteattr(printable(label))}/>\n" for label in labels)
     return (
@@ -71,11 +77,19 @@ def label_studio_config(labels: Sequence[str]) -> str:
         '  <Text name="text" value="$text"/>\n'
         '  <Header size="6" value="Label in the data"/>\n'
         '  <Header size="5" value="$given_label"/>\n'
-        '  <Choices name="label" toName="text" choice="single" showInLine="true">\n'
+        f'  <Choices name="label" toName="text" choice="{"multiple" if task.several else "single"}" '
+        'showInLine="true">\n'
         f"{choices}"
         "  </Choices>\n"
         "</View>\n"
     )
+
+
+def _choices(found: WrongText, task: Task) -> list[str]:
+    """The predicted labels."""
+    if not task.several:
+        return [found.predicted]
+    return found.predicted.split(task.separator) if found.predicted else []
 
 
 def _fields(found: WrongText) -> dict[str, Any]:

@@ -254,7 +254,8 @@ def size(number: int) -> str:
 
 
 def _confused(results: Results, choice: Chosen) -> Table:
-    found = confusions(results.labels, choice.confusion("validation"))[:MOST_CONFUSED]
+    counts = choice.confusion("validation")
+    found = [] if counts is None else confusions(results.labels, counts)[:MOST_CONFUSED]
     rows = [
         (true, predicted, f"{texts:,.0f}", f"{100 * share:.1f}") for true, predicted, texts, share in found
     ]

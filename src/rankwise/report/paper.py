@@ -126,9 +126,10 @@ def methods(run: Run, found: Comparison, choice: Chosen) -> str:
 def _training(run: Run) -> str:
     results, seeds = run.results, sorted({row.seed for row in run.results.adapters})
     ranks = sorted({row.rank for row in results.adapters})
+    several = "multi-label " if run.task.several else ""
     return (
-        f"We fine-tuned {tex(results.base)} into a classifier of {len(results.labels):,} classes with LoRA "
-        f"\\cite{{hu2022lora}} on {results.texts['train']:,} training texts, "
+        f"We fine-tuned {tex(results.base)} into a {several}classifier of {len(results.labels):,} classes "
+        f"with LoRA \\cite{{hu2022lora}} on {results.texts['train']:,} training texts, "
         f"at rank{'s' * (len(ranks) > 1)} {_listed(ranks)} with "
         f"{len(seeds)} seed{'s' * (len(seeds) > 1)} per rank "
         f"({_listed(seeds)}){_targets(run)}; {_scale(run)}."
@@ -164,8 +165,8 @@ def _rates(run: Run) -> str:
     varied = _listed([name.replace("_", " ") for name in tuning.varied])
     lowest = "; of learning rates within one standard error of the best, we took the lowest"
     return (
-        f"For each rank, the {varied} was chosen by the log loss on {tuning.texts:,} texts held out of the "
-        f"training texts ({len(tuning.trials):,} trials in all)"
+        f"For each rank, the {varied} was chosen by the {CRITERIA[tuning.metric].short} on "
+        f"{tuning.texts:,} texts held out of the training texts ({len(tuning.trials):,} trials in all)"
         f"{lowest if 'learning_rate' in tuning.varied else ''}. The learning rate was {rate}."
     )
 
@@ -189,8 +190,10 @@ def _comparison(run: Run, found: Comparison) -> str:
     else:
         design = f"text by text and seed by seed on the same {texts} and {len(found.seeds)} seeds"
         sample = "texts and seeds as crossed random samples \\cite{hillis2007}"
+    accuracy = "share of texts whose labels are all right" if run.task.several else "accuracy"
+    by = accuracy if found.metric == "accuracy" else CRITERIA[found.metric].short
     score = " with score tests \\cite{tango1998}" if found.metric == "accuracy" else ""
-    return f"The ranks were compared by {CRITERIA[found.metric].short} {design}, treating {sample}{score}."
+    return f"The ranks were compared by {by} {design}, treating {sample}{score}."
 
 
 def _claim(found: Comparison) -> str:

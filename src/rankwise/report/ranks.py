@@ -30,19 +30,19 @@ MARGINS = np.geomspace(0.2, 20.0, 49)
 """Margins of the curve of the verdict, in multiples of the metric's default margin."""
 
 
-def compare(run: Run, margin: float | None = None, metric: MetricName = "accuracy") -> Comparison:
+def compare(run: Run, margin: float | None = None, metric: MetricName | None = None) -> Comparison:
     """Compare all pairs of a run's ranks, by the rules of `stats.verdict`.
 
     Args:
         run: a finished run.
         margin: accepted loss, above 0: a fraction for accuracy and macro-F1, in nats for the log loss;
             by default the metric's (`report.criteria`).
-        metric: the metric to compare the ranks by.
+        metric: the metric to compare the ranks by; by default `Run.metric`.
 
     Raises:
         UsageError: the log loss is asked for, and the run's logits cannot be read.
     """
-    by = CRITERIA[metric]
+    by = CRITERIA[metric or run.metric]
     margin = by.margin if margin is None else margin
     ranks, seeds = _shared(run.results)
     adapters = {
@@ -55,7 +55,7 @@ def compare(run: Run, margin: float | None = None, metric: MetricName = "accurac
     step, lost = by.step(run), _lost(run.results, ranks, seeds)
     found = judge(scores, margin, by.metric, by.baselines(run), step)
     return Comparison(
-        metric=metric,
+        metric=by.name,
         unit="fraction" if by.metric.percent else "nats",
         lower_is_better=by.metric.negated,
         margin=margin,

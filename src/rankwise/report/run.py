@@ -27,11 +27,13 @@ from rankwise.data.writers import plain
 from rankwise.errors import UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.history import Curve, parse_curves
-from rankwise.schema import AdapterResult, CutResult, DataReport, Results, Timing
+from rankwise.schema import AdapterResult, CutResult, DataReport, MetricName, Results, Timing
 from rankwise.stats.crossed import Floats
 from rankwise.stats.intervals import Answers
-from rankwise.stats.metrics import text_log_losses
 from rankwise.store.run_folder import RunFolder
+from rankwise.tasks.registry import task_of
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Predicted, Targets, Task
 
 D = TypeVar("D", bound=np.generic)
 NO_LOGITS = "the log loss needs the files in the run's folder logits; accuracy and macro-F1 do not"
@@ -46,17 +48,17 @@ class SplitPredictions:
 
     texts: tuple[str, ...]
     places: tuple[str, ...]  # where each text was read, such as "train.csv:12"; empty strings if unknown
-    targets: NDArray[np.int64]  # (texts,) label of each text
-    predicted: NDArray[np.int64]  # (adapters, texts) label with the highest probability
-    probability: NDArray[np.float64]  # (adapters, texts) probability of the predicted label
-    baselines: Mapping[str, NDArray[np.int64]]  # baseline -> (texts,) predicted label
-    cuts: Mapping[str, NDArray[np.int64]]  # cut adapter -> (texts,) predicted label
+    targets: Targets  # (texts,) label of each text, or (texts, classes) 0 and 1
+    predicted: Predicted  # (adapters, texts) label, or (adapters, texts, classes) whether each is predicted
+    probability: NDArray[np.float64]  # (adapters, texts) probability of what is predicted
+    baselines: Mapping[str, Predicted]  # baseline -> (texts, ...) prediction
+    cuts: Mapping[str, Predicted]  # cut adapter -> (texts, ...) prediction
+    task: Task = SINGLE
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """(adapters, texts): whether the predicted label is correct."""
-        correct: NDArray[np.bool_] = self.predicted == self.targets
-        return correct
+        return self.task.correct(self.predicted, self.targets)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ class Run:
         return self.path.resolve().name
 
     @property
+    def task(self) -> Task:
+        """What labels a text has."""
+        return task_of(self.results.task, self.recipe.data.label_separator)
+
+    @property
+    def metric(self) -> MetricName:
+        """The metric that ranks are compared by, if no other is asked for."""
+        return metric_of(self.recipe)
+
+    @property
     def seeds(self) -> int:
         """Number of distinct seeds over all adapters."""
         return len({row.seed for row in self.results.adapters})
@@ -98,7 +110,7 @@ class Run:
     def cut_answers(self, split: str, cuts: Sequence[CutResult]) -> Answers:
         """(cuts, texts): whether these cut adapters predicted each text correctly."""
         found = self.predictions[split]
-        return np.stack([found.cuts[row.name] == found.targets for row in cuts])
+        return np.stack([self.task.correct(found.cuts[row.name], found.targets) for row in cuts])
 
     def log_losses(self, names: Sequence[str], split: str = "validation") -> Floats:
         """(adapters, texts): the log loss of each text of a split under the adapters of these names, in nats.
@@ -115,7 +127,7 @@ class Run:
             targets = self.predictions[split].targets
             path = RunFolder(self.path).logits / f"{name}.safetensors"
             logits = _read_logits(path, (len(targets), len(self.results.labels)), split)
-            self._losses[name, split] = _fixed(text_log_losses(targets, logits))
+            self._losses[name, split] = _fixed(self.task.text_log_losses(targets, logits))
         return self._losses[name, split]
 
 
@@ -125,16 +137,22 @@ def load(folder: RunFolder) -> Run:
     Raises:
         UsageError: the run is not finished, has another schema version, or a file cannot be read.
     """
-    results = folder.read_results()
+    results, recipe = folder.read_results(), Recipe.load(folder.recipe)
+    task = task_of(results.task, recipe.data.label_separator)
     return Run(
         path=folder.path,
         results=results,
-        recipe=Recipe.load(folder.recipe),
+        recipe=recipe,
         timing=folder.read_timing() if folder.timing.exists() else None,
-        predictions=_read_predictions(folder.predictions, results),
+        predictions=_read_predictions(folder.predictions, results, task),
         curves=_read_curves(folder.history),
         data=read_data_report(folder.data),
     )
+
+
+def metric_of(recipe: Recipe) -> MetricName:
+    """The metric that the ranks of a recipe are compared by, if no other is asked for."""
+    return recipe.train.metric or task_of(recipe.data.task).metric
 
 
 def read_data_report(path: Path) -> DataReport | None:
@@ -163,13 +181,13 @@ def _read_logits(path: Path, shape: tuple[int, int], split: str) -> NDArray[np.f
     return logits
 
 
-def _read_predictions(path: Path, results: Results) -> dict[str, SplitPredictions]:
+def _read_predictions(path: Path, results: Results, task: Task) -> dict[str, SplitPredictions]:
     """Split -> its predictions from predictions.csv, whose cells `plain` restores."""
     csv.field_size_limit(LONGEST_FIELD)  # csv's default limit is 131,072 characters, and texts can be longer
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file, strict=True)
-        return _predictions(header, lines, results)
+        return _predictions(header, lines, results, task)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     except (ValueError, KeyError, IndexError):
@@ -177,7 +195,7 @@ def _read_predictions(path: Path, results: Results) -> dict[str, SplitPrediction
 
 
 def _predictions(
-    header: Sequence[str], lines: Sequence[Sequence[str]], results: Results
+    header: Sequence[str], lines: Sequence[Sequence[str]], results: Results, task: Task
 ) -> dict[str, SplitPredictions]:
     """Raises ValueError, KeyError or IndexError if a column, a label or all validation texts are missing."""
     place = {name: i for i, name in enumerate(header)}
@@ -186,10 +204,12 @@ def _predictions(
         by_split.setdefault(line[place["split"]], []).append(line)
     if not by_split["validation"]:
         raise ValueError("no validation texts")
-    return {split: _split(place, found, results) for split, found in by_split.items()}
+    return {split: _split(place, found, results, task) for split, found in by_split.items()}
 
 
-def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Results) -> SplitPredictions:
+def _split(
+    place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Results, task: Task
+) -> SplitPredictions:
     label = {name: i for i, name in enumerate(results.labels)}
     names = [row.name for row in results.adapters]
 
@@ -197,19 +217,21 @@ def _split(place: Mapping[str, int], lines: Sequence[Sequence[str]], results: Re
         number = place[name]
         return (plain(line[number]) for line in lines)
 
-    def labels_of(name: str) -> NDArray[np.int64]:
-        return _fixed(np.array([label[cell] for cell in column(name)], dtype=np.int64))
+    def predicted_by(name: str) -> Predicted:
+        return _fixed(np.array([task.row(cell, label) for cell in column(name)]))
 
-    predicted = [[label[cell] for cell in column(name)] for name in names]
+    targets = predicted_by("label")
+    predicted = [predicted_by(name) for name in names]
     probability = [[float(cell) for cell in column(f"{name} probability")] for name in names]
     return SplitPredictions(
         texts=tuple(column("text")),
         places=tuple(column("source")) if "source" in place else ("",) * len(lines),
-        targets=labels_of("label"),
-        predicted=_fixed(np.array(predicted, dtype=np.int64).reshape(len(names), len(lines))),
+        targets=targets,
+        predicted=_fixed(np.array(predicted, dtype=targets.dtype).reshape(len(names), *targets.shape)),
         probability=_fixed(np.array(probability, dtype=np.float64).reshape(len(names), len(lines))),
-        baselines={row.name: labels_of(row.name) for row in results.baselines if row.name in place},
-        cuts={row.name: labels_of(row.name) for row in results.cuts},
+        baselines={row.name: predicted_by(row.name) for row in results.baselines if row.name in place},
+        cuts={row.name: predicted_by(row.name) for row in results.cuts},
+        task=task,
     )
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rankwise.errors import RankwiseError, UsageError
 from rankwise.recipe import Recipe
 from rankwise.report.drawing import Drawing
@@ -138,7 +136,7 @@ class Compared:
     rows: Sequence[ScoreRow]  # the ranks
 
 
-def runs_page(runs: Sequence[Run], metric: MetricName = "accuracy", margin: float | None = None) -> str:
+def runs_page(runs: Sequence[Run], metric: MetricName | None = None, margin: float | None = None) -> str:
     """The page that compares several runs: a figure, a table, and the verdict of each run."""
     compared = [
         Compared(name, run, compare(run, margin, metric), rank_rows(run))
@@ -192,9 +190,12 @@ def _side(compared: Compared) -> tuple[str, ...]:
 
 def _same_texts(runs: Sequence[Run]) -> bool:
     """Whether all runs were validated on the same texts with the same labels."""
-    asked = [(run.predictions["validation"], np.array(run.results.labels)) for run in runs]
-    (first, names), *others = asked
-    return all(
-        each.texts == first.texts and (labels[each.targets] == names[first.targets]).all()
-        for each, labels in others
-    )
+    first, *others = (_labeled(run) for run in runs)
+    return all(each == first for each in others)
+
+
+def _labeled(run: Run) -> list[tuple[str, str]]:
+    """The validation texts with their labels."""
+    found = run.predictions["validation"]
+    labels = [run.task.cell(target, run.results.labels) for target in found.targets]
+    return list(zip(found.texts, labels, strict=True))

@@ -38,12 +38,14 @@ def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_c
     rows = [
         (
             found.texts[text],
-            label,
-            labels[found.predicted[number, text]],
+            run.task.cell(found.targets[text], labels),
+            run.task.cell(found.predicted[number, text], labels),
             f"{found.probability[number, text]:.3f}",
         )
         for target, label in enumerate(labels)
-        for text in _draw(np.flatnonzero(found.targets == target).tolist(), per_class, f"{seed} {label}")
+        for text in _draw(
+            np.flatnonzero(run.task.has(found.targets, target)).tolist(), per_class, f"{seed} {label}"
+        )
     ]
     return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rankwise.report.run import Run
-from rankwise.schema import AdapterResult, Baseline, CutResult, Metrics, Results
+from rankwise.schema import AdapterResult, Baseline, CutResult, MetricName, Metrics, Results
 from rankwise.stats.intervals import Answers, mean_accuracy_interval
 
 Measured = AdapterResult | CutResult | Baseline
@@ -130,9 +130,16 @@ def of_split(measured: Sequence[Measured], split: str) -> list[Metrics]:
     return [found for each in measured if (found := metrics_of(each, split))]
 
 
-def best_adapter(adapters: Sequence[AdapterResult]) -> AdapterResult:
-    """The adapter with the highest validation accuracy; ties go to the smallest rank."""
-    return max(adapters, key=lambda row: (row.validation.accuracy, -row.rank))
+def best_adapter(adapters: Sequence[AdapterResult], metric: MetricName = "accuracy") -> AdapterResult:
+    """The best adapter on validation, by accuracy or macro-F1; ties go to the smallest rank.
+
+    By log loss, it is the most accurate one, too.
+    """
+    by_f1 = metric == "macro-f1"
+    return max(
+        adapters,
+        key=lambda row: (row.validation.macro_f1 if by_f1 else row.validation.accuracy, -row.rank),
+    )
 
 
 def alone(row: ScoreRow, adapter: AdapterResult) -> ScoreRow:

@@ -55,6 +55,7 @@ def _drawings(results: SearchResults) -> list[Drawing]:
         *(
             diagnostics.confusion(each.split, "the best trial", results.labels, each.confusion)
             for each in splits
+            if not each.is_multi_label
         ),
     ]
 

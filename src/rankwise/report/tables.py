@@ -66,11 +66,18 @@ def class_figures(title: str, classes: Sequence[ClassMetrics], most: int | None 
     if most is not None and len(classes) > most:
         note = f"The {most} classes with the lowest F1 of {len(classes):,}; results.json has all."
         classes = sorted(classes, key=lambda each: each.f1)[:most]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (each.label, percent(each.precision), percent(each.recall), percent(each.f1), f"{each.texts:,}")
         for each in classes
     ]
-    return Table(title, ("label", "precision", "recall", "F1", "texts"), rows, note=note)
+    columns: tuple[str, ...] = ("label", "precision", "recall", "F1", "texts")
+    thresholds = [each.threshold for each in classes]
+    if any(each is not None for each in thresholds):
+        columns = (*columns, "threshold")
+        rows = [
+            (*row, "" if each is None else percent(each)) for row, each in zip(rows, thresholds, strict=True)
+        ]
+    return Table(title, columns, rows, note=note)
 
 
 def rank_table(run: Run) -> Table:
@@ -142,6 +149,8 @@ def _rank_note(results: Results, seeds: int) -> str:
         large, small = results.cuts[0].from_rank, results.cuts[0].rank
         note += f" {large} cut to {small}: trained at rank {large}, then cut to rank {small}."
     dropped = [f"{each.name} diverged at step {each.step:,}" for each in results.diverged]
+    if results.task == "multi-label":
+        note += " Accuracy: the share of texts whose labels are all right (subset accuracy)."
     return f"{note} Dropped: {'; '.join(dropped)}." if dropped else note
 
 

@@ -15,14 +15,16 @@ RATE = "learning_rate"
 """The setting that the figure has on its axis."""
 TITLES = {"lora_plus_ratio": "LoRA+ ratio", "lora_dropout": "LoRA dropout", "targets": "target modules"}
 """Setting -> its column title, unless that is the name with spaces."""
+BEST = {"log-loss": "lowest log loss", "accuracy": "highest accuracy", "macro-f1": "highest macro-F1"}
+"""Metric -> what is best by it."""
 NOTES = {
     "at the edge": "the next lower or the next higher learning rate was not tried, and may be better",
-    "lower rate": "a higher learning rate had a lower log loss, but by less than its standard error",
+    "lower rate": "a higher learning rate was better, but by less than the standard error",
     "wider grid": "learning rates were added because the best one was at the edge",
 }
 """Note on a rank -> its meaning."""
 TRIAL_COLUMNS = ("name", "rank", "rung", "passes")
-RESULT_COLUMNS = ("log_loss", "log_loss_error", "accuracy", "diverged", "added", "chosen")
+RESULT_COLUMNS = ("log_loss", "log_loss_error", "accuracy", "macro_f1", "diverged", "added", "chosen")
 """Columns of tuning.csv, before and after those of the varied settings."""
 
 
@@ -33,7 +35,7 @@ def about(tuning: Tuning) -> str:
     best = f" At each learning rate, the figure shows the best {_listed(others)}." if others else ""
     rule = "Of learning rates within one standard error of that, it uses the lowest. "
     return (
-        f"Each rank uses the {settings} that had the lowest log loss on {tuning.texts:,} tuning texts. "
+        f"Each rank uses the {settings} that had the {BEST[tuning.metric]} on {tuning.texts:,} tuning texts. "
         f"{rule if RATE in tuning.varied else ''}"
         "These texts are from train; no trial trained on them, and validation was not used."
         + (best if RATE in tuning.varied else "")
@@ -58,9 +60,11 @@ def chosen_table(tuning: Tuning) -> Table:
     ]
     table = Table(
         "Settings of each rank",
-        ("rank", *map(title, tuning.varied), "log loss", "accuracy", "trials", "note"),
+        ("rank", *map(title, tuning.varied), "log loss", _second(tuning), "trials", "note"),
         rows,
-        note=" ".join(["Log loss in nats and accuracy in percent, on the tuning texts.", *meanings]),
+        note=" ".join(
+            [f"Log loss in nats and {_second(tuning)} in percent, on the tuning texts.", *meanings]
+        ),
     )
     return _without_empty(table, {"note"})
 
@@ -82,16 +86,16 @@ def _chosen_row(tuning: Tuning, chosen: TunedRank, trial: Trial) -> tuple[str, .
         str(chosen.rank),
         *(_shown(chosen.settings.get(name)) for name in tuning.varied),
         _nats(trial.log_loss),
-        _accuracy(trial),
+        _accuracy(trial, tuning),
         str(len(own)),
         _joined(holds),
     )
 
 
 def _is_lower(chosen: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether a trial with the same schedule and another learning rate had a lower log loss."""
+    """Whether a trial with the same schedule and another learning rate was better."""
     return any(
-        each.log_loss is not None and chosen.log_loss is not None and each.log_loss < chosen.log_loss
+        each.loss is not None and chosen.loss is not None and each.loss < chosen.loss
         for each in trials
         if each.rung == chosen.rung
     )
@@ -109,13 +113,14 @@ def trials_table(tuning: Tuning) -> Table:
     table = Table(
         "Every trial",
         (
-            "rank", "rung", *map(title, tuning.varied), "passes", "log loss", "standard error", "accuracy",
+            "rank", "rung", *map(title, tuning.varied), "passes", "log loss", "standard error",
+            _second(tuning),
             "diverged at step", "note",
         ),
         [_trial_row(tuning, each, each.name in chosen) for each in _in_order(tuning)],
         note="Rung 1: a short schedule; rung 2: the full schedule, for the best settings of rung 1. "
         f"Passes: length of the schedule, in passes over {tuning.train_texts:,} training texts. "
-        f"Log loss, with its standard error, in nats and accuracy in percent, on the tuning texts. "
+        f"Log loss, with its standard error, in nats and {_second(tuning)} in percent, on the tuning texts. "
         f"Seed {tuning.seed}.",
     )  # fmt: skip
     return _without_empty(table, {"standard error", "diverged at step", "note"})
@@ -129,7 +134,7 @@ def _trial_row(tuning: Tuning, trial: Trial, is_chosen: bool) -> tuple[str, ...]
         f"{trial.epochs:g}",
         _nats(trial.log_loss),
         _nats(trial.log_loss_error),
-        _accuracy(trial),
+        _accuracy(trial, tuning),
         "" if trial.diverged is None else f"{trial.diverged:,}",
         _joined({"added": trial.added, "chosen": is_chosen}),
     )
@@ -144,9 +149,15 @@ def _nats(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _accuracy(trial: Trial) -> str:
+def _second(tuning: Tuning) -> str:
+    """Title of the column beside the log loss."""
+    return "macro-F1" if tuning.metric == "macro-f1" else "accuracy"
+
+
+def _accuracy(trial: Trial, tuning: Tuning) -> str:
     """Empty if the trial diverged."""
-    return "" if trial.accuracy is None else percent(trial.accuracy)
+    value = trial.macro_f1 if tuning.metric == "macro-f1" else trial.accuracy
+    return "" if value is None else percent(value)
 
 
 def _without_empty(table: Table, optional: Collection[str]) -> Table:
@@ -184,6 +195,7 @@ def trials_csv(tuning: Tuning) -> str:
             each.log_loss,
             each.log_loss_error,
             each.accuracy,
+            each.macro_f1,
             each.diverged,
             each.added,
             each.name in chosen,

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NAMES = {
+    "log-loss": ("Log loss", "Nats per text", "log loss, nats"),
+    "accuracy": ("Error rate", "1 - accuracy", "1 - accuracy"),
+    "macro-f1": ("1 - macro-F1", "1 - macro-F1", "1 - macro-F1"),
+}
+"""Metric -> the title of the figure, its unit, and the label of its axis."""
 SMALLEST = 1e-3
 """Log losses below this many nats are drawn at it, because a logarithmic axis has no zero."""
 ROUND: tuple[tuple[float, ...], ...] = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
@@ -62,17 +68,18 @@ def tuning_figure(tuning: Tuning) -> Drawing | None:
     lines = _lines(tuning) if RATE in tuning.varied else []
     if not lines:
         return None
+    name, unit, axis = NAMES[tuning.metric]
     return Drawing(
         name="tuning",
-        title="Log loss on the tuning texts, by learning rate and rank",
-        description=f"Nats per text. {'; '.join(map(_said, lines))}.",
-        plot=partial(_plot, lines=lines),
+        title=f"{name} on the tuning texts, by learning rate and rank",
+        description=f"{unit}. {'; '.join(map(_said, lines))}.",
+        plot=partial(_plot, lines=lines, axis=axis),
         size=(WIDTH, max(3.4, 1.2 + LINE * len(lines))),
     )
 
 
 def _lines(tuning: Tuning) -> list[Line]:
-    chosen = {rank: trial for rank, trial in chosen_trials(tuning).items() if trial.log_loss is not None}
+    chosen = {rank: trial for rank, trial in chosen_trials(tuning).items() if trial.loss is not None}
     return [
         _line(rank, trial, [each for each in tuning.trials if each.rank == rank])
         for rank, trial in chosen.items()
@@ -82,7 +89,7 @@ def _lines(tuning: Tuning) -> list[Line]:
 def _line(rank: int, chosen: Trial, trials: Sequence[Trial]) -> Line:
     short, full = ([each for each in trials if (each.rung == 1) == is_short] for is_short in (True, False))
     lost = {rate for rung in (short, full) for rate in {_rate(each) for each in rung} - _best(rung).keys()}
-    return Line(rank, _best(short), _best(full), tuple(sorted(lost)), (_rate(chosen), chosen.log_loss or 0.0))
+    return Line(rank, _best(short), _best(full), tuple(sorted(lost)), (_rate(chosen), chosen.loss or 0.0))
 
 
 def _rate(trial: Trial) -> float:
@@ -93,8 +100,8 @@ def _best(trials: Iterable[Trial]) -> dict[float, float]:
     """Learning rate, ascending -> lowest log loss; without rates at which every trial diverged."""
     best: dict[float, float] = {}
     for each in trials:
-        if each.log_loss is not None:
-            best[_rate(each)] = min(each.log_loss, best.get(_rate(each), math.inf))
+        if each.loss is not None:
+            best[_rate(each)] = min(each.loss, best.get(_rate(each), math.inf))
     return dict(sorted(best.items()))
 
 
@@ -112,7 +119,7 @@ def _said_points(name: str, points: Mapping[float, float]) -> str:
     return name + ", ".join(f"{loss:.3f} at {rate:g}" for rate, loss in points.items()) if points else ""
 
 
-def _plot(figure: Figure, lines: Sequence[Line]) -> None:
+def _plot(figure: Figure, lines: Sequence[Line], axis: str) -> None:
     height, names = figure.get_figheight(), [f"rank {line.rank}" for line in lines]
     low, high = _range(lines)
     ticks = {math.log10(tick): f"{tick:.3g}" for tick in _ticks(10**low, 10**high)}
@@ -121,7 +128,7 @@ def _plot(figure: Figure, lines: Sequence[Line]) -> None:
     axes = figure.add_axes((left, 0.47 / height, right - left, 1 - 0.98 / height))
     axes.set_ylim(low, high)
     axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.set_ylabel("log loss, nats, logarithmic")
+    axes.set_ylabel(f"{axis}, logarithmic")
     _rate_axis(axes, {rate for line in lines for rate in (*line.short, *line.full, *line.diverged)})
     for k, (line, shift) in enumerate(zip(lines, _shifts(axes, len(lines)), strict=True)):
         _plot_line(axes, line, shift, _color(k), MARKERS[k % len(MARKERS)])

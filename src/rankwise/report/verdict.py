@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rankwise.report.ranks import compare
 from rankwise.report.run import Run
 from rankwise.report.scores import best_adapter, by_rank, of_split
-from rankwise.schema import AdapterResult, Bin, ClassMetrics, Comparison, Results
+from rankwise.schema import AdapterResult, Bin, ClassMetrics, Comparison, MetricName, Results
 from rankwise.stats.metrics import confusion_matrix
 
 
@@ -25,11 +25,12 @@ class Chosen:
 
     rank: int
     adapters: tuple[AdapterResult, ...]  # one per seed
+    metric: MetricName = "accuracy"
 
     @property
     def best(self) -> AdapterResult:
-        """The recommended adapter: the rank's most accurate one on validation."""
-        return best_adapter(self.adapters)
+        """The recommended adapter: the rank's best one on validation, by the metric of the verdict."""
+        return best_adapter(self.adapters, self.metric)
 
     @property
     def named(self) -> str:
@@ -49,9 +50,11 @@ class Chosen:
             return f"The verdict is open: it has the best mean, and {rest}."
         return f"The verdict is open: it is the smallest rank not shown to be worse than rank {found.best}."
 
-    def confusion(self, split: str) -> NDArray[np.int64]:
-        """(classes, classes) confusion matrix, summed over the seeds."""
+    def confusion(self, split: str) -> NDArray[np.int64] | None:
+        """(classes, classes) confusion matrix, summed over the seeds; None if texts have several labels."""
         measured = of_split(self.adapters, split)
+        if measured[0].is_multi_label:
+            return None
         cells = [cell for each in measured for cell in each.cells()]
         return confusion_matrix(cells, len(measured[0].classes))
 
@@ -76,11 +79,11 @@ class Chosen:
 
 def chosen(results: Results, found: Comparison) -> Chosen:
     """The recommended rank of a run, by a comparison of its ranks."""
-    return Chosen(found.recommended, by_rank(results)[found.recommended])
+    return Chosen(found.recommended, by_rank(results)[found.recommended], found.metric)
 
 
 def recommend(run: Run) -> Chosen:
-    """The recommended rank of a run, by accuracy with the default margin."""
+    """The recommended rank of a run, by its own metric with the default margin."""
     return chosen(run.results, compare(run))
 
 
@@ -95,6 +98,7 @@ def _mean_class(found: Sequence[ClassMetrics]) -> ClassMetrics:
         recall=float(np.mean([each.recall for each in found])),
         f1=float(np.mean([each.f1 for each in found])),
         texts=found[0].texts,
+        threshold=_mean([each.threshold for each in found if each.threshold is not None]),
     )
 
 
@@ -108,3 +112,7 @@ def _joint_bin(found: Sequence[Bin]) -> Bin:
         confidence=float(np.average([each.confidence for each in found], weights=texts)),
         accuracy=float(np.average([each.accuracy for each in found], weights=texts)),
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from rankwise.serve.lineup import Group
 from rankwise.serve.messages import Answer, LabelProbability, Prediction, TeiScore
@@ -15,13 +14,14 @@ from rankwise.serve.queue import Logits
 Probabilities = NDArray[np.float64]
 
 
-def mean_probabilities(logits: Sequence[Logits]) -> Probabilities:
+def mean_probabilities(group: Group, logits: Sequence[Logits]) -> Probabilities:
     """(texts, classes) probabilities, averaged over adapters with the same labels.
 
     Args:
+        group: the adapters.
         logits: for each adapter (texts, classes).
     """
-    found: Probabilities = np.mean([softmax(each.astype(np.float64), axis=-1) for each in logits], axis=0)
+    found: Probabilities = np.mean([group.task.probabilities(each) for each in logits], axis=0)
     return found
 
 
@@ -41,6 +41,7 @@ def predictions(
         top_k: number of labels to list; None for all.
         listed: whether to list labels at all.
         abstain_below: an answer whose best label has a lower probability gives no label.
+            A multi-label adapter gives its labels, and this does not apply.
     """
     columns = [
         _answers(group, found, top_k if listed else 0, abstain_below or 0.0)
@@ -59,9 +60,13 @@ def _answer(group: Group, row: NDArray[np.float64], top_k: int | None, least: fl
     listed = [
         LabelProbability.model_construct(label=group.labels[i], probability=float(row[i])) for i in ranked
     ]
+    labels = None
+    if (thresholds := group.thresholds) is not None:
+        labels = [label for label, p, least in zip(group.labels, row, thresholds, strict=True) if p >= least]
     return Answer.model_construct(
         adapter=group.name,
-        label=group.labels[best] if row[best] >= least else None,
+        label=group.labels[best] if labels is None and row[best] >= least else None,
+        labels=labels,
         probability=float(row[best]),
         probabilities=None if top_k == 0 else listed,
     )

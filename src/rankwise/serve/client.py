@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from rankwise.commands.predict import Classifier, listed
 from rankwise.errors import DataError, Unreachable, UsageError
 from rankwise.serve.start import TOKEN
+from rankwise.tasks.registry import task_of
 
 CHUNK_TEXTS = 256
 CHUNK_CHARACTERS = 500_000
@@ -49,11 +51,14 @@ class RemoteClassifier(Classifier):
             hint = f"it has {', '.join(list(known)[:20])}"
             raise UsageError(f"{url} has no adapter {adapter!r}", hint=hint)
         self._parts = None
-        self.labels = tuple(known[adapter]["labels"])
+        about = known[adapter]
+        self.labels = tuple(about["labels"])
+        self.task = task_of(about.get("task", "single-label"))
+        self.thresholds = tuple(about["thresholds"]) if self.task.several else None
         self.max_length = known[adapter]["max_length"]
 
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
-        """(texts, classes) probabilities, each row summing to 1.
+        """(texts, classes) probabilities, each row summing to 1 unless the adapter is multi-label.
 
         Raises:
             DataError: a text is empty or cannot be tokenized.
@@ -63,8 +68,11 @@ class RemoteClassifier(Classifier):
         return np.array(rows, dtype=np.float64).reshape(-1, len(self.labels))
 
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """(texts, classes) logarithms of the probabilities: logits up to a constant for each text."""
-        return np.log(np.maximum(self.predict_proba(texts), np.finfo(np.float64).tiny)).astype(np.float32)
+        """(texts, classes) logits, up to a constant for each text if it has exactly one label."""
+        found = np.maximum(self.predict_proba(texts), np.finfo(np.float64).tiny)
+        if self.task.several:
+            return np.asarray(logit(np.minimum(found, 1 - np.finfo(np.float64).epsneg)).astype(np.float32))
+        return np.log(found).astype(np.float32)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """0: the server cuts long texts, and does not say which."""

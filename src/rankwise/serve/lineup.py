@@ -17,6 +17,9 @@ from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.batch import Ids
 from rankwise.nn.mixed import Adapter
+from rankwise.stats.multi_label import DEFAULT
+from rankwise.tasks.registry import task_of
+from rankwise.tasks.task import Task
 
 ALL = "all"
 """Selects every adapter."""
@@ -47,6 +50,18 @@ class Served:
     def labels(self) -> tuple[str, ...]:
         """Label names, in the order of the logits."""
         return self.saved.labels
+
+    @property
+    def task(self) -> Task:
+        """What labels a text has."""
+        return task_of(self.saved.task, self.saved.label_separator)
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """(classes,) probabilities from which a multi-label adapter gives its labels; None for others."""
+        if not self.task.several:
+            return None
+        return self.saved.thresholds or (DEFAULT,) * len(self.labels)
 
     @property
     def rank(self) -> int:
@@ -81,6 +96,19 @@ class Group:
     def labels(self) -> tuple[str, ...]:
         """Label names, the same for all members."""
         return self.members[0].labels
+
+    @property
+    def task(self) -> Task:
+        """What labels a text has, the same for all members."""
+        return self.members[0].task
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """(classes,) means over the members; None if the most probable label is the answer."""
+        found = [each.thresholds for each in self.members]
+        if None in found:
+            return None
+        return tuple(sum(each) / len(found) for each in zip(*filter(None, found), strict=True))
 
 
 @dataclass(frozen=True)
@@ -119,7 +147,7 @@ class Lineup:
         if not members:
             known = sorted({each.rank for each in self.adapters.values()})
             raise UsageError(f"no adapter of rank {rank}", hint=f"there are {', '.join(map(str, known))}")
-        if len({(each.labels, each.source.run) for each in members}) > 1:
+        if len({(each.labels, each.source.run, each.task) for each in members}) > 1:
             raise UsageError(
                 f"the adapters of rank {rank} are of several runs or have different labels",
                 hint="name the adapters",

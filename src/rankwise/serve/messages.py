@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rankwise.schema import TaskName
 from rankwise.serve import limits
 
 EXAMPLE = "it broke on the second day"
@@ -64,7 +65,13 @@ class Answer(BaseModel):
     """What one adapter, or one rank, says of one text."""
 
     adapter: str
-    label: Annotated[str | None, Field(description="The most probable label; null if it abstains.")]
+    label: Annotated[
+        str | None,
+        Field(description="The most probable label; null if it abstains, and if it gives `labels`."),
+    ]
+    labels: Annotated[
+        list[str] | None, Field(description="All labels of the text, from a multi-label adapter; else null.")
+    ] = None
     probability: Annotated[float, Field(description="Probability of the most probable label.")]
     probabilities: Annotated[
         list[LabelProbability] | None, Field(description="The most probable labels first.")
@@ -90,6 +97,7 @@ class PredictResponse(BaseModel):
                                 {
                                     "adapter": "r4-s110",
                                     "label": "complaint",
+                                    "labels": None,
                                     "probability": 0.93,
                                     "probabilities": [
                                         {"label": "complaint", "probability": 0.93},
@@ -144,6 +152,11 @@ class AdapterInfo(BaseModel):
     rank: Annotated[int, Field(description="0: a linear probe.")]
     seed: int
     labels: list[str]
+    task: Annotated[TaskName, Field(description="Whether a text has one label or any number.")]
+    thresholds: Annotated[
+        list[float] | None,
+        Field(description="Probabilities from which a multi-label adapter gives each label; else null."),
+    ]
     max_length: Annotated[int, Field(description="Tokens; longer texts are truncated.")]
     run: Annotated[str | None, Field(description="Name of its run.")]
     report: Annotated[str | None, Field(description="Path of the run's report.")]

@@ -260,11 +260,24 @@ def macro_f1_step(truth: NDArray[np.integer]) -> float:
 
 
 def _pseudo_values(predicted: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> Floats:
-    texts, names = len(truth), np.arange(classes)
-    hit, said, real = predicted == truth, predicted[:, None] == names, truth[:, None] == names
+    names = np.arange(classes)
+    return label_set_pseudo_values(predicted[:, None] == names, truth[:, None] == names)
+
+
+def label_set_pseudo_values(said: NDArray[np.bool_], real: NDArray[np.bool_]) -> Floats:
+    """Jackknife pseudo-values of macro-F1 as in `macro_f1_pseudo_values`, of texts with any number of labels.
+
+    Args:
+        said: (texts, classes) whether each label was predicted.
+        real: (texts, classes) whether the text has it.
+
+    Returns:
+        (texts,), as fractions.
+    """
+    texts = len(real)
     true = (said & real).sum(axis=0)
     size = said.sum(axis=0) + real.sum(axis=0)  # F1 of a class is 2 true / size
-    fewer_true = true - (hit[:, None] & real)  # (texts, classes), leaving out each text
+    fewer_true = true - (said & real)  # (texts, classes), leaving out each text
     fewer = size - said - real
     without = (2 * fewer_true / np.maximum(1, fewer)).mean(axis=1)
     whole = (2 * true / np.maximum(1, size)).mean()

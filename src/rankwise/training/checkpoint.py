@@ -65,7 +65,7 @@ class AdapterProgress(_Strict):
     steps: int
     validated: int = 0  # steps at the last validation
     kept_epoch: int = 0  # 0: none yet
-    kept_accuracy: float = 0.0
+    kept_score: float = 0.0
 
 
 class SearchPlan(_Strict):
@@ -179,7 +179,7 @@ def _progress(adapter: AdapterState) -> AdapterProgress:
         steps=adapter.steps,
         validated=adapter.validated,
         kept_epoch=kept.epoch if kept else 0,
-        kept_accuracy=kept.accuracy if kept else 0.0,
+        kept_score=kept.score if kept else 0.0,
     )
 
 
@@ -206,7 +206,7 @@ def _adapter(name: str, progress: AdapterProgress, tensors: Mapping[str, Tensor]
     if progress.kept_epoch:
         logits = own.pop(_KEPT_LOGITS).numpy()
         stored = {key.removeprefix(_KEPT): value for key, value in own.items() if key.startswith(_KEPT)}
-        kept = Kept(progress.kept_epoch, progress.kept_accuracy, stored, logits)
+        kept = Kept(progress.kept_epoch, progress.kept_score, stored, logits)
     parameters, exp_avg, exp_avg_sq = (own[what] for what in _FLAT)
     losses = own["losses"].tolist()
     return AdapterState(parameters, exp_avg, exp_avg_sq, losses, progress.validated, kept)

@@ -1,4 +1,4 @@
-"""The splits as token ids and label ids."""
+"""The splits as token ids and targets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from rankwise.data.load import Split
 from rankwise.nn.batch import Ids
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Targets, Task
 
 
 @dataclass(frozen=True)
@@ -19,37 +21,39 @@ class EncodedSplit:
 
     source: Split  # texts and labels as read
     ids: list[Ids]  # of each text, (length,) int64
-    targets: NDArray[np.int64]  # (texts,) label ids
+    targets: Targets  # (texts,) label ids, or (texts, classes) 0 and 1 for a multi-label task
 
     @classmethod
     def encode(
-        cls, split: Split, tokenizer: Callable[[Sequence[str], int], list[Ids]], max_length: int
+        cls,
+        split: Split,
+        tokenizer: Callable[[Sequence[str], int], list[Ids]],
+        max_length: int,
+        task: Task = SINGLE,
+        classes: int = 0,
     ) -> Self:
-        """Encode a split; texts are truncated to `max_length` tokens."""
-        return cls(split, tokenizer(split.texts, max_length), np.array(split.labels, dtype=np.int64))
+        """Encode a split of a task with this many classes; texts are truncated to `max_length` tokens."""
+        return cls(split, tokenizer(split.texts, max_length), task.targets(split.labels, classes))
+
+    def pick(self, texts: NDArray[np.int64]) -> EncodedSplit:
+        """The texts at these indices, without their sources."""
+        nothing = Split(self.source.name, [], [])
+        return EncodedSplit(nothing, [self.ids[i] for i in texts], self.targets[texts])
 
     def __len__(self) -> int:
         """Number of texts."""
         return len(self.targets)
 
 
-def balanced_weights(targets: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """(classes,) weights inversely proportional to class frequency, with mean 1 over the texts.
-
-    The same as scikit-learn's `class_weight="balanced"`; a class without texts gets 0.
-    """
-    from sklearn.utils.class_weight import compute_class_weight
-
-    present = np.unique(targets)
-    weights = np.zeros(classes, dtype=np.float32)
-    weights[present] = compute_class_weight("balanced", classes=present, y=targets)
-    return weights
-
-
-def hold_out(targets: NDArray[np.int64], size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def hold_out(strata: NDArray[np.int64], size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the texts to keep and of those held out, (n,) each, ascending; the same share of each class.
 
     At least one text of each class is kept.
+
+    Args:
+        strata: (texts,) the class of each text, as `Labels.strata` gives it.
+        size: number of texts to hold out, approximately.
+        seed: of the draw.
 
     >>> kept, held = hold_out(np.array([0, 1] * 10), 4, seed=0)
     >>> len(kept), np.bincount(np.array([0, 1] * 10)[held]).tolist()
@@ -57,8 +61,8 @@ def hold_out(targets: NDArray[np.int64], size: int, seed: int) -> tuple[NDArray[
     """
     random = np.random.default_rng(seed)
     held: list[NDArray[np.int64]] = []
-    for label in np.unique(targets):
-        members = random.permutation(np.flatnonzero(targets == label))
-        held.append(members[: min(round(size * len(members) / len(targets)), len(members) - 1)])
+    for label in np.unique(strata):
+        members = random.permutation(np.flatnonzero(strata == label))
+        held.append(members[: min(round(size * len(members) / len(strata)), len(members) - 1)])
     chosen = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(targets)), chosen), chosen
+    return np.setdiff1d(np.arange(len(strata)), chosen), chosen

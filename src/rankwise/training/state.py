@@ -15,7 +15,7 @@ class Kept:
     """A snapshot of an adapter after a validated epoch."""
 
     epoch: int  # from 1
-    accuracy: float  # on validation, a fraction
+    score: float  # on validation, by the metric of the run; higher is better
     tensors: dict[str, Tensor]  # names and shapes as in `Bank.tensors`, float32, on the CPU
     logits: NDArray[np.float32]  # (validation texts, classes)
 

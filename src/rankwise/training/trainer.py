@@ -22,18 +22,19 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
+from rankwise.nn.loss import Loss
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import TrainingStep
 from rankwise.recipe import TrainSettings
-from rankwise.stats.metrics import metrics
+from rankwise.tasks.single import SINGLE
+from rankwise.tasks.task import Targets, Task
 from rankwise.training import signals
 from rankwise.training.callbacks import Validation
 from rankwise.training.optimizer import AdamW
@@ -70,11 +71,13 @@ class TrainingData:
     """Training texts, and validation texts to evaluate after each epoch."""
 
     ids: Sequence[Ids]  # token ids of each training text, (length,) int64
-    targets: NDArray[np.int64]  # (training texts,) label ids
+    targets: Targets  # of the training texts
     labels: Sequence[str]  # class names in the model's order
     class_weights: NDArray[np.float32] | None = None  # (classes,) weights of the loss
     validation_ids: Sequence[Ids] = ()
-    validation_targets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    validation_targets: Targets = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    task: Task = SINGLE
+    adjustment: NDArray[np.float32] | None = None  # (classes,) added to the logits in the loss
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,9 @@ class Trainer:
         targets = self.data.validation_targets
         bank = self.bank if len(due) == len(self.bank.specs) else self.bank.subset(due)
         logits = bank_logits(self.backbone, bank, self.data.validation_ids, on_texts)
-        measured = [metrics("validation", targets, of_adapter, self.data.labels) for of_adapter in logits]
+        labels, task = self.data.labels, self.data.task
+        measured = [task.metrics("validation", targets, of_adapter, labels) for of_adapter in logits]
+        scores = [of_adapter.score(self.settings.metric or task.metric) for of_adapter in measured]
         found = Validation(
             adapters=[spec.name for spec in specs],
             epoch=states[0].steps / self.steps_per_epoch,
@@ -280,9 +285,9 @@ class Trainer:
         with signals.held():
             self.settled = False
             for k, state in enumerate(states):
-                best = state.kept.accuracy if state.kept else -1.0
-                if self.settings.keep == "last" or found.accuracy[k] > best:
-                    state.kept = Kept(math.ceil(found.epoch), found.accuracy[k], bank.state(k), logits[k])
+                best = state.kept.score if state.kept else -math.inf
+                if self.settings.keep == "last" or scores[k] > best:
+                    state.kept = Kept(math.ceil(found.epoch), scores[k], bank.state(k), logits[k])
                 state.validated = state.steps
             self.record(found)
             self._release(set())
@@ -315,11 +320,11 @@ class Trainer:
         for name in states.keys() & saved.keys():
             states[name].restore(saved[name])
         optimizer.steps = [state.steps for state in states.values()]
-        weights = self.data.class_weights
+        data = self.data
         backward = step_of(
             self.backbone,
             bank,
-            None if weights is None else torch.from_numpy(weights).to(bank.flat.device),
+            data.task.loss(len(data.labels), data.class_weights, data.adjustment, bank.flat.device),
             self.settings.base_dropout,
             self.micro_batches,
             _warn,
@@ -387,7 +392,7 @@ class Trainer:
 def step_of(
     backbone: Backbone,
     bank: Bank,
-    class_weights: Tensor | None,
+    loss: Loss,
     base_dropout: bool,
     micro_batches: int = 1,
     on_failure: Callable[[str], None] = lambda reason: None,
@@ -397,7 +402,7 @@ def step_of(
     Args:
         backbone: the frozen model.
         bank: the adapters.
-        class_weights: (classes,) float32 on the bank's device; None for an unweighted loss.
+        loss: the loss, with its tensors on the bank's device.
         base_dropout: whether the backbone's own dropout is active.
         micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
             The dropout masks are those of the whole batch.
@@ -406,8 +411,8 @@ def step_of(
     device = bank.flat.device
     if device.type == "cuda":
         record = CudaRecorder(device)
-        return StaticStep(backbone, bank, class_weights, base_dropout, record, on_failure, micro_batches)
-    return RaggedStep(backbone, bank, class_weights, base_dropout, micro_batches)
+        return StaticStep(backbone, bank, loss, base_dropout, record, on_failure, micro_batches)
+    return RaggedStep(backbone, bank, loss, base_dropout, micro_batches)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from rankwise.nn.backbone import Hook
 from rankwise.nn.bank import HEAD
-from rankwise.nn.classifier import logits, losses
+from rankwise.nn.classifier import logits
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.ragged.batch import pack
 from tests.unit.nn import models
 
@@ -20,7 +21,7 @@ TARGETS = [torch.tensor([0, 2, 1, 1]), torch.tensor([2, 0])]
 def test_losses(weights: torch.Tensor | None) -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = [torch.randn(len(t), 3, generator=generator) for t in TARGETS]
-    of_adapters = losses(outputs, TARGETS, weights)
+    of_adapters = CrossEntropy(weights)(outputs, TARGETS)
     for loss, output, target in zip(of_adapters, outputs, TARGETS, strict=True):
         chosen = -output.log_softmax(-1)[range(len(target)), target]
         w = torch.ones(len(target)) if weights is None else weights[target]
@@ -32,7 +33,7 @@ def test_the_sum_has_each_adapters_own_gradient() -> None:
     specs = [models.spec(backbone, 2, seed=1), models.spec(backbone, 4, seed=2)]
     batches = [models.texts([3, 20, 9, 9]), models.texts([1, 7])]
     together = models.trained_bank(backbone, specs)
-    torch.autograd.backward(losses(logits(backbone, together, pack(batches)), TARGETS).sum())
+    torch.autograd.backward(CrossEntropy()(logits(backbone, together, pack(batches)), TARGETS).sum())
     for k, spec in enumerate(specs):
         alone = models.trained_bank(backbone, [spec])
         (output,) = logits(backbone, alone, pack([batches[k]]))

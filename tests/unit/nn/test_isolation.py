@@ -12,7 +12,8 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
-from rankwise.nn.classifier import logits, losses
+from rankwise.nn.classifier import logits
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.lora import BankHook
 from rankwise.nn.ragged.masks import StepMasks
@@ -116,7 +117,7 @@ def outputs_and_gradients(backbone: Backbone, bank: Bank) -> tuple[list[Any], li
     outputs = logits(
         backbone, bank, packed, StepMasks([spec.seed for spec in bank.specs], [0] * len(bank.specs), packed)
     )
-    torch.autograd.backward(losses(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
+    torch.autograd.backward(CrossEntropy()(outputs, [torch.tensor([0, 1, 2])] * 3).sum())
     return [each.tolist() for each in outputs], [bank.grad[segment] for segment in bank.segments]
 
 

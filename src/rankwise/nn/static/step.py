@@ -25,12 +25,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids, offsets
-from rankwise.nn.classifier import IGNORED, loss_totals, losses, pooled
+from rankwise.nn.classifier import pooled
+from rankwise.nn.loss import IGNORED, Loss
 from rankwise.nn.static.batch import Arrays, Fields, Shape, fields, flatten, order, pack, split, unpack
 from rankwise.nn.static.graphs import Record, Replayed
 from rankwise.nn.static.lora import BankHook, StackedBank
@@ -43,6 +45,7 @@ class StepShape(NamedTuple):
 
     batch: Shape
     whole: int  # texts of each adapter in the whole batch; more than `batch.texts` in a micro-batch
+    target: tuple[int, ...] = ()  # shape of the target of one text
 
     @property
     def is_micro_batch(self) -> bool:
@@ -52,7 +55,7 @@ class StepShape(NamedTuple):
     def fields(self) -> Fields:
         """Names and shapes of the arrays that a step sends to the device."""
         n = self.batch.adapters
-        table = fields(self.batch) | {"keys": (n,), "targets": (n, self.whole)}
+        table = fields(self.batch) | {"keys": (n,), "targets": (n, self.whole, *self.target)}
         if self.is_micro_batch:
             table |= {"row_numbers": (n, self.batch.tokens), "text_numbers": (n, self.batch.texts)}
         return table
@@ -67,7 +70,7 @@ class StaticStep:
     Args:
         backbone: the frozen model.
         bank: the adapters.
-        class_weights: (classes,) float32 on the bank's device; None for an unweighted loss.
+        loss: the loss, with its tensors on the bank's device.
         base_dropout: whether the backbone's own dropout is active.
         record: records a graph; None for eager execution.
         on_failure: called with the reason if no graph can be recorded.
@@ -78,14 +81,14 @@ class StaticStep:
         self,
         backbone: Backbone,
         bank: Bank,
-        class_weights: Tensor | None,
+        loss: Loss,
         base_dropout: bool,
         record: Record | None = None,
         on_failure: Callable[[str], None] = lambda reason: None,
         micro_batches: int = 1,
     ) -> None:
         self.backbone, self.bank = backbone, bank
-        self.class_weights, self.base_dropout = class_weights, base_dropout
+        self.loss, self.base_dropout = loss, base_dropout
         self.micro_batches = micro_batches
         self._stacked, self._mask_names = StackedBank(bank), Names()
         self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
@@ -112,7 +115,7 @@ class StaticStep:
 
     def _launch(self, shape: Shape, arrays: Arrays, whole: Arrays) -> Tensor:
         """(adapters,) losses of one packed batch; valid until the next one."""
-        step_shape = StepShape(shape, whole["targets"].shape[1])
+        step_shape = StepShape(shape, whole["targets"].shape[1], self.loss.shape)
         return self._replayed(step_shape, torch.from_numpy(flatten(step_shape.fields(), arrays | whole)))
 
     def _run(self, shape: StepShape, flat: Tensor) -> Tensor:
@@ -124,11 +127,12 @@ class StaticStep:
         leaves = self._stacked.leaves()
         hook = BankHook(self._stacked, leaves, masks, self.base_dropout)
         outputs = hook.score(pooled(self.backbone, self.bank.first_layer, packed, hook))
-        targets, totals = arrays["targets"], None  # (adapters, texts of the whole batch)
+        targets, totals = arrays["targets"], None  # (adapters, texts of the whole batch, *target)
         if micro_batch:
-            totals = loss_totals(targets, self.class_weights)
-            targets = targets.gather(1, micro_batch.texts)
-        of_adapters = losses(outputs, targets.unbind(), self.class_weights, totals)
+            totals = self.loss.totals(targets)
+            places = micro_batch.texts.view(*micro_batch.texts.shape, *[1] * len(shape.target))
+            targets = targets.take_along_dim(places, 1)
+        of_adapters = self.loss(outputs, targets.unbind(), totals)
         gradients = torch.autograd.grad(of_adapters.sum(), list(leaves.values()))
         self._stacked.add_gradients(gradients)
         return of_adapters.detach()
@@ -150,8 +154,14 @@ def _filled(batches: Batches, targets: Targets) -> tuple[Batches, Targets]:
         return batches, targets
     return (
         [[*batch, *[max(batch, key=len)] * (texts - len(batch))] for batch in batches],
-        [np.pad(labels, (0, texts - len(labels)), constant_values=IGNORED) for labels in targets],
+        [_padded(labels, texts) for labels in targets],
     )
+
+
+def _padded(labels: NDArray[np.integer], texts: int) -> NDArray[np.integer]:
+    """(texts, *shape) targets, filled up with `IGNORED`."""
+    more = [(0, texts - len(labels)), *[(0, 0)] * (labels.ndim - 1)]
+    return np.pad(labels, more, constant_values=IGNORED)
 
 
 def _micro_batch(shape: StepShape, arrays: dict[str, Tensor]) -> MicroBatch | None:

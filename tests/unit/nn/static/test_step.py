@@ -14,6 +14,7 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import Graph
 from rankwise.nn.static.step import StaticStep
@@ -60,8 +61,10 @@ def test_losses_and_gradients_are_those_of_a_ragged_step(family: str, weights: T
     """Without dropout, because the masks come from different generators."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone))
-    losses, grads = done(StaticStep(backbone, bank, weights, base_dropout=False), bank, BATCHES)
-    expected, theirs = done(RaggedStep(backbone, bank, weights, base_dropout=False), bank, BATCHES)
+    losses, grads = done(StaticStep(backbone, bank, CrossEntropy(weights), base_dropout=False), bank, BATCHES)
+    expected, theirs = done(
+        RaggedStep(backbone, bank, CrossEntropy(weights), base_dropout=False), bank, BATCHES
+    )
     torch.testing.assert_close(losses, expected)
     assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
 
@@ -76,8 +79,8 @@ def test_adapters_of_the_last_layer_and_linear_probes(family: str) -> None:
     ):
         bank = models.trained_bank(backbone, specs)
         batches = [ONE, ONE]
-        losses, grads = done(StaticStep(backbone, bank, None, base_dropout=False), bank, batches)
-        expected, theirs = done(RaggedStep(backbone, bank, None, base_dropout=False), bank, batches)
+        losses, grads = done(StaticStep(backbone, bank, CrossEntropy(), base_dropout=False), bank, batches)
+        expected, theirs = done(RaggedStep(backbone, bank, CrossEntropy(), base_dropout=False), bank, batches)
         torch.testing.assert_close(losses, expected)
         assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
 
@@ -89,8 +92,10 @@ def test_an_adapter_is_the_same_alone_and_in_a_bank(family: str, place: int) -> 
     backbone = models.backbone(family)
     specs = unlike(backbone, dropout=0.4)
     bank, alone = models.trained_bank(backbone, specs), models.trained_bank(backbone, [specs[place]])
-    losses, grads = done(StaticStep(backbone, bank, None, base_dropout=True), bank, BATCHES)
-    expected, (theirs,) = done(StaticStep(backbone, alone, None, base_dropout=True), alone, [BATCHES[place]])
+    losses, grads = done(StaticStep(backbone, bank, CrossEntropy(), base_dropout=True), bank, BATCHES)
+    expected, (theirs,) = done(
+        StaticStep(backbone, alone, CrossEntropy(), base_dropout=True), alone, [BATCHES[place]]
+    )
     torch.testing.assert_close(losses[place], expected[0])
     assert models.close(grads[place], theirs, 1e-5)
 
@@ -99,7 +104,7 @@ def test_an_adapter_is_the_same_alone_and_in_a_bank(family: str, place: int) -> 
 def test_dropout_depends_on_the_step(family: str) -> None:
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
-    step = StaticStep(backbone, bank, None, base_dropout=True)
+    step = StaticStep(backbone, bank, CrossEntropy(), base_dropout=True)
     first, again, next_one = (done(step, bank, BATCHES, number)[0] for number in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.isclose(first, next_one)[[0, 2]].any()  # adapter 1 has none of its own
@@ -109,7 +114,7 @@ def test_dropout_depends_on_the_step(family: str) -> None:
 def test_a_neighbor_that_is_no_number_changes_nothing(family: str) -> None:
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
-    step = StaticStep(backbone, bank, None, base_dropout=True)
+    step = StaticStep(backbone, bank, CrossEntropy(), base_dropout=True)
     expected, theirs = done(step, bank, BATCHES)
     with torch.no_grad():
         bank.flat[bank.segments[0]] = float("nan")
@@ -145,7 +150,10 @@ def test_a_replayed_step_is_the_step(family: str) -> None:
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
     recorder = Recorder()
-    replayed, plain = StaticStep(backbone, bank, None, True, recorder), StaticStep(backbone, bank, None, True)
+    replayed, plain = (
+        StaticStep(backbone, bank, CrossEntropy(), True, recorder),
+        StaticStep(backbone, bank, CrossEntropy(), True),
+    )
     for number in range(5):
         batches = [[(text + number) % models.VOCABULARY for text in batch] for batch in BATCHES]
         losses, grads = done(replayed, bank, batches, number)
@@ -183,8 +191,10 @@ def test_micro_batches_have_the_gradients_of_the_batch(
     """With all dropout on. With four texts, 9 micro-batches become 4, and 3 are of unequal size."""
     backbone = models.backbone(family)
     bank = models.trained_bank(backbone, unlike(backbone, dropout=0.4))
-    expected, theirs = done(StaticStep(backbone, bank, weights, base_dropout=True), bank, BATCHES)
-    step = StaticStep(backbone, bank, weights, base_dropout=True, micro_batches=micro_batches)
+    expected, theirs = done(
+        StaticStep(backbone, bank, CrossEntropy(weights), base_dropout=True), bank, BATCHES
+    )
+    step = StaticStep(backbone, bank, CrossEntropy(weights), base_dropout=True, micro_batches=micro_batches)
     losses, grads = done(step, bank, BATCHES)
     torch.testing.assert_close(losses, expected)
     assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
@@ -196,8 +206,8 @@ def test_micro_batches_below_the_first_adapted_layer() -> None:
     targets = list(backbone.modules())[-3:]
     specs = [models.spec(backbone, rank, seed=7, dropout=0.3, targets=targets) for rank in (1, 4)]
     bank = models.trained_bank(backbone, specs)
-    expected, theirs = done(StaticStep(backbone, bank, None, base_dropout=True), bank, [ONE, ONE])
-    step = StaticStep(backbone, bank, None, base_dropout=True, micro_batches=2)
+    expected, theirs = done(StaticStep(backbone, bank, CrossEntropy(), base_dropout=True), bank, [ONE, ONE])
+    step = StaticStep(backbone, bank, CrossEntropy(), base_dropout=True, micro_batches=2)
     losses, grads = done(step, bank, [ONE, ONE])
     torch.testing.assert_close(losses, expected)
     assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
@@ -210,9 +220,9 @@ def test_a_recorded_micro_batch_is_the_micro_batch() -> None:
     batches = [models.texts([9, 9, 9, 9], seed=k) for k in (1, 2)]
     batches.append(batches[0])
     recorder = Recorder()
-    replayed = StaticStep(backbone, bank, None, True, recorder, micro_batches=4)
+    replayed = StaticStep(backbone, bank, CrossEntropy(), True, recorder, micro_batches=4)
     losses, grads = done(replayed, bank, batches)
-    expected, theirs = done(StaticStep(backbone, bank, None, True), bank, batches)
+    expected, theirs = done(StaticStep(backbone, bank, CrossEntropy(), True), bank, batches)
     assert (recorder.recorded, recorder.replays) == (1, 2)  # four micro-batches of one shape
     torch.testing.assert_close(losses, expected)
     assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
@@ -226,9 +236,9 @@ def test_a_cuda_device_has_static_steps_only(monkeypatch: pytest.MonkeyPatch, mi
     monkeypatch.setattr(training, "CudaRecorder", lambda device: None)
     monkeypatch.setattr(StaticStep, "__init__", note := Noted())
     on_cuda: Any = SimpleNamespace(flat=SimpleNamespace(device=torch.device("cuda")))
-    assert isinstance(training.step_of(backbone, on_cuda, None, True, micro_batches), StaticStep)
+    assert isinstance(training.step_of(backbone, on_cuda, CrossEntropy(), True, micro_batches), StaticStep)
     assert note.arguments[-1] == micro_batches
-    assert isinstance(training.step_of(backbone, bank, None, True, micro_batches), RaggedStep)
+    assert isinstance(training.step_of(backbone, bank, CrossEntropy(), True, micro_batches), RaggedStep)
 
 
 class Noted:
