@@ -1,8 +1,8 @@
 """Training and prediction on a busy machine, beside programs that use all the processor time they can get.
 
 SmolLM2-135M in bfloat16 trains one adapter and classifies texts of emotion, in turn beside 0, 1, 2 and 4
-programs that only spin. The variants differ in how OpenMP's threads wait for each other, which is decided when
-torch is loaded, so each is a process of its own. All take turns within a round.
+programs that only spin. The variants differ in how OpenMP's threads wait for each other. This is decided when
+torch is loaded, so each variant is a process of its own. All take turns within a round.
 
 Of interest is how many texts a second of the process's own processor time is worth, compared with the quiet
 machine: what is missing was spent on waiting. The texts per second of wall time also depend on the share that
@@ -199,8 +199,10 @@ def report(
             kept = cpu / rate(job, 0, name, "cpu")
             shares = [pace.cpu / pace.wall for pace in found[job, count, name]]
             rows.append(
-                [job, count, name, f"{cpu:.1f}", f"{100 * kept:.0f} %", f"{median(shares):.2f}"]
-                + [f"{wall:.1f}", f"{100 * wall / usual:.0f} %"]
+                [
+                    *(job, count, name, f"{cpu:.1f}", f"{100 * kept:.0f} %", f"{median(shares):.2f}"),
+                    *(f"{wall:.1f}", f"{100 * wall / usual:.0f} %"),
+                ]
             )
     header = [
         *("job", "competitors", "threads wait", "texts per CPU second", "of quiet", "cores used"),

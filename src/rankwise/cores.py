@@ -66,7 +66,7 @@ def _groups() -> Iterator[Path]:
     yield _CGROUPS
     yield _CGROUPS / "cpu"
     for line in lines:
-        _, controllers, name = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, name = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = _CGROUPS / "cpu" if controllers else _CGROUPS

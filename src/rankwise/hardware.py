@@ -1,4 +1,4 @@
-"""Hardware detection: device, precision, free memory, threads; and the state of torch that the process shares.
+"""Hardware detection: device, precision, free memory, threads; and the state of torch in this process.
 
 Importing this module limits the caches of compiled matrix products (`limit_kernels`).
 """

@@ -6,9 +6,9 @@ consists of linear probes alone therefore needs the backbone only once for each 
     features(texts)         (texts, d_model)    computed at first, then kept
     features @ head.T       (texts, classes)    all that is trained
 
-Texts are always computed in the same windows, whichever of them is needed first, so a resumed run has the same
-features. With products in bfloat16, a hidden state is bit-identical whatever the texts beside it. In float32, its
-last bits depend on them, so float32 features are not kept.
+Texts are always computed in the same windows, whichever of them is needed first, so a resumed run has the
+same features. With products in bfloat16, a hidden state is bit-identical whatever the texts beside it. In
+float32, its last bits depend on them, so float32 features are not kept.
 """
 
 from __future__ import annotations

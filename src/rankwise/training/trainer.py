@@ -163,7 +163,7 @@ class Trainer:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether training needs the backbone only once for each text: linear probes alone, without dropout."""
+        """Whether training needs the backbone once for each text: linear probes alone, without dropout."""
         return self._is_frozen(self.bank)
 
     @property
