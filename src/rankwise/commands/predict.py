@@ -336,8 +336,8 @@ def predict_file(
         safe_csv: prefix cells that a spreadsheet would run as formulas with an apostrophe.
         overwrite: replace the target if it exists.
         skip_empty: leave out rows without a text.
-        on_stage: called when a stage begins, with its name and the number of rows, if known. `read` determines
-            the columns of all rows, which .jsonl does not need; `predict` classifies the rows.
+        on_stage: called when a stage begins, with its name and the number of rows, if known. `read` finds the
+            columns of all rows, which .jsonl does not need; `predict` classifies the rows.
         on_read: called with the number of rows after each batch that was read.
         on_rows: called with the number of rows after each batch that was classified and written.
         on_note: called with notes on what was read, and how much of it was used.
