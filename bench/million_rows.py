@@ -140,9 +140,13 @@ def _predict(folder: Path, suffix: str) -> int:
 
     classifier = Classifier.load(folder / "adapter", device="cpu", precision="float32")
     with terminal.ProgressBars() as bars:
-        bars.begin("predict", None)
         return predict_file(
-            classifier, folder / f"rows.{suffix}", folder / f"out.{suffix}", on_rows=bars.advance
+            classifier,
+            folder / f"rows.{suffix}",
+            folder / f"out.{suffix}",
+            on_stage=bars.begin,
+            on_read=bars.advance,
+            on_rows=bars.advance,
         )
 
 

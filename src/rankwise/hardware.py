@@ -1,11 +1,10 @@
-"""Hardware detection: device, precision, free memory, cores; and the state of torch that the process shares.
+"""Hardware detection: device, precision, free memory, threads; and the state of torch in this process.
 
 Importing this module limits the caches of compiled matrix products (`limit_kernels`).
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from threading import get_ident
 
 import torch
 
+from rankwise import cores
 from rankwise.errors import UsageError, option
 
 _GROUP = "/sys/fs/cgroup"
@@ -170,24 +170,9 @@ def is_limited() -> bool:
     return _container_limit() < _NO_LIMIT
 
 
-def cores() -> int:
-    """Logical cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_quota() -> float:
-    """The Linux cgroup's CPU quota, in cores; infinite without a limit."""
-    try:
-        with open(f"{_GROUP}/cpu.max") as file:
-            quota, period = file.read().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):  # no cgroup, or "max"
-        return math.inf
-
-
 def threads() -> int:
     """Threads that torch uses, capped at the cores available to this process."""
-    return min(torch.get_num_threads(), cores())
+    return min(torch.get_num_threads(), cores.cores())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

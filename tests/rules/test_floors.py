@@ -9,7 +9,7 @@ import pytest
 from tests.rules.source import imported, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "schema", "in_memory", "paths"),
+    ("errors", "schema", "in_memory", "paths", "cores"),
     ("recipe",),
     ("nn", "store"),
     ("hub",),

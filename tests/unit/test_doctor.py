@@ -110,13 +110,23 @@ def test_threads(
     monkeypatch: pytest.MonkeyPatch, given: str | None, cores: int, quota: float, said: str
 ) -> None:
     monkeypatch.setattr(hardware, "threads", lambda: 4)
-    monkeypatch.setattr(hardware, "cores", lambda: cores)
-    monkeypatch.setattr(hardware, "cpu_quota", lambda: quota)
+    monkeypatch.setattr("rankwise.cores.cores", lambda: cores)
+    monkeypatch.setattr("rankwise.cores.quota", lambda: quota)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     found = findings(doctor._threads)["threads"]
     assert said in problem(found) if said else found.state == "ok"
+
+
+def test_how_threads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    (found,) = doctor._waiting()
+    assert found.state == "note" and "GOMP_SPINCOUNT" in found.hint
+    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
+    (found,) = doctor._waiting()
+    assert (found.state, found.hint) == ("ok", "") and "GOMP_SPINCOUNT=3000" in found.found
 
 
 def test_precision_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

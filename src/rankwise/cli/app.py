@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rankwise import cores
 from rankwise.cli import streams
 from rankwise.cli.examples import epilog
 from rankwise.cli.group import Group, canonical, fail
@@ -85,6 +86,7 @@ DATA_SETTINGS = (
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    cores.share_fairly()
     log = logging.getLogger("rankwise")
     log.setLevel(logging.INFO)
     log.addHandler(NOTES)
@@ -458,7 +460,6 @@ def predict(
         )
     if source and output:
         with terminal.ProgressBars() as bars:
-            bars.begin("predict", None)
             rows = command.predict_file(
                 classifier,
                 source,
@@ -467,6 +468,8 @@ def predict(
                 safe_csv=safe_csv,
                 overwrite=overwrite,
                 skip_empty=skip_empty,
+                on_stage=bars.begin,
+                on_read=bars.advance,
                 on_rows=bars.advance,
                 on_note=bars.note,
             )

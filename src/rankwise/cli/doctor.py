@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from rankwise import hardware
+from rankwise import cores, hardware
 from rankwise.models import base as bases
 
 State = Literal["ok", "note", "problem"]
@@ -108,17 +108,26 @@ def _cpu_name() -> str:
 
 def _threads() -> Iterator[Finding]:
     given, threads = os.environ.get("OMP_NUM_THREADS"), hardware.threads()
-    cores, quota = hardware.cores(), hardware.cpu_quota()
-    found = f"{threads}; this process may run on {cores:g} cores"
-    found += f", limited to the time of {quota:g}" if quota < cores else ""
+    here, quota = cores.cores(), cores.quota()
+    found = f"{threads}; this process may run on {here:g} cores"
+    found += f", limited to the time of {quota:g}" if quota < here else ""
     found += f"; OMP_NUM_THREADS is {given}" if given is not None else ""
     if given is not None and not (given.isdecimal() and int(given)):
         yield Finding("threads", found, "problem", "OMP_NUM_THREADS must be a whole number from 1")
-    elif threads > max(1, min(cores, quota)):
-        hint = f"more threads than cores are slow: set OMP_NUM_THREADS={max(1, int(min(cores, quota)))}"
+    elif threads > cores.usable():
+        hint = f"more threads than cores are slow: set OMP_NUM_THREADS={cores.usable()}"
         yield Finding("threads", found, "problem", hint)
     else:
         yield Finding("threads", found)
+
+
+def _waiting() -> Iterator[Finding]:
+    """How long threads spin when they wait for each other, which decides the speed beside other programs."""
+    names = dict.fromkeys((*cores.GNU_WAITING, *cores.INTEL_WAITING))
+    told = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    found = told or "the default of OpenMP: threads that wait take processor time from other programs"
+    python = "" if told else "set GOMP_SPINCOUNT before torch is imported"
+    yield Finding("waiting threads", found, "ok" if told else "note", python)
 
 
 def _memory() -> Iterator[Finding]:
@@ -218,5 +227,5 @@ def _numbers() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _packages, _machine, _threads, _memory, _caches, _packaged_base, _hub, _numbers,
+    _packages, _machine, _threads, _waiting, _memory, _caches, _packaged_base, _hub, _numbers,
 )  # fmt: skip

@@ -55,6 +55,11 @@ class _Pace:
     step: float  # seconds
     text: float  # seconds to evaluate a text
     steps: int  # timed
+    is_frozen: bool = False  # whether later epochs take next to no time, because hidden states are kept
+
+    def epochs(self, epochs: float) -> float:
+        """The epochs that take time."""
+        return min(1.0, epochs) if self.is_frozen else epochs
 
 
 def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
@@ -82,7 +87,7 @@ def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
     texts = epochs * len(splits["validation"]) + (len(splits["test"]) if "test" in splits else 0)
     return Duration(
         tuning=trials,
-        training=sum(pace.step for pace in paces) * epochs * per_epoch,
+        training=sum(pace.step * pace.epochs(epochs) for pace in paces) * per_epoch,
         evaluation=trials_evaluated + sum(pace.text for pace in paces) * texts,
         timed_steps=timed + sum(pace.steps for pace in paces),
     )
@@ -121,4 +126,5 @@ def _pace(bank: Sequence[AdapterSpec], data: TrainingData, material: Material) -
         step=median(seconds) if seconds else start - began,
         text=(time.perf_counter() - start) / max(1, len(texts)),
         steps=len(seconds),
+        is_frozen=trainer.is_frozen,
     )

@@ -6,7 +6,8 @@ import math
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -21,8 +22,9 @@ from rankwise import hardware
 from rankwise.commands.explain import Explanation, explain
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
+from rankwise.data.ahead import ahead
 from rankwise.data.readers import SUFFIXES, suffix_of
-from rankwise.data.tables import short
+from rankwise.data.tables import Row, short
 from rankwise.data.unlabeled import STDIN, TextRows, is_piped, text_rows
 from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, Unreachable, UsageError, as_keywords, either, option
@@ -34,6 +36,7 @@ from rankwise.models.registry import family_of
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
+from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
 from rankwise.paths import expanded
 from rankwise.stats import multi_label
@@ -87,6 +90,20 @@ class _Parts:
     base: str  # a Hub ID, a packaged model, or the absolute path of a folder
     device: str
     precision: str
+
+
+class EncodedTexts(list[str]):
+    """Texts with their token ids, which a classifier then does not compute again.
+
+    Args:
+        texts: the texts.
+        ids: token ids of each text, (length,) int64.
+        cut: number of texts that were cut.
+    """
+
+    def __init__(self, texts: Iterable[str], ids: Sequence[Ids], cut: int) -> None:
+        super().__init__(texts)
+        self.ids, self.cut = ids, cut
 
 
 class Classifier:
@@ -253,8 +270,7 @@ class Classifier:
         if not found:
             return np.empty((0, len(self.labels)), dtype=np.float32)
         with hardware.own_torch():
-            ids = self._tokenizer(found, self.max_length)
-            check_ids(ids, self._backbone)
+            ids = found.ids if isinstance(found, EncodedTexts) else self._encoded(found).ids
             of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, ids)[0]
         if not np.isfinite(of_head).all():
             raise ModelError(
@@ -276,7 +292,25 @@ class Classifier:
 
     def truncated(self, texts: Sequence[str]) -> int:
         """The number of texts with more tokens than `max_length`, which are cut."""
+        if isinstance(texts, EncodedTexts):
+            return texts.cut
         return self._tokenizer.truncated(texts, self.max_length)
+
+    def encoded(self, texts: Sequence[str]) -> list[str]:
+        """The texts with all that can be computed without the model, for a later call.
+
+        Raises:
+            DataError: a text cannot be tokenized.
+            ModelError: the tokenizer does not fit the model.
+        """
+        return self._encoded(texts)
+
+    def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
+        ids = self._tokenizer(texts, self.max_length)
+        check_ids(ids, self._backbone)
+        # Only a text of the maximum length can have been cut.
+        full = [text for text, each in zip(texts, ids, strict=True) if len(each) >= self.max_length]
+        return EncodedTexts(texts, ids, self._tokenizer.truncated(full, self.max_length))
 
     def __repr__(self) -> str:
         if self._parts is None:
@@ -301,6 +335,8 @@ class Classifier:
 
 def listed(texts: Iterable[str]) -> list[str]:
     """The texts as a list of plain strings, checked."""
+    if isinstance(texts, EncodedTexts):
+        return texts
     if isinstance(texts, str | bytes):
         raise UsageError("give a list of texts, not one string", hint="classifier([text])")
     if _is_table(texts):
@@ -336,11 +372,14 @@ def predict_file(
     safe_csv: bool = False,
     overwrite: bool = False,
     skip_empty: bool = False,
+    on_stage: Callable[[str, int | None], None] = lambda stage, rows: None,
+    on_read: Callable[[int], None] = lambda rows: None,
     on_rows: Callable[[int], None] = lambda rows: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> int:
     """Classify every row of a file of any length, and write the results to another file.
 
+    The next rows are read and tokenized while the model works on the current ones.
     Rows keep their columns and order; `predicted_label` and a `probability_LABEL` for each label are added.
     A multi-label classifier adds `predicted_labels`: a list, or labels joined by its separator in CSV, TSV
     and spreadsheets.
@@ -354,7 +393,10 @@ def predict_file(
         safe_csv: prefix cells that a spreadsheet would run as formulas with an apostrophe.
         overwrite: replace the target if it exists.
         skip_empty: leave out rows without a text.
-        on_rows: called with the number of rows after each batch.
+        on_stage: called when a stage begins, with its name and the number of rows, if known. `read` finds the
+            columns of all rows, which .jsonl does not need; `predict` classifies the rows.
+        on_read: called with the number of rows after each batch that was read.
+        on_rows: called with the number of rows after each batch that was classified and written.
         on_note: called with notes on what was read, and how much of it was used.
 
     Returns:
@@ -373,12 +415,23 @@ def predict_file(
     added = _added_columns(classifier, rows, on_note)
     as_list = classifier.task.several and target.suffix.lower() not in JOINED
     blank = dict.fromkeys(added, 0.0) | {added[0]: [""] if as_list else ""}
-    preview = ([row | blank for row in batch] for batch in rows.batches())
     notes: list[str] = []
-    done = cut = 0
-    with write_rows(target, preview, safe=safe_csv) as write:
-        for batch in rows.batches(notes):
-            texts = [row[rows.column] for row in batch]
+    done = cut = total = 0
+
+    def preview() -> Iterator[list[Row]]:
+        nonlocal total
+        on_stage("read", None)
+        for batch in ahead(rows.batches()):
+            total += len(batch)
+            on_read(len(batch))
+            yield [row | blank for row in batch]
+
+    encoded = (
+        (batch, classifier.encoded([row[rows.column] for row in batch])) for batch in rows.batches(notes)
+    )
+    with write_rows(target, preview(), safe=safe_csv) as write, closing(ahead(encoded)) as batches:
+        on_stage("predict", total or None)
+        for batch, texts in batches:
             for row, found in zip(batch, classifier(texts), strict=True):
                 said = list(found.labels) if as_list else found.label
                 values = (said, *(round(p, 6) for p in found.probabilities.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +42,7 @@ class TextRows:
     skip_empty: bool = False
     take_label: TakeLabel | None = None
 
-    def batches(self, notes: list[str] | None = None) -> Iterator[list[Row]]:
+    def batches(self, notes: list[str] | None = None) -> Generator[list[Row], None, None]:
         """Batches of at most `BATCH_ROWS` rows, with all their columns.
 
         Args:

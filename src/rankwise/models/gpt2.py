@@ -151,6 +151,7 @@ class GPT2(Backbone):
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
         self.d_model, self.max_positions = config.d_model, config.max_positions
         self.depth, self.head_std = config.layers, config.head_std
+        self.has_dropout = max(config.embd_dropout, config.attn_dropout, config.resid_dropout) > 0
         self._activation = ACTIVATIONS[config.activation]
         loader = Loader(weights, dtype, self.device)
         self.tokens = loader.tensor("wte.weight", config.vocab_size, config.d_model)

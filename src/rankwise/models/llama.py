@@ -198,6 +198,7 @@ class Llama(Backbone):
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
         self.d_model, self.max_positions = config.d_model, config.max_positions
         self.depth, self.head_std = config.layers, config.head_std
+        self.has_dropout = config.attn_dropout > 0
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         loader = Loader(weights, dtype, self.device)
         self.tokens = loader.tensor("embed_tokens.weight", config.vocab_size, config.d_model)

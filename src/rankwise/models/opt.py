@@ -138,6 +138,7 @@ class OPT(Backbone):
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
         self.d_model, self.max_positions = config.d_model, config.max_positions
         self.depth, self.head_std = config.layers, config.head_std
+        self.has_dropout = max(config.attn_dropout, config.dropout) > 0
         self._activation = ACTIVATIONS[config.activation]
         loader = Loader(weights, dtype, self.device)
         rows = config.max_positions + OFFSET

@@ -76,6 +76,7 @@ class Backbone(ABC):
     depth: int  # layers
     max_positions: int
     dtype: torch.dtype  # of matrix products
+    has_dropout: bool  # whether it has dropout of its own, which makes hidden states differ between epochs
     default_targets: tuple[str, ...]
     head_std: float  # standard deviation of a newly initialized score head
 

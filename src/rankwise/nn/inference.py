@@ -39,9 +39,9 @@ def bank_logits(
         (adapters, texts, classes) float32, in the order of `texts`.
     """
     out = np.empty((len(bank.specs), len(texts), bank.classes), dtype=np.float32)
-    most = BATCH_TOKENS if bank.flat.device.type == "cpu" else DEVICE_TOKENS
+    most = most_tokens(bank.flat.device)
     with torch.inference_mode():
-        for members in _windows(texts, most // len(bank.specs)):
+        for members in windows(texts, most // len(bank.specs)):
             batches = [[texts[i] for i in members]] * len(bank.specs)
             packed = pack(batches, bank.flat.device, same=[0] * len(batches), shared=True)
             out[:, members] = torch.stack(logits(backbone, bank, packed)).cpu().numpy()
@@ -49,7 +49,12 @@ def bank_logits(
     return out
 
 
-def _windows(texts: Sequence[Ids], tokens: int) -> Iterator[NDArray[np.int64]]:
+def most_tokens(device: torch.device) -> int:
+    """Tokens per forward pass on a device."""
+    return BATCH_TOKENS if device.type == "cpu" else DEVICE_TOKENS
+
+
+def windows(texts: Sequence[Ids], tokens: int) -> Iterator[NDArray[np.int64]]:
     """Indices of texts in lexical order, in windows of at most `tokens` tokens.
 
     A single longer text forms a window of its own.

@@ -78,6 +78,10 @@ class RemoteClassifier(Classifier):
         """0: the server cuts long texts, and does not say which."""
         return 0
 
+    def encoded(self, texts: Sequence[str]) -> list[str]:
+        """The texts: the server tokenizes them."""
+        return list(texts)
+
     def _of_chunk(self, texts: Sequence[str]) -> list[list[float]]:
         found = self._patiently({"texts": list(texts), "adapters": self._adapter})
         answers = [prediction["answers"][0]["probabilities"] for prediction in found["predictions"]]

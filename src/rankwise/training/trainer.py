@@ -17,7 +17,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
+from rankwise.nn.features import Features, ProbeStep, probe_logits
 from rankwise.nn.inference import bank_logits
 from rankwise.nn.loss import Loss
 from rankwise.nn.ragged.step import RaggedStep
@@ -164,6 +165,11 @@ class Trainer:
         return math.ceil(len(self.data.ids) / self.settings.batch_size)
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether training needs the backbone once for each text: linear probes alone, without dropout."""
+        return self._is_frozen(self.bank)
+
+    @property
     def validation_due(self) -> bool:
         """Whether an adapter has ended an epoch or its schedule, and has not been validated since."""
         return bool(self._due())
@@ -269,7 +275,7 @@ class Trainer:
         states = [self._bench.states[spec.name] for spec in specs]
         targets = self.data.validation_targets
         bank = self.bank if len(due) == len(self.bank.specs) else self.bank.subset(due)
-        logits = bank_logits(self.backbone, bank, self.data.validation_ids, on_texts)
+        logits = self._validation_logits(bank, on_texts)
         labels, task = self.data.labels, self.data.task
         measured = [task.metrics("validation", targets, of_adapter, labels) for of_adapter in logits]
         scores = [of_adapter.score(self.settings.metric or task.metric) for of_adapter in measured]
@@ -304,6 +310,21 @@ class Trainer:
         logits = bank_logits(self.backbone, bank, texts, on_texts)
         return {spec.name: of_adapter for spec, of_adapter in zip(self.specs, logits, strict=True)}
 
+    def _validation_logits(self, bank: Bank, on_texts: Callable[[int], None]) -> NDArray[np.float32]:
+        """(adapters, texts, classes) logits on the validation texts."""
+        texts = self.data.validation_ids
+        if bank.first_layer is None and Features.fit(self.backbone, texts):
+            return probe_logits(self._validation_features, bank, on_texts)
+        return bank_logits(self.backbone, bank, texts, on_texts)
+
+    @cached_property
+    def _features(self) -> Features:
+        return Features(self.backbone, self.data.ids)
+
+    @cached_property
+    def _validation_features(self) -> Features:
+        return Features(self.backbone, self.data.validation_ids)
+
     def _bank(self, specs: Sequence[AdapterSpec]) -> Bank:
         """A newly initialized bank of these adapters."""
         model, device = self.backbone, self.backbone.tokens.device
@@ -320,16 +341,20 @@ class Trainer:
         for name in states.keys() & saved.keys():
             states[name].restore(saved[name])
         optimizer.steps = [state.steps for state in states.values()]
-        data = self.data
-        backward = step_of(
-            self.backbone,
-            bank,
-            data.task.loss(len(data.labels), data.class_weights, data.adjustment, bank.flat.device),
-            self.settings.base_dropout,
-            self.micro_batches,
-            _warn,
-        )
-        return _Workbench(bank, optimizer, states, backward)
+        return _Workbench(bank, optimizer, states, self._backward(bank))
+
+    def _backward(self, bank: Bank) -> TrainingStep:
+        """The training step of a bank."""
+        data, dropout = self.data, self.settings.base_dropout
+        loss = data.task.loss(len(data.labels), data.class_weights, data.adjustment, bank.flat.device)
+        if self._is_frozen(bank):
+            return ProbeStep(self._features, bank, loss)
+        return step_of(self.backbone, bank, loss, dropout, self.micro_batches, _warn)
+
+    def _is_frozen(self, bank: Bank) -> bool:
+        """Whether the training texts have the same hidden states in every epoch, and they can be kept."""
+        model, dropout = self.backbone, self.settings.base_dropout and self.backbone.has_dropout
+        return bank.first_layer is None and not dropout and Features.fit(model, self.data.ids)
 
     def _release(self, failed: Set[str]) -> None:
         """Take failed and finished adapters out of the bank, unless all have finished."""
