@@ -16,7 +16,7 @@ from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.static.graphs import Record
 from rankwise.nn.static.step import StaticStep
-from rankwise.nn.step import TrainingStep
+from rankwise.nn.step import WHOLE, Share, TrainingStep
 from rankwise.recipe import Recipe
 from rankwise.training.trainer import StepResult, Trainer, TrainingData
 
@@ -77,7 +77,8 @@ def static_steps(record: Record | None = None) -> Callable[..., TrainingStep]:
         base_dropout: bool,
         micro_batches: int,
         on_failure: Callable[[str], None],
+        share: Share = WHOLE,
     ) -> TrainingStep:
-        return StaticStep(backbone, bank, weights, base_dropout, record, on_failure, micro_batches)
+        return StaticStep(backbone, bank, weights, base_dropout, record, on_failure, micro_batches, share)
 
     return step_of

@@ -9,7 +9,7 @@ import pytest
 from tests.rules.source import imported, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "schema", "in_memory", "paths"),
+    (("errors", "schema", "in_memory", "paths", "processes")),
     ("recipe",),
     ("nn", "store"),
     ("hub",),
@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("progress",),
     ("commands",),
-    ("serve",),
+    ("serve", "cluster"),
     ("cli", "estimator", "__init__", "__main__"),
 )
 """A package's name covers all of its modules that are not listed themselves."""

@@ -9,13 +9,15 @@ import functools
 import json as jsonlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from rankwise import processes
 from rankwise.cli import streams
 from rankwise.cli.examples import epilog
 from rankwise.cli.group import Group, canonical, fail
@@ -28,7 +30,9 @@ from rankwise.schema import MetricName
 from rankwise.training import signals
 
 if TYPE_CHECKING:
+    from rankwise.cluster.banks import Cluster
     from rankwise.commands.duration import Duration
+    from rankwise.commands.run_results import Results
 
 app = typer.Typer(
     cls=Group,
@@ -53,6 +57,16 @@ Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mp
 Precision = Annotated[str, typer.Option(help="Precision: auto, bfloat16 or float32.")]
 Metric = Annotated[
     str, typer.Option(help="What to compare the ranks by.", metavar="accuracy|log-loss|macro-f1")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Work on a Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT.", metavar="ADDRESS"),
+]
+RayCpus = Annotated[
+    int | None, typer.Option(help="Cores of each worker [default: as many as here].", min=1)
+]
+RayWorkers = Annotated[
+    int | None, typer.Option(help="Most workers [default: as many as the cluster has room for].", min=1)
 ]
 Margin = Annotated[
     float | None,
@@ -132,7 +146,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             fail(*_unexpected(error))
 
-    app.command(cls=Command, epilog=epilog(function.__name__))(presented(guarded))
+    app.command(cls=Command, epilog=epilog(function.__name__.replace("_", "-")))(presented(guarded))
     return guarded
 
 
@@ -177,7 +191,13 @@ def rankwise(
 
 
 def _sweep(
-    recipe: Recipe, out: Path | None, as_json: bool, samples: bool, track: str | None = None, **going_on: Any
+    recipe: Recipe,
+    out: Path | None,
+    as_json: bool,
+    samples: bool,
+    track: str | None = None,
+    cluster: Mapping[str, Any] | None = None,
+    **going_on: Any,
 ) -> None:
     with signals.stopping():
         from rankwise.cli import terminal
@@ -186,20 +206,37 @@ def _sweep(
         from rankwise.store.run_folder import RunFolder
         from rankwise.training.callbacks import Callbacks
 
+        if processes.is_follower():
+            with streams.silenced():
+                sweep(recipe)
+            return
         names = [name.strip() for name in (track or "").split(",") if name.strip()]
         check(names)
+        connection = _cluster(cluster)
         run = RunFolder(out or default_folder(recipe))
-        with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
+        with (
+            terminal.ProgressBars() as bars,
+            Trackers(names, recipe, run, bars.note) as trackers,
+            connection as on,
+        ):
+            if on:
+                recipe, going_on["train"] = on.divided(recipe), on
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
+    if as_json:
+        print(results.model_dump_json(indent=1))
+    else:
+        _show_run(results, samples=samples)
+
+
+def _show_run(results: Results, *, samples: bool) -> None:
+    from rankwise.cli import terminal
     from rankwise.report import ranks, tables
     from rankwise.report.run import load
     from rankwise.report.samples import sample_table
     from rankwise.report.tuning import chosen_table
+    from rankwise.store.run_folder import RunFolder
 
-    if as_json:
-        print(results.model_dump_json(indent=1))
-        return
-    finished = load(run)
+    finished = load(RunFolder(results.folder))
     if results.tuning:
         terminal.show_table(chosen_table(results.tuning))
         terminal.stdout.print()
@@ -209,6 +246,19 @@ def _sweep(
         terminal.show_table(sample_table(finished))
     terminal.show_comparison(ranks.compare(finished), table=False)
     terminal.show_written(finished)
+
+
+def _cluster(options: Mapping[str, Any] | None) -> AbstractContextManager[Cluster | None]:
+    """A connection to the Ray cluster that is asked for, if one is."""
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    address = given.pop("address", None)
+    if address is None and given:
+        raise UsageError(f"--ray-{next(iter(given))} needs a cluster", hint="such as --ray local")
+    if address is None:
+        return nullcontext()
+    from rankwise.cluster.banks import Cluster
+
+    return Cluster(address, **given)
 
 
 @_verb
@@ -238,12 +288,17 @@ def sweep(
             help="Log losses and accuracies to tensorboard, wandb, mlflow, trackio.", metavar="A,B,..."
         ),
     ] = None,
+    ray: Ray = None,
+    ray_cpus: RayCpus = None,
+    ray_workers: RayWorkers = None,
 ) -> None:
     """Train every rank in one pass and print the rank table."""
     if resume and out:
         raise UsageError("--resume and --out cannot be combined")
     saving = {"checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
-    _sweep(recipe, resume or out, json, samples=False, track=track, resume=resume is not None, **saving)
+    cluster = {"address": ray, "cpus": ray_cpus, "workers": ray_workers}
+    going_on = {"resume": resume is not None, **saving}
+    _sweep(recipe, resume or out, json, samples=False, track=track, cluster=cluster, **going_on)
 
 
 @_verb
@@ -696,6 +751,27 @@ def runs(
         terminal.show_table(runs_table(found))
     else:
         terminal.stdout.print(f"no runs in {folder}", soft_wrap=True)
+
+
+@_verb
+def merge_runs(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs that differ in ranks and seeds only.")],
+    output: Annotated[Path, typer.Option(help="Run folder to write.")],
+    json: Json = False,
+) -> None:
+    """Merge runs of the same recipe, each of some ranks or seeds, into one, as if trained at once."""
+    with signals.stopping():
+        from rankwise.cli import terminal
+        from rankwise.commands.merge import merge_runs as run
+
+        with terminal.ProgressBars() as bars:
+            results, merged = run(runs, output, bars)
+    if json:
+        print(results.model_dump_json(indent=1))
+        return
+    for each in merged:
+        terminal.stdout.print(f"{each.folder}: {', '.join(each.adapters)}", soft_wrap=True)
+    _show_run(results, samples=False)
 
 
 @_verb

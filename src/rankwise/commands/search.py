@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rankwise import hardware, searching
 from rankwise import plan as planning
-from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.bank import Task, TrainedBank, train_banks
 from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, precision_name, read_material, versions
 from rankwise.commands.results import measure
@@ -48,6 +48,7 @@ from rankwise.training.callbacks import Callback, Callbacks
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
+from rankwise.training.parallel import require_one
 from rankwise.training.trainer import Trainer
 
 
@@ -88,6 +89,7 @@ def search(
         TrainingError: every trial has diverged.
         ResourceError: out of memory or disk space.
     """
+    require_one("search")
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
     with (
         shown(callback) as callback,
@@ -122,7 +124,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     before, recipe = at_hand(before, recipe, run)
-    resuming.require_unchanged(before, anchored(recipe), run.path, ("memory_gb",))
+    resuming.require_unchanged(before, anchored(recipe), run.path, ("memory_gb", "bank_size"))
     if saved and saved.state.search:
         return _search(recipe, run, callback, saved.state.search.trials, saved.state.search.places, saved)
     callback.note(f"{run.path} is complete: nothing is left to train")
@@ -311,7 +313,7 @@ class _Stage:
             diverged=diverged,
         )
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self, trainer: TrainedBank) -> None:
         """Evaluate the best trial on test, which is not used before, and save its adapter."""
         for outcome in evaluate(trainer, self.material, self.journal.clock, self.callback):
             keep(trainer, outcome, self.material)

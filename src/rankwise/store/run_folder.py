@@ -34,6 +34,7 @@ class RunFolder:
         self.adapters = self.path / "adapters"
         self.logits = self.path / "logits"
         self.checkpoint = self.path / "checkpoint"
+        self.merged = self.path / "merged.json"  # of a run merged from others
 
     def is_begun(self) -> bool:
         """Whether a sweep was started here."""

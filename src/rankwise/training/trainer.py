@@ -31,12 +31,13 @@ from rankwise.nn.inference import bank_logits
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
-from rankwise.nn.step import TrainingStep
+from rankwise.nn.step import WHOLE, Share, TrainingStep
 from rankwise.recipe import TrainSettings
 from rankwise.stats.metrics import metrics
 from rankwise.training import signals
 from rankwise.training.callbacks import Validation
 from rankwise.training.optimizer import AdamW
+from rankwise.training.parallel import ALONE, Group
 from rankwise.training.schedule import schedule
 from rankwise.training.state import AdapterState, Kept
 
@@ -99,9 +100,10 @@ class Trainer:
         data: training and validation data.
         settings: what all adapters share: batch size, kind of schedule, gradient clipping and so on.
         saved: adapter name -> saved state to resume from.
-        micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
+        micro_batches: micro-batches per batch, for gradient accumulation.
         record: called after each step and validation while signals are deferred, so that its records
             and the trainer's state always belong to the same step.
+        group: the processes that train the bank together; each needs a trainer with the same arguments.
     """
 
     def __init__(
@@ -114,9 +116,10 @@ class Trainer:
         saved: Mapping[str, AdapterState] | None = None,
         micro_batches: int = 1,
         record: Callable[[StepResult | Validation], None] = lambda event: None,
+        group: Group = ALONE,
     ) -> None:
         self.backbone, self.data, self.settings = backbone, data, settings
-        self.micro_batches, self.record = micro_batches, record
+        self.micro_batches, self.record, self.group = micro_batches, record, group
         if len({spec.name for spec in specs}) < len(specs):
             raise ValueError("two adapters of a bank have the same name")
         self.specs = list(specs)
@@ -266,7 +269,7 @@ class Trainer:
         states = [self._bench.states[spec.name] for spec in specs]
         targets = self.data.validation_targets
         bank = self.bank if len(due) == len(self.bank.specs) else self.bank.subset(due)
-        logits = bank_logits(self.backbone, bank, self.data.validation_ids, on_texts)
+        logits = self.group.logits(self.backbone, bank, self.data.validation_ids, on_texts)
         measured = [metrics("validation", targets, of_adapter, self.data.labels) for of_adapter in logits]
         found = Validation(
             adapters=[spec.name for spec in specs],
@@ -323,8 +326,9 @@ class Trainer:
             self.settings.base_dropout,
             self.micro_batches,
             _warn,
+            self.group.share,
         )
-        return _Workbench(bank, optimizer, states, backward)
+        return _Workbench(bank, optimizer, states, self.group.divided(backward, bank))
 
     def _release(self, failed: Set[str]) -> None:
         """Take failed and finished adapters out of the bank, unless all have finished."""
@@ -391,6 +395,7 @@ def step_of(
     base_dropout: bool,
     micro_batches: int = 1,
     on_failure: Callable[[str], None] = lambda reason: None,
+    share: Share = WHOLE,
 ) -> TrainingStep:
     """The training step for the bank's device.
 
@@ -399,15 +404,18 @@ def step_of(
         bank: the adapters.
         class_weights: (classes,) float32 on the bank's device; None for an unweighted loss.
         base_dropout: whether the backbone's own dropout is active.
-        micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
+        micro_batches: micro-batches per batch, for gradient accumulation.
             The dropout masks are those of the whole batch.
         on_failure: called with the reason if the device has graphs but none can be recorded.
+        share: the share of every batch that this process computes.
     """
     device = bank.flat.device
     if device.type == "cuda":
         record = CudaRecorder(device)
-        return StaticStep(backbone, bank, class_weights, base_dropout, record, on_failure, micro_batches)
-    return RaggedStep(backbone, bank, class_weights, base_dropout, micro_batches)
+        return StaticStep(
+            backbone, bank, class_weights, base_dropout, record, on_failure, micro_batches, share
+        )
+    return RaggedStep(backbone, bank, class_weights, base_dropout, micro_batches, share)
 
 
 @lru_cache(maxsize=64)

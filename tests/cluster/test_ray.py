@@ -1,0 +1,185 @@
+"""Sweeps on a local Ray cluster of two workers: the same bytes as without one, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rankwise import Recipe, UsageError, sweep
+from rankwise.store.run_folder import RunFolder
+from rankwise.training.callbacks import Callback
+from tests import tiny
+
+pytest.importorskip("ray", reason="the extra rankwise[ray] is not installed")
+
+from rankwise.cluster.banks import Cluster
+
+SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster with room for two workers of one core."""
+    with Cluster("local", cpus=1, workers=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def recipe(gpt2_base: Path, data_folder: Path) -> Recipe:
+    """Four banks: rank 0, and two ranks alone."""
+    return tiny.recipe(gpt2_base, data_folder, ranks=(0, 1, 2, 4), bank_size=1)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a sweep without a cluster."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    sweep(recipe, folder)
+    return content(folder)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a run that must be reproducible."""
+    found = {name: (folder / name).read_bytes() for name in SAME}
+    for part in ("adapters", "logits"):
+        for path in sorted((folder / part).rglob("*.*")):
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    assert not (folder / "checkpoint").exists()
+    return found
+
+
+def workers() -> list[psutil.Process]:
+    """The processes of workers that this process has started."""
+    found = psutil.Process().children(recursive=True)
+    return [each for each in found if any("ray::Worker" in part for part in each.cmdline()[:1])]
+
+
+class Killer(Callback):
+    """Kills some workers after a number of steps, and counts what happens."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number, self.steps, self.notes, self.stages = number, 0, list[str](), list[str]()
+        self.last = 0, 0
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, stage: str, total: int | None) -> None:
+        self.stages.append(stage)
+
+    def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
+        self.steps += 1
+        self.last = number, steps
+        victims, self.number = workers()[: self.number], 0
+        for each in victims:
+            each.send_signal(signal.SIGKILL)
+        psutil.wait_procs(victims, timeout=10)
+
+
+def test_the_same_bytes(cluster: Cluster, recipe: Recipe, whole: dict[str, bytes], tmp_path: Path) -> None:
+    seen = Killer()
+    sweep(recipe, tmp_path / "run", seen, train=cluster)
+    assert content(tmp_path / "run") == whole
+    assert "train: 4 banks" in seen.stages
+    assert (seen.steps, seen.last) == (4 * 18, (4 * 18, 4 * 18))
+    assert len(workers()) == 2
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_workers_are_killed(
+    cluster: Cluster, recipe: Recipe, whole: dict[str, bytes], tmp_path: Path, number: int
+) -> None:
+    """Their banks go on elsewhere."""
+    seen = Killer(number)
+    sweep(recipe, tmp_path / "run", seen, train=cluster)
+    assert content(tmp_path / "run") == whole
+    lost = [note for note in seen.notes if note.startswith("a worker is lost; the bank of r")]
+    assert 1 <= len(lost) <= number
+
+
+PROGRAM = """
+import json, os, signal, sys
+from rankwise import Recipe, sweep
+from rankwise.cluster.banks import Cluster
+from rankwise.training.callbacks import Callback
+
+class Dies(Callback):
+    def validation(self, found):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+recipe, folder = sys.argv[1:]
+with Cluster("local", cpus=1, workers=2) as cluster:
+    sweep(Recipe.load(recipe), folder, Dies(), train=cluster)
+"""
+
+
+def test_the_driver_is_killed(
+    cluster: Cluster, recipe: Recipe, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Its workers end with it, and a run that is resumed, on a cluster or not, ends in the same way."""
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path / "recipe.toml"), str(tmp_path / "run")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    sweep(recipe, tmp_path / "run", resume=True, train=cluster)
+    assert content(tmp_path / "run") == whole
+
+
+def test_a_tuned_sweep(cluster: Cluster, gpt2_base: Path, tmp_path: Path) -> None:
+    """Trials, too, are trained by the workers."""
+    for seed, (split, size) in enumerate({"train": 240, "validation": 18}.items()):
+        tiny.write_csv(tmp_path / "data" / f"{split}.csv", tiny.rows(size, seed))
+    recipe = tiny.recipe(
+        gpt2_base,
+        tmp_path / "data",
+        ranks=(1, 2),
+        tune=True,
+        learning_rates=(0.01, 0.03),
+        epochs=1,
+        bank_size=2,
+        baselines=False,
+        cuts=False,
+    )
+    seen = Killer()
+    sweep(recipe, tmp_path / "run", seen, train=cluster)
+    sweep(recipe, tmp_path / "whole")
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    assert any(stage.startswith("tune: ") for stage in seen.stages)
+
+
+def test_banks_for_all_workers(recipe: Recipe) -> None:
+    """Unless the recipe sets the size of a bank."""
+    cluster = Cluster("local", cpus=1, workers=2)
+    whole = recipe.replace(bank_size=None, ranks=(1, 2, 4, 8), seeds=(0, 1, 2))
+    assert cluster.divided(whole).machine.bank_size == 12 // min(2, os.cpu_count() or 1)
+    assert cluster.divided(recipe) == recipe
+
+
+def test_no_cluster_at_the_address(recipe: Recipe, tmp_path: Path) -> None:
+    """On the command line; no run folder is left behind."""
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    command = [sys.executable, "-m", "rankwise", "sweep", "--recipe", "recipe.toml", "--ray", "127.0.0.1:1"]
+    environment = os.environ | {"RAY_gcs_rpc_server_reconnect_timeout_s": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 5, done.stderr
+    assert "error: no Ray cluster at 127.0.0.1:1" in done.stderr
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="a cluster needs the package ray") as caught:
+        Cluster("local")
+    assert caught.value.hint == "pip install 'rankwise[ray]'"
