@@ -40,3 +40,8 @@ def is_follower() -> bool:
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else default
+
+
+if count() > 1:
+    # A process that has died is reported once, in words. torch reads this when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

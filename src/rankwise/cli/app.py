@@ -62,9 +62,7 @@ Ray = Annotated[
     str | None,
     typer.Option(help="Work on a Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT.", metavar="ADDRESS"),
 ]
-RayCpus = Annotated[
-    int | None, typer.Option(help="Cores of each worker [default: as many as here].", min=1)
-]
+RayCpus = Annotated[int | None, typer.Option(help="Cores of each worker [default: as many as here].", min=1)]
 RayWorkers = Annotated[
     int | None, typer.Option(help="Most workers [default: as many as the cluster has room for].", min=1)
 ]

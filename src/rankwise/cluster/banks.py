@@ -238,9 +238,7 @@ class _Stage:
     def run(self, waiting: deque[list[str]]) -> None:
         """Train banks until none is left."""
         task, journal = self.task, self.journal
-        self.callback.bank(
-            task.stage, {name: task.specs[name].rank for names in waiting for name in names}
-        )
+        self.callback.bank(task.stage, {name: task.specs[name].rank for names in waiting for name in names})
         self.total = sum(map(self._length, waiting))
         self.callback.begin(self._title(waiting), self.total)
         try:
@@ -263,7 +261,9 @@ class _Stage:
     def _assign(self, waiting: deque[list[str]]) -> None:
         while waiting:
             names = self.journal.names(self._bank(waiting[0]))  # without those that have diverged
-            worker = self.cluster.worker(len(self.running), len(self.running) + len(waiting)) if names else None
+            worker = (
+                self.cluster.worker(len(self.running), len(self.running) + len(waiting)) if names else None
+            )
             if names and worker is None:
                 return
             waiting.popleft()

@@ -1,7 +1,7 @@
 """The processes of a sweep besides process 0: they train every bank with it, and write and print nothing.
 
-    process 0    recipe ---+                 bank ---+                           results
-    others                 +-- data, base            +-- the same steps -- ...      +-- end
+process 0    recipe ---+                 bank ---+                           results
+others                 +-- data, base            +-- the same steps -- ...      +-- end
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 from rankwise.training.journal import Clock
 from rankwise.training.parallel import Group, PeerLost, SharedOutOfMemory, error_of
+from rankwise.training.resume import called
 from rankwise.training.trainer import Trainer
 
 
@@ -37,7 +38,8 @@ def follow(group: Group) -> schema.Results:
     except PeerLost as error:
         if group.share.process == 1 and not group.is_told():
             raise Unreachable(
-                "process 0 has ended or does not answer", hint="what it has saved can be resumed with --resume"
+                "process 0 has ended or does not answer",
+                hint="what it has saved can be resumed with --resume",
             ) from None
         sys.exit(error.exit_status)
 
@@ -95,7 +97,6 @@ def require_same(group: Group, material: Material) -> None:
             raise error_of(index, found)
         if other := [name for name, digest in material.fingerprint.items() if found[name] != digest]:
             raise UsageError(
-                f"process {index} has read another {other[0]} than process 0",
+                f"process {index} has read another {called(other[0])} than process 0",
                 hint="every machine needs the same files under the same path",
             )
-

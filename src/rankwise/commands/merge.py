@@ -32,8 +32,6 @@ from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 FREE = (*resuming.CHANGEABLE, "base", "data", "validation", "test", "device")
 """Settings that may differ: what an adapter does not depend on, and paths, whose content is compared instead."""
 
-WORDS = {"base": "base model", "labels": "list of labels", "tokenizer": "tokenizer"}
-"""Part of a fingerprint -> what it is called."""
 
 @dataclass(frozen=True)
 class _Part:
@@ -106,9 +104,9 @@ def _require_alike(first: _Part, other: _Part) -> None:
             )
     for name, digest in first.results.fingerprint.items():
         if other.results.fingerprint.get(name) != digest:
-            what = WORDS.get(name, f"{name} split")
             raise UsageError(
-                f"{where} have another {what}", hint="only runs of the same base and data can be merged"
+                f"{where} have another {resuming.called(name)}",
+                hint="only runs of the same base and data can be merged",
             )
 
 

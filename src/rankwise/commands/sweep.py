@@ -40,7 +40,7 @@ from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan, SweepState
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
-from rankwise.training.parallel import ALONE, Group, PeerLost, joined
+from rankwise.training.parallel import Group, PeerLost, joined
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes between checkpoints; one is also saved after every epoch."""

@@ -251,3 +251,13 @@ def stored_recipe(run: RunFolder, state: SweepState | None) -> Recipe:
     run.require_begun()
     values: dict[str, Any] | None = state.recipe if state else None
     return Recipe(str(run.checkpoint), **values) if values else Recipe.load(run.recipe)
+
+
+def called(name: str) -> str:
+    """What a part of a fingerprint is called.
+
+    >>> called("base"), called("train")
+    ('base model', 'train split')
+    """
+    words = {"base": "base model", "labels": "list of labels", "tokenizer": "tokenizer"}
+    return words.get(name, f"{name} split")

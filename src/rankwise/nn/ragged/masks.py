@@ -102,9 +102,7 @@ class StepMasks(Masks):
             of_texts += torch.split(mask, sizes[texts].tolist()) if len(mask) else ()
         return [_stacked(bucket, of_texts, heads) for bucket in self.packed.buckets]
 
-    def _drawer(
-        self, name: str, size_of_text: Callable[[int], int]
-    ) -> Callable[[int, int, float], Tensor]:
+    def _drawer(self, name: str, size_of_text: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
         """`draw` for a mask name: (adapter, count, rate) -> (count,) uint8.
 
         Masks shared by adapters with equal seed and step are drawn once. `size_of_text` gives the number of
