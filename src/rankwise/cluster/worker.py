@@ -1,7 +1,7 @@
 """A worker of a cluster: an actor that trains one bank after another.
 
-The driver asks it again and again to go on for a second, and gets a report of each second. So progress is reported
-at most once a second, and a worker that dies loses what it did since its last states::
+The driver asks it again and again to go on for a second, and gets a report of each second. So progress is
+reported at most once a second, and a worker that dies loses what it did since its last states::
 
     driver    begin(bank)   go()          go()                go()
     worker                  steps 1..40   steps 41..80,       steps 81..90, done:

@@ -1,9 +1,9 @@
-"""The `merge-runs` command: runs of one recipe, each of some ranks or seeds -> one run, as if trained at once.
+"""The `merge-runs` command: runs of one recipe, each of some ranks or seeds -> a run as if trained at once.
 
 The merged folder is put together as a run whose adapters are all trained, and then resumed. Baselines, cuts,
 results and report are thus made by the same code as those of any sweep::
 
-    A   r1-s1  r1-s2            C   adapters, logits and history of both, a checkpoint without adapters in training
+    A   r1-s1  r1-s2            C   adapters, logits and history of both, and a checkpoint
     B   r4-s1  r4-s2     -->        sweep --resume C
 """
 
@@ -30,7 +30,7 @@ from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 
 FREE = (*resuming.CHANGEABLE, "base", "data", "validation", "test", "device")
-"""Settings that may differ: what an adapter does not depend on, and paths, whose content is compared instead."""
+"""Settings that may differ: adapters do not depend on them, or they are paths, whose content is compared."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def merge_runs(
         The results of the merged run, and which adapters came from which run.
 
     Raises:
-        UsageError: fewer than two runs are given, one is not a finished sweep, they have another base, other data
-            or another setting, two have the same adapter, a rank lacks a seed that another has, or the output
-            exists.
+        UsageError: fewer than two runs are given, one is not a finished sweep, they have another base, other
+            data or another setting, two have the same adapter, a rank lacks a seed that another has, or the
+            output exists.
     """
     if len(runs) < 2:
         raise UsageError("at least two runs are needed", hint="rankwise merge-runs A B --output C")
@@ -198,7 +198,7 @@ def _trials(parts: Sequence[_Part]) -> list[Trial]:
 
 
 def _history(parts: Sequence[_Part], states: Sequence[SweepState]) -> str:
-    """The lines of all runs: those of tuning first, then bank by bank, then those of the first linear probe."""
+    """The lines of all runs: those of tuning, then bank by bank, then those of the first linear probe."""
     tuning, training, probe = list[str](), list[str](), list[str]()
     before = 0
     banks = sum(bool(bank.adapters) for state in states for bank in state.banks)

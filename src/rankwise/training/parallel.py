@@ -1,15 +1,15 @@
 """Several processes that train one bank: each computes a share of every batch.
 
-Every process holds the whole bank. In a step, each adds its share's gradients and losses into one flat tensor,
-which a single all-reduce sums over the processes; then all of them update the bank in the same way. Only the
-adapters' gradients are exchanged, because the base is frozen::
+Every process holds the whole bank. In a step, each puts the gradients and losses of its share into one flat
+tensor, which a single all-reduce sums over the processes; then all of them update the bank in the same way.
+Only the adapters' gradients are exchanged, because the base is frozen::
 
     process 0    texts 0 1 4 5    grad | losses | out of memory ---+
-                                                                   +-- all-reduce --> the same update everywhere
+                                                                   +-- all-reduce --> the same update
     process 1    texts 2 3 6      grad | losses | out of memory ---+
 
-torch.distributed is used as it is. accelerate wraps models and optimizers, and a bank is neither; a process that
-`accelerate launch` has started is the same as one started by torchrun.
+torch.distributed is used as it is. accelerate wraps models and optimizers, and a bank is neither; a process
+that `accelerate launch` has started is the same as one started by torchrun.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rankwise.nn.step import WHOLE, Batches, Share, Targets, TrainingStep
 from rankwise.training import signals
 
 STEP_SECONDS = 300.0
-"""A process that does not answer for so long within a step is given up. One that has died is noticed at once."""
+"""A process that is silent for so long within a step is given up. One that has died is noticed at once."""
 ORDER_SECONDS = 7 * 86_400.0
 """The same while process 0 works alone: on the data, the baselines or the report."""
 SPEECH_SECONDS = 10.0

@@ -30,8 +30,6 @@ from rankwise.training.trainer import StepResult, Trainer
 from tests import tiny
 from tests.unit.nn.models import backbone, spec, texts, trained_bank
 
-C_PLUS_PLUS = ("[W", "[rank", "frame #", "Exception raised", "<omitting")
-"""How lines of torch's own log begin, which it writes unless TORCH_CPP_LOG_LEVEL is set before it is imported."""
 KINDS = {"ragged": RaggedStep, "static": StaticStep}
 
 
@@ -179,10 +177,11 @@ def test_a_process_dies(
     status, out, err = found[1 - process]
     assert found[process] == (-signal.SIGKILL, "", "")
     assert (status, out) == (5, "")
-    line, hint = (each for each in err.splitlines() if not each.startswith(C_PLUS_PLUS))
+    # torch is imported already, and so its own log cannot be turned off.
+    line, *hint = (each for each in err.splitlines() if each.startswith(("Unreachable", "hint")))
     if process:
         assert line.startswith("Unreachable: another of the 2 processes has ended or does not answer")
-        assert hint == "hint: saved; go on with: rankwise sweep --resume run"
+        assert hint == ["hint: saved; go on with: rankwise sweep --resume run"]
     else:
         assert line == "Unreachable: process 0 has ended or does not answer"
     folder = RunFolder(tmp_path / "run")
@@ -197,17 +196,8 @@ def test_a_process_dies(
 def test_torchrun(gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder) -> None:
     """Process 0 prints the table and the others nothing, and only it writes files."""
     (tmp_path / "recipe.toml").write_text(tiny.recipe(gpt2_base, data_folder).to_toml())
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command = [
-        sys.executable,
-        *launcher,
-        "--standalone",
-        "-m",
-        "rankwise",
-        "sweep",
-        "--recipe",
-        "recipe.toml",
-    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "rankwise", "sweep", "--recipe", "recipe.toml"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
