@@ -10,15 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from rankwise import Recipe, UsageError, sweep
+from rankwise import Classifier, Recipe, UsageError, search, sweep
+from rankwise.commands.bank import train_banks
 from rankwise.training.callbacks import Callback
 from tests import tiny
 
 pytest.importorskip("ray", reason="the extra rankwise[ray] is not installed")
 
 from rankwise.cluster.banks import Cluster
+from rankwise.cluster.predict import _claim, predict_folder
 
 SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
 
@@ -177,3 +181,83 @@ def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="a cluster needs the package ray") as caught:
         Cluster("local")
     assert caught.value.hint == "pip install 'rankwise[ray]'"
+
+
+def test_a_search(cluster: Cluster, gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    """Rung by rung: the result is the same with another number of workers."""
+    recipe = tiny.recipe(
+        gpt2_base, data_folder, ranks=(1, 2), tune=True, learning_rates=(0.01, 0.02), epochs=6, bank_size=1
+    )
+    found = search(recipe, tmp_path / "run", train=cluster)
+    alone = search(recipe, tmp_path / "alone", train=lambda *given: train_banks(*given))
+    assert found == alone
+    files = (
+        "search.json",
+        "history.jsonl",
+        "recipe.toml",
+        f"adapters/{found.best}/adapter_model.safetensors",
+    )
+    for name in files:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+    assert len(found.trials) == 4
+
+
+# Labels of a folder
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder of three Parquet files, one of them in a folder."""
+    for number, name in enumerate(("a.parquet", "b.parquet", "more/c.parquet")):
+        path = tmp_path / "texts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pa.table({"text": tiny.texts(4 + number, number)}), path)
+    return tmp_path / "texts"
+
+
+def labels(folder: Path) -> dict[str, list[str]]:
+    found = sorted(folder.rglob("*.parquet"))
+    return {
+        str(path.relative_to(folder)): parquet.read_table(path)["predicted_label"].to_pylist()
+        for path in found
+    }
+
+
+def test_a_folder_is_labeled(adapter: Path, classifier: Classifier, texts: Path, tmp_path: Path) -> None:
+    """Once: files that are there are kept, one that cannot be read is named, and the others are labeled."""
+    (texts / "bad.parquet").write_bytes(b"nothing")
+    given: dict[str, Any] = {"cpus": 1, "workers": 2, "loading": {"device": "cpu", "precision": "float32"}}
+    arguments = json.dumps([str(adapter), str(texts), str(tmp_path / "labels"), given])
+    # Of its own process, because this one may be connected to the cluster of other tests.
+    program = (
+        "import json, sys; from rankwise.cluster.predict import predict_folder\n"
+        "adapter, source, target, given = json.loads(sys.argv[1])\n"
+        "print(predict_folder(adapter, source, target, 'local', **given))\n"
+    )
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+    first = run()
+    assert "bad.parquet: " in first.stderr and "the other 3 files were labeled" in first.stderr
+    found = labels(tmp_path / "labels")
+    assert found == {
+        name: classifier.predict(parquet.read_table(texts / name)["text"].to_pylist())
+        for name in ("a.parquet", "b.parquet", "more/c.parquet")
+    }
+    (texts / "bad.parquet").unlink()
+    (tmp_path / "labels" / "b.parquet").unlink()
+    before = (tmp_path / "labels" / "a.parquet").stat().st_mtime_ns
+    assert run().stdout == "Labeled(files=1, rows=5, skipped=2)\n"
+    assert labels(tmp_path / "labels") == found
+    assert (tmp_path / "labels" / "a.parquet").stat().st_mtime_ns == before
+
+
+def test_labels_of_two_adapters_are_not_mixed(run: RunFolder, texts: Path, tmp_path: Path) -> None:
+    target = tmp_path / "labels"
+    _claim(target, run.adapters / "r1-s110", {"device": "cpu"})
+    with pytest.raises(UsageError, match="has labels of another adapter"):
+        predict_folder(run.adapters / "r4-s110", texts, target, "local", loading={"device": "cpu"})
+    with pytest.raises(UsageError, match="has no Parquet files"):
+        predict_folder(run.adapters / "r4-s110", run.adapters, target, "local")

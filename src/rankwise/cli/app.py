@@ -314,6 +314,9 @@ def search(
     ] = None,
     out: Out = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of the search to resume.")] = None,
+    ray: Ray = None,
+    ray_cpus: RayCpus = None,
+    ray_workers: RayWorkers = None,
     json: Json = False,
 ) -> None:
     """Search ranks, learning rates and other settings: many on short schedules, the best in full."""
@@ -323,11 +326,18 @@ def search(
         from rankwise.cli import terminal
         from rankwise.commands.search import search as run
         from rankwise.commands.sweep import default_folder
+        from rankwise.searching import candidates
         from rankwise.store.run_folder import RunFolder
 
+        connection = _cluster({"address": ray, "cpus": ray_cpus, "workers": ray_workers})
+        if ray and places:
+            raise UsageError("--places and --ray cannot be combined", hint="--ray-workers limits the workers")
+        going_on: dict[str, Any] = {"trials": trials, "places": places, "resume": resume is not None}
         folder = RunFolder(resume or out or default_folder(recipe))
-        with terminal.ProgressBars() as bars:
-            found = run(recipe, folder.path, bars, trials=trials, places=places, resume=resume is not None)
+        with terminal.ProgressBars() as bars, connection as on:
+            if on:
+                recipe, going_on["train"] = on.divided(recipe, len(candidates(recipe, trials))), on
+            found = run(recipe, folder.path, bars, **going_on)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -475,12 +485,25 @@ def predict(
     labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    ray: Ray = None,
+    ray_cpus: RayCpus = None,
+    ray_workers: RayWorkers = None,
     json: Json = False,
 ) -> None:
     """Label texts given as arguments or in stdin, one per line, or a file of any length."""
     from rankwise.cli import terminal
     from rankwise.commands import predict as command
 
+    if ray:
+        loading = {"base": base, "labels": label_names(labels), "device": device, "precision": precision}
+        reading = {"text_column": text_column, "skip_empty": skip_empty}
+        if texts or url or safe_csv or overwrite or not input or not output:
+            raise UsageError("--ray labels a folder", hint="give --input FOLDER --output FOLDER")
+        going_on = {"cpus": ray_cpus, "workers": ray_workers, "loading": loading, "reading": reading}
+        _predict_folder(adapter, input, output, ray, **going_on)
+        return
+    if ray_cpus or ray_workers:
+        raise UsageError("--ray-cpus and --ray-workers need a cluster", hint="such as --ray local")
     source = command.source_of(texts or [], input, output)
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
@@ -536,6 +559,27 @@ def predict(
         )
     else:
         terminal.show_predictions(texts, found)
+
+
+def _predict_folder(adapter: Path, source: Path, target: Path, address: str, **options: Any) -> None:
+    """Label a folder on a Ray cluster."""
+    with signals.stopping():
+        from rankwise.cli import terminal
+        from rankwise.cluster.predict import predict_folder
+
+        with terminal.ProgressBars() as bars:
+            bars.begin("predict", None)
+            found = predict_folder(
+                adapter,
+                source,
+                target,
+                address,
+                on_file=lambda file, rows: bars.advance(rows),
+                on_note=bars.note,
+                **options,
+            )
+    there = f", {found.skipped:,} were there already" if found.skipped else ""
+    terminal.stderr.print(f"{found.files:,} files, {found.rows:,} texts -> {target}{there}", soft_wrap=True)
 
 
 @_verb

@@ -113,11 +113,16 @@ class Cluster:
             return self._gpus or 0
         return 1 if self._ray.cluster_resources().get("GPU") else 0
 
-    def divided(self, recipe: Recipe) -> Recipe:
-        """The recipe with banks so small that every worker has one, unless it sets their size."""
+    def divided(self, recipe: Recipe, adapters: int | None = None) -> Recipe:
+        """The recipe with banks so small that every worker has one, unless it sets their size.
+
+        Args:
+            recipe: what to train.
+            adapters: number of adapters; by default, every rank with every seed.
+        """
         if recipe.machine.bank_size:
             return recipe
-        adapters = len(recipe.lora.ranks) * len(recipe.train.seeds)
+        adapters = adapters or len(recipe.lora.ranks) * len(recipe.train.seeds)
         return recipe.replace(bank_size=-(-adapters // self.workers))
 
     def __call__(
@@ -364,7 +369,8 @@ class _Stage:
         specs = [self.task.specs[name] for name in names]
         self.task.finish(TrainedElsewhere(specs, report.states, report.test_logits))
         for name in bank.names:
-            self.journal.adapters.pop(name, None)
+            if not self.task.keeps(name):
+                self.journal.adapters.pop(name, None)
 
     def _relieve(self, bank: _Running, waiting: deque[list[str]]) -> None:
         """Split a bank, or its batches, and train it again from its last states."""

@@ -62,6 +62,7 @@ class Task:
     finish: Callable[[TrainedBank], None]  # may run out of memory
     refill: Callable[[Trainer], None] = lambda trainer: None  # called when adapters have finished or diverged
     validated_on: str = "validation"
+    keeps: Callable[[str], bool] = lambda name: False  # whether to keep the state of a finished adapter
 
 
 TrainBanks = Callable[[Task, Callable[[str], bool], Material, Journal, Callback], None]
@@ -132,7 +133,8 @@ def _fits(
             raise
         return False
     for name in names:
-        journal.adapters.pop(name, None)
+        if not task.keeps(name):
+            journal.adapters.pop(name, None)
     journal.save()
     return True
 

@@ -175,10 +175,10 @@ class Journal:
         banks = self.banks_of(stage)
         bank = banks[number - 1]
         names = self.names(bank)
-        half = (len(names) + 1) // 2
-        if self.state.search and self.state.search.places > 1:
-            done = self._fewer_places(self.state.search, bank)
-        elif len(names) > 1 and not self.state.search:
+        half, search = (len(names) + 1) // 2, self.state.search
+        if search and not search.in_waves and search.places > 1:
+            done = self._fewer_places(search, bank)
+        elif len(names) > 1 and (not search or search.in_waves):
             second = BankPlan(adapters=names[half:], micro_batches=bank.micro_batches)
             bank.adapters = [name for name in bank.adapters if name not in second.adapters]
             banks.insert(number, second)
