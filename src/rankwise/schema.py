@@ -2,9 +2,9 @@
 
 results.json contains `Results`, timing.json `Timing`, data.json `DataReport`, search.json `SearchResults`.
 merged.json holds a list of `MergedRun`. `rankwise compare --json` prints a `Comparison`, `rankwise cut
---json` a `Cut`, `rankwise runs --json` a list of `RunSummary`. results.json and search.json are byte-identical
-whenever the same recipe runs on the same machine. Values that vary between runs, such as wall times, are in
-timing.json.
+--json` a `Cut`, `rankwise runs --json` a list of `RunSummary`. results.json and search.json are
+byte-identical whenever the same recipe runs on the same machine. Values that vary between runs, such as wall
+times, are in timing.json.
 
 Proportions, probabilities, accuracies and F1 scores are fractions from 0 to 1.
 """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -16,6 +18,7 @@ from pyarrow import parquet
 
 from rankwise import Classifier, Recipe, UsageError, search, sweep
 from rankwise.commands.bank import train_banks
+from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 from tests import tiny
 
@@ -111,6 +114,7 @@ PROGRAM = """
 import json, os, signal, sys
 from rankwise import Recipe, sweep
 from rankwise.cluster.banks import Cluster
+from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 
 class Dies(Callback):

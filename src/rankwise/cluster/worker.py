@@ -109,7 +109,7 @@ class Worker:
         trainer = self.trainer = self.trainer or self._trainer()
         events: list[tuple[StepResult | Validation, float]] = []
         end = time.monotonic() + REPORT_SECONDS
-        while not trainer.done and time.monotonic() < end:
+        while not trainer.done and (not events or time.monotonic() < end):
             start = time.perf_counter()
             event = trainer.validate() if trainer.validation_due else trainer.step()
             events.append((event, time.perf_counter() - start))

@@ -79,8 +79,8 @@ def search(
             places decide on the order of results, and so on what is promoted.
         resume: resume the search in `folder`. On the CPU, with the same number of threads, it ends
             bit-identical to an uninterrupted one.
-        train: trains the banks, as for `sweep`. With another way than the default, the trials are trained rung by
-            rung instead of in places, and `places` is not used.
+        train: trains the banks, as for `sweep`. With another way than the default, the trials are trained rung
+            by rung instead of in places, and `places` is not used.
 
     Returns:
         The contents of search.json.
@@ -307,7 +307,7 @@ class _Stage:
         )
 
     def record(self, kept: Mapping[str, Kept]) -> None:
-        """Add attempts that have finished, with their snapshots, and all that have diverged to the journal."""
+        """Add attempts that have finished, with their snapshots, and those that have diverged."""
         journal, data = self.journal, self.material.training_data
         known = {trial.name for trial in journal.trials}
         for name, snapshot in kept.items():
@@ -350,8 +350,8 @@ def _in_waves(
 ) -> None:
     """Train the attempts rung by rung, each rung in as many banks as there is room for.
 
-    A rung begins when the one below it has ended (Jamieson and Talwalkar 2016, arXiv 1502.07943), so the result
-    does not depend on how many banks train at once, or in which order they end.
+    A rung begins when the one below it has ended (Jamieson and Talwalkar 2016, arXiv 1502.07943), so the
+    result does not depend on how many banks train at once, or in which order they end.
     """
     found = replace(stage.search, places=len(stage.search.attempts))
     while attempts := searching.next_attempts(found, journal.trials, []):
