@@ -95,7 +95,7 @@ def test_imports_make_no_circle() -> None:
 def test_the_graph_is_read_rightly() -> None:
     """Known imports are found: at the top of a module, within a function, of a module by name."""
     assert {"errors", "recipe", "cli.terminal", "commands.preview"} <= needs("cli.app")
-    assert {"commands.material", "report.build", "training.trainer"} <= needs("commands.sweep")
+    assert {"commands.material", "report.build", "training.journal"} <= needs("commands.sweep")
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def search(
             places decide on the order of results, and so on what is promoted.
         resume: resume the search in `folder`. On the CPU, with the same number of threads, it ends
             bit-identical to an uninterrupted one.
-        train: trains the banks, as for `sweep`. With another way than the default, the trials are trained rung
-            by rung instead of in places, and `places` is not used.
+        train: trains the banks, as for `sweep`. With another way than the default, trials are trained rung by
+            rung instead of in places, and `places` is not used.
 
     Returns:
         The contents of search.json.
