@@ -16,7 +16,7 @@ from rankwise.nn.batch import Ids
 from rankwise.nn.loss import Loss
 from rankwise.nn.static.graphs import Record
 from rankwise.nn.static.step import StaticStep
-from rankwise.nn.step import TrainingStep
+from rankwise.nn.step import WHOLE, Share, TrainingStep
 from rankwise.recipe import Recipe
 from rankwise.tasks.registry import task_of
 from rankwise.tasks.task import Targets
@@ -80,7 +80,8 @@ def static_steps(record: Record | None = None) -> Callable[..., TrainingStep]:
         base_dropout: bool,
         micro_batches: int,
         on_failure: Callable[[str], None],
+        share: Share = WHOLE,
     ) -> TrainingStep:
-        return StaticStep(backbone, bank, loss, base_dropout, record, on_failure, micro_batches)
+        return StaticStep(backbone, bank, loss, base_dropout, record, on_failure, micro_batches, share)
 
     return step_of

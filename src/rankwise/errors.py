@@ -7,7 +7,7 @@ exit status for the command line::
     ├── UsageError         2   an option, recipe or argument that cannot be used
     ├── DataError          3   a text or label file that cannot be used: file, line, column
     ├── ModelError         4   a base model or adapter that cannot be used
-    ├── Unreachable        5   the Hub, or another service, did not answer
+    ├── Unreachable        5   the Hub, another service or process did not answer
     ├── ResourceError      6   out of memory or disk, or the system refuses to write a file
     └── TrainingError      7   the loss, a gradient or a weight is not finite
 
@@ -131,7 +131,7 @@ class ModelError(RankwiseError):
 
 
 class Unreachable(RankwiseError):
-    """The Hub, or another service, did not answer."""
+    """The Hub, another service or another process did not answer."""
 
     exit_status = 5
 

@@ -13,7 +13,7 @@ from threading import get_ident
 
 import torch
 
-from rankwise import cores
+from rankwise import cores, processes
 from rankwise.errors import UsageError, option
 
 _GROUP = "/sys/fs/cgroup"
@@ -27,11 +27,15 @@ _computing: set[int] = set()
 def device(name: str) -> torch.device:
     """The torch device for a recipe's device name; `auto` prefers CUDA, then MPS, then the CPU.
 
+    Of several processes on a machine, each has the CUDA device with its own number.
+
     Raises:
         UsageError: the name is invalid, or this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and processes.count() > 1:
+        name = f"cuda:{processes.local_index()}"
     kind, _, index = name.partition(":")
     if not re.fullmatch("(cpu|cuda|mps)(:[0-9]+)?", name):
         raise UsageError(f"unknown device {name!r}", hint="use auto, cpu, cuda, cuda:N or mps")

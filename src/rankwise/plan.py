@@ -226,7 +226,7 @@ def make(
     old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
     new = [spec for spec in specs if not any(spec in bank for bank in old)]
     epochs = epochs_of(recipe)
-    banks = old + _split(new, estimate, memory_bytes)
+    banks = old + _split(new, estimate, memory_bytes, recipe.machine.bank_size)
     if probe and not any(probe in bank for bank in banks):
         banks = (*banks, (probe,))
     return Plan(
@@ -290,7 +290,7 @@ def split_trials(
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
     """Split any adapters into banks that fit in memory; the arguments are those of `make`."""
     estimate = _estimate(recipe, parse_config(config_json), tokens_per_text, number_bytes)
-    return _split(specs, estimate, memory_bytes)
+    return _split(specs, estimate, memory_bytes, recipe.machine.bank_size)
 
 
 def _estimate(
@@ -330,8 +330,9 @@ def _split(
     specs: Sequence[AdapterSpec],
     estimate: Callable[[Sequence[AdapterSpec]], int],
     memory_bytes: int | None,
+    most: int | None = None,
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
-    """Split adapters into banks that fit in memory.
+    """Split adapters into banks that fit in memory, of at most so many adapters.
 
     Linear probes (rank 0) form their own banks, which need no backward pass through the backbone.
     """
@@ -339,6 +340,8 @@ def _split(
     for group in ([s for s in specs if not s.rank], [s for s in specs if s.rank]):
         full = True
         for spec in group:
+            if most is not None and not full:
+                full = len(banks[-1]) >= most
             if memory_bytes is not None and not full:
                 full = estimate([*banks[-1], spec]) > memory_bytes
             if full:

@@ -382,6 +382,8 @@ class MachineSettings(_Settings):
     memory_gb: float | None = Field(None, gt=0)
     """Memory limit of one bank in GB. Adapters that do not fit train in further banks (default: 60 % of free
     memory)."""
+    bank_size: int | None = Field(None, ge=1)
+    """Most adapters that train together in one bank (default: as many as fit in memory)."""
 
     @field_validator("device")
     @classmethod

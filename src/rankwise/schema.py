@@ -1,9 +1,10 @@
 """Schemas of the JSON files that rankwise writes.
 
 results.json contains `Results`, timing.json `Timing`, data.json `DataReport`, search.json `SearchResults`.
-`rankwise compare --json` prints a `Comparison`, `rankwise cut --json` a `Cut`, `rankwise runs --json` a list
-of `RunSummary`. results.json and search.json are byte-identical whenever the same recipe runs on the same
-machine. Values that vary between runs, such as wall times, are in timing.json.
+merged.json holds a list of `MergedRun`. `rankwise compare --json` prints a `Comparison`, `rankwise cut
+--json` a `Cut`, `rankwise runs --json` a list of `RunSummary`. results.json and search.json are
+byte-identical whenever the same recipe runs on the same machine. Values that vary between runs, such as wall
+times, are in timing.json.
 
 Proportions, probabilities, accuracies and F1 scores are fractions from 0 to 1.
 """
@@ -283,6 +284,13 @@ class Cut(BaseModel):
     adapter_bytes: int  # size of adapter_model.safetensors
     kept: float  # share of the update's squared Frobenius norm that the cut keeps
     kept_by_module: dict[str, float]  # the same share for each target module
+
+
+class MergedRun(BaseModel):
+    """A run that is part of a merged one: an entry of merged.json."""
+
+    folder: str
+    adapters: list[str]  # names, sorted
 
 
 class RankSummary(BaseModel):

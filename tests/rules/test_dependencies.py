@@ -22,7 +22,7 @@ NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {
     extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["optional-dependencies"].items()
 }
-OPTIONAL = [*EXTRAS["excel"], *EXTRAS["export"], *EXTRAS["track"]]
+OPTIONAL = [*EXTRAS["excel"], *EXTRAS["export"], *EXTRAS["ray"], *EXTRAS["track"]]
 """What the package imports if an extra is installed."""
 MODULE_OF = {"scikit-learn": "sklearn"}
 """Distribution -> the module that it is imported as, where that is not its own name."""

@@ -9,14 +9,15 @@ import functools
 import json as jsonlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from rankwise import cores
+from rankwise import cores, processes
 from rankwise.cli import streams
 from rankwise.cli.examples import epilog
 from rankwise.cli.group import Group, canonical, fail
@@ -29,7 +30,9 @@ from rankwise.schema import MetricName
 from rankwise.training import signals
 
 if TYPE_CHECKING:
+    from rankwise.cluster.banks import Cluster
     from rankwise.commands.duration import Duration
+    from rankwise.commands.run_results import Results
 
 app = typer.Typer(
     cls=Group,
@@ -58,6 +61,14 @@ Metric = Annotated[
     typer.Option(
         help="What to compare the ranks by [default: as in the recipe].", metavar="accuracy|log-loss|macro-f1"
     ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Work on a Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT.", metavar="ADDRESS"),
+]
+RayCpus = Annotated[int | None, typer.Option(help="Cores of each worker [default: as many as here].", min=1)]
+RayWorkers = Annotated[
+    int | None, typer.Option(help="Most workers [default: as many as the cluster has room for].", min=1)
 ]
 Margin = Annotated[
     float | None,
@@ -139,7 +150,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             fail(*_unexpected(error))
 
-    app.command(cls=Command, epilog=epilog(function.__name__))(presented(guarded))
+    app.command(cls=Command, epilog=epilog(function.__name__.replace("_", "-")))(presented(guarded))
     return guarded
 
 
@@ -184,7 +195,13 @@ def rankwise(
 
 
 def _sweep(
-    recipe: Recipe, out: Path | None, as_json: bool, samples: bool, track: str | None = None, **going_on: Any
+    recipe: Recipe,
+    out: Path | None,
+    as_json: bool,
+    samples: bool,
+    track: str | None = None,
+    cluster: Mapping[str, Any] | None = None,
+    **going_on: Any,
 ) -> None:
     with signals.stopping():
         from rankwise.cli import terminal
@@ -193,20 +210,37 @@ def _sweep(
         from rankwise.store.run_folder import RunFolder
         from rankwise.training.callbacks import Callbacks
 
+        if processes.is_follower():
+            with streams.silenced():
+                sweep(recipe)
+            return
         names = [name.strip() for name in (track or "").split(",") if name.strip()]
         check(names)
+        connection = _cluster(cluster)
         run = RunFolder(out or default_folder(recipe))
-        with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
+        with (
+            terminal.ProgressBars() as bars,
+            Trackers(names, recipe, run, bars.note) as trackers,
+            connection as on,
+        ):
+            if on:
+                recipe, going_on["train"] = on.divided(recipe), on
             results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
+    if as_json:
+        print(results.model_dump_json(indent=1))
+    else:
+        _show_run(results, samples=samples)
+
+
+def _show_run(results: Results, *, samples: bool) -> None:
+    from rankwise.cli import terminal
     from rankwise.report import ranks, tables
     from rankwise.report.run import load
     from rankwise.report.samples import sample_table
     from rankwise.report.tuning import chosen_table
+    from rankwise.store.run_folder import RunFolder
 
-    if as_json:
-        print(results.model_dump_json(indent=1))
-        return
-    finished = load(run)
+    finished = load(RunFolder(results.folder))
     if results.tuning:
         terminal.show_table(chosen_table(results.tuning))
         terminal.stdout.print()
@@ -216,6 +250,19 @@ def _sweep(
         terminal.show_table(sample_table(finished))
     terminal.show_comparison(ranks.compare(finished), table=False)
     terminal.show_written(finished)
+
+
+def _cluster(options: Mapping[str, Any] | None) -> AbstractContextManager[Cluster | None]:
+    """A connection to the Ray cluster that is asked for, if one is."""
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    address = given.pop("address", None)
+    if address is None and given:
+        raise UsageError(f"--ray-{next(iter(given))} needs a cluster", hint="such as --ray local")
+    if address is None:
+        return nullcontext()
+    from rankwise.cluster.banks import Cluster
+
+    return Cluster(address, **given)
 
 
 @_verb
@@ -245,12 +292,17 @@ def sweep(
             help="Log losses and accuracies to tensorboard, wandb, mlflow, trackio.", metavar="A,B,..."
         ),
     ] = None,
+    ray: Ray = None,
+    ray_cpus: RayCpus = None,
+    ray_workers: RayWorkers = None,
 ) -> None:
     """Train every rank in one pass and print the rank table."""
     if resume and out:
         raise UsageError("--resume and --out cannot be combined")
     saving = {"checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
-    _sweep(recipe, resume or out, json, samples=False, track=track, resume=resume is not None, **saving)
+    cluster = {"address": ray, "cpus": ray_cpus, "workers": ray_workers}
+    going_on = {"resume": resume is not None, **saving}
+    _sweep(recipe, resume or out, json, samples=False, track=track, cluster=cluster, **going_on)
 
 
 @_verb
@@ -268,6 +320,9 @@ def search(
     ] = None,
     out: Out = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of the search to resume.")] = None,
+    ray: Ray = None,
+    ray_cpus: RayCpus = None,
+    ray_workers: RayWorkers = None,
     json: Json = False,
 ) -> None:
     """Search ranks, learning rates and other settings: many on short schedules, the best in full."""
@@ -277,11 +332,18 @@ def search(
         from rankwise.cli import terminal
         from rankwise.commands.search import search as run
         from rankwise.commands.sweep import default_folder
+        from rankwise.searching import candidates
         from rankwise.store.run_folder import RunFolder
 
+        connection = _cluster({"address": ray, "cpus": ray_cpus, "workers": ray_workers})
+        if ray and places:
+            raise UsageError("--places and --ray cannot be combined", hint="--ray-workers limits the workers")
+        going_on: dict[str, Any] = {"trials": trials, "places": places, "resume": resume is not None}
         folder = RunFolder(resume or out or default_folder(recipe))
-        with terminal.ProgressBars() as bars:
-            found = run(recipe, folder.path, bars, trials=trials, places=places, resume=resume is not None)
+        with terminal.ProgressBars() as bars, connection as on:
+            if on:
+                recipe, going_on["train"] = on.divided(recipe, len(candidates(recipe, trials))), on
+            found = run(recipe, folder.path, bars, **going_on)
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -432,12 +494,25 @@ def predict(
     labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    ray: Ray = None,
+    ray_cpus: RayCpus = None,
+    ray_workers: RayWorkers = None,
     json: Json = False,
 ) -> None:
     """Label texts given as arguments or in stdin, one per line, or a file of any length."""
     from rankwise.cli import terminal
     from rankwise.commands import predict as command
 
+    if ray:
+        loading = {"base": base, "labels": label_names(labels), "device": device, "precision": precision}
+        reading = {"text_column": text_column, "skip_empty": skip_empty}
+        if texts or url or safe_csv or overwrite or not input or not output:
+            raise UsageError("--ray labels a folder", hint="give --input FOLDER --output FOLDER")
+        going_on = {"cpus": ray_cpus, "workers": ray_workers, "loading": loading, "reading": reading}
+        _predict_folder(adapter, input, output, ray, **going_on)
+        return
+    if ray_cpus or ray_workers:
+        raise UsageError("--ray-cpus and --ray-workers need a cluster", hint="such as --ray local")
     source = command.source_of(texts or [], input, output)
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
@@ -491,6 +566,27 @@ def predict(
         )
     else:
         terminal.show_predictions(texts, found)
+
+
+def _predict_folder(adapter: Path, source: Path, target: Path, address: str, **options: Any) -> None:
+    """Label a folder on a Ray cluster."""
+    with signals.stopping():
+        from rankwise.cli import terminal
+        from rankwise.cluster.predict import predict_folder
+
+        with terminal.ProgressBars() as bars:
+            bars.begin("predict", None)
+            found = predict_folder(
+                adapter,
+                source,
+                target,
+                address,
+                on_file=lambda file, rows: bars.advance(rows),
+                on_note=bars.note,
+                **options,
+            )
+    there = f", {found.skipped:,} were there already" if found.skipped else ""
+    terminal.stderr.print(f"{found.files:,} files, {found.rows:,} texts -> {target}{there}", soft_wrap=True)
 
 
 @_verb
@@ -794,6 +890,27 @@ def runs(
         terminal.show_table(runs_table(found))
     else:
         terminal.stdout.print(f"no runs in {folder}", soft_wrap=True)
+
+
+@_verb
+def merge_runs(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs that differ in ranks and seeds only.")],
+    output: Annotated[Path, typer.Option(help="Run folder to write.")],
+    json: Json = False,
+) -> None:
+    """Merge runs of the same recipe, each of some ranks or seeds, into one, as if trained at once."""
+    with signals.stopping():
+        from rankwise.cli import terminal
+        from rankwise.commands.merge import merge_runs as run
+
+        with terminal.ProgressBars() as bars:
+            results, merged = run(runs, output, bars)
+    if json:
+        print(results.model_dump_json(indent=1))
+        return
+    for each in merged:
+        terminal.stdout.print(f"{each.folder}: {', '.join(each.adapters)}", soft_wrap=True)
+    _show_run(results, samples=False)
 
 
 @_verb

@@ -7,6 +7,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sweep": (
         "rankwise sweep reviews.csv --ranks 1,4,16 --seeds 0-2",
         "rankwise sweep --resume runs/reviews --ranks 32",
+        "rankwise sweep reviews.csv --ranks 1-16 --ray auto",
     ),
     "search": ("rankwise search reviews.csv --ranks 2,8 --vary alpha=8,16 --trials 20",),
     "plan": ("rankwise plan reviews.csv --ranks 1-16", "rankwise plan reviews.csv --time"),
@@ -39,6 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "rankwise report runs/first runs/second --out both.html",
     ),
     "runs": ("rankwise runs",),
+    "merge-runs": ("rankwise merge-runs runs/ranks-1-4 runs/ranks-8-16 --output runs/all",),
     "reproduce": ("rankwise reproduce --out runs/published",),
     "doctor": ("rankwise doctor",),
     "version": ("rankwise version",),

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from rankwise import processes
 from rankwise.cli import help as help_text
 from rankwise.cli.examples import EXAMPLES
-from rankwise.errors import RankwiseError, UsageError
+from rankwise.errors import RankwiseError, Unreachable, UsageError
 
 ALIASES = {
     "train": "sweep",
@@ -80,10 +81,14 @@ def _explained() -> Iterator[None]:
 
 
 def fail(error: RankwiseError, status: int | None = None) -> NoReturn:
-    """Print an error and exit with its status, or another one."""
+    """Print an error and exit with its status, or another one.
+
+    Of several processes, the first one prints; another one only that it cannot reach it.
+    """
     from rankwise.cli.terminal import show_error
 
-    show_error(error)
+    if isinstance(error, Unreachable) or not processes.is_follower():
+        show_error(error)
     raise typer.Exit(error.exit_status if status is None else status)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.models import OptionInfo, ParameterInfo
 
+from rankwise import processes
 from rankwise.errors import UsageError
 from rankwise.recipe import OPTION, PRESETS, Recipe, did_you_mean
 
@@ -262,7 +263,7 @@ def notes(recipe: Recipe, given: Mapping[str, Any], *, is_resumed: bool) -> Iter
 
 def _show(lines: Iterable[str]) -> None:
     found = list(lines)
-    if found:
+    if found and not processes.is_follower():
         from rankwise.cli.terminal import show_note
 
         for line in found:

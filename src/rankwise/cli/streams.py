@@ -14,7 +14,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
 from rankwise.errors import ResourceError
@@ -101,6 +101,13 @@ def guarded() -> Iterator[None]:
             f"standard output: cannot write: {lost.strerror}",
             hint="free disk space, or write to another disk",
         )
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Drop what is printed within the block: another process prints the same."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def _guarded(stream: TextIO | None, usual: int) -> TextIO:

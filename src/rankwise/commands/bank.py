@@ -11,18 +11,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rankwise import hardware
 from rankwise.commands.material import Material
 from rankwise.errors import ResourceError, TrainingError, option
 from rankwise.nn.bank import AdapterSpec
+from rankwise.nn.batch import Ids
 from rankwise.recipe import TrainSettings
 from rankwise.schema import Diverged
 from rankwise.training.callbacks import Callback
 from rankwise.training.journal import Journal, Stage
+from rankwise.training.parallel import PeerLost, SharedOutOfMemory
+from rankwise.training.state import AdapterState, Kept
 from rankwise.training.trainer import Failure, Trainer, TrainingData
+
+
+class TrainedBank(Protocol):
+    """A bank whose adapters have all finished or diverged: a `Trainer`, or what a worker returns of one."""
+
+    @property
+    def specs(self) -> Sequence[AdapterSpec]:
+        """The adapters that have not failed."""
+
+    def state(self) -> dict[str, AdapterState]:
+        """Name -> state."""
+
+    def kept(self) -> dict[str, Kept]:
+        """Name -> kept snapshot."""
+
+    def kept_logits(
+        self, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda texts: None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Name -> (texts, classes) logits of the kept snapshot."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +59,25 @@ class Task:
     data: TrainingData
     settings: TrainSettings
     title: Callable[[int], str]  # number of a bank, from 1 -> the displayed name of its training
-    finish: Callable[[Trainer], None]  # may run out of memory
+    finish: Callable[[TrainedBank], None]  # may run out of memory
     refill: Callable[[Trainer], None] = lambda trainer: None  # called when adapters have finished or diverged
     validated_on: str = "validation"
+    keeps: Callable[[str], bool] = lambda name: False  # whether to keep the state of a finished adapter
+
+
+TrainBanks = Callable[[Task, Callable[[str], bool], Material, Journal, Callback], None]
+"""Trains every bank of a stage that the journal holds, as `train_banks` does."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A bank to train: what each of several processes must know, besides base and data."""
+
+    stage: Stage
+    specs: Sequence[AdapterSpec]
+    settings: TrainSettings
+    saved: Mapping[str, AdapterState]  # of those of its adapters that have begun
+    micro_batches: int
 
 
 def train_banks(
@@ -61,7 +102,7 @@ def train_banks(
         if all(map(done, names)) or _fits(number, names, task, material, journal, callback):
             number += 1
         else:
-            _relieve(number, task, material, journal, callback)
+            relieve(number, task, material, journal, callback)
 
 
 def _fits(
@@ -69,24 +110,31 @@ def _fits(
 ) -> bool:
     """Train a bank; return False if it does not fit into memory."""
     bank = journal.banks_of(task.stage)[number - 1]
+    specs = [task.specs[name] for name in names]
+    saved = {name: journal.adapters[name] for name in names if name in journal.adapters}
+    material.group.tell(Order(task.stage, specs, task.settings, saved, bank.micro_batches))
     try:
         trainer = Trainer(
             material.backbone,
-            [task.specs[name] for name in names],
+            specs,
             task.data,
             task.settings,
-            saved=journal.adapters,
+            saved=saved,
             micro_batches=bank.micro_batches,
             record=lambda event: journal.record(number if task.stage == "train" else 0, event),
+            group=material.group,
         )
         _train(trainer, task, material, journal, callback, task.title(number))
         task.finish(trainer)
     except (RuntimeError, MemoryError) as error:
-        if not hardware.is_out_of_memory(error):
+        # Of several processes, only one that all have noticed leaves them in step.
+        shared = material.group.is_alone or isinstance(error, SharedOutOfMemory)
+        if not shared or not hardware.is_out_of_memory(error):
             raise
         return False
     for name in names:
-        journal.adapters.pop(name, None)
+        if not task.keeps(name):
+            journal.adapters.pop(name, None)
     journal.save()
     return True
 
@@ -118,18 +166,18 @@ def _train(
             journal.count(step, time.perf_counter() - start)
             callback.step(step.adapters, step.number, step.steps, step.losses)
             if step.failures:
-                _drop(step.failures, task, material, journal, callback)
+                drop(step.failures, task, material, journal, callback)
                 task.refill(trainer)
             if step.failures or journal.is_due(trainer):
                 journal.save(trainer)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PeerLost):
         if trainer.settled:
             journal.save(trainer)
         raise
     callback.end()
 
 
-def _drop(
+def drop(
     failures: Sequence[Failure], task: Task, material: Material, journal: Journal, callback: Callback
 ) -> None:
     """Record the adapters that have diverged, or stop if the recipe says so. A trial may always diverge."""
@@ -150,7 +198,7 @@ def _drop(
         callback.note(f"step {step}: adapter {spec.name} is dropped: {reason}")
 
 
-def _relieve(number: int, task: Task, material: Material, journal: Journal, callback: Callback) -> None:
+def relieve(number: int, task: Task, material: Material, journal: Journal, callback: Callback) -> None:
     """Reduce the memory use of a bank that does not fit into memory.
 
     Raises:

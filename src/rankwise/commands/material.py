@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankwise import hardware
+from rankwise import hardware, processes
 from rankwise.commands import checks
 from rankwise.commands.locate import anchored
 from rankwise.data import load as data
@@ -35,6 +35,7 @@ from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import Checkpoint
 from rankwise.training.data import EncodedSplit
 from rankwise.training.journal import Clock
+from rankwise.training.parallel import ALONE, Group
 from rankwise.training.trainer import TrainingData
 
 MEMORY_SHARE = 0.6
@@ -60,6 +61,7 @@ class Material:
     device: torch.device
     precision: torch.dtype
     fingerprint: dict[str, str]
+    group: Group = ALONE  # the processes that train the banks together
 
     @property
     def evaluated(self) -> dict[str, EncodedSplit]:
@@ -136,7 +138,11 @@ class Material:
     def environment(self) -> dict[str, str]:
         """What may change the last digits of a result even with the same recipe."""
         return resuming.environment(
-            versions(), str(self.device), precision_name(self.precision), hardware.threads()
+            versions(),
+            str(self.device),
+            precision_name(self.precision),
+            hardware.threads(),
+            self.group.share.processes,
         )
 
 
@@ -179,7 +185,7 @@ def read_material(
     device = hardware.device(recipe.machine.device)
     precision = hardware.dtype(recipe.machine.precision, device)
     limit = recipe.machine.memory_gb
-    memory_bytes = int(limit * 1e9 if limit else MEMORY_SHARE * hardware.free_memory(device))
+    memory_bytes = int(limit * 1e9 if limit else MEMORY_SHARE * _free_memory(device))
     planned = partial(
         make_plan,
         recipe,
@@ -249,3 +255,9 @@ def versions() -> dict[str, str]:
 def precision_name(precision: torch.dtype) -> str:
     """`bfloat16` or `float32`."""
     return str(precision).removeprefix("torch.")
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that this process may take; the processes of a machine share those of its CPU."""
+    free = hardware.free_memory(device)
+    return free // processes.local_count() if device.type == "cpu" else free

@@ -7,16 +7,17 @@ bank, whose places are filled again as soon as they are free, and writes the run
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 
 from rankwise import hardware, searching
 from rankwise import plan as planning
-from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.bank import Task, TrainBanks, TrainedBank, train_banks
 from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, precision_name, read_material, versions
 from rankwise.commands.results import measure
@@ -47,6 +48,8 @@ from rankwise.training.callbacks import Callback, Callbacks
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
+from rankwise.training.parallel import require_one
+from rankwise.training.state import Kept
 from rankwise.training.trainer import Trainer
 
 
@@ -58,6 +61,7 @@ def search(
     trials: int | None = None,
     places: int | None = None,
     resume: bool = False,
+    train: TrainBanks = train_banks,
 ) -> SearchResults:
     """Search the ranks, learning rates and varied settings of a recipe, and write a run folder.
 
@@ -74,6 +78,8 @@ def search(
             places decide on the order of results, and so on what is promoted.
         resume: resume the search in `folder`. On the CPU, with the same number of threads, it ends
             bit-identical to an uninterrupted one.
+        train: trains the banks, as for `sweep`. With another way than the default, trials are trained rung by
+            rung instead of in places, and `places` is not used.
 
     Returns:
         The contents of search.json.
@@ -87,6 +93,7 @@ def search(
         TrainingError: every trial has diverged.
         ResourceError: out of memory or disk space.
     """
+    require_one("search")
     run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
     with (
         shown(callback) as callback,
@@ -97,14 +104,14 @@ def search(
         if resume:
             if trials is not None or places is not None:
                 raise UsageError("a resumed search keeps its trials and places", hint="leave them out")
-            results = _resume(recipe, run, callback)
+            results = _resume(recipe, run, callback, train)
         else:
             _require_log_loss(recipe)
             searching.candidates(recipe, trials)
             searching.places(places, MOST_PLACES)
             if not files.is_free(run.path):
                 raise resuming.refusal(run)
-            results = _search(recipe, run, callback, trials, places, None)
+            results = _search(recipe, run, callback, trials, places, None, train, train is not train_banks)
         callback.finished(run.path)
         return results
 
@@ -118,7 +125,7 @@ def _require_log_loss(recipe: Recipe) -> None:
         )
 
 
-def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults:
+def _resume(recipe: Recipe, run: RunFolder, callback: Callback, train: TrainBanks) -> SearchResults:
     """Resume a search. If it is complete, only return its results."""
     saved, complaints = resuming.load(run)
     for complaint in complaints:
@@ -131,9 +138,10 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback) -> SearchResults
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     before, recipe = at_hand(before, recipe, run)
-    resuming.require_unchanged(before, anchored(recipe), run.path, ("memory_gb",))
+    resuming.require_unchanged(before, anchored(recipe), run.path, ("memory_gb", "bank_size"))
     if saved and saved.state.search:
-        return _search(recipe, run, callback, saved.state.search.trials, saved.state.search.places, saved)
+        plan = saved.state.search
+        return _search(recipe, run, callback, plan.trials, plan.places, saved, train, plan.in_waves)
     callback.note(f"{run.path} is complete: nothing is left to train")
     return run.read_search()
 
@@ -145,6 +153,8 @@ def _search(
     trials: int | None,
     places: int | None,
     saved: Checkpoint | None,
+    train: TrainBanks,
+    in_waves: bool,
 ) -> SearchResults:
     """Run every stage in order."""
     clock = Clock()
@@ -157,15 +167,17 @@ def _search(
     if len(recipe.train.seeds) > 1:
         callback.note(f"all trials have seed {recipe.train.seeds[0]}; the other seeds are for a sweep")
     every = SaveEvery(60 * CHECKPOINT_MINUTES)
-    plan = SearchPlan(trials=trials, places=found.places)
+    plan = SearchPlan(trials=trials, places=found.places, in_waves=in_waves)
     journal = open_journal(material, callback, clock, every, saved, plan)
-    if saved is None:
+    if saved is None and not in_waves:
         first = [attempt.name for attempt in searching.next_attempts(found, [], [])]
         journal.state.trial_banks = [BankPlan(adapters=first)]
     files.write_text(run.recipe, recipe.to_toml())
     journal.save()
 
     stage = _Stage(found, _specs(found.attempts.values(), material), material, journal, callback)
+    if plan.in_waves and stage.outcome is None:
+        _in_waves(stage, train, material, journal, stage.progress())
     train_banks(stage.task(), lambda name: stage.outcome is not None, material, journal, stage.progress())
     if stage.outcome is None:
         raise TrainingError(
@@ -235,7 +247,8 @@ class _Stage:
         """The outcome of a search that was stopped after its last step, if it is intact."""
         best = searching.best(self.search, self.journal.trials)
         material = self.material
-        if best is None or self.journal.state.trial_banks[0].adapters != [best.name]:
+        banks = [bank.adapters for bank in self.journal.state.trial_banks]
+        if best is None or banks != [[best.name]]:
             return None
         sizes = {name: len(split) for name, split in material.evaluated.items()}
         return outcomes.load(
@@ -267,17 +280,18 @@ class _Stage:
         """Record what has finished or diverged, and start what is next in the free places."""
         journal = self.journal
         with signals.held():
-            self._record(trainer)
+            kept = trainer.kept()
+            self.record({name: kept[name] for name in trainer.finished})
             ended = {trial.name for trial in journal.trials}
             training = [spec.name for spec in trainer.specs if spec.name not in ended]
             new = [self.specs[each.name] for each in self._next(training)]
             best = searching.best(self.search, journal.trials)
-            kept = [best.name] if best else []  # its weights are those that are saved in the end
-            gone = {spec.name for spec in trainer.specs} & ended - set(kept)
+            best_names = [best.name] if best else []  # its weights are those that are saved in the end
+            gone = {spec.name for spec in trainer.specs} & ended - set(best_names)
             trainer.drop(gone)
             if new:
                 trainer.add(new)
-            journal.state.trial_banks[0].adapters = [*kept, *training, *(spec.name for spec in new)]
+            journal.state.trial_banks[0].adapters = [*best_names, *training, *(spec.name for spec in new)]
             for name in gone:
                 journal.adapters.pop(name, None)
 
@@ -287,14 +301,27 @@ class _Stage:
         now = replace(self.search, places=plan.places) if plan else self.search
         return searching.next_attempts(now, self.journal.trials, training)
 
-    def _record(self, trainer: Trainer) -> None:
-        """Add the attempts that have ended since the last call to the journal."""
-        journal, data = self.journal, trainer.data
+    def task_of_waves(self) -> Task:
+        """The training of the banks of a rung. The state of the best attempt stays in the journal."""
+
+        def is_best(name: str) -> bool:
+            best = searching.best(self.search, self.journal.trials)
+            return best is not None and best.name == name
+
+        return replace(
+            self.task(),
+            finish=lambda trainer: self.record(trainer.kept()),
+            refill=lambda trainer: None,
+            keeps=is_best,
+        )
+
+    def record(self, kept: Mapping[str, Kept]) -> None:
+        """Add attempts that have finished, with their snapshots, and those that have diverged."""
+        journal, data = self.journal, self.material.training_data
         known = {trial.name for trial in journal.trials}
-        kept = trainer.kept()
-        for name in trainer.finished:
+        for name, snapshot in kept.items():
             if name not in known:
-                logits = kept[name].logits
+                logits = snapshot.logits
                 found = data.task.metrics("validation", data.validation_targets, logits, data.labels)
                 journal.trials.append(self._trial(name, log_loss=found.log_loss, accuracy=found.accuracy))
         for lost in journal.diverged:
@@ -320,11 +347,40 @@ class _Stage:
             diverged=diverged,
         )
 
-    def finish(self, trainer: Trainer) -> None:
+    def finish(self, trainer: TrainedBank) -> None:
         """Evaluate the best trial on test, which is not used before, and save its adapter."""
         for outcome in evaluate(trainer, self.material, self.journal.clock, self.callback):
             keep(trainer, outcome, self.material)
             self.outcome = outcome
+
+
+def _in_waves(
+    stage: _Stage, train: TrainBanks, material: Material, journal: Journal, callback: Callback
+) -> None:
+    """Train the attempts rung by rung, each rung in as many banks as there is room for.
+
+    A rung begins when the one below it has ended (Jamieson and Talwalkar 2016, arXiv 1502.07943), so the
+    result does not depend on how many banks train at once, or in which order they end.
+    """
+    found = replace(stage.search, places=len(stage.search.attempts))
+    while attempts := searching.next_attempts(found, journal.trials, []):
+        names = [each.name for each in attempts]
+        planned = [name for bank in journal.state.trial_banks for name in bank.adapters]
+        if not set(planned) >= set(names):  # not the rest of a wave that was interrupted
+            banks = material.split([stage.specs[name] for name in names])
+            journal.state.trial_banks = [BankPlan(adapters=[spec.name for spec in bank]) for bank in banks]
+        ended = partial(_has_ended, stage, set(names))
+        train(stage.task_of_waves(), ended, material, journal, callback)
+        stage.record({})
+    best = searching.best(found, journal.trials)
+    journal.adapters = {name: state for name, state in journal.adapters.items() if best and name == best.name}
+    journal.state.trial_banks = [BankPlan(adapters=[best.name])] if best else []
+    journal.save()
+
+
+def _has_ended(stage: _Stage, wave: Set[str], name: str) -> bool:
+    """Whether an attempt is not part of a wave, or has finished or diverged."""
+    return name not in wave or any(trial.name == name for trial in stage.journal.trials)
 
 
 class _Progress(Callbacks):

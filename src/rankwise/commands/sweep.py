@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from rankwise import hardware, schema
-from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.bank import Task, TrainBanks, TrainedBank, train_banks
 from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
+from rankwise.commands.follow import follow, require_same
 from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, read_material, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
@@ -24,7 +26,7 @@ from rankwise.commands.run_results import Results
 from rankwise.commands.stored import at_hand, with_stored_data
 from rankwise.commands.tune import tune, with_tuned_plan
 from rankwise.data.audit import write as write_data_report
-from rankwise.errors import ResourceError, TrainingError, option
+from rankwise.errors import ResourceError, TrainingError, Unreachable, option
 from rankwise.models import peft_format
 from rankwise.progress.choice import shown
 from rankwise.recipe import Recipe
@@ -38,7 +40,7 @@ from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan, SweepState
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
-from rankwise.training.trainer import Trainer
+from rankwise.training.parallel import Group, PeerLost, joined
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes between checkpoints; one is also saved after every epoch."""
@@ -52,10 +54,14 @@ def sweep(
     resume: bool = False,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     checkpoint_steps: int | None = None,
+    train: TrainBanks = train_banks,
 ) -> Results:
     """Train every rank and seed of a recipe, evaluate them, and write a run folder.
 
     Data in memory is stored in the run folder, as Parquet files in `data`, so that the run can be resumed.
+
+    Processes that torchrun or accelerate has started together train every bank together. Process 0 writes the
+    run folder; in the others, `folder`, `callback` and `resume` are not used.
 
     Args:
         recipe: what to train.
@@ -66,6 +72,8 @@ def sweep(
             bit-identical to those of an uninterrupted run.
         checkpoint_minutes: minutes between checkpoints; one is also saved after every epoch.
         checkpoint_steps: if given, also save a checkpoint every so many steps.
+        train: trains the banks; by default in this process, and `rankwise.cluster.ray.Cluster` on a Ray
+            cluster.
 
     Returns:
         The contents of results.json, with the verdict and the recommended adapter.
@@ -79,21 +87,23 @@ def sweep(
         TrainingError: every adapter has diverged, or one has and the recipe sets `on_nan = "stop"`.
         ResourceError: out of memory or disk space.
     """
-    run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
     every = SaveEvery(60 * checkpoint_minutes, checkpoint_steps)
-    with (
-        shown(callback) as callback,
-        explained("sweep", run, callback),
-        files.locked(run.path),
-        hardware.own_torch(),
-    ):
-        if not resume and not files.is_free(run.path):
-            raise resuming.refusal(run)
-        found = (
-            _resume(recipe, run, callback, every) if resume else _sweep(recipe, run, callback, every, None)
-        )
-        callback.finished(run.path)
-        return Results.of(found, run.path)
+    with joined() as group, hardware.own_torch():
+        if group.share.process:
+            return Results.of(follow(group), folder or Path())
+        run = RunFolder(default_folder(recipe) if folder is None else Path(folder))
+        with (
+            shown(callback) as callback,
+            explained("sweep", run, callback),
+            files.locked(run.path),
+        ):
+            if not resume and not files.is_free(run.path):
+                raise resuming.refusal(run)
+            session = _Session(run, callback, every, group, train)
+            found = _resume(recipe, session) if resume else _sweep(recipe, session, None)
+            group.tell(found)
+            callback.finished(run.path)
+            return Results.of(found, run.path)
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -113,14 +123,31 @@ def explained(verb: str, run: RunFolder, callback: Callback) -> Iterator[None]:
         else:
             callback.note("nothing was trained yet, so there is nothing to save")
         raise
+    except PeerLost as error:
+        if not run.is_begun():
+            raise
+        again = command(verb, "--resume", run.path)
+        raise Unreachable(f"{error.message}: {error.hint}", hint=f"saved; go on with: {again}") from None
     except (RuntimeError, MemoryError) as error:
         if not hardware.is_out_of_memory(error):
             raise
         raise ResourceError("out of memory", hint="close other programs, or take a smaller base") from None
 
 
-def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery) -> schema.Results:
+@dataclass(frozen=True)
+class _Session:
+    """What a sweep has besides its recipe."""
+
+    run: RunFolder
+    callback: Callback
+    every: SaveEvery
+    group: Group  # the processes that train each bank
+    train: TrainBanks
+
+
+def _resume(recipe: Recipe, session: _Session) -> schema.Results:
     """Resume a run. If it is complete and not extended, only return its results."""
+    run, callback = session.run, session.callback
     saved, complaints = resuming.load(run)
     for complaint in complaints:
         callback.note(complaint)
@@ -136,17 +163,19 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery
         saved = Checkpoint(resuming.from_results(run, before, results))
     elif complaints and saved is None:
         callback.note("no intact checkpoint is left: unfinished adapters start over")
-    return _sweep(recipe, run, callback, every, saved)
+    return _sweep(recipe, session, saved)
 
 
-def _sweep(
-    recipe: Recipe, run: RunFolder, callback: Callback, every: SaveEvery, saved: Checkpoint | None
-) -> schema.Results:
+def _sweep(recipe: Recipe, session: _Session, saved: Checkpoint | None) -> schema.Results:
     """Run every stage in order."""
+    run, callback, group = session.run, session.callback, session.group
     clock = Clock()
-    material = with_stored_data(read_material(recipe, run, callback, clock, saved))
+    group.tell(recipe)
+    read = read_material(recipe, run, callback, clock, saved)
+    require_same(group, read)
+    material = with_stored_data(replace(read, group=group))
     recipe = material.recipe
-    journal = open_journal(material, callback, clock, every, saved)
+    journal = open_journal(material, callback, clock, session.every, saved)
     finished = _finished(material)
     if saved is None:
         journal.forget(finished)
@@ -154,9 +183,9 @@ def _sweep(
     write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths)
     journal.save()
 
-    tuning = tune(material, journal, callback)
+    tuning = tune(material, journal, callback, session.train)
     material = with_tuned_plan(tuning, material, journal)
-    train_banks(
+    session.train(
         _final(material, journal, finished, callback), finished.__contains__, material, journal, callback
     )
     if not any(name in finished for name in material.plan.names):
@@ -234,7 +263,7 @@ def _finished(material: Material) -> dict[str, Outcome]:
 def _final(material: Material, journal: Journal, finished: dict[str, Outcome], callback: Callback) -> Task:
     """The training of the adapters that are the sweep's results."""
 
-    def finish(trainer: Trainer) -> None:
+    def finish(trainer: TrainedBank) -> None:
         trained = evaluate(trainer, material, journal.clock, callback)
         with journal.clock.timed("write"):
             for outcome in trained:
@@ -260,7 +289,7 @@ def _title(number: int, material: Material, journal: Journal) -> str:
     return "train" if banks == 1 else f"train {number}/{banks}"
 
 
-def evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callback) -> list[Outcome]:
+def evaluate(trainer: TrainedBank, material: Material, clock: Clock, callback: Callback) -> list[Outcome]:
     """The outcome of each adapter of a trained bank, with test logits if there is a test split."""
     kept, state = trainer.kept(), trainer.state()
     logits = {name: {"validation": snapshot.logits} for name, snapshot in kept.items()}
@@ -276,7 +305,7 @@ def evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callb
     ]
 
 
-def keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
+def keep(trainer: TrainedBank, outcome: Outcome, material: Material) -> None:
     """Save a finished adapter to the run folder: the adapter, then its logits."""
     folder = material.run.adapters / outcome.name
     files.remove(folder)  # left over from a bank that did not finish

@@ -15,7 +15,7 @@ from scipy.stats import sem
 
 from rankwise import plan as planning
 from rankwise import tuning
-from rankwise.commands.bank import Task, train_banks
+from rankwise.commands.bank import Task, TrainBanks, TrainedBank, train_banks
 from rankwise.commands.material import Material
 from rankwise.errors import TrainingError, option
 from rankwise.models.registry import family_of
@@ -26,11 +26,13 @@ from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan
 from rankwise.training.data import hold_out
 from rankwise.training.journal import Journal
-from rankwise.training.trainer import Trainer, TrainingData
+from rankwise.training.trainer import TrainingData
 from rankwise.tuning import PlannedTrial, tuning_size
 
 
-def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | None:
+def tune(
+    material: Material, journal: Journal, callback: Callback, train: TrainBanks = train_banks
+) -> Tuning | None:
     """Choose the settings of every rank of the recipe; None if tuning is off.
 
     Trials that the journal already holds are not trained again.
@@ -47,7 +49,7 @@ def tune(material: Material, journal: Journal, callback: Callback) -> Tuning | N
     steps = tuning.fewest_epochs(material.recipe) * -(-len(data.ids) // material.recipe.train.batch_size)
     share = tuning.share_of(material.recipe, steps)
     while trials := tuning.next_trials(material.recipe, ranks, journal.trials, share):
-        _train_rung(trials, data, material, journal, callback)
+        _train_rung(trials, data, material, journal, callback, train)
     chosen = tuning.chosen(ranks, journal.trials)
     _check_finite(chosen, journal.trials)
     for each in chosen:
@@ -79,6 +81,7 @@ def _train_rung(
     material: Material,
     journal: Journal,
     callback: Callback,
+    train: TrainBanks,
 ) -> None:
     """Train trials of one rung and record their results."""
     specs = {trial.name: spec_of(trial, material) for trial in trials}
@@ -88,7 +91,7 @@ def _train_rung(
         journal.state.trial_banks = [BankPlan(adapters=[spec.name for spec in bank]) for bank in banks]
     by_name = {trial.name: trial for trial in trials}
 
-    def finish(trainer: Trainer) -> None:
+    def finish(trainer: TrainedBank) -> None:
         for name, kept in trainer.kept().items():
             _record(by_name[name], kept.logits, None, data, material, journal)
 
@@ -104,7 +107,7 @@ def _train_rung(
         finish=finish,
         validated_on="tuning texts",
     )
-    train_banks(task, is_done, material, journal, callback)
+    train(task, is_done, material, journal, callback)
     for lost in journal.diverged:
         if lost.name in by_name:
             _record(by_name[lost.name], None, lost.step, data, material, journal)

@@ -35,6 +35,7 @@ class RunFolder:
         self.exports = self.path / "exports"
         self.logits = self.path / "logits"
         self.checkpoint = self.path / "checkpoint"
+        self.merged = self.path / "merged.json"  # of a run merged from others
 
     def is_begun(self) -> bool:
         """Whether a sweep was started here."""

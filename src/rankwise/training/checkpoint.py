@@ -73,6 +73,7 @@ class SearchPlan(_Strict):
 
     trials: int | None  # random draws; None: every combination
     places: int  # number of adapters that train at once
+    in_waves: bool = False  # rung by rung, instead of in places that are filled again
 
 
 class SweepState(_Strict):

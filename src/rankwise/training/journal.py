@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -98,9 +98,14 @@ class Journal:
         dropped = {adapter.name for adapter in self.diverged}
         return [name for name in bank.adapters if name not in dropped]
 
+    def bank_number(self, stage: Stage, names: Sequence[str]) -> int:
+        """The number of the bank of a stage that has these adapters, from 1."""
+        banks = self.banks_of(stage)
+        return next(number for number, bank in enumerate(banks, 1) if names[0] in bank.adapters)
+
     def bank_of(self, name: str) -> int:
         """The number of the bank that trains an adapter, from 1."""
-        return next(number for number, bank in enumerate(self.banks, 1) if name in bank.adapters)
+        return self.bank_number("train", [name])
 
     def record(self, bank: int, event: StepResult | Validation) -> None:
         """Write a step or a validation to history.jsonl; bank 0 is that of tuning."""
@@ -170,10 +175,10 @@ class Journal:
         banks = self.banks_of(stage)
         bank = banks[number - 1]
         names = self.names(bank)
-        half = (len(names) + 1) // 2
-        if self.state.search and self.state.search.places > 1:
-            done = self._fewer_places(self.state.search, bank)
-        elif len(names) > 1 and not self.state.search:
+        half, search = (len(names) + 1) // 2, self.state.search
+        if search and not search.in_waves and search.places > 1:
+            done = self._fewer_places(search, bank)
+        elif len(names) > 1 and (not search or search.in_waves):
             second = BankPlan(adapters=names[half:], micro_batches=bank.micro_batches)
             bank.adapters = [name for name in bank.adapters if name not in second.adapters]
             banks.insert(number, second)

@@ -19,7 +19,7 @@ from rankwise.training import checkpoint
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 from rankwise.training.data import EncodedSplit
 
-CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb")
+CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb", "bank_size")
 """Settings that may change on resume, because they do not affect the adapters trained so far."""
 OUT = either("--out", "folder")
 """The argument that names a run folder."""
@@ -163,13 +163,17 @@ def from_results(run: RunFolder, recipe: Recipe, results: Results) -> SweepState
     )
 
 
-def environment(versions: Mapping[str, str], device: str, precision: str, threads: int) -> dict[str, str]:
+def environment(
+    versions: Mapping[str, str], device: str, precision: str, threads: int, processes: int = 1
+) -> dict[str, str]:
     """What may change the last digits of a result even with the same recipe."""
-    return dict(versions) | {"device": device, "precision": precision, "threads": str(threads)}
+    found = dict(versions) | {"device": device, "precision": precision, "threads": str(threads)}
+    return found | ({"processes": str(processes)} if processes > 1 else {})
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """The differences between two environments, such as `torch 2.10 -> 2.11`; empty if there are none."""
+    before, now = ({"processes": "1"} | dict(each) for each in (before, now))
     return ", ".join(
         f"{name} {before.get(name)} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
@@ -247,3 +251,13 @@ def stored_recipe(run: RunFolder, state: SweepState | None) -> Recipe:
     run.require_begun()
     values: dict[str, Any] | None = state.recipe if state else None
     return Recipe(str(run.checkpoint), **values) if values else Recipe.load(run.recipe)
+
+
+def called(name: str) -> str:
+    """What a part of a fingerprint is called.
+
+    >>> called("base"), called("train")
+    ('base model', 'train split')
+    """
+    words = {"base": "base model", "labels": "list of labels", "tokenizer": "tokenizer"}
+    return words.get(name, f"{name} split")

@@ -83,3 +83,8 @@ def check() -> None:
     """Raise Interrupted if a signal has arrived but its exception was lost, as in a destructor."""
     if _signals.arrived is not None and not _signals.depth:
         raise Interrupted(_signals.arrived)
+
+
+def ignore() -> None:
+    """Raise no signal from here on, because the process is ending for another reason."""
+    _signals.raised = True

@@ -32,13 +32,14 @@ from rankwise.nn.loss import Loss
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
-from rankwise.nn.step import TrainingStep
+from rankwise.nn.step import WHOLE, Share, TrainingStep
 from rankwise.recipe import TrainSettings
 from rankwise.tasks.single import SINGLE
 from rankwise.tasks.task import Targets, Task
 from rankwise.training import signals
 from rankwise.training.callbacks import Validation
 from rankwise.training.optimizer import AdamW
+from rankwise.training.parallel import ALONE, Group
 from rankwise.training.schedule import schedule
 from rankwise.training.state import AdapterState, Kept
 
@@ -103,9 +104,10 @@ class Trainer:
         data: training and validation data.
         settings: what all adapters share: batch size, kind of schedule, gradient clipping and so on.
         saved: adapter name -> saved state to resume from.
-        micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
+        micro_batches: micro-batches per batch, for gradient accumulation.
         record: called after each step and validation while signals are deferred, so that its records
             and the trainer's state always belong to the same step.
+        group: the processes that train the bank together; each needs a trainer with the same arguments.
     """
 
     def __init__(
@@ -118,9 +120,10 @@ class Trainer:
         saved: Mapping[str, AdapterState] | None = None,
         micro_batches: int = 1,
         record: Callable[[StepResult | Validation], None] = lambda event: None,
+        group: Group = ALONE,
     ) -> None:
         self.backbone, self.data, self.settings = backbone, data, settings
-        self.micro_batches, self.record = micro_batches, record
+        self.micro_batches, self.record, self.group = micro_batches, record, group
         if len({spec.name for spec in specs}) < len(specs):
             raise ValueError("two adapters of a bank have the same name")
         self.specs = list(specs)
@@ -313,9 +316,13 @@ class Trainer:
     def _validation_logits(self, bank: Bank, on_texts: Callable[[int], None]) -> NDArray[np.float32]:
         """(adapters, texts, classes) logits on the validation texts."""
         texts = self.data.validation_ids
-        if bank.first_layer is None and Features.fit(self.backbone, texts):
+        if bank.first_layer is None and self._keeps_features(texts):
             return probe_logits(self._validation_features, bank, on_texts)
-        return bank_logits(self.backbone, bank, texts, on_texts)
+        return self.group.logits(self.backbone, bank, texts, on_texts)
+
+    def _keeps_features(self, texts: Sequence[Ids]) -> bool:
+        """Whether the features of these texts may be kept. Several processes share the work instead."""
+        return self.group.is_alone and Features.fit(self.backbone, texts)
 
     @cached_property
     def _features(self) -> Features:
@@ -349,12 +356,13 @@ class Trainer:
         loss = data.task.loss(len(data.labels), data.class_weights, data.adjustment, bank.flat.device)
         if self._is_frozen(bank):
             return ProbeStep(self._features, bank, loss)
-        return step_of(self.backbone, bank, loss, dropout, self.micro_batches, _warn)
+        step = step_of(self.backbone, bank, loss, dropout, self.micro_batches, _warn, self.group.share)
+        return self.group.divided(step, bank)
 
     def _is_frozen(self, bank: Bank) -> bool:
         """Whether the training texts have the same hidden states in every epoch, and they can be kept."""
-        model, dropout = self.backbone, self.settings.base_dropout and self.backbone.has_dropout
-        return bank.first_layer is None and not dropout and Features.fit(model, self.data.ids)
+        dropout = self.settings.base_dropout and self.backbone.has_dropout
+        return bank.first_layer is None and not dropout and self._keeps_features(self.data.ids)
 
     def _release(self, failed: Set[str]) -> None:
         """Take failed and finished adapters out of the bank, unless all have finished."""
@@ -421,6 +429,7 @@ def step_of(
     base_dropout: bool,
     micro_batches: int = 1,
     on_failure: Callable[[str], None] = lambda reason: None,
+    share: Share = WHOLE,
 ) -> TrainingStep:
     """The training step for the bank's device.
 
@@ -429,15 +438,16 @@ def step_of(
         bank: the adapters.
         loss: the loss, with its tensors on the bank's device.
         base_dropout: whether the backbone's own dropout is active.
-        micro_batches: micro-batches per batch, for gradient accumulation; requires a bank of one adapter.
+        micro_batches: micro-batches per batch, for gradient accumulation.
             The dropout masks are those of the whole batch.
         on_failure: called with the reason if the device has graphs but none can be recorded.
+        share: the share of every batch that this process computes.
     """
     device = bank.flat.device
     if device.type == "cuda":
         record = CudaRecorder(device)
-        return StaticStep(backbone, bank, loss, base_dropout, record, on_failure, micro_batches)
-    return RaggedStep(backbone, bank, loss, base_dropout, micro_batches)
+        return StaticStep(backbone, bank, loss, base_dropout, record, on_failure, micro_batches, share)
+    return RaggedStep(backbone, bank, loss, base_dropout, micro_batches, share)
 
 
 @lru_cache(maxsize=64)

@@ -48,7 +48,7 @@ class StepMasks(Masks):
         seeds: each adapter's seed.
         steps: each adapter's step number, from 0.
         packed: the step's packed batch.
-        micro_batch: set if the packed batch is a micro-batch of one adapter's batch.
+        micro_batches: for each adapter, the place of its micro-batch; None if the batches are whole.
     """
 
     def __init__(
@@ -56,18 +56,19 @@ class StepMasks(Masks):
         seeds: Sequence[int],
         steps: Sequence[int],
         packed: PackedBatch,
-        micro_batch: MicroBatch | None = None,
+        micro_batches: Sequence[MicroBatch] | None = None,
     ) -> None:
-        self.seeds, self.steps, self.packed, self.micro_batch = seeds, steps, packed, micro_batch
+        self.seeds, self.steps, self.packed, self.micro_batches = seeds, steps, packed, micro_batches
         self.device = packed.ids.device
 
     def distinct(self) -> StepMasks:
         """The masks for the packed batch's distinct batches."""
-        distinct = self.packed.distinct
+        distinct, micro_batches = self.packed.distinct, self.micro_batches
         if distinct is None:
             return self
         seeds, steps = ([of_all[k] for k in distinct.adapters] for of_all in (self.seeds, self.steps))
-        return StepMasks(seeds, steps, distinct.packed)
+        places = micro_batches and [micro_batches[k] for k in distinct.adapters]
+        return StepMasks(seeds, steps, distinct.packed, places)
 
     def rows(self, name: str, width: int, rates: Sequence[float], pooled: bool) -> Tensor:
         """See `Masks.rows`."""
@@ -78,8 +79,8 @@ class StepMasks(Masks):
         slices = self.packed.text_rows() if pooled else self.packed.token_rows()
         draw = self._drawer(name, size_of_text)
         masks = [
-            draw(seed, step, (rows.stop - rows.start) * width, rate)
-            for seed, step, rows, rate in zip(self.seeds, self.steps, slices, rates, strict=True)
+            draw(k, (rows.stop - rows.start) * width, rate)
+            for k, (rows, rate) in enumerate(zip(slices, rates, strict=True))
         ]
         return (masks[0] if len(masks) == 1 else torch.cat(masks)).view(-1, width)
 
@@ -96,25 +97,29 @@ class StepMasks(Masks):
         sizes = heads * widths * (1 if pooled else widths)
         draw = self._drawer(name, size_of_text)
         of_texts: list[Tensor] = []
-        for seed, step, texts in zip(self.seeds, self.steps, self.packed.text_rows(), strict=True):
-            mask = draw(seed, step, int(sizes[texts].sum()), rate)
-            of_texts += torch.split(mask, sizes[texts].tolist())
+        for k, texts in enumerate(self.packed.text_rows()):
+            mask = draw(k, int(sizes[texts].sum()), rate)
+            of_texts += torch.split(mask, sizes[texts].tolist()) if len(mask) else ()
         return [_stacked(bucket, of_texts, heads) for bucket in self.packed.buckets]
 
-    def _drawer(
-        self, name: str, size_of_text: Callable[[int], int]
-    ) -> Callable[[int, int, int, float], Tensor]:
-        """`draw` for a mask name: (seed, step, count, rate) -> (count,) uint8.
+    def _drawer(self, name: str, size_of_text: Callable[[int], int]) -> Callable[[int, int, float], Tensor]:
+        """`draw` for a mask name: (adapter, count, rate) -> (count,) uint8.
 
         Masks shared by adapters with equal seed and step are drawn once. `size_of_text` gives the number of
         elements for a text of a given length, which locates a micro-batch in its whole batch.
         """
         whole = lru_cache(None)(partial(draw, name, self.device))
-        if self.micro_batch is None:
-            return whole
-        sizes = [size_of_text(length) for length in self.micro_batch.lengths]
-        start, total = sum(sizes[: self.micro_batch.first]), sum(sizes)
-        return lambda seed, step, count, rate: whole(seed, step, total, rate)[start : start + count]
+
+        def of_adapter(adapter: int, count: int, rate: float) -> Tensor:
+            seed, step = self.seeds[adapter], self.steps[adapter]
+            if self.micro_batches is None:
+                return whole(seed, step, count, rate)
+            lengths, first = self.micro_batches[adapter]
+            sizes = [size_of_text(length) for length in lengths]
+            start = sum(sizes[:first])
+            return whole(seed, step, sum(sizes), rate)[start : start + count]
+
+        return of_adapter
 
 
 def draw(name: str, device: torch.device, seed: int, step: int, count: int, rate: float) -> Tensor:

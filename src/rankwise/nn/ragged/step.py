@@ -1,22 +1,26 @@
-"""A training step on a packed batch without padding. The counterpart of `static.step`."""
+"""A training step on a packed batch without padding. The counterpart of `static.step`.
+
+With micro-batches or several processes, every adapter's batch is cut into pieces of consecutive texts, which
+are dealt to the processes in turn. Seven texts, two processes with two micro-batches each::
+
+    positions in the batch    0 1 | 2 3 | 4 5 | 6
+    process                     0     1     0   1
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
-from rankwise.nn.batch import Ids
 from rankwise.nn.classifier import logits
 from rankwise.nn.loss import Loss
 from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.masks import MicroBatch, StepMasks
-from rankwise.nn.step import Batches, Targets
+from rankwise.nn.step import WHOLE, Batches, Share, Targets
 
 
 class RaggedStep:
@@ -27,7 +31,8 @@ class RaggedStep:
         bank: the adapters.
         loss: the loss, with its tensors on the bank's device.
         base_dropout: whether the backbone's own dropout is active.
-        micro_batches: number of micro-batches per batch; more than one requires a bank of one adapter.
+        micro_batches: number of micro-batches per batch, or per process's share of it.
+        share: the share of every batch that this process computes.
     """
 
     def __init__(
@@ -37,40 +42,58 @@ class RaggedStep:
         loss: Loss,
         base_dropout: bool,
         micro_batches: int = 1,
+        share: Share = WHOLE,
     ) -> None:
         self.backbone, self.bank, self.loss = backbone, bank, loss
-        self.base_dropout, self.micro_batches = base_dropout, micro_batches
+        self.base_dropout, self.micro_batches, self.share = base_dropout, micro_batches, share
         self.device = bank.flat.device
 
     def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
         """See `TrainingStep`."""
-        micro_batches = min(self.micro_batches, len(batches[0]))
-        if micro_batches > 1:
-            return self._accumulated(batches[0], targets[0], numbers[0], micro_batches)
+        labels = [torch.from_numpy(of_adapter).to(self.device) for of_adapter in targets]
+        pieces = self.share.pieces(self.micro_batches, max(map(len, batches)))
+        if pieces == 1 and not self.share.process:
+            return self._backward(batches, labels, numbers)
+        totals = torch.cat([self.loss.totals(of_adapter[None]) for of_adapter in labels])
+        loss = torch.zeros(len(batches), dtype=torch.float32, device=self.device)
+        for piece in self.share.of(pieces):
+            slices = [_section(len(batch), piece, pieces) for batch in batches]
+            loss += self._backward(
+                [batch[section] for batch, section in zip(batches, slices, strict=True)],
+                [of_adapter[section] for of_adapter, section in zip(labels, slices, strict=True)],
+                numbers,
+                [
+                    MicroBatch(tuple(len(ids) for ids in batch), section.start)
+                    for batch, section in zip(batches, slices, strict=True)
+                ],
+                totals,
+            )
+        return loss
+
+    def _backward(
+        self,
+        batches: Batches,
+        labels: Sequence[Tensor],
+        numbers: Sequence[int],
+        micro_batches: Sequence[MicroBatch] | None = None,
+        totals: Tensor | None = None,
+    ) -> Tensor:
+        """(adapters,) losses of whole batches or of micro-batches; adds their gradients to the bank's."""
         seeds = [spec.seed for spec in self.bank.specs]
         packed = pack(batches, self.device, same=list(zip(seeds, numbers, strict=True)))
-        masks = StepMasks(seeds, numbers, packed)
+        masks = StepMasks(seeds, numbers, packed, micro_batches)
         outputs = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
-        labels = [torch.from_numpy(of_adapter).to(self.device) for of_adapter in targets]
-        of_adapters = self.loss(outputs, labels)
+        of_adapters = self.loss(outputs, labels, totals)
         torch.autograd.backward(of_adapters.sum())
         return of_adapters.detach()
 
-    def _accumulated(
-        self, texts: Sequence[Ids], targets: NDArray[np.integer], number: int, micro_batches: int
-    ) -> Tensor:
-        """A step of a single-adapter bank with gradient accumulation over micro-batches."""
-        (spec,) = self.bank.specs
-        lengths = tuple(len(ids) for ids in texts)
-        labels = torch.from_numpy(targets).to(self.device)
-        totals = self.loss.totals(labels[None])
-        loss = torch.zeros(1, dtype=torch.float32, device=self.device)
-        for members in np.array_split(np.arange(len(texts)), micro_batches):
-            first, end = int(members[0]), int(members[-1]) + 1
-            packed = pack([texts[first:end]], self.device)
-            masks = StepMasks([spec.seed], [number], packed, MicroBatch(lengths, first))
-            outputs = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
-            of_micro_batch = self.loss(outputs, [labels[first:end]], totals)
-            torch.autograd.backward(of_micro_batch.sum())
-            loss += of_micro_batch.detach()
-        return loss
+
+def _section(texts: int, piece: int, pieces: int) -> slice:
+    """The positions of a piece, as `np.array_split` cuts them.
+
+    >>> [_section(7, piece, 4) for piece in range(4)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None), slice(6, 7, None)]
+    """
+    size, longer = divmod(texts, pieces)
+    start = piece * size + min(piece, longer)
+    return slice(start, start + size + (piece < longer))

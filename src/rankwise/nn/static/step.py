@@ -37,7 +37,7 @@ from rankwise.nn.static.batch import Arrays, Fields, Shape, fields, flatten, ord
 from rankwise.nn.static.graphs import Record, Replayed
 from rankwise.nn.static.lora import BankHook, StackedBank
 from rankwise.nn.static.masks import MicroBatch, Names, StepMasks, keys
-from rankwise.nn.step import Batches, Targets
+from rankwise.nn.step import WHOLE, Batches, Share, Targets
 
 
 class StepShape(NamedTuple):
@@ -74,7 +74,8 @@ class StaticStep:
         base_dropout: whether the backbone's own dropout is active.
         record: records a graph; None for eager execution.
         on_failure: called with the reason if no graph can be recorded.
-        micro_batches: number of micro-batches per batch.
+        micro_batches: number of micro-batches per batch, or per process's share of it.
+        share: the share of every batch that this process computes.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class StaticStep:
         record: Record | None = None,
         on_failure: Callable[[str], None] = lambda reason: None,
         micro_batches: int = 1,
+        share: Share = WHOLE,
     ) -> None:
         self.backbone, self.bank = backbone, bank
         self.loss, self.base_dropout = loss, base_dropout
-        self.micro_batches = micro_batches
+        self.micro_batches, self.share = micro_batches, share
         self._stacked, self._mask_names = StackedBank(bank), Names()
         self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
 
@@ -104,11 +106,11 @@ class StaticStep:
             "keys": keys(seeds, numbers),
             "targets": np.stack([labels[places] for labels, places in zip(targets, orders, strict=True)]),
         }
-        micro_batches = min(self.micro_batches, len(batches[0]))
-        if micro_batches == 1:
+        pieces = self.share.pieces(self.micro_batches, len(batches[0]))
+        if pieces == 1 and not self.share.process:
             return self._launch(*pack(batches, same), whole)
         loss = torch.zeros(len(seeds), dtype=torch.float32, device=self.bank.flat.device)
-        for places in _round_robin(len(batches[0]), micro_batches):
+        for places in _round_robin(len(batches[0]), pieces, self.share):
             shape, arrays = pack([[batch[i] for i in places] for batch in batches], same)
             loss += self._launch(shape, arrays | _numbers(batches, places, shape.tokens), whole)
         return loss
@@ -168,13 +170,13 @@ def _micro_batch(shape: StepShape, arrays: dict[str, Tensor]) -> MicroBatch | No
     return MicroBatch(arrays["row_numbers"], arrays["text_numbers"]) if shape.is_micro_batch else None
 
 
-def _round_robin(texts: int, micro_batches: int) -> Iterator[range]:
-    """For each micro-batch, the positions of its texts.
+def _round_robin(texts: int, pieces: int, share: Share) -> Iterator[range]:
+    """For each piece of this process, the positions of its texts.
 
-    >>> list(map(list, _round_robin(7, 2)))
+    >>> list(map(list, _round_robin(7, 2, WHOLE)))
     [[0, 2, 4, 6], [1, 3, 5]]
     """
-    return (range(first, texts, micro_batches) for first in range(micro_batches))
+    return (range(first, texts, pieces) for first in share.of(pieces))
 
 
 def _numbers(batches: Sequence[Sequence[Ids]], places: Sequence[int], tokens: int) -> Arrays:

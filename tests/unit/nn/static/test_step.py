@@ -237,7 +237,7 @@ def test_a_cuda_device_has_static_steps_only(monkeypatch: pytest.MonkeyPatch, mi
     monkeypatch.setattr(StaticStep, "__init__", note := Noted())
     on_cuda: Any = SimpleNamespace(flat=SimpleNamespace(device=torch.device("cuda")))
     assert isinstance(training.step_of(backbone, on_cuda, CrossEntropy(), True, micro_batches), StaticStep)
-    assert note.arguments[-1] == micro_batches
+    assert note.arguments[-2] == micro_batches
     assert isinstance(training.step_of(backbone, bank, CrossEntropy(), True, micro_batches), RaggedStep)
 
 

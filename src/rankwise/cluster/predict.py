@@ -1,0 +1,213 @@
+"""Labels a folder of Parquet files on a Ray cluster, file by file.
+
+Every worker loads the classifier once and labels one file after another. A file is written under another name
+and renamed when it is complete, so a file that is there is done: if the command is started again, only the
+others are labeled. A file whose worker dies is labeled by another one::
+
+    source/a.parquet        target/a.parquet
+    source/b/c.parquet      target/b/c.parquet
+                            target/predict.json      the adapter, so that the labels of two are not mixed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankwise import hardware
+from rankwise.cluster.connection import LOCAL, connected
+from rankwise.commands.predict import Classifier, predict_file
+from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError
+from rankwise.models.peft_format import WEIGHTS
+from rankwise.paths import expanded
+from rankwise.store import files
+
+SETTINGS = "predict.json"
+MOST_LOSSES = 3
+"""Workers that a file may lose."""
+STORE_BYTES = 128 << 20
+"""Size of a local object store: only names of files travel through it."""
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """What was labeled."""
+
+    files: int
+    rows: int
+    skipped: int  # files that were there already
+
+
+class Labeler:
+    """An actor with a classifier.
+
+    Args:
+        threads: threads of torch.
+        adapter: folder of the adapter.
+        loading: further arguments of `Classifier.load`.
+    """
+
+    def __init__(self, threads: int, adapter: str, loading: Mapping[str, Any]) -> None:
+        torch.set_num_threads(threads)
+        self.classifier = Classifier.load(adapter, **loading)
+
+    def label(self, source: str, target: str, reading: Mapping[str, Any]) -> int:
+        """Label a file; the number of its rows."""
+        return predict_file(self.classifier, source, target, **reading)
+
+
+def predict_folder(
+    adapter: PathLike[str] | str,
+    source: PathLike[str] | str,
+    target: PathLike[str] | str,
+    address: str,
+    *,
+    cpus: int | None = None,
+    workers: int | None = None,
+    loading: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    on_file: Callable[[Path, int], None] = lambda file, rows: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Labeled:
+    """Label every Parquet file of a folder, and write files of the same names to another folder.
+
+    Workers read and write the files themselves, so both folders, the adapter and its base model must be under
+    the same path on every machine.
+
+    Args:
+        adapter: folder of the adapter.
+        source: folder of Parquet files; folders in it are read, too.
+        target: folder to write; files that are there already are kept.
+        address: `local`, `auto`, HOST:PORT or ray://HOST:PORT.
+        cpus: cores, and so threads, of a worker; by default, as many as this process uses.
+        workers: most workers; by default, as many as the cluster has room for.
+        loading: arguments of `Classifier.load`, such as `device`.
+        reading: arguments of `predict_file`, such as `text_column`.
+        on_file: called with each labeled file and its number of rows.
+        on_note: called with what happens to workers.
+
+    Raises:
+        UsageError: there are no files, or the target has labels of another adapter.
+        DataError: files cannot be read; all others have been labeled.
+        ModelError: the adapter cannot be used.
+        Unreachable: there is no cluster at this address, or a file has lost one worker after another.
+    """
+    source, target = expanded(Path(source)), expanded(Path(target))
+    found = sorted(path.relative_to(source) for path in source.rglob("*.parquet") if path.is_file())
+    if not found:
+        raise UsageError(f"{source}: has no Parquet files", hint="their names end in .parquet")
+    _claim(target, Path(adapter), loading or {})
+    files.remove_litter(target)
+    waiting = deque(path for path in found if not (target / path).exists())
+    skipped = len(found) - len(waiting)
+    if not waiting:
+        return Labeled(0, 0, skipped)
+    threads = cpus or hardware.threads()
+    own = max(1, min(workers or len(waiting), hardware.cores() // threads)) * threads
+    with connected(address, cpus=own if address == LOCAL else None, store_bytes=STORE_BYTES) as ray:
+        room = int(ray.cluster_resources().get("CPU", 0)) // threads
+        pool = _Pool(ray, threads, str(Path(adapter).absolute()), loading or {}, on_note)
+        number = max(1, min(len(waiting), workers or room, room))
+        done = pool.run(waiting, number, source.absolute(), target.absolute(), reading or {}, on_file)
+    return Labeled(len(done), sum(done.values()), skipped)
+
+
+def _claim(target: Path, adapter: Path, loading: Mapping[str, Any]) -> None:
+    """Note which adapter's labels are in a folder, or check that they are this one's."""
+    settings = {
+        "adapter": files.sha256(adapter / WEIGHTS),
+        **{name: str(value) for name, value in sorted(loading.items()) if value is not None},
+    }
+    path = target / SETTINGS
+    if not path.exists():
+        files.write_json(path, settings)
+    elif json.loads(path.read_text("utf-8")) != settings:
+        raise UsageError(
+            f"{target}: has labels of another adapter, or of other options",
+            hint="give another --output, or the same adapter and options",
+        )
+
+
+class _Pool:
+    """Workers that label files."""
+
+    def __init__(
+        self, ray: Any, threads: int, adapter: str, loading: Mapping[str, Any], on_note: Callable[[str], None]
+    ) -> None:
+        self.ray, self.threads, self.adapter = ray, threads, adapter
+        self.loading, self.on_note = loading, on_note
+        self.done: dict[Path, int] = {}  # file -> rows
+        self.failed: dict[Path, RankwiseError] = {}
+        self.losses: dict[Path, int] = {}
+
+    def run(
+        self,
+        waiting: deque[Path],
+        workers: int,
+        source: Path,
+        target: Path,
+        reading: Mapping[str, Any],
+        on_file: Callable[[Path, int], None],
+    ) -> dict[Path, int]:
+        """Label all files; file -> rows."""
+        idle = [self._worker() for _ in range(workers)]
+        running: dict[Any, tuple[Path, Any]] = {}
+        while waiting or running:
+            while waiting and idle:
+                path, worker = waiting.popleft(), idle.pop()
+                names = os.fspath(source / path), os.fspath(target / path)
+                running[worker.label.remote(*names, reading)] = path, worker
+            ready, _ = self.ray.wait(list(running), timeout=1)
+            for reference in ready:
+                path, worker = running.pop(reference)
+                if self._take(reference, path):
+                    idle.append(worker)
+                    if path in self.done:
+                        on_file(path, self.done[path])
+                else:
+                    idle.append(self._worker())
+                    if not (target / path).exists():
+                        waiting.append(path)
+        if self.failed:
+            self._complain()
+        return self.done
+
+    def _worker(self) -> Any:
+        gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
+        made = self.ray.remote(Labeler).options(num_cpus=self.threads, num_gpus=gpus)
+        return made.remote(self.threads, self.adapter, self.loading)
+
+    def _take(self, reference: Any, path: Path) -> bool:
+        """Take in the result of a file; return False if its worker is lost."""
+        errors = self.ray.exceptions
+        try:
+            self.done[path] = self.ray.get(reference)
+        except errors.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if not isinstance(cause, RankwiseError):
+                raise
+            if not isinstance(cause, DataError):  # it would be the same for every file
+                raise cause from None
+            self.failed[path] = cause
+        except errors.RayError as error:
+            self.losses[path] = self.losses.get(path, 0) + 1
+            if self.losses[path] > MOST_LOSSES:
+                reason = str(error).strip().splitlines()[0]
+                raise Unreachable(f"{path}: has lost {MOST_LOSSES + 1} workers: {reason}") from None
+            self.on_note(f"a worker is lost; {path} is labeled by another one")
+            return False
+        return True
+
+    def _complain(self) -> None:
+        first, error = next(iter(self.failed.items()))
+        message, hint = error.written
+        more = f", and {len(self.failed) - 1} more files" if len(self.failed) > 1 else ""
+        raise DataError(f"{first}: {message}{more}; the other {len(self.done)} files were labeled", hint=hint)

@@ -1,0 +1,163 @@
+"""What a driver does with the reports of workers, without Ray: workers are objects of this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from rankwise import Recipe, ResourceError, Unreachable, sweep
+from rankwise.cluster import banks, worker
+from rankwise.cluster.banks import Cluster
+from rankwise.cluster.worker import Greeting, Report, Worker
+from rankwise.training.trainer import Trainer
+from tests import tiny
+from tests.docs.markdown import ROOT
+
+
+class Lost(Exception):
+    """Stands in for an error of Ray."""
+
+
+class Failed(Exception):
+    """Stands in for an error in a worker's code."""
+
+
+class Here:
+    """Stands in for Ray: a task runs when its result is asked for."""
+
+    exceptions = SimpleNamespace(RayTaskError=Failed, OutOfMemoryError=MemoryError, RayError=Lost)
+
+    def __init__(self, workers: int, lost: Callable[[int], bool] = lambda call: False) -> None:
+        self.workers, self.lost, self.calls = workers, lost, 0
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.workers}
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def wait(self, references: Sequence[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return list(references[-1:]), list(references[:-1])
+
+    def get(self, reference: Callable[[], Any]) -> Any:
+        return reference()
+
+    def remote(self, kind: type[Worker]) -> Any:
+        def started(*given: Any) -> Any:
+            made = kind(*given)
+            return SimpleNamespace(
+                begin=SimpleNamespace(remote=made.begin),
+                go=SimpleNamespace(remote=lambda: lambda: self._go(made)),
+                greet=SimpleNamespace(remote=lambda: lambda: made.greet()),
+            )
+
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=started))
+
+    def _go(self, made: Worker) -> Report:
+        self.calls += 1
+        if self.lost(self.calls):
+            raise Lost
+        return made.go()
+
+
+def cluster(ray: Here) -> Cluster:
+    made = Cluster.__new__(Cluster)
+    made.address, made.cpus, made._gpus, made._workers = "here", torch.get_num_threads(), 0, None
+    made._idle, made._starting, made._base = [], {}, None
+    made._ray = ray  # type: ignore[assignment]  # in place of the package
+    return made
+
+
+@pytest.fixture
+def recipe(gpt2_base: Path, data_folder: Path) -> Recipe:
+    return tiny.recipe(gpt2_base, data_folder, ranks=(1, 2, 4), bank_size=2, baselines=False)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    names = ("predictions.csv", "history.jsonl", "results.json")
+    found = {name: (folder / name).read_bytes() for name in names}
+    for path in (folder / "adapters").rglob("*.safetensors"):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_any_order_of_reports(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Reports of single steps or of whole banks, the last started first; every third worker call fails."""
+    monkeypatch.setattr(worker, "REPORT_SECONDS", seconds)
+    sweep(recipe, tmp_path / "whole")
+    sweep(recipe, tmp_path / "run", train=cluster(Here(2)))
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    lossy = Here(2, lambda call: call % 3 == 0)
+    monkeypatch.setattr(banks, "MOST_LOSSES", 100)
+    sweep(recipe, tmp_path / "lossy", train=cluster(lossy))
+    assert content(tmp_path / "lossy") == content(tmp_path / "whole")
+
+
+def test_a_bank_that_loses_every_worker(recipe: Recipe, tmp_path: Path) -> None:
+    """The run can be resumed."""
+    with pytest.raises(Unreachable, match=r"the bank of r\d-s110 has lost 6 workers in a row"):
+        sweep(recipe, tmp_path / "run", train=cluster(Here(2, lambda call: True)))
+    sweep(recipe, tmp_path / "run", resume=True)
+    sweep(recipe, tmp_path / "whole")
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_a_worker_runs_out_of_memory(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bank of two adapters is split, and a single one is not; the numbers of banks are those at the end."""
+    step = Trainer.step
+
+    def limited(self: Trainer) -> Any:
+        if len(self.bank.specs) > 1 and self.step_number == 7:
+            raise torch.OutOfMemoryError
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", limited)
+    sweep(recipe, tmp_path / "whole")
+    sweep(recipe, tmp_path / "run", train=cluster(Here(2)))
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["adapters"]
+    assert [row["bank"] for row in rows] == [1, 2, 3]
+
+    def never(self: Trainer) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Trainer, "step", never)
+    with pytest.raises(ResourceError, match="out of memory with one adapter and one text"):
+        sweep(recipe, tmp_path / "none", train=cluster(Here(2)))
+
+
+def test_a_worker_of_another_version(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Greeting("a-host", {"rankwise": "0.0.1", "torch": torch.__version__})
+    monkeypatch.setattr(Worker, "greet", lambda self: other)
+    with pytest.raises(Exception, match=r"the worker on a-host has rankwise 0\.0\.1, and this process "):
+        sweep(recipe, tmp_path / "run", train=cluster(Here(1)))
+
+
+# Files for schedulers
+
+CLUSTER = ROOT / "examples" / "cluster"
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_parse(path: Path) -> None:
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.read_text().startswith("#!/bin/bash\n") and "set -euo pipefail" in path.read_text()
+
+
+def test_the_sky_file_parses() -> None:
+    task = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())
+    assert {"num_nodes", "resources", "setup", "run"} <= task.keys()
+    done = subprocess.run(["bash", "-n"], input=task["run"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
