@@ -48,7 +48,7 @@ WAIT_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 """Time after which a cluster without a single worker is reported."""
 MOST_LOSSES = 5
-"""Workers that a bank may lose in a row without progress."""
+"""Workers that a bank may lose in a row without sending states."""
 STORE_BYTES = 256 << 20
 """Size of a local object store, besides base and data."""
 SPARE_FACTOR = 1.2
@@ -232,7 +232,7 @@ class _Stage:
         self.journal, self.callback = journal, callback
         self.running: dict[Any, _Running] = {}  # reference to a report -> bank
         self.steps: dict[str, int] = {}  # first adapter of a bank -> steps done
-        self.losses: dict[str, int] = {}  # the same -> workers lost since its last report
+        self.losses: dict[str, int] = {}  # the same -> workers lost since its last states
         self.saved, self.heard = time.monotonic(), time.monotonic()
         self.total = 0
         put = cluster.ray.put
@@ -322,7 +322,6 @@ class _Stage:
 
     def _take(self, report: Report, bank: _Running, waiting: deque[list[str]]) -> None:
         """Take in a report, and let the worker go on."""
-        self.losses.pop(bank.names[0], None)
         if report.is_out_of_memory:
             self.cluster.release(bank.worker)
             self._relieve(bank, waiting)
@@ -332,6 +331,7 @@ class _Stage:
         self._show(report.events, bank)
         bank.events += report.events
         if report.states or report.is_done:
+            self.losses.pop(bank.names[0], None)
             self._record(bank, report.states)
         if report.is_done:
             self.cluster.release(bank.worker)
