@@ -43,7 +43,9 @@ from rankwise.training.state import AdapterState, Kept
 from rankwise.training.trainer import StepResult
 
 SAVE_SECONDS = 5.0
-"""Time between two checkpoints, which hold the states of all banks in training."""
+"""Least time between two checkpoints, which hold the states of all banks in training."""
+SAVE_SHARE = 0.05
+"""Largest share of its time that the driver writes checkpoints, while workers wait for it."""
 WAIT_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 """Time after which a cluster without a single worker is reported."""
@@ -234,6 +236,7 @@ class _Stage:
         self.steps: dict[str, int] = {}  # first adapter of a bank -> steps done
         self.losses: dict[str, int] = {}  # the same -> workers lost since its last states
         self.saved, self.heard = time.monotonic(), time.monotonic()
+        self.saving = 0.0  # seconds that the last checkpoint took
         self.total = 0
         put = cluster.ray.put
         self.data = put(ShippedData.of(task.data))
@@ -250,7 +253,7 @@ class _Stage:
             while waiting or self.running:
                 self._assign(waiting)
                 self._listen(waiting)
-                if time.monotonic() - self.saved >= SAVE_SECONDS:
+                if time.monotonic() - self.saved >= max(SAVE_SECONDS, self.saving / SAVE_SHARE):
                     self._save()
         except KeyboardInterrupt:
             self._save()
@@ -384,8 +387,10 @@ class _Stage:
         waiting.extend(new or [bank.names])
 
     def _save(self) -> None:
+        start = time.monotonic()
         self.journal.save()
         self.saved = time.monotonic()
+        self.saving = self.saved - start
 
     def _bank(self, names: Sequence[str]) -> BankPlan:
         stage = self.task.stage
