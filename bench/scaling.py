@@ -159,7 +159,8 @@ class Grid:
     driver_report: float = 0.0005  # seconds that the driver takes for a report
     driver_bytes: float = 500e6  # bytes per second that the driver receives and writes
     network_bytes: float = 1e9  # bytes per second at which a worker loads the base
-    save_seconds: float = 5.0  # between two checkpoints of the driver
+    save_seconds: float = 5.0  # between two checkpoints of the driver, at least
+    save_share: float = 0.05  # of its time, in which the driver writes checkpoints at most
 
 
 @dataclass(frozen=True)
@@ -211,13 +212,15 @@ def driver_share(job: Job, grid: Grid) -> float:
     """Share of its time that the driver needs while all workers train.
 
     Every worker reports, and sends its states now and then. A checkpoint holds the states of all banks in
-    training, and is written again whenever new states have arrived, but at most every `save_seconds`.
+    training, and is written again when new states have arrived, but no more often than its share of the time
+    allows.
     """
     busy = min(grid.workers, job.banks)
     sent = busy / grid.state_seconds  # states per second
-    saves = min(sent, 1 / grid.save_seconds)  # checkpoints per second
-    received, written = sent * job.state_bytes, saves * busy * job.state_bytes
-    return busy / grid.report_seconds * grid.driver_report + (received + written) / grid.driver_bytes
+    saving = busy * job.state_bytes / grid.driver_bytes  # seconds of a checkpoint
+    writing = min(saving * min(sent, 1 / grid.save_seconds), grid.save_share)
+    receiving = sent * job.state_bytes / grid.driver_bytes
+    return busy / grid.report_seconds * grid.driver_report + receiving + writing
 
 
 # What is predicted

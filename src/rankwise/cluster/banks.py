@@ -43,12 +43,14 @@ from rankwise.training.state import AdapterState, Kept
 from rankwise.training.trainer import StepResult
 
 SAVE_SECONDS = 5.0
-"""Time between two checkpoints, which hold the states of all banks in training."""
+"""Least time between two checkpoints, which hold the states of all banks in training."""
+SAVE_SHARE = 0.05
+"""Largest share of its time that the driver writes checkpoints, while workers wait for it."""
 WAIT_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 """Time after which a cluster without a single worker is reported."""
 MOST_LOSSES = 5
-"""Workers that a bank may lose in a row without progress."""
+"""Workers that a bank may lose in a row without sending states."""
 STORE_BYTES = 256 << 20
 """Size of a local object store, besides base and data."""
 SPARE_FACTOR = 1.2
@@ -232,8 +234,9 @@ class _Stage:
         self.journal, self.callback = journal, callback
         self.running: dict[Any, _Running] = {}  # reference to a report -> bank
         self.steps: dict[str, int] = {}  # first adapter of a bank -> steps done
-        self.losses: dict[str, int] = {}  # the same -> workers lost since its last report
+        self.losses: dict[str, int] = {}  # the same -> workers lost since its last states
         self.saved, self.heard = time.monotonic(), time.monotonic()
+        self.saving = 0.0  # seconds that the last checkpoint took
         self.total = 0
         put = cluster.ray.put
         self.data = put(ShippedData.of(task.data))
@@ -250,7 +253,7 @@ class _Stage:
             while waiting or self.running:
                 self._assign(waiting)
                 self._listen(waiting)
-                if time.monotonic() - self.saved >= SAVE_SECONDS:
+                if time.monotonic() - self.saved >= max(SAVE_SECONDS, self.saving / SAVE_SHARE):
                     self._save()
         except KeyboardInterrupt:
             self._save()
@@ -322,7 +325,6 @@ class _Stage:
 
     def _take(self, report: Report, bank: _Running, waiting: deque[list[str]]) -> None:
         """Take in a report, and let the worker go on."""
-        self.losses.pop(bank.names[0], None)
         if report.is_out_of_memory:
             self.cluster.release(bank.worker)
             self._relieve(bank, waiting)
@@ -332,6 +334,7 @@ class _Stage:
         self._show(report.events, bank)
         bank.events += report.events
         if report.states or report.is_done:
+            self.losses.pop(bank.names[0], None)
             self._record(bank, report.states)
         if report.is_done:
             self.cluster.release(bank.worker)
@@ -384,8 +387,10 @@ class _Stage:
         waiting.extend(new or [bank.names])
 
     def _save(self) -> None:
+        start = time.monotonic()
         self.journal.save()
         self.saved = time.monotonic()
+        self.saving = self.saved - start
 
     def _bank(self, names: Sequence[str]) -> BankPlan:
         stage = self.task.stage
