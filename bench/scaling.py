@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from bench import common
 from rankwise.models.gpt2 import GPT2Config
 from rankwise.nn.bank import AdapterSpec, Bank, match_modules
+from rankwise.nn.loss import CrossEntropy
 from rankwise.training.trainer import step_of
 
 TEXTS, LENGTH, CLASSES = 8, 24, 6
@@ -86,7 +87,7 @@ def measured(shape: Shape, seed: int = 0) -> list[float]:
     modules = match_modules(list(backbone.modules()), backbone.default_targets)
     specs = [AdapterSpec(4, 4.0, 1.0, k, 0.1, modules, name=f"a{k}") for k in range(shape.adapters)]
     bank = Bank(specs, backbone.modules(), backbone.d_model, CLASSES)
-    step, random = step_of(backbone, bank, None, True), np.random.default_rng(seed)
+    step, random = step_of(backbone, bank, CrossEntropy(), True), np.random.default_rng(seed)
     seconds = []
     for number in range(STEPS + 2):
         batches = [list(random.integers(0, SMALL["vocab_size"], (shape.texts, shape.length))) for _ in specs]

@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rankwise import hardware
+from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected, ray_module
 from rankwise.cluster.shipping import ShippedBase, ShippedData, ShippedTexts
 from rankwise.cluster.worker import Machine, Report, Worker, own_versions
@@ -100,7 +100,7 @@ class Cluster:
     def workers(self) -> int:
         """Number of workers that the cluster has room for, at least 1."""
         if self._ray is None:
-            room = hardware.cores() // self.cpus
+            room = cores.usable() // self.cpus
         else:
             resources = self._ray.cluster_resources()
             room = int(resources.get("CPU", 0)) // self.cpus
@@ -151,7 +151,7 @@ class Cluster:
             _Stage(self, task, material, journal, callback).run(waiting)
 
     def _connect(self, store_bytes: int | None) -> None:
-        cpus = self.cpus * (self._workers or max(1, hardware.cores() // self.cpus))
+        cpus = self.cpus * (self._workers or max(1, cores.usable() // self.cpus))
         self._ray = self._stack.enter_context(
             connected(self.address, cpus=cpus if self.address == LOCAL else None, store_bytes=store_bytes)
         )

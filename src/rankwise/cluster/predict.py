@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from rankwise import hardware
+from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected
 from rankwise.commands.predict import Classifier, predict_file
 from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError
@@ -111,7 +111,7 @@ def predict_folder(
     if not waiting:
         return Labeled(0, 0, skipped)
     threads = cpus or hardware.threads()
-    own = max(1, min(workers or len(waiting), hardware.cores() // threads)) * threads
+    own = max(1, min(workers or len(waiting), cores.usable() // threads)) * threads
     with connected(address, cpus=own if address == LOCAL else None, store_bytes=STORE_BYTES) as ray:
         room = int(ray.cluster_resources().get("CPU", 0)) // threads
         pool = _Pool(ray, threads, str(Path(adapter).absolute()), loading or {}, on_note)

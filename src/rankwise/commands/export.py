@@ -81,7 +81,9 @@ def export(
     note = on_note or (lambda text: None)
     path = adapter_folder(os.fspath(adapter))
     place = (
-        expanded(output) if output else default_folder(local_place(os.fspath(adapter), path), target, int8)
+        expanded(os.fspath(output))
+        if output
+        else default_folder(local_place(os.fspath(adapter), path), target, int8)
     )
     with files.new_folder(place) as new:
         classifier = Classifier.load(
@@ -147,8 +149,7 @@ def _written(
     if target == "peft":
         folders.write_peft(source, adapter, folder)
         return verify.peft_logits(folder, texts.texts, labels)
-    write = folders.write_int8 if quantized else folders.write_onnx
-    write(source, folder)
+    folders.write_onnx(source, folder, int8=quantized)
     return verify.onnx_logits(folder / folders.MODEL, texts.texts, labels)
 
 

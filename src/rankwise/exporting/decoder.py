@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.exporting.graph import FLOAT, INT64, Graph
+from rankwise.exporting.int8 import product
 from rankwise.exporting.source import SCORE
 from rankwise.models.decoder import Decoder, Layer
 from rankwise.nn.rotary import frequencies
@@ -29,7 +29,7 @@ HIDDEN = float(np.finfo(np.float32).min)
 
 
 def classifier(
-    decoder: Decoder, tensors: dict[str, Tensor], *, transposed: bool, pad_id: int | None
+    decoder: Decoder, tensors: dict[str, Tensor], *, transposed: bool, pad_id: int | None, int8: bool = False
 ) -> Graph:
     """The graph of a classifier. `tensors` is emptied, so that its memory is free while the graph is written.
 
@@ -40,13 +40,14 @@ def classifier(
         tensors: name -> float32 tensor, with the score head.
         transposed: whether linear weights are stored as (in, out).
         pad_id: a token that never counts as the last one of a text, even if the mask is 1 there; or None.
+        int8: whether linear layers run in int8; the score head does not.
     """
-    return _Writer(decoder, tensors, transposed).write(pad_id)
+    return _Writer(decoder, tensors, transposed, int8).write(pad_id)
 
 
 class _Writer:
-    def __init__(self, decoder: Decoder, tensors: dict[str, Tensor], transposed: bool) -> None:
-        self.decoder, self.tensors, self.transposed = decoder, tensors, transposed
+    def __init__(self, decoder: Decoder, tensors: dict[str, Tensor], transposed: bool, int8: bool) -> None:
+        self.decoder, self.tensors, self.transposed, self.int8 = decoder, tensors, transposed, int8
         self.graph = Graph()
 
     def write(self, pad_id: int | None) -> Graph:
@@ -177,19 +178,24 @@ class _Writer:
         node, name = self.graph.node, " ".join(modules)
         weights = [self.tensors.pop(f"{module}.weight") for module in modules]
         weight = torch.cat([each if self.transposed else each.T for each in weights], 1)  # (in, out)
-        y = node("MatMul", x, self.graph.constant(self._columns(weight, by_head), f"{name}.weight"))
+        y = self._product(x, self._columns(weight, by_head), f"{name}.weight")
         biases = [self.tensors.pop(f"{module}.bias", None) for module in modules]
         given = [bias for bias in biases if bias is not None]
         if not given:
             return y
-        return node("Add", y, self.graph.constant(self._columns(torch.cat(given), by_head), f"{name}.bias"))
+        bias = self._columns(torch.cat(given), by_head).numpy()
+        return node("Add", y, self.graph.constant(bias, f"{name}.bias"))
 
-    def _columns(self, x: Tensor, by_head: bool) -> NDArray[np.float32]:
+    def _product(self, x: str, weight: Tensor, name: str) -> str:
+        if self.int8:
+            return product(self.graph, x, weight, name)
+        return self.graph.node("MatMul", x, self.graph.constant(weight.numpy(), name))
+
+    def _columns(self, x: Tensor, by_head: bool) -> Tensor:
         """The columns of a weight or bias. Those that are ordered by head become queries, keys, values."""
         if by_head:
             x = x.view(*x.shape[:-1], self.decoder.heads, 3, -1).transpose(-3, -2).flatten(-3)
-        found: NDArray[np.float32] = x.contiguous().numpy()
-        return found
+        return x
 
     def _constant(self, name: str) -> str:
         return self.graph.constant(self.tensors.pop(name).contiguous().numpy(), name)

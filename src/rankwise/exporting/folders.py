@@ -15,7 +15,6 @@ import safetensors.torch
 
 from rankwise.exporting import decoder
 from rankwise.exporting.graph import MODEL as MODEL
-from rankwise.exporting.int8 import quantize
 from rankwise.exporting.source import SCORE, Source
 from rankwise.exporting.tokenizer import TokenizerFiles, tokenizer_files
 from rankwise.models import peft_config, peft_format
@@ -73,41 +72,29 @@ def point_to_base(folder: Path, place: Path) -> None:
     )
 
 
-def write_onnx(source: Source, folder: Path) -> None:
-    """The merged classifier as an ONNX model in float32, with its tokenizer.
+def write_onnx(source: Source, folder: Path, *, int8: bool) -> None:
+    """The merged classifier as an ONNX model, with its tokenizer.
 
     The model's metadata are `id2label` and `label2id` as JSON, and `max_length`, the tokens at which texts
     are cut.
 
-    Raises:
-        ModelError: the base model's files are damaged.
-        ResourceError: the disk is full.
-    """
-    tokenizer_files(source).write(folder)
-    _write_graph(source, folder)
-
-
-def write_int8(source: Source, folder: Path) -> None:
-    """The same model with linear layers in int8.
+    Args:
+        source: what is exported.
+        folder: the folder to fill.
+        int8: whether linear layers run in int8; otherwise, everything is in float32.
 
     Raises:
         ModelError: the base model's files are damaged.
         ResourceError: the disk is full.
     """
     tokenizer_files(source).write(folder)
-    with files.temporary_folder(folder) as float32:
-        _write_graph(source, float32)
-        quantize(float32, folder)
-
-
-def _write_graph(source: Source, folder: Path) -> None:
-    """model.onnx in float32."""
     family, own_pad = source.family, source.base_config.get("pad_token_id")
     graph = decoder.classifier(
         family.decoder(family.config.from_json(source.base_config)),
         source.tensors(merged=True),
         transposed=family.fan_in_fan_out,
         pad_id=own_pad if type(own_pad) is int and own_pad >= 0 else None,
+        int8=int8,
     )
     graph.save(
         folder,

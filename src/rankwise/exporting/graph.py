@@ -6,7 +6,7 @@ The values of a graph are named, and nodes take and return names::
     y = graph.node("MatMul", "x", graph.constant(weight, "weight"))
     graph.save(folder, inputs=..., outputs=..., properties=...)
 
-The operators are those of ONNX's standard set, version 20, which ONNX Runtime has since 1.17.
+Nodes without a domain are operators of ONNX's standard set, version 20, which ONNX Runtime has since 1.17.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Graph:
 
     def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node with one output, and return the output's name, which may be given."""
-        name = f"{kind}_{len(self._nodes)}"
-        return self._add(kind, name, inputs, (output or name,), attributes)[0]
+        name = output or f"{kind}_{len(self._nodes)}"
+        return self._add(kind, name, inputs, (name,), attributes)[0]
 
     def nodes(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
         """Add a node, and return the names of its outputs."""
@@ -122,7 +122,7 @@ class Graph:
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid(name, version) for name, version in self._domains().items()],
             ir_version=IR_VERSION,
             producer_name="rankwise",
             producer_version=str(rankwise.__version__),
@@ -130,6 +130,10 @@ class Graph:
         helper.set_model_props(model, dict(properties))
         files.write_bytes(folder / MODEL, model.SerializeToString())
         return folder / MODEL
+
+    def _domains(self) -> dict[str, int]:
+        """Domain of operators -> version; the standard set has no name."""
+        return {"": OPSET} | {node.domain: 1 for node in self._nodes if node.domain}
 
     def _stored(self, folder: Path) -> list[Any]:
         """The constants as ONNX tensors. If they are too large for one file, another one is written."""

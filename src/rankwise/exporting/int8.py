@@ -1,33 +1,48 @@
-"""ONNX models in int8, by ONNX Runtime's dynamic quantization.
+"""Matrix products in int8, with ONNX Runtime's operator for weights in blocks.
 
-The weight of a linear layer has a scale for each output, and its input is quantized when the model runs.
-Embeddings, norms, attention and the score head stay in float32.
+Every 32 numbers of a weight along its input share a scale. When the model runs, ONNX Runtime quantizes its
+input in the same blocks, token by token. ONNX Runtime's dynamic quantization has one scale for the whole input: one
+large number, as language models have in some tokens, would leave few levels to all others.
 """
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
-from rankwise.exporting.graph import MODEL, WEIGHTS
+from rankwise.exporting.graph import Graph
+
+DOMAIN = "com.microsoft"
+BLOCK = 32
+"""Numbers that share a scale."""
+ZERO = 128
+"""The operator stores numbers from -127 to 127 as bytes with this offset."""
+INPUT_IN_INT8 = 4
+"""The operator's `accuracy_level` at which inputs are quantized, too."""
 
 
-def quantize(source: Path, folder: Path) -> None:
-    """Write the int8 version of a model.
+def product(graph: Graph, x: str, weight: Tensor, name: str) -> str:
+    """The product of x (..., in) and a weight (in, out) float32.
 
     Args:
-        source: folder of the model in float32.
-        folder: folder for the model in int8.
+        graph: the graph to add it to.
+        x: name of the input.
+        weight: the weight.
+        name: name of the weight.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    numbers, scales = quantized(weight)
+    stored = graph.constant(numbers, name), graph.constant(scales, f"{name} scales")
+    shape = {"K": weight.shape[0], "N": weight.shape[1]}
+    settings = {"bits": 8, "block_size": BLOCK, "accuracy_level": INPUT_IN_INT8}
+    return graph.node("MatMulNBits", x, *stored, domain=DOMAIN, **shape, **settings)
 
-    logging.getLogger("root")
-    quantize_dynamic(
-        source / MODEL,
-        folder / MODEL,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=(source / WEIGHTS).exists(),
-        extra_options={"MatMulConstBOnly": True},
-    )
+
+def quantized(weight: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """(out, blocks, 32) bytes and (out * blocks,) scales of a weight (in, out); the last block is padded."""
+    rows = F.pad(weight.T, (0, -len(weight) % BLOCK)).reshape(weight.shape[1], -1, BLOCK)
+    scales = rows.abs().amax(-1) / 127  # (out, blocks)
+    numbers = (rows / torch.where(scales == 0, 1.0, scales)[..., None]).round() + ZERO
+    return numbers.to(torch.uint8).numpy(), scales.flatten().numpy()
