@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.commands.predict import Classifier, cut_note
+from rankwise.commands.predict import Classifier, cut_note, require_probability
 from rankwise.data.load import read_labeled
 from rankwise.in_memory import InMemory
 from rankwise.paths import expanded
 from rankwise.schema import Metrics
-from rankwise.stats.metrics import metrics
+from rankwise.stats.calibration import probabilities
+from rankwise.stats.metrics import abstaining, metrics
 
 
 def evaluate(
@@ -23,24 +24,28 @@ def evaluate(
     data: Any,
     *,
     columns: dict[str, Any] | None = None,
+    abstain_below: float | None = None,
     on_note: Callable[[str], None] | None = None,
     **load: Any,
 ) -> Metrics:
-    """Compute an adapter's metrics on labeled texts.
+    """Compute an adapter's metrics on labeled texts, with its temperature.
 
     Args:
         adapter: a classifier, or the folder of an adapter.
         data: a file of labeled texts, or data in memory: a DataFrame, a Dataset, a pair
             (texts, labels), or a mapping of columns.
         columns: `text_column` and `label_column`, if they cannot be detected.
+        abstain_below: also measure the labels that have at least this probability.
         on_note: called with notes on the adapter, on what was read, and how much of it was used.
         load: passed on to `Classifier.load`.
 
     Raises:
         DataError: the data cannot be used, or contains a label that the adapter does not know.
         ModelError: the adapter cannot be used.
-        UsageError: this is neither a path nor data in memory.
+        UsageError: this is neither a path nor data in memory, or abstain_below is not a probability.
     """
+    if abstain_below is not None:
+        require_probability(abstain_below)
     classifier = adapter
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier, on_note=on_note, **load)
@@ -51,4 +56,9 @@ def evaluate(
         if on_note:
             on_note(note)
     name = source.name if isinstance(source, Path) else split.name
-    return metrics(name, np.array(split.labels), classifier.logits(split.texts), classifier.labels)
+    targets, logits = np.array(split.labels), classifier.logits(split.texts)
+    found = metrics(name, targets, (logits / classifier.temperature).astype(np.float32), classifier.labels)
+    if abstain_below is None:
+        return found
+    part = abstaining(targets, probabilities(logits, classifier.temperature), abstain_below)
+    return found.model_copy(update={"abstaining": part})

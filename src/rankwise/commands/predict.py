@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from rankwise import hardware
-from rankwise.commands.explain import Explanation, explain
+from rankwise.commands.explain import Explanation, TokenEffects, explain
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
 from rankwise.data.readers import SUFFIXES, suffix_of
@@ -35,7 +34,9 @@ from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.inference import bank_logits
+from rankwise.nn.saliency import gradient_times_input
 from rankwise.paths import expanded
+from rankwise.stats.calibration import probabilities
 from rankwise.store import files
 
 
@@ -50,6 +51,10 @@ class Prediction:
     def probability(self) -> float:
         """Probability of the predicted label."""
         return self.probabilities[self.label]
+
+    def answer(self, abstain_below: float) -> str | None:
+        """The label; None if its probability is below a threshold."""
+        return self.label if self.probability >= abstain_below else None
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Classifier:
 
     results: Results | None = None
     """Results of the sweep that trained it, if it comes from `rankwise.train`."""
+    temperature: float = 1.0
+    """Divides the logits before they become probabilities; 1 if the adapter has none of its own."""
 
     def __init__(
         self,
@@ -159,6 +166,7 @@ class Classifier:
         max_length = min(saved.max_length, backbone.max_positions)
         made = cls(backbone, head, parts.tokenizer, saved.labels, max_length, parts)
         made.results = results
+        made.temperature = saved.temperature or 1.0
         return made
 
     def __call__(self, texts: Iterable[str]) -> list[Prediction]:
@@ -177,19 +185,38 @@ class Classifier:
             for row in self.predict_proba(texts)
         ]
 
-    def predict(self, texts: Iterable[str]) -> list[str]:
-        """The most probable label of each text, in order. Takes and raises what a call does."""
-        return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
+    @overload
+    def predict(self, texts: Iterable[str]) -> list[str]: ...
+
+    @overload
+    def predict(self, texts: Iterable[str], *, abstain_below: float) -> list[str | None]: ...
+
+    def predict(
+        self, texts: Iterable[str], *, abstain_below: float | None = None
+    ) -> list[str] | list[str | None]:
+        """The most probable label of each text, in order. Takes and raises what a call does.
+
+        Args:
+            texts: as in a call.
+            abstain_below: a text whose label has a lower probability than this gets None.
+
+        Raises:
+            UsageError: abstain_below is not a probability.
+        """
+        if abstain_below is None:
+            return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
+        require_probability(abstain_below)
+        return [found.answer(abstain_below) for found in self(texts)]
 
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """(texts, classes) probabilities in the order of `labels`, each row summing to 1.
 
-        Takes and raises what a call does.
+        They are the softmax of the logits divided by `temperature`. Takes and raises what a call does.
         """
-        return softmax(self.logits(texts).astype(np.float64), axis=-1)
+        return probabilities(self.logits(texts), self.temperature)
 
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """(texts, classes) logits in the order of `labels`. Takes and raises what a call does.
+        """(texts, classes) logits in the order of `labels`, at temperature 1. Takes and raises what a call does.
 
         Raises:
             ModelError: the tokenizer does not fit the model, or a logit is not finite.
@@ -208,16 +235,30 @@ class Classifier:
             )
         return of_head
 
-    def explain(self, text: str) -> Explanation:
-        """The label of a text, and how much of its probability is lost without each word.
+    def explain(self, text: str, *, method: str = "occlusion") -> Explanation:
+        """The label of a text, and how much of its probability each word carries.
 
-        `rankwise.commands.explain` describes the method.
+        `rankwise.commands.explain` describes the methods.
+
+        Args:
+            text: the text.
+            method: `occlusion` leaves out each word in turn; `gradient` approximates this in one pass.
 
         Raises:
-            UsageError: the text has only one word, or too many.
+            UsageError: the text has only one word, or too many; or there is no such method.
             DataError: the text is empty.
         """
-        return explain(self, text)
+        return explain(self, text, method)
+
+    def token_effects(self, text: str) -> TokenEffects:
+        """Gradient times input of each token of a text, for the method `gradient` of `explain`."""
+        listed([text])
+        with hardware.own_torch():
+            ids, places = self._tokenizer.places(text, self.max_length)
+            check_ids([ids], self._backbone)
+            head = self._head.tensors[0][HEAD]
+            found, effects = gradient_times_input(self._backbone, head, ids, self.temperature)
+        return TokenEffects(found, effects, places)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """The number of texts with more tokens than `max_length`, which are cut."""
@@ -281,6 +322,7 @@ def predict_file(
     safe_csv: bool = False,
     overwrite: bool = False,
     skip_empty: bool = False,
+    abstain_below: float | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> int:
@@ -297,6 +339,7 @@ def predict_file(
         safe_csv: prefix cells that a spreadsheet would run as formulas with an apostrophe.
         overwrite: replace the target if it exists.
         skip_empty: leave out rows without a text.
+        abstain_below: leave the label empty if its probability is below this; a note says how often.
         on_rows: called with the number of rows after each batch.
         on_note: called with notes on what was read, and how much of it was used.
 
@@ -306,8 +349,9 @@ def predict_file(
     Raises:
         DataError: the source cannot be used; nothing is written.
         UsageError: the target exists, its suffix is not supported, or the text column has the name of an
-            added one.
+            added one; or abstain_below is not a probability.
     """
+    least = 0.0 if abstain_below is None else require_probability(abstain_below)
     source, target = expanded(source), expanded(target)
     require_target(target, overwrite=overwrite, safe_csv=safe_csv)
     rows = text_rows(source, text_column=text_column, labels=classifier.labels, skip_empty=skip_empty)
@@ -317,18 +361,21 @@ def predict_file(
     blank = {name: "" if name == added[0] else 0.0 for name in added}
     preview = ([row | blank for row in batch] for batch in rows.batches())
     notes: list[str] = []
-    done = cut = 0
+    done = cut = unanswered = 0
     with write_rows(target, preview, safe=safe_csv) as write:
         for batch in rows.batches(notes):
             texts = [row[rows.column] for row in batch]
             for row, found in zip(batch, classifier(texts), strict=True):
-                values = (found.label, *(round(p, 6) for p in found.probabilities.values()))
+                label = found.answer(least)
+                unanswered += label is None
+                values = (label or "", *(round(p, 6) for p in found.probabilities.values()))
                 row |= dict(zip(added, values, strict=True))
             write(batch)
             done += len(batch)
             cut += classifier.truncated(texts)
             on_rows(len(batch))
-    for note in [*(each for each in notes if each not in rows.notes), *cut_note(classifier, cut, done)]:
+    more = [*cut_note(classifier, cut, done), *abstain_note(abstain_below, unanswered, done)]
+    for note in [*(each for each in notes if each not in rows.notes), *more]:
         on_note(note)
     return done
 
@@ -388,6 +435,25 @@ def lines_of_stdin(classifier: Classifier, *, skip_empty: bool, on_note: Callabl
 def cut_note(classifier: Classifier, cut: int, texts: int) -> list[str]:
     """A note on the number of texts that were cut, if any were."""
     return [f"{cut:,} of {texts:,} texts cut at {classifier.max_length:,} tokens"] if cut else []
+
+
+def abstain_note(abstain_below: float | None, unanswered: int, texts: int) -> list[str]:
+    """A note on the number of texts without a label, if there is a threshold."""
+    if abstain_below is None:
+        return []
+    return [f"{unanswered:,} of {texts:,} texts have no label: its probability is below {abstain_below:g}"]
+
+
+def require_probability(abstain_below: float) -> float:
+    """The threshold.
+
+    Raises:
+        UsageError: it is not a number from 0 to 1.
+    """
+    if not 0 <= abstain_below <= 1:
+        what = f"{option('abstain_below', abstain_below)}: not a probability"
+        raise UsageError(what, hint="give a number from 0 to 1")
+    return abstain_below
 
 
 def _added_columns(labels: Sequence[str], rows: TextRows, on_note: Callable[[str], None]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
@@ -30,6 +31,7 @@ from rankwise.progress.choice import shown
 from rankwise.recipe import Recipe
 from rankwise.report import build
 from rankwise.schema import Diverged
+from rankwise.stats.calibration import usable_temperature
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command, slug
 from rankwise.training import outcome as outcomes
@@ -275,11 +277,14 @@ def evaluate(trainer: Trainer, material: Material, clock: Clock, callback: Callb
 
 
 def keep(trainer: Trainer, outcome: Outcome, material: Material) -> None:
-    """Save a finished adapter to the run folder: the adapter, then its logits."""
+    """Save a finished adapter to the run folder: the adapter with its temperature, then its logits."""
     folder = material.run.adapters / outcome.name
     files.remove(folder)  # left over from a bank that did not finish
     spec = next(spec for spec in trainer.specs if spec.name == outcome.name)
     saved = material.adapter(spec, trainer.kept()[outcome.name].tensors)
+    targets = material.evaluated["validation"].targets
+    temperature = usable_temperature(targets, outcome.logits["validation"])
+    saved = replace(saved, temperature=temperature)
     tokenizer = material.tokenizer
     peft_format.save(folder, saved, material.config, tokenizer.files(), tokenizer.as_json())
     peft_format.load(folder)  # what cannot be loaded must not count as finished

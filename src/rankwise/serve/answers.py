@@ -6,23 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from rankwise.serve.lineup import Group
 from rankwise.serve.messages import Answer, LabelProbability, Prediction, TeiScore
 from rankwise.serve.queue import Logits
+from rankwise.stats import calibration
 
 Probabilities = NDArray[np.float64]
 
 
-def mean_probabilities(logits: Sequence[Logits]) -> Probabilities:
-    """(texts, classes) probabilities, averaged over adapters with the same labels.
+def mean_probabilities(group: Group, logits: Sequence[Logits]) -> Probabilities:
+    """(texts, classes) probabilities of a group, averaged over its adapters, each at its own temperature.
 
     Args:
-        logits: for each adapter (texts, classes).
+        group: an adapter, or a rank.
+        logits: for each of its adapters (texts, classes).
     """
-    found: Probabilities = np.mean([softmax(each.astype(np.float64), axis=-1) for each in logits], axis=0)
-    return found
+    temperatures = [each.saved.temperature or 1.0 for each in group.members]
+    pairs = zip(logits, temperatures, strict=True)
+    return np.asarray(np.mean([calibration.probabilities(each, temperature) for each, temperature in pairs], axis=0))
 
 
 def predictions(

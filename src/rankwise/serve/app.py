@@ -21,6 +21,7 @@ from rankwise.errors import RankwiseError
 from rankwise.serve import pages, problems
 from rankwise.serve.answers import mean_probabilities, predictions, tei_scores
 from rankwise.serve.guard import App, Guard
+from rankwise.serve.lineup import Group
 from rankwise.serve.messages import (
     AdapterInfo,
     AdaptersResponse,
@@ -81,14 +82,15 @@ async def predict(body: PredictRequest, request: Request) -> Response:
     service, texts = _service(request), _listed(body.texts)
     groups = service.select(_listed(body.adapters), _listed(body.ranks))
     logits, tokens = await service.logits(groups, texts, request.receive)
+    least = service.abstain_below if body.abstain_below is None else body.abstain_below
 
     def render() -> bytes:
         found = predictions(
             groups,
-            [mean_probabilities(each) for each in logits],
+            [mean_probabilities(group, each) for group, each in zip(groups, logits, strict=True)],
             top_k=body.top_k,
             listed=body.probabilities,
-            abstain_below=body.abstain_below,
+            abstain_below=least,
         )
         base = service.lineup.base_name
         return _bytes(PredictResponse.model_construct(predictions=found, base=base, tokens=tokens))
@@ -112,7 +114,7 @@ async def explain(body: ExplainRequest, request: Request) -> Response:
     except RankwiseError as error:
         raise of_rankwise(error) from None
     logits, _ = await service.logits([group], texts, request.receive)
-    found = explanation(body.text, group.labels, mean_probabilities(logits[0]))
+    found = explanation(body.text, group.labels, mean_probabilities(group, logits[0]))
     words = [ExplainedWord(text=each.text, start=each.start, effect=each.effect) for each in found.words]
     response = ExplainResponse(
         adapter=group.name, label=found.label, probability=found.probability, words=words
@@ -177,7 +179,7 @@ async def classify(body: ClassifyRequest, request: Request) -> Response:
     service = _service(request)
     (group,) = service.select(_listed(body.model))
     logits, tokens = await service.logits([group], _listed(body.input), request.receive)
-    scores = _scores(logits[0], raw=body.use_activation is False)
+    scores = _scores(group, logits[0], raw=body.use_activation is False)
     data = [
         ClassifiedText(
             index=i, label=group.labels[int(row.argmax())], probs=row.tolist(), num_classes=len(row)
@@ -210,7 +212,7 @@ async def predict_like_tei(body: TeiRequest, request: Request) -> Response:
     if body.truncate is False:
         await asyncio.to_thread(refuse_long, [group], texts)
     logits, _ = await service.logits([group], texts, request.receive)
-    scores = tei_scores(group.labels, _scores(logits[0], raw=body.raw_scores))
+    scores = tei_scores(group.labels, _scores(group, logits[0], raw=body.raw_scores))
     is_batch = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
     return _json(_TEI.dump_json(scores if is_batch else scores[0]))
 
@@ -283,9 +285,9 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _scores(logits: Sequence[Logits], *, raw: bool) -> NDArray[np.float64]:
+def _scores(group: Group, logits: Sequence[Logits], *, raw: bool) -> NDArray[np.float64]:
     """(texts, classes) logits or probabilities of one adapter."""
-    return logits[0].astype(np.float64) if raw else mean_probabilities(logits)
+    return logits[0].astype(np.float64) if raw else mean_probabilities(group, logits)
 
 
 async def _rendered(render: Any, logits: Sequence[Sequence[Logits]]) -> bytes:

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from rankwise.commands.explain import TokenEffects
 from rankwise.commands.predict import Classifier, listed
-from rankwise.errors import DataError, Unreachable, UsageError
+from rankwise.errors import DataError, Unreachable, UsageError, option
 from rankwise.serve.start import TOKEN
 
 CHUNK_TEXTS = 256
@@ -65,6 +66,14 @@ class RemoteClassifier(Classifier):
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """(texts, classes) logarithms of the probabilities: logits up to a constant for each text."""
         return np.log(np.maximum(self.predict_proba(texts), np.finfo(np.float64).tiny)).astype(np.float32)
+
+    def token_effects(self, text: str) -> TokenEffects:
+        """Not available.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a server explains by occlusion only", hint=option("method", "occlusion"))
 
     def truncated(self, texts: Sequence[str]) -> int:
         """0: the server cuts long texts, and does not say which."""
