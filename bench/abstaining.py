@@ -2,11 +2,12 @@
 
     python -m bench.abstaining [--sweeps 2000] [--record FILE]
 
-Simulated classifiers have logits of known calibration, so that the accuracy at any threshold is known. In each sweep, a
-temperature is fitted on the validation texts, as in a sweep of rankwise, and then a threshold is chosen on the same
-texts. It errs if the accuracy of its answers on other texts, in expectation over their labels, is below the target; it
-should in at most 5 % of the sweeps. With several classifiers, the one that is most accurate on the validation texts is used. For comparison:
-the same without adjustment, and the lowest threshold whose accuracy on validation is at least the target.
+Simulated classifiers have logits of known calibration, so that the accuracy at any threshold is known. In each
+sweep, a temperature is fitted on the validation texts, as in a sweep of rankwise, and then a threshold is chosen
+on the same texts. It errs if the accuracy of its answers on other texts, in expectation over their labels, is
+below the target; it should in at most 5 % of the sweeps. With several classifiers, the one that is most accurate
+on the validation texts is used. For comparison: the same without adjustment, and the lowest threshold whose
+accuracy on validation is at least the target.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CLASSES = 6
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of classifier: its logits are the calibrated ones times a factor, of which some texts have a larger one."""
+    """A kind of classifier: its logits are calibrated ones times a factor, larger for some texts."""
 
     name: str
     spread: float  # of the calibrated logits
@@ -48,7 +49,7 @@ KINDS = (
 
 
 def drawn(rng: np.random.Generator, kind: Kind, texts: int) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """(texts, classes) logits, (texts,) labels, and (texts, classes) the probabilities that they were drawn from."""
+    """(texts, classes) logits, (texts,) labels, and (texts, classes) the probabilities of the labels."""
     calibrated = rng.normal(0, kind.spread, (texts, CLASSES))
     true = softmax(calibrated, axis=1)
     sums = true.cumsum(axis=1)

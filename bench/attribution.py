@@ -2,7 +2,7 @@
 
     python -m bench.attribution ADAPTER [--texts 100] [--record FILE]
 
-For texts of the starter data's validation split, or of a file, the effects of all words by both methods are compared by
+For texts of the starter data's validation split, the effects of all words by both methods are compared by
 Spearman's rank correlation within each text, and by whether the word with the largest effect is the same.
 """
 

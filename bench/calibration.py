@@ -2,9 +2,10 @@
 
     python -m bench.calibration RUN [--adapters r4-s110,...] [--record FILE]
 
-Works on any finished run whose folder logits is there. A temperature is fitted for every adapter, whether or not the
-run stored one. On validation, each half of the texts is measured with the temperature of the other half; on test, with
-the temperature fitted on all validation texts. Intervals are 95 % bootstrap intervals over texts.
+Works on any finished run whose folder logits is there. A temperature is fitted for every adapter, whether or
+not the run stored one. On validation, each half of the texts is measured with the temperature of the other
+half; on test, with the temperature fitted on all validation texts. Intervals are 95 % bootstrap intervals over
+texts.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ def ranged(found: Estimate, scale: float, decimals: int) -> str:
 def body(run: Run, names: Sequence[str]) -> str:
     """The table with its explanation."""
     return (
-        f"Log loss in nats per text; ECE: expected calibration error over {BINS} bins of equal width, in points. "
-        f"Brackets: 95 % intervals, {DRAWS:,} bootstrap samples of the texts. Shown: whether a sweep would store the "
-        "temperature. By chance: the mean ECE of calibrated probabilities like those after scaling, on as many "
-        "texts.\n\n" + common.table(HEADER, [row for name in names for row in rows(run, name)])
+        f"Log loss in nats per text; ECE: expected calibration error over {BINS} bins of equal width, in "
+        f"points. Brackets: 95 % intervals, {DRAWS:,} bootstrap samples of the texts. Shown: whether a sweep "
+        "would store the temperature. By chance: the mean ECE of calibrated probabilities like those after "
+        "scaling, on as many texts.\n\n"
+        + common.table(HEADER, [row for name in names for row in rows(run, name)])
     )
 
 

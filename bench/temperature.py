@@ -2,13 +2,13 @@
 
     python -m bench.temperature [--part rules|check|ece] [--sweeps 400] [--record FILE]
 
-`rules` compares rules for using a fitted temperature, on simulated classifiers: logits are drawn, labels are drawn
-from their softmax, and the classifier shows the logits times its true temperature. In half of the settings, the
-temperature varies from text to text, so that no single one is right.
+`rules` compares rules for using a fitted temperature, on simulated classifiers: logits are drawn, labels are
+drawn from their softmax, and the classifier shows the logits times its true temperature. In half of the
+settings, the temperature varies from text to text, so that no single one is right.
 
-`check` repeats this for the rule in use with classifiers that were not simulated: linear classifiers of TF-IDF features,
-regularized too little, about right and too much, with validation texts drawn from real ones. It needs
-`RANKWISE_TEST_DATA`, or uses the starter data.
+`check` repeats this for the rule in use with classifiers that were not simulated: linear classifiers of TF-IDF
+features with three strengths of regularization, with validation texts drawn from real ones. They are emotion's
+if `RANKWISE_TEST_DATA` has them, or the starter's.
 
 `ece` counts how often the intervals of the expected calibration error contain that of a million texts.
 """
@@ -46,7 +46,7 @@ RULES: dict[str, Callable[[calibration.Fit, float, int], bool]] = {
     "AIC": lambda found, ratio, texts: ratio > 2,
     "likelihood ratio, 5 %": lambda found, ratio, texts: ratio > 3.84,
 }
-"""Rule -> whether it uses a fit, from the fit, twice the gain in the fitted texts' log likelihood, and their number."""
+"""Rule -> whether it uses a fit, twice the gain in the log likelihood of its own texts, and their number."""
 
 
 def logits(rng: np.random.Generator, texts: int, classes: int, spread: float) -> Floats:
@@ -71,7 +71,9 @@ def ratio_of(found: calibration.Fit, targets: Ints, shown: NDArray[np.float32]) 
     return float(2 * (text_log_losses(targets, shown) - text_log_losses(targets, scaled)).sum())
 
 
-def gains(sweeps: int, texts: int, true: float, classes: int, spread: float, varied: float) -> Iterator[Floats]:
+def gains(
+    sweeps: int, texts: int, true: float, classes: int, spread: float, varied: float
+) -> Iterator[Floats]:
     """For each rule, in each sweep: gain in the log loss of new texts, 0 if the rule fits nothing."""
     rng = np.random.default_rng([texts, round(100 * true), classes, round(10 * varied)])
     new = logits(rng, 4000, classes, spread)
@@ -100,8 +102,9 @@ def rules(sweeps: int) -> str:
     parts = []
     measures: dict[str, Callable[[Floats], Floats]] = {
         "Mean gain in log loss, nats x 1,000": lambda all_: 1000 * all_.mean(axis=0),
-        f"Percent of sweeps in which new texts lose more than {HARM} nats": lambda all_: 100
-        * (all_ < -HARM).mean(axis=0),
+        f"Percent of sweeps in which new texts lose more than {HARM} nats": lambda all_: (
+            100 * (all_ < -HARM).mean(axis=0)
+        ),
         "Percent of sweeps that use the temperature": lambda all_: 100 * (all_ != 0).mean(axis=0),
     }
     for title, measure in measures.items():
@@ -142,7 +145,9 @@ def check(sweeps: int) -> str:
                 each = calibration.fit(targets[own], shown[own])
                 assert each is not None
                 scaled = (shown[new] / each.temperature).astype(np.float32)
-                gain = (text_log_losses(targets[new], shown[new]) - text_log_losses(targets[new], scaled)).mean()
+                gain = (
+                    text_log_losses(targets[new], shown[new]) - text_log_losses(targets[new], scaled)
+                ).mean()
                 found.append((gain, gain * each.is_shown, each.is_shown))
             always, used, shares = np.array(found).T
             harm = [f"{100 * (each < -HARM).mean():.1f}" for each in (always, used)]
@@ -152,11 +157,12 @@ def check(sweeps: int) -> str:
         *("classifier", "best temperature", "texts", "gain, always", "gain, rule"),
         *("harm %, always", "harm %, rule", "fitted %"),
     )
-    return f"Gains in nats x 1,000; harm: new texts lose more than {HARM} nats.\n\n{common.table(header, rows)}\n"
+    note = f"Gains in nats x 1,000; harm: new texts lose more than {HARM} nats."
+    return f"{note}\n\n{common.table(header, rows)}\n"
 
 
 def ece(sweeps: int) -> str:
-    """Coverage of the intervals of the calibration error, before and after a temperature that is not fitted."""
+    """Coverage of the intervals of the calibration error, before and after the true temperature."""
     rows = []
     for texts, true in product((100, 500, 2000), (1.0, 1.5, 2.5)):
         rng = np.random.default_rng([texts, round(10 * true)])
@@ -166,7 +172,9 @@ def ece(sweeps: int) -> str:
             shown = softmax(many * factor, axis=1)
             label = shown.argmax(axis=1)
             place = np.arange(len(many)), label
-            gap = softmax(many, axis=1)[place] - shown[place]  # of the chance of being right and the confidence
+            gap = (
+                softmax(many, axis=1)[place] - shown[place]
+            )  # of the chance of being right and the confidence
             sums = np.bincount(calibration.bin_of(shown[place]), gap, calibration.BINS)
             exact[side] = np.abs(sums).sum() / len(many)
         counts, means = np.zeros((2, 2)), np.zeros(2)
@@ -180,7 +188,15 @@ def ece(sweeps: int) -> str:
             inside, below = 100 * counts[side] / sweeps
             cells = [f"{100 * each:.2f}" for each in (exact[side], means[side] / sweeps)]
             rows.append([f"{texts:,}", f"{true:g}", name, *cells, f"{inside:.1f}", f"{below:.1f}"])
-    header = ("texts", "true temperature", "side", "true ECE", "mean estimate", "inside, %", "interval below, %")
+    header = (
+        "texts",
+        "true temperature",
+        "side",
+        "true ECE",
+        "mean estimate",
+        "inside, %",
+        "interval below, %",
+    )
     return f"In points.\n\n{common.table(header, rows)}\n"
 
 

@@ -1,4 +1,4 @@
-"""A server's probabilities have the adapters' temperatures, and its threshold applies if a request names none."""
+"""A server uses the adapters' temperatures, and its own threshold if a request names none."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Curves, bounds and thresholds against brute force, scipy and scikit-learn; promises against a simulation."""
+"""Curves, bounds and thresholds against brute force, scipy and scikit-learn; promises against simulations."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from rankwise.stats.abstain import (
@@ -12,7 +12,6 @@ from rankwise.stats.abstain import (
     answered,
     choose_threshold,
     detection,
-    detection_interval,
     lower_bound,
     risk_coverage,
 )
@@ -82,9 +81,15 @@ def test_promises_are_kept(texts: int, target: float) -> None:
 def test_detection_is_the_area_under_the_roc_curve() -> None:
     rng = np.random.default_rng(3)
     wrong = rng.random(200) < 0.2
-    for signal in (rng.random(200) + wrong, rng.integers(0, 3, 200).astype(float)):
-        found = detection_interval(signal, wrong)
+    for signal in (rng.random(200) + 0.5 * wrong, rng.integers(0, 3, 200).astype(float)):
+        found = detection(signal, wrong)
         assert found and found.value == pytest.approx(roc_auc_score(wrong, signal))
-        assert found.low < found.value < found.high
-    assert detection(rng.random(5), np.zeros(5, bool)) is None
-    assert detection_interval(rng.random(5), np.ones(5, bool)) is None
+    assert detection(rng.random(5), np.array([True, False, False, False, False])) is None
+
+
+def test_its_interval_covers_the_area_of_unlimited_texts() -> None:
+    """Normal signals a standard deviation apart: the area is the normal distribution at 1 / sqrt(2)."""
+    rng, truth, wrong = np.random.default_rng(4), norm.cdf(1 / np.sqrt(2)), np.arange(300) < 40
+    found = [detection(rng.normal(size=300) + wrong, wrong) for _ in range(1000)]
+    inside = np.mean([each is not None and each.low <= truth <= each.high for each in found])
+    assert 0.92 <= inside <= 0.97

@@ -20,6 +20,7 @@ from rankwise.models import peft_format
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.report import build
 from rankwise.report.confidence import confidence
+from rankwise.report.html import run_page
 from rankwise.report.run import Run, load
 from rankwise.report.verdict import recommend
 from rankwise.stats.calibration import usable_temperature
@@ -50,11 +51,15 @@ def test_a_temperature_divides_the_logits_and_changes_no_label(warm: Path, class
     found = Classifier.load(warm, device="cpu", precision="float32")
     assert (found.temperature, peft_format.stored_temperature(warm)) == (2.0, 2.0)
     np.testing.assert_array_equal(found.logits(TEXTS), classifier.logits(TEXTS))
-    np.testing.assert_allclose(found.predict_proba(TEXTS), softmax(found.logits(TEXTS) / 2.0, axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        found.predict_proba(TEXTS), softmax(found.logits(TEXTS) / 2.0, axis=1), atol=1e-6
+    )
     assert found.predict(TEXTS) == classifier.predict(TEXTS)
 
 
-def test_an_adapter_without_a_temperature_is_as_before(adapter: Path, gpt2_base: Path, tmp_path: Path) -> None:
+def test_an_adapter_without_a_temperature_is_as_before(
+    adapter: Path, gpt2_base: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "cold"
     saved = replace(peft_format.load(adapter), temperature=None)
     peft_format.save(folder, saved, files.read_object(gpt2_base / "config.json"), [])
@@ -209,7 +214,7 @@ def test_a_row_for_each_seed_and_split(made: RunFolder) -> None:
     assert f"for the {len(run.results.adapters)} adapters" in text and "other 2 seeds" in text
 
 
-def test_scaling_lowers_the_log_loss_of_overconfident_logits(made: RunFolder, tmp_path: Path) -> None:
+def test_scaling_lowers_the_log_loss(made: RunFolder) -> None:
     found = confidence(load(made), recommend(load(made)))
     assert found
     for row in found.scaling.rows:
@@ -220,7 +225,8 @@ def test_scaling_lowers_the_log_loss_of_overconfident_logits(made: RunFolder, tm
 def test_a_target_of_ones_own(made: RunFolder) -> None:
     tables, _ = of(load(made), 0.85)
     assert tables["Thresholds for a target accuracy"] == ["85"]
-    build.rebuild(made, extras=build.Extras(target_accuracy=0.85))
+    trust = build.tell(load(made), target_accuracy=0.85).confidence
+    assert trust and trust.thresholds.rows[0][0] == "85"
     for bad in (0.0, 1.0, 95.0):
         with pytest.raises(UsageError, match="not an accuracy"):
             confidence(load(made), recommend(load(made)), bad)
@@ -244,5 +250,6 @@ def test_one_seed_has_no_disagreement(tmp_path: Path) -> None:
 def test_a_run_without_logits_has_no_section(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={4: 0.9}, seeds=(0,))
     files.remove(made.logits)
-    build.rebuild(made)
-    assert "Probabilities and abstaining" not in (made.path / "report.html").read_text("utf-8")
+    story = build.tell(load(made))
+    assert story.confidence is None
+    assert "Probabilities and abstaining" not in run_page(story)

@@ -64,8 +64,8 @@ def explain(classifier: Predicts, text: str, method: str = "occlusion") -> Expla
     arXiv 1311.2901). The texts share most of their beginnings, which are computed once.
 
     With `gradient`, the effect of a word is the sum over its tokens of gradient times embedding
-    (`rankwise.nn.saliency`). It takes one forward and one backward pass, and is an approximation. Words after the
-    maximum length have no effect, as in occlusion unless a word before them is left out.
+    (`rankwise.nn.saliency`). It takes one forward and one backward pass, and is an approximation. Words beyond
+    the maximum length have no effect.
 
     Args:
         classifier: the classifier to explain.
@@ -132,7 +132,10 @@ def _explanation(
 
 
 def _by_word(words: Sequence[re.Match[str]], found: TokenEffects) -> NDArray[np.float64]:
-    """(words,) the summed effects of each word's tokens. A token belongs to the first word that it overlaps."""
+    """(words,) the summed effects of each word's tokens: those of which it is the first word.
+
+    Tokens of spaces alone belong to no word.
+    """
     starts, ends = (np.array([edge(word) for word in words]) for edge in (re.Match.start, re.Match.end))
     sums = np.zeros(len(words))
     for effect, (start, end) in zip(found.effects, found.places, strict=True):

@@ -216,7 +216,9 @@ class Classifier:
         return probabilities(self.logits(texts), self.temperature)
 
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """(texts, classes) logits in the order of `labels`, at temperature 1. Takes and raises what a call does.
+        """(texts, classes) logits in the order of `labels`, without the temperature.
+
+        Takes and raises what a call does.
 
         Raises:
             ModelError: the tokenizer does not fit the model, or a logit is not finite.

@@ -146,8 +146,8 @@ class Tokenizer:
         """Tokenize a text, and say which of its characters each token stands for.
 
         Returns:
-            (tokens,) the ids of a call, and (tokens, 2) start and end in the text, which are equal for a special
-            token.
+            (tokens,) the ids of a call, and (tokens, 2) start and end in the text, which are equal for a
+            special token.
 
         Raises the same errors as a call.
         """

@@ -2,8 +2,8 @@
 
     effect of token i  =  sum over d of  embedding[i, d] * dp / dembedding[i, d]
 
-To first order, it is what the probability p loses if the embedding of the token becomes zero (Shrikumar et al.
-2017, arXiv 1704.02685, compare it with other attributions).
+To first order, it is what the probability p loses if the embedding of the token becomes zero (Shrikumar et
+al. 2016, arXiv 1605.01713).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from rankwise.stats.abstain import (
     Curve,
     answered,
     choose_threshold,
-    detection_interval,
+    detection,
     risk_coverage,
 )
 from rankwise.stats.calibration import Estimate, cross_fitted, fit, probabilities, scaling
@@ -71,7 +71,9 @@ def confidence(run: Run, choice: Chosen, target: float | None = None) -> Confide
     if best.validation.ece is None:  # scores that are no probabilities
         return None
     try:
-        logits = {(row.name, split): run.logits(row.name, split) for row in choice.adapters for split in shown}
+        logits = {
+            (row.name, split): run.logits(row.name, split) for row in choice.adapters for split in shown
+        }
     except UsageError:
         return None
     sides = {
@@ -123,9 +125,9 @@ def _scaling_table(run: Run, adapters: Sequence[AdapterResult], logits: Logits) 
         rows,
         keys=2,
         note=f"Log loss in nats; ECE: expected calibration error over {BINS} bins of equal width, in points. "
-        "Brackets: 95 % bootstrap intervals over texts. On validation, each half of the texts is measured with "
-        "the temperature of the other half; on test, with the adapter's own. The ECE of few texts is too large: "
-        "by chance is what calibrated probabilities like these would show on as many.",
+        "Brackets: 95 % bootstrap intervals over texts. On validation, each half of the texts is measured "
+        "with the temperature of the other half; on test, with the adapter's own. The ECE of few texts is too "
+        "large: by chance is what calibrated probabilities like these would show on as many.",
     )
 
 
@@ -158,9 +160,8 @@ def _about_scaling(run: Run, adapters: Sequence[AdapterResult], logits: Logits) 
     parts = []
     if has:
         parts.append(
-            "Each adapter's logits are divided by a temperature, fitted on the validation texts by log loss, when "
-            "it predicts. Labels do not change, and neither do the other tables and figures of this page, which "
-            "are at temperature 1."
+            "Each adapter's logits are divided by a temperature, fitted on the validation texts by log loss, "
+            "when it predicts. Labels do not change. The other sections of this page are at temperature 1."
         )
     targets = run.predictions["validation"].targets
     parts += [_why_none(row.name, targets, logits[row.name, "validation"]) for row in lacks]
@@ -176,7 +177,8 @@ def _why_none(name: str, targets: NDArray[np.int64], logits: NDArray[np.float32]
         return f"{start}: it was trained by a version of rankwise that fitted none."
     return (
         f"{start}: on {len(targets):,} validation texts, a cross-fitted one lowers the log loss by "
-        f"{found.gain:.4f} nats with a standard error of {found.gain_error:.4f}, which does not show that it helps."
+        f"{found.gain:.4f} nats with a standard error of {found.gain_error:.4f}, "
+        "which does not show that it helps."
     )
 
 
@@ -211,10 +213,11 @@ def _answered_cells(found: Answered) -> tuple[str, str, str]:
 def _about_thresholds(best: AdapterResult, adapters: int) -> str:
     several = f" and for the {adapters} adapters of the run" if adapters > 1 else ""
     return (
-        f"For {best.name}. A threshold is chosen on the validation texts: of ten coverages, the largest whose "
-        "accuracy has a lower confidence bound (Clopper and Pearson 1934) above the target. The bound is adjusted "
-        f"for the ten{several}, so that on texts of the same kind, the accuracy of the answers is below the target "
-        f"in at most {100 * LEVEL:g} % of runs. {NONE.capitalize()}: the validation texts show it for no threshold."
+        f"For {best.name}. A threshold is chosen on the validation texts: of ten coverages, the largest "
+        "whose accuracy has a lower confidence bound (Clopper and Pearson 1934) above the target. The bound is "
+        f"adjusted for the ten{several}, so that on texts of the same kind, the accuracy of the answers is "
+        f"below the target in at most {100 * LEVEL:g} % of runs. {NONE.capitalize()}: the validation texts "
+        "show it for no threshold."
     )
 
 
@@ -224,15 +227,18 @@ def _signal_table(run: Run, choice: Chosen, sides: dict[str, _Side]) -> Table | 
         return None
     rows = []
     for split, side in sides.items():
-        signals = {"low probability": -side.confidence, "disagreement of seeds": _disagreement(run, choice, split)}
+        signals = {
+            "low probability": -side.confidence,
+            "disagreement of seeds": _disagreement(run, choice, split),
+        }
         for name, signal in signals.items():
-            found = detection_interval(signal, ~side.right)
+            found = detection(signal, ~side.right)
             if found:
                 rows.append((split, name, _ranged(found, 100, 1)))
     note = (
-        f"Errors of {choice.best.name}. Area under the ROC curve, in percent, with its 95 % bootstrap interval: how "
-        "often a wrong label has more of the signal than a correct one; 50 is chance. Disagreement: the share of "
-        f"the other {len(choice.adapters) - 1} seeds of the rank with another label."
+        f"Errors of {choice.best.name}. Area under the ROC curve, in percent, with its 95 % interval (DeLong "
+        "1988): how often a wrong label has more of the signal than a correct one; 50 is chance. Disagreement: "
+        f"the share of the other {len(choice.adapters) - 1} seeds of the rank with another label."
     )
     return Table("Signals of errors", ("split", "signal", "found"), rows, keys=2, note=note) if rows else None
 

@@ -24,7 +24,9 @@ def mean_probabilities(group: Group, logits: Sequence[Logits]) -> Probabilities:
     """
     temperatures = [each.saved.temperature or 1.0 for each in group.members]
     pairs = zip(logits, temperatures, strict=True)
-    return np.asarray(np.mean([calibration.probabilities(each, temperature) for each, temperature in pairs], axis=0))
+    return np.asarray(
+        np.mean([calibration.probabilities(each, temperature) for each, temperature in pairs], axis=0)
+    )
 
 
 def predictions(

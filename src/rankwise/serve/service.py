@@ -36,9 +36,7 @@ class Service:
     Raises the errors of `Loader.load`.
     """
 
-    def __init__(
-        self, loader: Loader, *, abstain_below: float | None = None, **engine_options: Any
-    ) -> None:
+    def __init__(self, loader: Loader, *, abstain_below: float | None = None, **engine_options: Any) -> None:
         self._loader, self.abstain_below = loader, abstain_below
         self.lineup: Lineup = loader.load()
         self.metrics = Metrics(lambda: self.engine.tokens, lambda: len(self.lineup.adapters))

@@ -58,8 +58,8 @@ def serve(
         on_listening: called with the URL, the base model and the number of adapters.
 
     Raises:
-        UsageError: the extra is not installed, the address needs a token or cannot be listened on, the sources
-            cannot be served together, or abstain_below is not a probability.
+        UsageError: the extra is not installed, the address needs a token or cannot be listened on, the
+            sources cannot be served together, or abstain_below is not a probability.
         ModelError: an adapter or its base model cannot be used.
         Unreachable: the base model must be downloaded, and the Hub does not answer.
     """

@@ -1,7 +1,7 @@
 """Classifiers that may abstain: risk against coverage, thresholds for a target accuracy, signals of errors.
 
-A classifier abstains from a text if the probability of its label is below a threshold. The share of texts that
-it answers is its coverage, and the share of wrong labels among them its risk (El-Yaniv and Wiener 2010;
+A classifier abstains from a text if the probability of its label is below a threshold. The share of texts
+that it answers is its coverage, and the share of wrong labels among them its risk (El-Yaniv and Wiener 2010;
 Geifman and El-Yaniv 2017, arXiv 1705.08500).
 """
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from scipy.stats import rankdata
 
-from rankwise.stats.calibration import DRAWS, Estimate
+from rankwise.stats.calibration import Estimate
 from rankwise.stats.crossed import Floats
+from rankwise.stats.intervals import NORMAL
 
 Right = NDArray[np.bool_]
 """(texts,): whether each label is correct."""
@@ -37,7 +38,7 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Area under the curve: the mean risk over all coverages. For a random order, it is the error rate."""
+        """Area under the curve: the mean risk over all coverages; in a random order, the error rate."""
         return float(self.risk.mean())
 
 
@@ -98,9 +99,9 @@ def choose_threshold(
 ) -> Chosen | None:
     """The threshold with the most answers whose accuracy is shown to be at least a target.
 
-    `CANDIDATES` coverages are tried. Each has an exact lower bound of its accuracy (Clopper and Pearson 1934) at
-    the level divided by the number of candidates and choices (Bonferroni). So the accuracy on new texts of the
-    same kind is below the target in at most `level` of such choices, whichever candidate is taken.
+    `CANDIDATES` coverages are tried. Each has an exact lower bound of its accuracy (Clopper and Pearson 1934)
+    at the level divided by the number of candidates and choices (Bonferroni). So the accuracy on new texts of
+    the same kind is below the target in at most `level` of such choices, whichever candidate is taken.
 
     Args:
         confidence: (texts,) probability of each label.
@@ -115,8 +116,8 @@ def choose_threshold(
     ranked = np.sort(confidence)[::-1]
     tail = level / (CANDIDATES * choices)
     for tenths in range(CANDIDATES, 0, -1):
-        # Given the text at the threshold, those above it are a sample of all texts above it. So that text itself
-        # does not count. Nothing is above the lowest one but all texts, and the threshold is 0.
+        # Given the text at the threshold, those above it are a sample of all texts above it, so that text
+        # itself does not count. A threshold of 0 answers all texts, and all count.
         last = math.ceil(len(ranked) * tenths / CANDIDATES) - 1
         threshold = 0.0 if tenths == CANDIDATES else _rounded_up(ranked[last])
         above = confidence > threshold
@@ -145,33 +146,25 @@ def _rounded_up(threshold: float) -> float:
     return math.ceil(threshold * 10**DIGITS) / 10**DIGITS
 
 
-def detection(signal: Floats, wrong: Right) -> float | None:
-    """Area under the ROC curve of a signal of errors: how often a wrong label has more of it than a correct one.
+def detection(signal: Floats, wrong: Right) -> Estimate | None:
+    """How often a wrong label has more of a signal than a correct one: the area under the ROC curve.
+
+    The interval is at 95 %, over texts (DeLong, DeLong and Clarke-Pearson 1988).
 
     Args:
         signal: (texts,); equal values count as half.
         wrong: (texts,) whether the label is wrong.
 
     Returns:
-        None if all labels are correct, or all are wrong.
+        None if fewer than two labels are wrong, or fewer than two are correct.
     """
-    number = int(wrong.sum())
-    if not 0 < number < len(wrong):
+    ours, theirs = signal[wrong], signal[~wrong]
+    if min(len(ours), len(theirs)) < 2:
         return None
-    ranks = rankdata(signal)[wrong].sum()
-    return float((ranks - number * (number + 1) / 2) / (number * (len(wrong) - number)))
-
-
-def detection_interval(signal: Floats, wrong: Right) -> Estimate | None:
-    """`detection`, with a 95 % bootstrap interval over texts, drawn within wrong and correct labels."""
-    found = detection(signal, wrong)
-    if found is None:
-        return None
-    rng, groups = np.random.default_rng(0), [np.flatnonzero(wrong), np.flatnonzero(~wrong)]
-    is_wrong = np.repeat([True, False], [len(group) for group in groups])
-    samples = [
-        detection(signal[np.concatenate([rng.choice(group, len(group)) for group in groups])], is_wrong)
-        for _ in range(DRAWS)
-    ]
-    low, high = np.quantile(np.array(samples, dtype=np.float64), (0.025, 0.975))
-    return Estimate(found, float(low), float(high))
+    ranks = rankdata(signal)
+    # For each text, the share of the other kind of texts with less of the signal, or with more.
+    less = (ranks[wrong] - rankdata(ours)) / len(theirs)
+    more = 1 - (ranks[~wrong] - rankdata(theirs)) / len(ours)
+    area = float(less.mean())
+    error = math.sqrt(less.var(ddof=1) / len(ours) + more.var(ddof=1) / len(theirs))
+    return Estimate(area, max(0.0, area - NORMAL * error), min(1.0, area + NORMAL * error))

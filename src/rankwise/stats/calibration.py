@@ -158,9 +158,7 @@ class Scaling:
     ece_gain: Estimate
 
 
-def scaling(
-    targets: NDArray[np.int64], logits: NDArray[np.float32], temperature: Floats | float
-) -> Scaling:
+def scaling(targets: NDArray[np.int64], logits: NDArray[np.float32], temperature: Floats | float) -> Scaling:
     """Compare probabilities before and after temperature scaling.
 
     The intervals are from a bootstrap over texts, with the temperatures held fixed. That of an expected
@@ -183,9 +181,7 @@ def scaling(
         Quality(_percentile(*loss), _basic(*error, lowest=0.0), side.by_chance())
         for side, loss, error in zip(sides, losses, errors, strict=True)
     )
-    gains = [
-        (whole[0] - other[0], whole[1] - other[1]) for whole, other in (losses, errors)
-    ]
+    gains = [(whole[0] - other[0], whole[1] - other[1]) for whole, other in (losses, errors)]
     return Scaling(before, after, _percentile(*gains[0]), _basic(*gains[1]))
 
 

@@ -69,9 +69,7 @@ def metrics(
     )
 
 
-def abstaining(
-    targets: NDArray[np.int64], probabilities: NDArray[np.float64], below: float
-) -> Abstaining:
+def abstaining(targets: NDArray[np.int64], probabilities: NDArray[np.float64], below: float) -> Abstaining:
     """Coverage and accuracy of a classifier that gives no label if its probability is below a threshold.
 
     Args:
