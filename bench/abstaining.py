@@ -2,12 +2,12 @@
 
     python -m bench.abstaining [--sweeps 2000] [--record FILE]
 
-Simulated classifiers have logits of known calibration, so that the accuracy at any threshold is known. In each
-sweep, a temperature is fitted on the validation texts, as in a sweep of rankwise, and then a threshold is chosen
+Simulated classifiers have logits of known calibration, so that the accuracy at any threshold is known. In
+each sweep, a temperature is fitted on the validation texts, as rankwise does, and then a threshold is chosen
 on the same texts. It errs if the accuracy of its answers on other texts, in expectation over their labels, is
-below the target; it should in at most 5 % of the sweeps. With several classifiers, the one that is most accurate
-on the validation texts is used. For comparison: the same without adjustment, and the lowest threshold whose
-accuracy on validation is at least the target.
+below the target; it should in at most 5 % of the sweeps. With several classifiers, the one that is most
+accurate on the validation texts is used. For comparison: the same without adjustment, and the lowest
+threshold whose accuracy on validation is at least the target.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def rates(kind: Kind, texts: int, target: float, adapters: int, sweeps: int) -> 
         found = choose_threshold(confidence, right, target, choices=adapters)
         plain = choose_threshold(confidence, right, target, level=LEVEL * CANDIDATES)
         lowest = naive(confidence, right, target)
-        given = [found and found.answered.threshold, plain and plain.answered.threshold, lowest]
+        given = [*(each.answered.threshold if each else None for each in (found, plain)), lowest]
         predicted = new_logits.argmax(axis=1)
         new_confidence, _ = scored(new_logits, predicted, temperature)
         new_right = true[np.arange(NEW_TEXTS), predicted]  # the chance that each label is right

@@ -16,8 +16,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bench import common
-from rankwise import Classifier, data
+from rankwise import Classifier
 from rankwise.commands.explain import Explanation
+from rankwise.data import load as data
 from rankwise.recipe import Recipe
 
 FEWEST_WORDS = 5

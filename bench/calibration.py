@@ -4,8 +4,8 @@
 
 Works on any finished run whose folder logits is there. A temperature is fitted for every adapter, whether or
 not the run stored one. On validation, each half of the texts is measured with the temperature of the other
-half; on test, with the temperature fitted on all validation texts. Intervals are 95 % bootstrap intervals over
-texts.
+half; on test, with the temperature fitted on all validation texts. Intervals are 95 % bootstrap intervals
+over texts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bench import common
 from rankwise.report.run import Run, load
 from rankwise.report.scores import splits
 from rankwise.stats.calibration import DRAWS, Estimate, cross_fitted, fit, scaling
+from rankwise.stats.crossed import Floats
 from rankwise.stats.metrics import BINS
 from rankwise.store.run_folder import RunFolder
 
@@ -33,7 +34,10 @@ def rows(run: Run, name: str) -> list[list[str]]:
     found = fit(targets, logits)
     if found is None:
         return [[name, "validation", str(len(targets)), *[""] * 9]]
-    temperatures = {"validation": cross_fitted(targets, logits), "test": found.temperature}
+    temperatures: dict[str, Floats | float] = {
+        "validation": cross_fitted(targets, logits),
+        "test": found.temperature,
+    }
     lines = []
     for split in splits(run.results):
         of_split = run.predictions[split].targets

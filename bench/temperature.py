@@ -6,9 +6,9 @@
 drawn from their softmax, and the classifier shows the logits times its true temperature. In half of the
 settings, the temperature varies from text to text, so that no single one is right.
 
-`check` repeats this for the rule in use with classifiers that were not simulated: linear classifiers of TF-IDF
-features with three strengths of regularization, with validation texts drawn from real ones. They are emotion's
-if `RANKWISE_TEST_DATA` has them, or the starter's.
+`check` repeats this for the rule in use with classifiers that were not simulated: linear classifiers of
+TF-IDF features with three strengths of regularization, with validation texts drawn from real ones. They are
+emotion's if `RANKWISE_TEST_DATA` has them, or the starter's.
 
 `ece` counts how often the intervals of the expected calibration error contain that of a million texts.
 """
@@ -28,7 +28,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bench import common
 from rankwise.stats import calibration
-from rankwise.stats.metrics import text_log_losses
+from rankwise.stats.metrics import BINS, bin_of, text_log_losses
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +57,7 @@ def logits(rng: np.random.Generator, texts: int, classes: int, spread: float) ->
 def drawn(rng: np.random.Generator, calibrated: Floats) -> Ints:
     """(texts,) labels drawn from the softmax of logits."""
     sums = softmax(calibrated, axis=1).cumsum(axis=1)
-    return (rng.random((len(sums), 1)) > sums).sum(axis=1).clip(max=sums.shape[1] - 1)
+    return np.asarray((rng.random((len(sums), 1)) > sums).sum(axis=1).clip(max=sums.shape[1] - 1))
 
 
 def expected_loss(calibrated: Floats, shown: Floats) -> float:
@@ -175,7 +175,7 @@ def ece(sweeps: int) -> str:
             gap = (
                 softmax(many, axis=1)[place] - shown[place]
             )  # of the chance of being right and the confidence
-            sums = np.bincount(calibration.bin_of(shown[place]), gap, calibration.BINS)
+            sums = np.bincount(bin_of(shown[place]), gap, BINS)
             exact[side] = np.abs(sums).sum() / len(many)
         counts, means = np.zeros((2, 2)), np.zeros(2)
         for _ in range(sweeps):

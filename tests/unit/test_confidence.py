@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from tests.made import made_run
 from tests.unit.page import Page
 
 TEXTS = tiny.texts(12, seed=5)
-PLAIN = {"device": "cpu", "precision": "float32"}
+PLAIN: dict[str, Any] = {"device": "cpu", "precision": "float32"}
 
 
 # A temperature in an adapter folder
@@ -211,7 +212,7 @@ def test_a_row_for_each_seed_and_split(made: RunFolder) -> None:
     assert names == [row.name for row in choice.adapters for _ in range(2)]
     assert targets == ["90", "95", "99"]
     assert signals == ["validation"] * 2 + ["test"] * 2
-    assert f"for the {len(run.results.adapters)} adapters" in text and "other 2 seeds" in text
+    assert f"for the {len(run.results.adapters)} adapters" in text and "other 2 seeds with" in text
 
 
 def test_scaling_lowers_the_log_loss(made: RunFolder) -> None:

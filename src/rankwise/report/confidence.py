@@ -126,8 +126,8 @@ def _scaling_table(run: Run, adapters: Sequence[AdapterResult], logits: Logits) 
         keys=2,
         note=f"Log loss in nats; ECE: expected calibration error over {BINS} bins of equal width, in points. "
         "Brackets: 95 % bootstrap intervals over texts. On validation, each half of the texts is measured "
-        "with the temperature of the other half; on test, with the adapter's own. The ECE of few texts is too "
-        "large: by chance is what calibrated probabilities like these would show on as many.",
+        "with the temperature of the other half; on test, with the adapter's own. The ECE of few texts is "
+        "too large: by chance is what calibrated probabilities like these would show on as many.",
     )
 
 
@@ -214,9 +214,9 @@ def _about_thresholds(best: AdapterResult, adapters: int) -> str:
     several = f" and for the {adapters} adapters of the run" if adapters > 1 else ""
     return (
         f"For {best.name}. A threshold is chosen on the validation texts: of ten coverages, the largest "
-        "whose accuracy has a lower confidence bound (Clopper and Pearson 1934) above the target. The bound is "
-        f"adjusted for the ten{several}, so that on texts of the same kind, the accuracy of the answers is "
-        f"below the target in at most {100 * LEVEL:g} % of runs. {NONE.capitalize()}: the validation texts "
+        "whose accuracy has a lower confidence bound (Clopper and Pearson 1934) above the target. The "
+        f"bound is adjusted for the ten{several}, so that on texts of the same kind, the accuracy of the "
+        f"answers is below the target in at most {100 * LEVEL:g} % of runs. {NONE.capitalize()}: the validation texts "
         "show it for no threshold."
     )
 
@@ -237,8 +237,8 @@ def _signal_table(run: Run, choice: Chosen, sides: dict[str, _Side]) -> Table | 
                 rows.append((split, name, _ranged(found, 100, 1)))
     note = (
         f"Errors of {choice.best.name}. Area under the ROC curve, in percent, with its 95 % interval (DeLong "
-        "1988): how often a wrong label has more of the signal than a correct one; 50 is chance. Disagreement: "
-        f"the share of the other {len(choice.adapters) - 1} seeds of the rank with another label."
+        "1988): how often a wrong label has more of the signal than a correct one; 50 is chance. "
+        f"Disagreement: the share of the rank's other {len(choice.adapters) - 1} seeds with another label."
     )
     return Table("Signals of errors", ("split", "signal", "found"), rows, keys=2, note=note) if rows else None
 

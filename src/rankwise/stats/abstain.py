@@ -143,7 +143,7 @@ def lower_bound(right: int, texts: int, tail: float) -> float:
 
 
 def _rounded_up(threshold: float) -> float:
-    return math.ceil(threshold * 10**DIGITS) / 10**DIGITS
+    return float(math.ceil(threshold * 10**DIGITS) / 10**DIGITS)
 
 
 def detection(signal: Floats, wrong: Right) -> Estimate | None:

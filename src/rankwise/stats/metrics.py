@@ -112,7 +112,9 @@ def confusion_matrix(cells: Sequence[tuple[int, int, int]], classes: int) -> NDA
     return matrix
 
 
-def text_log_losses(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def text_log_losses(
+    targets: NDArray[np.int64], logits: NDArray[np.float32] | NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The log loss of each text: minus the natural logarithm of its label's probability, in nats.
 
     The mean is scikit-learn's `log_loss`, which treats a probability below 2.2e-16 as 2.2e-16.
