@@ -1,6 +1,6 @@
 """How often a threshold of abstaining promises an accuracy that its answers do not have.
 
-    python -m bench.abstaining [--sweeps 2000] [--record FILE]
+    python -m bench.abstaining [--sweeps 500] [--record FILE]
 
 Simulated classifiers have logits of known calibration, so that the accuracy at any threshold is known. In
 each sweep, a temperature is fitted on the validation texts, as rankwise does, and then a threshold is chosen
@@ -107,7 +107,7 @@ def body(sweeps: int) -> str:
         *("errs by the naive rule, %", "has a threshold, %", "its coverage, %"),
     )
     rows = []
-    for kind, adapters, texts, target in product(KINDS, (1, 10), (200, 1000), (0.9, 0.95)):
+    for kind, adapters, (texts, target) in product(KINDS, (1, 10), ((200, 0.9), (1000, 0.95))):
         found = rates(kind, texts, target, adapters, sweeps)
         rows.append([kind.name, str(adapters), f"{texts:,}", f"{100 * target:g}", *found])
     return common.table(header, rows)

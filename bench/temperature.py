@@ -42,6 +42,7 @@ RULES: dict[str, Callable[[calibration.Fit, float, int], bool]] = {
     "from 100 texts": lambda found, ratio, texts: texts >= 100,
     "gain above 0": lambda found, ratio, texts: found.gain > 0,
     "gain above 1 SE": lambda found, ratio, texts: found.gain > found.gain_error,
+    "the rule in use": lambda found, ratio, texts: found.is_shown,
     "gain above 2 SE": lambda found, ratio, texts: found.gain > 2 * found.gain_error,
     "AIC": lambda found, ratio, texts: ratio > 2,
     "likelihood ratio, 5 %": lambda found, ratio, texts: ratio > 3.84,
@@ -76,7 +77,7 @@ def gains(
 ) -> Iterator[Floats]:
     """For each rule, in each sweep: gain in the log loss of new texts, 0 if the rule fits nothing."""
     rng = np.random.default_rng([texts, round(100 * true), classes, round(10 * varied)])
-    new = logits(rng, 4000, classes, spread)
+    new = logits(rng, 2000, classes, spread)
     new_shown = new * true * np.exp(varied * rng.normal(size=(len(new), 1)))
     known = expected_loss(new, new_shown)
     for _ in range(sweeps):

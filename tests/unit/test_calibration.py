@@ -13,7 +13,15 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from rankwise.stats import calibration
-from rankwise.stats.calibration import COLDEST, HOTTEST, best_temperature, cross_fitted, fit, scaling
+from rankwise.stats.calibration import (
+    COLDEST,
+    FEWEST_TEXTS,
+    HOTTEST,
+    best_temperature,
+    cross_fitted,
+    fit,
+    scaling,
+)
 from rankwise.stats.metrics import metrics, text_log_losses
 
 Ints = NDArray[np.int64]
@@ -87,8 +95,9 @@ def test_a_temperature_is_used_only_if_the_texts_show_that_it_helps() -> None:
     overconfident, fine = case(500, 2.5), case(500, 1.0)
     assert calibration.usable_temperature(*overconfident) == best_temperature(*overconfident)
     assert calibration.usable_temperature(*fine) is None
-    targets, logits = case(3, 2.5)
-    assert fit(targets, logits) is None and calibration.usable_temperature(targets, logits) is None
+    few = fit(*case(FEWEST_TEXTS - 1, 4.0))
+    assert few and few.gain > few.gain_error and not few.is_shown
+    assert fit(*case(3, 2.5)) is None and calibration.usable_temperature(*case(3, 2.5)) is None
 
 
 def test_the_gain_is_that_of_cross_fitted_losses() -> None:

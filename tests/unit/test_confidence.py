@@ -234,9 +234,9 @@ def test_a_target_of_ones_own(made: RunFolder) -> None:
 
 
 def test_why_there_is_no_temperature(tmp_path: Path) -> None:
-    """Runs of an earlier version have none, few texts show none, and three are too few."""
+    """Runs of an earlier version have none, 60 texts show none, and three are too few."""
     earlier = made_run(tmp_path / "earlier", accuracies={4: 0.75}, seeds=(0,), sizes={"validation": 2000})
-    few = made_run(tmp_path / "few", accuracies={4: 0.9}, seeds=(0,), sizes={"validation": 12})
+    few = made_run(tmp_path / "few", accuracies={4: 0.9}, seeds=(0,), sizes={"validation": 60})
     three = made_run(tmp_path / "three", accuracies={4: 0.9}, seeds=(0,), sizes={"validation": 3})
     assert "a version of rankwise that fitted none" in of(load(earlier))[1]
     assert "does not show that it helps" in of(load(few))[1]

@@ -26,7 +26,14 @@ from rankwise.stats.abstain import (
     detection,
     risk_coverage,
 )
-from rankwise.stats.calibration import Estimate, cross_fitted, fit, probabilities, scaling
+from rankwise.stats.calibration import (
+    FEWEST_TEXTS,
+    Estimate,
+    cross_fitted,
+    fit,
+    probabilities,
+    scaling,
+)
 from rankwise.stats.crossed import Floats
 from rankwise.stats.intervals import accuracy_interval
 from rankwise.stats.metrics import BINS
@@ -171,8 +178,8 @@ def _about_scaling(run: Run, adapters: Sequence[AdapterResult], logits: Logits) 
 def _why_none(name: str, targets: NDArray[np.int64], logits: NDArray[np.float32]) -> str:
     found = fit(targets, logits)
     start = f"{name} has no temperature, so its probabilities are those of its logits"
-    if found is None:
-        return f"{start}: {len(targets)} validation texts are too few to fit one."
+    if found is None or found.texts < FEWEST_TEXTS:
+        return f"{start}: {len(targets)} validation texts are too few to fit one; it takes {FEWEST_TEXTS}."
     if found.is_shown:
         return f"{start}: it was trained by a version of rankwise that fitted none."
     return (
@@ -216,8 +223,8 @@ def _about_thresholds(best: AdapterResult, adapters: int) -> str:
         f"For {best.name}. A threshold is chosen on the validation texts: of ten coverages, the largest "
         "whose accuracy has a lower confidence bound (Clopper and Pearson 1934) above the target. The "
         f"bound is adjusted for the ten{several}, so that on texts of the same kind, the accuracy of the "
-        f"answers is below the target in at most {100 * LEVEL:g} % of runs. {NONE.capitalize()}: the validation texts "
-        "show it for no threshold."
+        f"answers is below the target in at most {100 * LEVEL:g} % of runs. {NONE.capitalize()}: the "
+        "validation texts show it for no threshold."
     )
 
 

@@ -21,8 +21,9 @@ from rankwise.stats.metrics import BINS, bin_of, text_log_losses
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of a temperature. One at a bound is not used: the log loss has no minimum between them."""
+FEWEST_TEXTS = 50
 STANDARD_ERRORS = 1.0
-"""A temperature is used if the cross-fitted gain in log loss exceeds this many of its standard errors.
+"""A temperature is used if so many texts show a cross-fitted gain in log loss above so many standard errors.
 
 `bench/temperature.py` compares such rules.
 """
@@ -80,14 +81,16 @@ class Fit:
     """A temperature, and what shows that it helps."""
 
     temperature: float
+    texts: int
     gain: float  # log loss at temperature 1 minus that at the cross-fitted temperature, nats per text
     gain_error: float  # its standard error over texts
 
     @property
     def is_shown(self) -> bool:
         """Whether the texts show that the temperature lowers the log loss of other texts."""
-        within = COLDEST < self.temperature < HOTTEST
-        return within and self.gain > STANDARD_ERRORS * self.gain_error
+        if self.texts < FEWEST_TEXTS or not COLDEST < self.temperature < HOTTEST:
+            return False
+        return self.gain > STANDARD_ERRORS * self.gain_error
 
 
 def fit(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> Fit | None:
@@ -101,7 +104,7 @@ def fit(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> Fit | None:
         return None
     gains = text_log_losses(targets, logits) - _scaled_losses(targets, logits, cross_fitted(targets, logits))
     error = float(gains.std(ddof=1) / np.sqrt(len(gains)))
-    return Fit(best_temperature(targets, logits), float(gains.mean()), error)
+    return Fit(best_temperature(targets, logits), len(targets), float(gains.mean()), error)
 
 
 def usable_temperature(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> float | None:
