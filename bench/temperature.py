@@ -165,7 +165,7 @@ def check(sweeps: int) -> str:
 def ece(sweeps: int) -> str:
     """Coverage of the intervals of the calibration error, before and after the true temperature."""
     rows = []
-    for texts, true in product((100, 500, 2000), (1.0, 1.5, 2.5)):
+    for texts, true in product((100, 500), (1.0, 1.1, 1.25, 2.0)):
         rng = np.random.default_rng([texts, round(10 * true)])
         many = logits(rng, 1_000_000, 6, 3.0)
         exact = np.zeros(2)
@@ -187,6 +187,8 @@ def ece(sweeps: int) -> str:
                 means[side] += each.value
         for side, name in enumerate(("before", "after")):
             inside, below = 100 * counts[side] / sweeps
+            if side and true > 1:
+                continue  # the true temperature makes each calibrated, like the first
             cells = [f"{100 * each:.2f}" for each in (exact[side], means[side] / sweeps)]
             rows.append([f"{texts:,}", f"{true:g}", name, *cells, f"{inside:.1f}", f"{below:.1f}"])
     header = (

@@ -508,7 +508,7 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="occlusion leaves out each word; gradient approximates this in one pass.",
+            help="occlusion leaves out each word; gradient is a rough first-order estimate in one pass.",
             metavar="occlusion|gradient",
         ),
     ] = "occlusion",

@@ -64,8 +64,8 @@ def explain(classifier: Predicts, text: str, method: str = "occlusion") -> Expla
     arXiv 1311.2901). The texts share most of their beginnings, which are computed once.
 
     With `gradient`, the effect of a word is the sum over its tokens of gradient times embedding
-    (`rankwise.nn.saliency`). It takes one forward and one backward pass, and is an approximation. Words
-    beyond the maximum length have no effect.
+    (`rankwise.nn.saliency`). It takes one forward and one backward pass, and is only a first-order
+    estimate, whose order of words may be another one. Words beyond the maximum length have no effect.
 
     Args:
         classifier: the classifier to explain.

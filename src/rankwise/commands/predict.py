@@ -244,7 +244,7 @@ class Classifier:
 
         Args:
             text: the text.
-            method: `occlusion` leaves out each word in turn; `gradient` approximates this in one pass.
+            method: `occlusion` leaves out each word in turn; `gradient` is a rough estimate in one pass.
 
         Raises:
             UsageError: the text has only one word, or too many; or there is no such method.

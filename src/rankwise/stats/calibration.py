@@ -166,7 +166,8 @@ def scaling(targets: NDArray[np.int64], logits: NDArray[np.float32], temperature
 
     The intervals are from a bootstrap over texts, with the temperatures held fixed. That of an expected
     calibration error is the basic bootstrap interval, because the error of a sample is too large on average,
-    and that of a bootstrap sample by as much again.
+    and that of a bootstrap sample by as much again. It begins at 0 if calibrated probabilities would show as
+    large an error in more than 2.5 % of samples (Broecker and Smith 2007): near 0, a bootstrap alone fails.
 
     Args:
         targets: (texts,) label ids.
@@ -181,8 +182,8 @@ def scaling(targets: NDArray[np.int64], logits: NDArray[np.float32], temperature
         for measure in (_Side.log_loss, _Side.ece)
     )
     before, after = (
-        Quality(_percentile(*loss), _basic(*error, lowest=0.0), side.by_chance())
-        for side, loss, error in zip(sides, losses, errors, strict=True)
+        Quality(_percentile(*loss), _ece(*error, chance), float(chance.mean()))
+        for loss, error, chance in zip(losses, errors, [side.by_chance() for side in sides], strict=True)
     )
     gains = [(whole[0] - other[0], whole[1] - other[1]) for whole, other in (losses, errors)]
     return Scaling(before, after, _percentile(*gains[0]), _basic(*gains[1]))
@@ -212,11 +213,11 @@ class _Side:
         """(samples,) expected calibration error over `BINS` bins of equal width."""
         return _error(weights, self.confidence, self.right)
 
-    def by_chance(self) -> float:
-        """Mean error if each label were right with its probability: the bias of the error on few texts."""
+    def by_chance(self) -> Floats:
+        """(samples,) errors if each label were right with its probability; their mean is the bias."""
         texts, rng = len(self.right), np.random.default_rng(0)
         right = rng.random((DRAWS // 4, texts)) < self.confidence
-        return float(_error(np.full((len(right), texts), 1 / texts), self.confidence, right).mean())
+        return _error(np.full((len(right), texts), 1 / texts), self.confidence, right)
 
 
 def _error(weights: Floats, confidence: Floats, right: NDArray[np.bool_]) -> Floats:
@@ -230,7 +231,13 @@ def _percentile(value: Floats, samples: Floats) -> Estimate:
     return Estimate(float(value[0]), float(low), float(high))
 
 
-def _basic(value: Floats, samples: Floats, lowest: float = -np.inf) -> Estimate:
+def _basic(value: Floats, samples: Floats) -> Estimate:
     low, high = np.quantile(samples, (0.025, 0.975))
     found = float(value[0])
-    return Estimate(found, max(lowest, 2 * found - float(high)), max(lowest, 2 * found - float(low)))
+    return Estimate(found, 2 * found - float(high), 2 * found - float(low))
+
+
+def _ece(value: Floats, samples: Floats, by_chance: Floats) -> Estimate:
+    found = _basic(value, samples)
+    is_chance = found.value <= np.quantile(by_chance, 0.975)
+    return Estimate(found.value, 0.0 if is_chance else max(0.0, found.low), max(found.value, found.high))
