@@ -54,6 +54,17 @@ class Bin(BaseModel):
     accuracy: float
 
 
+class Abstaining(BaseModel):
+    """A classifier that gives no label if its probability is below a threshold; fractions from 0 to 1."""
+
+    below: float  # the threshold
+    answered: int  # number of texts with a label
+    coverage: float  # share of texts with a label
+    accuracy: float | None  # of the labels given; null, like the next two, if there are none
+    accuracy_low: float | None  # 95 % interval over texts
+    accuracy_high: float | None
+
+
 class Metrics(BaseModel):
     """Metrics of a classifier on one split; fractions from 0 to 1."""
 
@@ -70,6 +81,7 @@ class Metrics(BaseModel):
     classes: list[ClassMetrics]
     confusion: list[list[int]]  # rows: true labels; columns: predicted labels; empty above 100 classes
     confusion_cells: list[tuple[int, int, int]] = []  # above 100 classes: true, predicted, texts; no zeros
+    abstaining: Abstaining | None = None  # null unless a threshold was given
 
     @property
     def is_multi_label(self) -> bool:
@@ -104,6 +116,7 @@ class AdapterResult(BaseModel):
     adapter_bytes: int  # size of adapter_model.safetensors
     train_loss: float  # mean over all steps, nats per text
     kept_epoch: int  # from 1
+    temperature: float | None = None  # stored with the adapter; its metrics here are without it
     validation: Metrics
     test: Metrics | None  # null without a test split
 

@@ -50,6 +50,8 @@ VALUES = {
     "--rank": ["1", "3", "4", "0", "-1", "x"],
     "--margin": ["0", "-1", "x", "1e308"],
     "--metric": ["accuracy", "log-loss", "macro-f1", "f1"],
+    "--method": ["occlusion", "gradient", "guess"],
+    "--abstain-below": ["0", "0.5", "1", "2", "nan", "x"],
     "--text-column": ["text", "label", "none"],
     "--label-column": ["label", "text"],
     "--adapter": ["r4-s110", "r1-s110", "r9-s9", "../r4-s110"],
@@ -58,9 +60,15 @@ FLAGS = ("--json", "--safe-csv", "--base-dropout", "--no-base-dropout", "--help"
 VERBS = {
     "sweep": ("--out", "--recipe", "--preset", *SETTINGS),
     "plan": ("--recipe", "--preset", *SETTINGS),
-    "evaluate": ("--data", "--text-column", "--label-column", "--base", "--device", "--precision"),
-    "predict": ("--input", "--output", "--text-column", "--base", "--device", "--precision"),
-    "explain": ("--base", "--device", "--precision"),
+    "evaluate": (
+        *("--data", "--text-column", "--label-column", "--base", "--device", "--precision"),
+        "--abstain-below",
+    ),
+    "predict": (
+        *("--input", "--output", "--text-column", "--base", "--device", "--precision"),
+        "--abstain-below",
+    ),
+    "explain": ("--base", "--device", "--precision", "--method"),
     "cut": ("--rank", "--out"),
     "samples": ("--adapter", "--seed"),
     "compare": ("--margin", "--metric"),

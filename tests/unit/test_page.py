@@ -99,7 +99,7 @@ def test_its_structure_can_be_followed(made: RunFolder) -> None:
     assert len(set(shown.ids)) == len(shown.ids)
     named = [value for _, name, value in shown.attributes if name == "aria-labelledby"]
     assert all(each in shown.ids for value in named for each in value.split())
-    assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 10
+    assert shown.tags["svg"] == shown.tags["figure"] == shown.tags["desc"] == 12
     labels = [value for _, name, value in shown.attributes if name == "aria-label"]
     assert len(labels) == shown.tags["table"] + 1 and all(labels)
     assert set(shown.tags) <= TAGS
@@ -108,8 +108,9 @@ def test_its_structure_can_be_followed(made: RunFolder) -> None:
 def test_every_section_is_there(made: RunFolder) -> None:
     shown = page(made)
     assert [title for level, title in shown.headings if level == 2] == [
-        "Accuracy against rank", "Learning curves", "Class by class", "Sample predictions", "Errors", "Data",
-        "Cost", "Recipe, machine, and how to reproduce the run", "For a paper", "Files",
+        "Accuracy against rank", "Learning curves", "Class by class", "Probabilities and abstaining",
+        "Sample predictions", "Errors", "Data", "Cost", "Recipe, machine, and how to reproduce the run",
+        "For a paper", "Files",
     ]  # fmt: skip
     results = made.read_results()
     for row in rank_rows(load(made)):

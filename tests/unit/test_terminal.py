@@ -130,7 +130,7 @@ def test_a_plan_for_unknown_data(screen: Screen) -> None:
 def test_predictions(screen: Screen) -> None:
     file = screen(80)
     found = Prediction("joy", {"anger": 0.25, "joy": 0.7, "fear": 0.05})
-    terminal.show_predictions(["i feel fine " * 20], [found])
+    terminal.show_predictions(["i feel fine " * 20], [found], [found.label])
     shown = file.getvalue()
     assert "0.700" in shown and "anger 0.250" in shown
     assert max(map(len, shown.splitlines())) <= 80

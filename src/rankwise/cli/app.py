@@ -86,6 +86,10 @@ Labels = Annotated[
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
+AbstainBelow = Annotated[
+    float | None,
+    typer.Option(help="Give no label if its probability is below this.", metavar="P", min=0, max=1),
+]
 
 DATA_SETTINGS = (
     *("base", "data", "validation", "test", "data_config", "text_column", "label_column", "task"),
@@ -442,6 +446,7 @@ def evaluate(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     base: Base = None,
+    abstain_below: AbstainBelow = None,
     labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -454,7 +459,14 @@ def evaluate(
     columns = {"text_column": text_column, "label_column": label_column}
     labeled, names = _one_of(file, data), label_names(labels)
     loading = {"base": base, "labels": names, "device": device, "precision": precision}
-    found = run(adapter, labeled, columns=columns, on_note=terminal.show_note, **loading)
+    found = run(
+        adapter,
+        labeled,
+        columns=columns,
+        abstain_below=abstain_below,
+        on_note=terminal.show_note,
+        **loading,
+    )
     if json:
         print(found.model_dump_json(indent=1))
     else:
@@ -487,6 +499,7 @@ def predict(
         bool, typer.Option("--safe-csv", help="Put ' before cells that a spreadsheet would run as formulas.")
     ] = False,
     text_column: TextColumn = None,
+    abstain_below: AbstainBelow = None,
     url: Annotated[
         str | None, typer.Option(help="Server to ask; ADAPTER is the name of an adapter there.")
     ] = None,
@@ -533,6 +546,8 @@ def predict(
             precision=precision,
             on_note=terminal.show_note,
         )
+        if abstain_below is not None:
+            command.require_abstaining(classifier, abstain_below)
     if source and output:
         with terminal.ProgressBars() as bars:
             rows = command.predict_file(
@@ -543,6 +558,7 @@ def predict(
                 safe_csv=safe_csv,
                 overwrite=overwrite,
                 skip_empty=skip_empty,
+                abstain_below=abstain_below,
                 on_stage=bars.begin,
                 on_read=bars.advance,
                 on_rows=bars.advance,
@@ -554,18 +570,20 @@ def predict(
         texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
     texts = texts or []
     found = classifier(texts)
-    for note in command.cut_note(classifier, classifier.truncated(texts), len(texts)):
+    answers = [each.answer(abstain_below or 0.0) for each in found]
+    notes = command.cut_note(classifier, classifier.truncated(texts), len(texts))
+    for note in [*notes, *command.abstain_note(abstain_below, answers.count(None), len(texts))]:
         terminal.show_note(note)
     if json:
         print(
             jsonlib.dumps(
-                [{"text": t} | p.to_json() for t, p in zip(texts, found, strict=True)],
+                [{"text": t} | p.to_json(abstain_below or 0.0) for t, p in zip(texts, found, strict=True)],
                 indent=1,
                 ensure_ascii=False,
             )
         )
     else:
-        terminal.show_predictions(texts, found)
+        terminal.show_predictions(texts, found, answers)
 
 
 def _predict_folder(adapter: Path, source: Path, target: Path, address: str, **options: Any) -> None:
@@ -593,21 +611,28 @@ def _predict_folder(adapter: Path, source: Path, target: Path, address: str, **o
 def explain(
     adapter: Adapter,
     text: Annotated[str, typer.Argument(help="Text of at least two words.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="occlusion leaves out each word; gradient is a rough first-order estimate in one pass.",
+            metavar="occlusion|gradient",
+        ),
+    ] = "occlusion",
     base: Base = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Show which words of a text carried its label: each word in turn is left out."""
+    """Show which words of a text carried its label, by leaving out each word in turn, or by gradients."""
     from rankwise.cli import serving
     from rankwise.commands.explain import explain as run
     from rankwise.commands.predict import Classifier
 
-    found = run(Classifier.load(adapter, base=base, device=device, precision=precision), text)
+    found = run(Classifier.load(adapter, base=base, device=device, precision=precision), text, method)
     if json:
         print(jsonlib.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
-        serving.show_explanation(found)
+        serving.show_explanation(found, method)
 
 
 @_verb
@@ -642,6 +667,7 @@ def serve(
         float, typer.Option(help="Seconds to go on after SIGTERM before the server stops listening.", min=0)
     ] = 1.0,
     access_log: Annotated[bool, typer.Option(help="Log each request to stderr, without its texts.")] = True,
+    abstain_below: AbstainBelow = None,
 ) -> None:
     """Serve adapters of one base model over HTTP, with a page to try them."""
     from rankwise.cli import serving
@@ -661,6 +687,7 @@ def serve(
         max_wait=max_wait,
         drain_seconds=drain_seconds,
         access_log=access_log,
+        abstain_below=abstain_below,
         on_listening=serving.show_listening,
     )
 
@@ -856,6 +883,12 @@ def report(
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Add a script to the page: sort tables, search examples.")
     ] = False,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            help="Accuracy for which to choose a threshold of abstaining, such as 0.95.", metavar="P"
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Rebuild a run's tables, figures, page and cards from its files; or show several runs side by side."""
@@ -865,7 +898,7 @@ def report(
     from rankwise.store.run_folder import RunFolder
 
     require_reportable(run)
-    extras = build.Extras(test_errors, argilla, label_studio, paper, interactive)
+    extras = build.Extras(test_errors, argilla, label_studio, paper, interactive, target_accuracy)
     judged = _judged_by(metric, margin, run[0])
     written = build.report([RunFolder(each) for each in run], out, *judged, extras)
     if json:

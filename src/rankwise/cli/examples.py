@@ -16,13 +16,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "rankwise data train.csv validation.csv test.csv",
         "rankwise data reviews.csv --corrections errors.csv --output fixed.csv",
     ),
-    "evaluate": ("rankwise evaluate runs/reviews test.csv",),
+    "evaluate": (
+        "rankwise evaluate runs/reviews test.csv",
+        "rankwise evaluate runs/reviews test.csv --abstain-below 0.8",
+    ),
     "predict": (
         'rankwise predict runs/reviews "arrived late and broken"',
         "rankwise predict runs/reviews --input new.csv --output labeled.csv",
         'rankwise predict someone/reviews@main "arrived late and broken"',
     ),
-    "explain": ('rankwise explain runs/reviews "arrived late and broken"',),
+    "explain": (
+        'rankwise explain runs/reviews "arrived late and broken"',
+        'rankwise explain runs/reviews "arrived late and broken" --method gradient',
+    ),
     "serve": ("rankwise serve runs/reviews", "rankwise serve runs/reviews tone=runs/tone/adapters/r8-s110"),
     "cut": ("rankwise cut runs/reviews/adapters/r16-s110 --rank 4",),
     "export": (

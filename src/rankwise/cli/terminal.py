@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rankwise.commands.duration import Duration
     from rankwise.commands.predict import Prediction
     from rankwise.plan import Plan
-    from rankwise.schema import Metrics
+    from rankwise.schema import Abstaining, Metrics
 
 MOST_CLASSES = 30
 """Maximum number of classes for tables with all of them; if there are more, the worst are shown."""
@@ -210,6 +210,8 @@ def show_metrics(metrics: Metrics) -> None:
         f"macro-F1 {100 * metrics.macro_f1:.2f} %{_micro(metrics)}{_calibration(metrics)}",
         soft_wrap=True,
     )
+    if metrics.abstaining:
+        stdout.print(_abstaining(metrics.abstaining, metrics.texts), soft_wrap=True)
     stdout.print()
     few = len(metrics.classes) <= MOST_CLASSES
     show_table(class_figures("Per class, in percent", metrics.classes) if few else _worst_classes(metrics))
@@ -269,14 +271,26 @@ def _calibration(metrics: Metrics) -> str:
     return f", log loss {metrics.log_loss:.3f}, expected calibration error {100 * metrics.ece:.2f} %"
 
 
-def show_predictions(texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
-    """Print one row per text: its labels, their probabilities, and the most probable other label."""
+def _abstaining(found: Abstaining, texts: int) -> str:
+    """Coverage and accuracy at a threshold, in a sentence."""
+    answered = f"{found.answered:,} of {texts:,} texts ({100 * found.coverage:.1f} %)"
+    start = f"with a probability of at least {found.below:g}: {answered}"
+    if found.accuracy is None or found.accuracy_low is None or found.accuracy_high is None:
+        return start
+    interval = f"{100 * found.accuracy_low:.1f} to {100 * found.accuracy_high:.1f}"
+    return f"{start}, accuracy {100 * found.accuracy:.2f} % (95 % interval {interval})"
+
+
+def show_predictions(
+    texts: Sequence[str], predictions: Sequence[Prediction], answers: Sequence[str | None]
+) -> None:
+    """Print one row per text: its labels, or none, their probabilities, and the most probable other label."""
     rows = []
-    for text, found in zip(texts, predictions, strict=True):
+    for text, found, answer in zip(texts, predictions, answers, strict=True):
         others = {label: p for label, p in found.probabilities.items() if label not in found.labels}
         first = max(others.items(), key=lambda item: item[1], default=None)
         sure = ", ".join(f"{found.probabilities[label]:.3f}" for label in found.labels)
-        rows.append((text, found.label, sure, f"{first[0]} {first[1]:.3f}" if first else ""))
+        rows.append((text, answer or "", sure, f"{first[0]} {first[1]:.3f}" if first else ""))
     show_table(Table("", ("text", "label", "probability", "next"), rows))
 
 

@@ -8,12 +8,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from rankwise.commands.predict import Classifier, cut_note
+import numpy as np
+
+from rankwise.commands.predict import Classifier, cut_note, require_abstaining, require_probability
 from rankwise.data.columns import Wanted
 from rankwise.data.load import read_labeled
 from rankwise.in_memory import InMemory
 from rankwise.paths import expanded
 from rankwise.schema import Metrics
+from rankwise.stats.metrics import abstaining
 
 
 def evaluate(
@@ -21,27 +24,34 @@ def evaluate(
     data: Any,
     *,
     columns: dict[str, Any] | None = None,
+    abstain_below: float | None = None,
     on_note: Callable[[str], None] | None = None,
     **load: Any,
 ) -> Metrics:
-    """Compute an adapter's metrics on labeled texts.
+    """Compute an adapter's metrics on labeled texts, with its temperature.
 
     Args:
         adapter: a classifier, or the folder of an adapter.
         data: a file of labeled texts, or data in memory: a DataFrame, a Dataset, a pair
             (texts, labels), or a mapping of columns.
         columns: `text_column` and `label_column`, if they cannot be detected.
+        abstain_below: also measure the labels that have at least this probability.
         on_note: called with notes on the adapter, on what was read, and how much of it was used.
         load: passed on to `Classifier.load`.
 
     Raises:
         DataError: the data cannot be used, or contains a label that the adapter does not know.
         ModelError: the adapter cannot be used.
-        UsageError: this is neither a path nor data in memory.
+        UsageError: this is neither a path nor data in memory, or abstain_below is not a probability or the
+            classifier is multi-label.
     """
+    if abstain_below is not None:
+        require_probability(abstain_below)
     classifier = adapter
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier, on_note=on_note, **load)
+    if abstain_below is not None:
+        require_abstaining(classifier, abstain_below)
     source = expanded(os.fspath(data)) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
     named = columns or {}
@@ -52,5 +62,9 @@ def evaluate(
             on_note(note)
     name = source.name if isinstance(source, Path) else split.name
     task, labels, logits = classifier.task, classifier.labels, classifier.logits(split.texts)
-    targets = task.targets(split.labels, len(labels))
-    return task.metrics(name, targets, logits, labels, task.decided(logits, classifier.thresholds))
+    targets, calibrated = task.targets(split.labels, len(labels)), logits / np.float32(classifier.temperature)
+    found = task.metrics(name, targets, calibrated, labels, task.decided(logits, classifier.thresholds))
+    if abstain_below is None:
+        return found
+    part = abstaining(targets, classifier.probabilities(logits), abstain_below)
+    return found.model_copy(update={"abstaining": part})

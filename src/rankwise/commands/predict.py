@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rankwise import hardware
-from rankwise.commands.explain import Explanation, explain
+from rankwise.commands.explain import Explanation, TokenEffects, explain
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
 from rankwise.data.ahead import ahead
@@ -38,6 +38,7 @@ from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
+from rankwise.nn.saliency import gradient_times_input
 from rankwise.paths import expanded
 from rankwise.stats import multi_label
 from rankwise.store import files
@@ -72,12 +73,16 @@ class Prediction:
             return self.probabilities[self.label]
         return math.prod(p if label in self.labels else 1 - p for label, p in self.probabilities.items())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, abstain_below: float = 0.0) -> dict[str, Any]:
         """The label, or the labels with their thresholds, and the probabilities, for `--json`."""
         if self.thresholds is None:
-            return {"label": self.label, "probabilities": self.probabilities}
+            return {"label": self.answer(abstain_below), "probabilities": self.probabilities}
         labels = {"labels": list(self.labels)}
         return labels | {"probabilities": self.probabilities, "thresholds": self.thresholds}
+
+    def answer(self, abstain_below: float) -> str | None:
+        """The label; None if its probability is below a threshold."""
+        return self.label if self.probability >= abstain_below else None
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class Classifier:
 
     results: Results | None = None
     """Results of the sweep that trained it, if it comes from `rankwise.train`."""
+    temperature: float = 1.0
+    """Divides the logits before they become probabilities; 1 if the adapter has none of its own."""
 
     def __init__(
         self,
@@ -209,6 +216,7 @@ class Classifier:
         task = task_of(saved.task, saved.label_separator)
         made = cls(backbone, head, parts.tokenizer, saved.labels, max_length, parts, task, saved.thresholds)
         made.results = results
+        made.temperature = saved.temperature or 1.0
         return made
 
     def __call__(self, texts: Iterable[str]) -> list[Prediction]:
@@ -234,15 +242,30 @@ class Classifier:
         found = tuple(label for label, p in probabilities.items() if p >= limits[label])
         return Prediction(self.task.separator.join(found), probabilities, found, limits)
 
-    def predict(self, texts: Iterable[str]) -> list[str]:
+    @overload
+    def predict(self, texts: Iterable[str]) -> list[str]: ...
+
+    @overload
+    def predict(self, texts: Iterable[str], *, abstain_below: float) -> list[str | None]: ...
+
+    def predict(
+        self, texts: Iterable[str], *, abstain_below: float | None = None
+    ) -> list[str] | list[str | None]:
         """The most probable label of each text, in order. Takes and raises what a call does.
 
+        Args:
+            texts: as in a call.
+            abstain_below: a text whose label has a lower probability than this gets None.
+
         Raises:
-            UsageError: the classifier is multi-label.
+            UsageError: abstain_below is not a probability, or the classifier is multi-label.
         """
         if self.task.several:
             raise UsageError("a multi-label classifier gives lists of labels", hint="use predict_labels")
-        return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
+        if abstain_below is None:
+            return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
+        require_probability(abstain_below)
+        return [found.answer(abstain_below) for found in self(texts)]
 
     def predict_labels(self, texts: Iterable[str]) -> list[tuple[str, ...]]:
         """All labels of each text, in order: one, or any number if the classifier is multi-label.
@@ -254,14 +277,19 @@ class Classifier:
     def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """(texts, classes) probabilities in the order of `labels`.
 
-        Each row sums to 1, unless the classifier is multi-label.
-
-        Takes and raises what a call does.
+        Each row sums to 1, unless the classifier is multi-label. The logits are divided by `temperature`
+        first. Takes and raises what a call does.
         """
-        return self.task.probabilities(self.logits(texts))
+        return self.probabilities(self.logits(texts))
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(texts, classes) probabilities from logits, at the temperature of the classifier."""
+        return self.task.probabilities(logits.astype(np.float64) / self.temperature)
 
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """(texts, classes) logits in the order of `labels`. Takes and raises what a call does.
+        """(texts, classes) logits in the order of `labels`, without the temperature.
+
+        Takes and raises what a call does.
 
         Raises:
             ModelError: the tokenizer does not fit the model, or a logit is not finite.
@@ -279,16 +307,30 @@ class Classifier:
             )
         return of_head
 
-    def explain(self, text: str) -> Explanation:
-        """The label of a text, and how much of its probability is lost without each word.
+    def explain(self, text: str, *, method: str = "occlusion") -> Explanation:
+        """The label of a text, and how much of its probability each word carries.
 
-        `rankwise.commands.explain` describes the method.
+        `rankwise.commands.explain` describes the methods.
+
+        Args:
+            text: the text.
+            method: `occlusion` leaves out each word in turn; `gradient` is a rough estimate in one pass.
 
         Raises:
-            UsageError: the text has only one word, or too many.
+            UsageError: the text has only one word, or too many; or there is no such method.
             DataError: the text is empty.
         """
-        return explain(self, text)
+        return explain(self, text, method)
+
+    def token_effects(self, text: str) -> TokenEffects:
+        """Gradient times input of each token of a text, for the method `gradient` of `explain`."""
+        listed([text])
+        with hardware.own_torch():
+            ids, places = self._tokenizer.places(text, self.max_length)
+            check_ids([ids], self._backbone)
+            head = self._head.tensors[0][HEAD]
+            found, effects = gradient_times_input(self._backbone, head, ids, self.temperature)
+        return TokenEffects(found, effects, places)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """The number of texts with more tokens than `max_length`, which are cut."""
@@ -372,6 +414,7 @@ def predict_file(
     safe_csv: bool = False,
     overwrite: bool = False,
     skip_empty: bool = False,
+    abstain_below: float | None = None,
     on_stage: Callable[[str, int | None], None] = lambda stage, rows: None,
     on_read: Callable[[int], None] = lambda rows: None,
     on_rows: Callable[[int], None] = lambda rows: None,
@@ -393,6 +436,7 @@ def predict_file(
         safe_csv: prefix cells that a spreadsheet would run as formulas with an apostrophe.
         overwrite: replace the target if it exists.
         skip_empty: leave out rows without a text.
+        abstain_below: leave the label empty if its probability is below this; a note says how often.
         on_stage: called when a stage begins, with its name and the number of rows, if known. `read` finds the
             columns of all rows, which .jsonl does not need; `predict` classifies the rows.
         on_read: called with the number of rows after each batch that was read.
@@ -405,8 +449,9 @@ def predict_file(
     Raises:
         DataError: the source cannot be used; nothing is written.
         UsageError: the target exists, its suffix is not supported, or the text column has the name of an
-            added one.
+            added one; or abstain_below is not a probability.
     """
+    least = 0.0 if abstain_below is None else require_abstaining(classifier, abstain_below)
     source, target = expanded(source), expanded(target)
     require_target(target, overwrite=overwrite, safe_csv=safe_csv)
     rows = text_rows(source, text_column=text_column, labels=classifier.labels, skip_empty=skip_empty)
@@ -416,7 +461,7 @@ def predict_file(
     as_list = classifier.task.several and target.suffix.lower() not in JOINED
     blank = dict.fromkeys(added, 0.0) | {added[0]: [""] if as_list else ""}
     notes: list[str] = []
-    done = cut = total = 0
+    done = cut = total = unanswered = 0
 
     def preview() -> Iterator[list[Row]]:
         nonlocal total
@@ -433,14 +478,17 @@ def predict_file(
         on_stage("predict", total or None)
         for batch, texts in batches:
             for row, found in zip(batch, classifier(texts), strict=True):
-                said = list(found.labels) if as_list else found.label
+                label = found.answer(least)
+                unanswered += label is None
+                said = list(found.labels) if as_list else label or ""
                 values = (said, *(round(p, 6) for p in found.probabilities.values()))
                 row |= dict(zip(added, values, strict=True))
             write(batch)
             done += len(batch)
             cut += classifier.truncated(texts)
             on_rows(len(batch))
-    for note in [*(each for each in notes if each not in rows.notes), *cut_note(classifier, cut, done)]:
+    more = [*cut_note(classifier, cut, done), *abstain_note(abstain_below, unanswered, done)]
+    for note in [*(each for each in notes if each not in rows.notes), *more]:
         on_note(note)
     return done
 
@@ -500,6 +548,39 @@ def lines_of_stdin(classifier: Classifier, *, skip_empty: bool, on_note: Callabl
 def cut_note(classifier: Classifier, cut: int, texts: int) -> list[str]:
     """A note on the number of texts that were cut, if any were."""
     return [f"{cut:,} of {texts:,} texts cut at {classifier.max_length:,} tokens"] if cut else []
+
+
+def abstain_note(abstain_below: float | None, unanswered: int, texts: int) -> list[str]:
+    """A note on the number of texts without a label, if there is a threshold."""
+    if abstain_below is None:
+        return []
+    return [f"{unanswered:,} of {texts:,} texts have no label: its probability is below {abstain_below:g}"]
+
+
+def require_probability(abstain_below: float) -> float:
+    """The threshold.
+
+    Raises:
+        UsageError: it is not a number from 0 to 1.
+    """
+    if not 0 <= abstain_below <= 1:
+        what = f"{option('abstain_below', abstain_below)}: not a probability"
+        raise UsageError(what, hint="give a number from 0 to 1")
+    return abstain_below
+
+
+def require_abstaining(classifier: Classifier, abstain_below: float) -> float:
+    """The threshold, for a classifier that can abstain.
+
+    Raises:
+        UsageError: it is not a number from 0 to 1, or the classifier is multi-label.
+    """
+    if classifier.task.several:
+        raise UsageError(
+            f"{option('abstain_below', abstain_below)}: a multi-label classifier has a threshold for each label",
+            hint="leave it out; a text with no label above its threshold gets none",
+        )
+    return require_probability(abstain_below)
 
 
 def _added_columns(classifier: Classifier, rows: TextRows, on_note: Callable[[str], None]) -> list[str]:

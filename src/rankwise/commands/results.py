@@ -16,7 +16,7 @@ from rankwise.commands import baselines as baseline_models
 from rankwise.commands.cut_ranks import EvaluatedCut
 from rankwise.commands.material import Material, precision_name, versions
 from rankwise.data.writers import csv_line
-from rankwise.models.peft_format import WEIGHTS
+from rankwise.models.peft_format import WEIGHTS, stored_temperature
 from rankwise.nn.bank import AdapterSpec
 from rankwise.plan import PlannedAdapter
 from rankwise.schema import AdapterResult, Baseline, CutResult, Metrics, Results, Timing, Tuning
@@ -103,6 +103,7 @@ def adapter_result(
         adapter_bytes=(folder / WEIGHTS).stat().st_size,
         train_loss=outcome.train_loss,
         kept_epoch=outcome.kept_epoch,
+        temperature=stored_temperature(folder),
         validation=measured["validation"],
         test=measured.get("test"),
         **asdict(planned) | {"bank": bank},

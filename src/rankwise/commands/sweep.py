@@ -32,6 +32,7 @@ from rankwise.progress.choice import shown
 from rankwise.recipe import Recipe
 from rankwise.report import build
 from rankwise.schema import Diverged
+from rankwise.stats.calibration import usable_temperature
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command, slug
 from rankwise.training import outcome as outcomes
@@ -306,12 +307,15 @@ def evaluate(trainer: TrainedBank, material: Material, clock: Clock, callback: C
 
 
 def keep(trainer: TrainedBank, outcome: Outcome, material: Material) -> None:
-    """Save a finished adapter to the run folder: the adapter, then its logits."""
+    """Save a finished adapter to the run folder: the adapter with its temperature, then its logits."""
     folder = material.run.adapters / outcome.name
     files.remove(folder)  # left over from a bank that did not finish
     spec = next(spec for spec in trainer.specs if spec.name == outcome.name)
-    thresholds = material.task.thresholds(outcome.logits["validation"], material.splits["validation"].targets)
+    validation, targets = outcome.logits["validation"], material.splits["validation"].targets
+    thresholds = material.task.thresholds(validation, targets)
     saved = material.adapter(spec, trainer.kept()[outcome.name].tensors, thresholds)
+    if not material.task.several:
+        saved = replace(saved, temperature=usable_temperature(targets, validation))
     tokenizer = material.tokenizer
     peft_format.save(folder, saved, material.config, tokenizer.files(), tokenizer.as_json())
     peft_format.load(folder)  # what cannot be loaded must not count as finished

@@ -54,6 +54,7 @@ _TOKENS = "tokens"
 _LARGEST_WEIGHTS = 1 << 33  # bytes; embeddings saved with the adapter may be 2 GB
 _LARGEST_CONFIG = 1 << 24  # bytes; enough for thousands of label names
 _LARGEST_HEAD = 1 << 16  # classes
+_TEMPERATURES = 1e-3, 1e3  # beyond these bounds, probabilities could not be computed
 _COPIED = ("num_labels", "id2label", "label2id", "problem_type", "rankwise")
 """What classifier.json consists of."""
 _WRITTEN = (
@@ -85,6 +86,8 @@ class SavedAdapter:
     """Joins the labels of a text in a cell of a table."""
     config: AdapterConfig | None = None
     """What adapter_config.json says; None for an adapter that was not read from a folder."""
+    temperature: float | None = None
+    """Divides the logits before they become probabilities; None, which is like 1, if none was fitted."""
 
     @property
     def is_unnamed(self) -> bool:
@@ -177,10 +180,16 @@ def save_from(source: Path, folder: Path, spec: AdapterSpec, state: Mapping[str,
 
 
 def _with_rank(own: Mapping[str, Any], rank: int) -> dict[str, Any]:
-    """The contents of classifier.json with another rank in rankwise's settings, if it has these."""
+    """The contents of classifier.json with another rank in rankwise's settings, if it has these.
+
+    The temperature is left out, because it was fitted to the logits of the source.
+    """
     kept = {key: own[key] for key in _COPIED if key in own}
     settings = own.get("rankwise")
-    return kept | ({"rankwise": settings | {"rank": rank}} if isinstance(settings, dict) else {})
+    if not isinstance(settings, dict):
+        return kept
+    fitting = {key: value for key, value in settings.items() if key != "temperature"}
+    return kept | {"rankwise": fitting | {"rank": rank}}
 
 
 def _write_digests(folder: Path) -> None:
@@ -221,6 +230,7 @@ def load(folder: Path) -> SavedAdapter:
         digest if isinstance(digest, str) else "",
         *_task(folder / _own_name(folder), model, own, len(labels)),
         config,
+        _temperature(folder / _own_name(folder), own),
     )
 
 
@@ -293,6 +303,7 @@ def own_settings(adapter: SavedAdapter) -> dict[str, Any]:
             "seed": adapter.spec.seed,
             "max_length": adapter.max_length,
             "base_sha256": adapter.base_sha256,
+            **({} if adapter.temperature is None else {"temperature": adapter.temperature}),
         },
     }
     if adapter.task == "multi-label":
@@ -328,6 +339,25 @@ def _task(
 def _whole(json: Mapping[str, Any], key: str, default: int) -> int:
     value = json.get(key)
     return value if type(value) is int else default
+
+
+def stored_temperature(folder: Path) -> float | None:
+    """The temperature in an adapter folder; None if none is stored.
+
+    Raises:
+        ModelError: classifier.json is damaged.
+    """
+    settings = _read_own(folder).get("rankwise")
+    return _temperature(folder / _own_name(folder), settings if isinstance(settings, dict) else {})
+
+
+def _temperature(path: Path, own: Mapping[str, Any]) -> float | None:
+    value, (low, high) = own.get("temperature"), _TEMPERATURES
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ModelError(f"{path}: temperature must be a number from {low:g} to {high:g}, not {brief(value)}")
+    return float(value)
 
 
 def _numbered(classes: int) -> tuple[str, ...]:

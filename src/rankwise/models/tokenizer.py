@@ -143,6 +143,21 @@ class Tokenizer:
                     raise DataError(f"the vocabulary has no tokens for {texts[len(ids) - 1][:60]!r}")
         return ids
 
+    def places(self, text: str, max_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokenize a text, and say which of its characters each token stands for.
+
+        Returns:
+            (tokens,) the ids of a call, and (tokens, 2) start and end in the text, which are equal for a
+            special token.
+
+        Raises the same errors as a call.
+        """
+        (ids,) = self([text], max_length)
+        encoding = self._backend.encode(text, add_special_tokens=False)  # the fast one has no offsets
+        encoding.truncate(max_length - self._added, direction=self._direction)
+        whole = self._backend.post_process(encoding) if self._added else encoding
+        return ids, np.array(whole.offsets[: len(ids)], dtype=np.int64)
+
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """(texts,) int64: the number of tokens per text, including special tokens, without truncation.
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from rankwise.errors import RankwiseError, UsageError, option
 from rankwise.report import card, diagnostics, export, figures, paper, samples, search, tables
+from rankwise.report.confidence import confidence
 from rankwise.report.contrast import contrast
 from rankwise.report.cost import accuracy_by_cost
 from rankwise.report.drawing import Drawing
@@ -44,10 +45,14 @@ class Extras:
     label_studio: bool = False  # errors-label-studio.json and .xml
     paper: bool = False  # figures as PDF, table.tex, methods.tex, references.bib
     interactive: bool = False  # the page has a script that sorts tables and searches examples
+    target_accuracy: float | None = None  # the thresholds of abstaining are for this accuracy alone
 
 
 PLAIN = Extras()
-EXTRAS = "leave out --test-errors, --argilla, --label-studio and --paper; several runs have no --interactive"
+EXTRAS = (
+    "leave out --test-errors, --argilla, --label-studio, --paper and --target-accuracy; "
+    "several runs have no --interactive"
+)
 """Hint for those that do not apply."""
 
 
@@ -107,7 +112,7 @@ def write(
         if not run.results.adapters:
             raise UsageError(f"{folder.path}: every adapter diverged: there is nothing to report")
         tables.write(folder, run)  # first, so that they are there if anything else fails
-        story = tell(run, metric, margin)
+        story = tell(run, metric, margin, extras.target_accuracy)
         if extras.test_errors:
             story = replace(story, wrong=wrong_texts(run, ("validation", "test")))
         samples.write(folder, samples.sample_table(run, adapter=story.choice.best.name))
@@ -176,16 +181,23 @@ def _write_figures(
         )
 
 
-def tell(run: Run, metric: MetricName | None = None, margin: float | None = None) -> Story:
+def tell(
+    run: Run,
+    metric: MetricName | None = None,
+    margin: float | None = None,
+    target_accuracy: float | None = None,
+) -> Story:
     """Compute everything that a run's page shows, with the verdict by this metric and margin."""
     comparison, rows = compare(run, margin, metric), rank_rows(run)
     choice = chosen(run.results, comparison)
+    trust = confidence(run, choice, target_accuracy)
     return Story(
         run=run,
         comparison=comparison,
         choice=choice,
         rows=rows,
-        drawings=_drawings(run, rows, choice, comparison),
+        drawings=[*_drawings(run, rows, choice, comparison), *(trust.drawings if trust else ())],
+        confidence=trust,
         contrast=contrast(run, comparison),
         wrong=wrong_texts(run),
     )

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from rankwise.recipe import Recipe
 from rankwise.report import cuts
 from rankwise.report.card import predict_commands, repeat_command
+from rankwise.report.confidence import Confidence
 from rankwise.report.contrast import Contrast
 from rankwise.report.criteria import CRITERIA
 from rankwise.report.data_tables import data_tables
@@ -83,6 +84,7 @@ class Story:
     drawings: Sequence[Drawing]
     contrast: Contrast | None  # None for a single rank
     wrong: Sequence[WrongText]
+    confidence: Confidence | None  # None if logits cannot be read
 
 
 def run_page(story: Story, *, links: str = "", interactive: bool = False) -> str:
@@ -117,6 +119,7 @@ def run_page(story: Story, *, links: str = "", interactive: bool = False) -> str
         classes=class_figures("By class", choice.classes("validation"), MOST_CLASSES),
         rough=_rough(choice),
         confused=_confused(results, choice),
+        confidence=story.confidence,
         samples=_samples(story),
         sampled=_sampled(results),
         wrong=errors_table(story.wrong, len(results.adapters), MOST_SEARCHED if interactive else MOST_ERRORS),

@@ -122,12 +122,19 @@ class Run:
         """
         return np.stack([self._log_loss(name, split) for name in names])
 
+    def logits(self, name: str, split: str = "validation") -> NDArray[np.float32]:
+        """(texts, classes) logits of the adapter of this name, read from its file.
+
+        Raises:
+            UsageError: the file in the folder logits cannot be read, or is not of these texts.
+        """
+        path = RunFolder(self.path).logits / f"{name}.safetensors"
+        return _read_logits(path, (len(self.predictions[split].texts), len(self.results.labels)), split)
+
     def _log_loss(self, name: str, split: str) -> Floats:
         if (name, split) not in self._losses:
             targets = self.predictions[split].targets
-            path = RunFolder(self.path).logits / f"{name}.safetensors"
-            logits = _read_logits(path, (len(targets), len(self.results.labels)), split)
-            self._losses[name, split] = _fixed(self.task.text_log_losses(targets, logits))
+            self._losses[name, split] = _fixed(self.task.text_log_losses(targets, self.logits(name, split)))
         return self._losses[name, split]
 
 

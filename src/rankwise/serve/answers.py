@@ -15,14 +15,16 @@ Probabilities = NDArray[np.float64]
 
 
 def mean_probabilities(group: Group, logits: Sequence[Logits]) -> Probabilities:
-    """(texts, classes) probabilities, averaged over adapters with the same labels.
+    """(texts, classes) probabilities of a group, averaged over its adapters, each at its own temperature.
 
     Args:
-        group: the adapters.
-        logits: for each adapter (texts, classes).
+        group: an adapter, or a rank.
+        logits: for each of its adapters (texts, classes).
     """
-    found: Probabilities = np.mean([group.task.probabilities(each) for each in logits], axis=0)
-    return found
+    temperatures = [each.saved.temperature or 1.0 for each in group.members]
+    pairs = zip(logits, temperatures, strict=True)
+    calibrated = [each.astype(np.float64) / temperature for each, temperature in pairs]
+    return np.asarray(np.mean([group.task.probabilities(each) for each in calibrated], axis=0))
 
 
 def predictions(

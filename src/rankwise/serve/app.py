@@ -82,6 +82,7 @@ async def predict(body: PredictRequest, request: Request) -> Response:
     service, texts = _service(request), _listed(body.texts)
     groups = service.select(_listed(body.adapters), _listed(body.ranks))
     logits, tokens = await service.logits(groups, texts, request.receive)
+    least = service.abstain_below if body.abstain_below is None else body.abstain_below
 
     def render() -> bytes:
         found = predictions(
@@ -89,7 +90,7 @@ async def predict(body: PredictRequest, request: Request) -> Response:
             [mean_probabilities(group, each) for group, each in zip(groups, logits, strict=True)],
             top_k=body.top_k,
             listed=body.probabilities,
-            abstain_below=body.abstain_below,
+            abstain_below=least,
         )
         base = service.lineup.base_name
         return _bytes(PredictResponse.model_construct(predictions=found, base=base, tokens=tokens))

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from rankwise.commands.explain import TokenEffects
 from rankwise.commands.predict import Classifier, listed
-from rankwise.errors import DataError, Unreachable, UsageError
+from rankwise.errors import DataError, Unreachable, UsageError, option
 from rankwise.serve.start import TOKEN
 from rankwise.tasks.registry import task_of
 
@@ -73,6 +74,14 @@ class RemoteClassifier(Classifier):
         if self.task.several:
             return np.asarray(logit(np.minimum(found, 1 - np.finfo(np.float64).epsneg)).astype(np.float32))
         return np.log(found).astype(np.float32)
+
+    def token_effects(self, text: str) -> TokenEffects:
+        """Not available.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a server explains by occlusion only", hint=option("method", "occlusion"))
 
     def truncated(self, texts: Sequence[str]) -> int:
         """0: the server cuts long texts, and does not say which."""

@@ -50,7 +50,11 @@ class PredictRequest(BaseModel):
     probabilities: Annotated[bool, Field(description="Whether to list the labels' probabilities.")] = True
     abstain_below: Annotated[
         float | None,
-        Field(ge=0, le=1, description="Give no label if its probability is below this."),
+        Field(
+            ge=0,
+            le=1,
+            description="Give no label if its probability is below this. Default: the server's threshold.",
+        ),
     ] = None
 
 

@@ -29,6 +29,7 @@ class Service:
 
     Args:
         loader: reads the adapters.
+        abstain_below: threshold of requests that name none; None for no threshold.
         engine_options: `batch_tokens`, `queue_tokens` and `max_wait` of `Engine`.
 
     Attributes:
@@ -38,8 +39,8 @@ class Service:
     Raises the errors of `Loader.load`.
     """
 
-    def __init__(self, loader: Loader, **engine_options: Any) -> None:
-        self._loader = loader
+    def __init__(self, loader: Loader, *, abstain_below: float | None = None, **engine_options: Any) -> None:
+        self._loader, self.abstain_below = loader, abstain_below
         self.lineup: Lineup = _apart(loader.load)
         self.metrics = Metrics(lambda: self.engine.tokens, lambda: len(self.lineup.adapters))
         self.engine = Engine(on_batch=self.metrics.on_batch, **engine_options)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from rankwise.commands.predict import require_probability
 from rankwise.errors import UsageError, option
 from rankwise.serve.engine import BATCH_TOKENS, DEVICE_TOKENS, MAX_WAIT, QUEUE_TOKENS
 from rankwise.serve.loading import Loader
@@ -33,6 +34,7 @@ def serve(
     max_wait: float = MAX_WAIT,
     drain_seconds: float = DRAIN_SECONDS,
     access_log: bool = True,
+    abstain_below: float | None = None,
     on_listening: Callable[[str, str, int], None] = lambda url, base, adapters: None,
 ) -> None:
     """Serve adapters of one base model until a signal stops the process.
@@ -51,15 +53,19 @@ def serve(
         max_wait: seconds; requests that would wait longer are refused.
         drain_seconds: time between SIGTERM and the end of listening.
         access_log: whether to log each request to stderr.
+        abstain_below: an answer with a lower probability than this has no label, unless its request names a
+            threshold of its own.
         on_listening: called with the URL, the base model and the number of adapters.
 
     Raises:
-        UsageError: the extra is not installed, the address needs a token or cannot be listened on, or the
-            sources cannot be served together.
+        UsageError: the extra is not installed, the address needs a token or cannot be listened on, the
+            sources cannot be served together, or abstain_below is not a probability.
         ModelError: an adapter or its base model cannot be used.
         Unreachable: the base model must be downloaded, and the Hub does not answer.
     """
     require_extra()
+    if abstain_below is not None:
+        require_probability(abstain_below)
     token = read_token(token_file)
     check_address(host, token, no_auth)
     from rankwise.serve.server import run
@@ -67,7 +73,13 @@ def serve(
 
     loader = Loader(sources, base=base, device=device, precision=precision)
     budget = batch_tokens or (BATCH_TOKENS if loader.device.type == "cpu" else DEVICE_TOKENS)
-    service = Service(loader, batch_tokens=budget, queue_tokens=queue_tokens, max_wait=max_wait)
+    service = Service(
+        loader,
+        abstain_below=abstain_below,
+        batch_tokens=budget,
+        queue_tokens=queue_tokens,
+        max_wait=max_wait,
+    )
     lineup = service.lineup
     run(
         service,

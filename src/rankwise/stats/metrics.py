@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
-from rankwise.schema import Bin, ClassMetrics, Metrics
+from rankwise.schema import Abstaining, Bin, ClassMetrics, Metrics
 from rankwise.stats.intervals import accuracy_interval
 
+BINS = 15
+"""Bins of equal width for the calibration error, as is usual."""
 MOST_DENSE = 100
 """Maximum number of classes for a confusion matrix with its zeros."""
 
@@ -67,6 +69,27 @@ def metrics(
     )
 
 
+def abstaining(targets: NDArray[np.int64], probabilities: NDArray[np.float64], below: float) -> Abstaining:
+    """Coverage and accuracy of a classifier that gives no label if its probability is below a threshold.
+
+    Args:
+        targets: (texts,) label ids.
+        probabilities: (texts, classes).
+        below: the threshold.
+    """
+    given = probabilities.max(axis=1) >= below
+    answered, right = int(given.sum()), int((probabilities.argmax(axis=1) == targets)[given].sum())
+    low, high = accuracy_interval(right, answered) if answered else (None, None)
+    return Abstaining(
+        below=below,
+        answered=answered,
+        coverage=answered / len(targets),
+        accuracy=right / answered if answered else None,
+        accuracy_low=low,
+        accuracy_high=high,
+    )
+
+
 def confusion_cells(targets: NDArray[np.int64], predicted: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """The non-zero cells of a confusion matrix: true label, predicted label, texts; in that order.
 
@@ -89,7 +112,9 @@ def confusion_matrix(cells: Sequence[tuple[int, int, int]], classes: int) -> NDA
     return matrix
 
 
-def text_log_losses(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def text_log_losses(
+    targets: NDArray[np.int64], logits: NDArray[np.float32] | NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The log loss of each text: minus the natural logarithm of its label's probability, in nats.
 
     The mean is scikit-learn's `log_loss`, which treats a probability below 2.2e-16 as 2.2e-16.
@@ -106,7 +131,14 @@ def text_log_losses(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> 
     return np.asarray(-np.log(np.maximum(of_label, np.finfo(np.float64).eps)))
 
 
-def reliability(targets: NDArray[np.int64], probabilities: NDArray[np.float64], bins: int = 15) -> list[Bin]:
+def bin_of(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
+    """The bin of each confidence, from 0; bins have equal width and are closed on the right."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def reliability(
+    targets: NDArray[np.int64], probabilities: NDArray[np.float64], bins: int = BINS
+) -> list[Bin]:
     """The reliability diagram (Guo et al. 2017, arXiv 1706.04599): predictions binned by confidence.
 
     Args:
@@ -115,7 +147,7 @@ def reliability(targets: NDArray[np.int64], probabilities: NDArray[np.float64], 
         bins: number of bins of equal width, closed on the right; empty bins are omitted.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (texts,)
+    place = bin_of(confidence, bins)  # (texts,)
     return [
         Bin(
             low=i / bins,
