@@ -576,10 +576,8 @@ def require_abstaining(classifier: Classifier, abstain_below: float) -> float:
         UsageError: it is not a number from 0 to 1, or the classifier is multi-label.
     """
     if classifier.task.several:
-        raise UsageError(
-            f"{option('abstain_below', abstain_below)}: a multi-label classifier has a threshold for each label",
-            hint="leave it out; a text with no label above its threshold gets none",
-        )
+        what = f"{option('abstain_below', abstain_below)}: a multi-label classifier has thresholds of its own"
+        raise UsageError(what, hint="leave it out; a text with no label above its threshold gets none")
     return require_probability(abstain_below)
 
 
