@@ -154,7 +154,7 @@ class Tokenizer:
         """
         (ids,) = self([text], max_length)
         encoding = self._backend.encode(text, add_special_tokens=False)  # the fast one has no offsets
-        encoding.truncate(max_length - self._added, direction=self._direction)
+        encoding.truncate(max_length - self._added, direction=self.truncation_side)
         whole = self._backend.post_process(encoding) if self._added else encoding
         return ids, np.array(whole.offsets[: len(ids)], dtype=np.int64)
 
