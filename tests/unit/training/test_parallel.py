@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise import RankwiseError, Recipe, UsageError, search, sweep
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.step import StaticStep
 from rankwise.nn.step import WHOLE, Share
@@ -50,13 +51,13 @@ def test_the_shares_add_up(kind: str, processes: int, micro_batches: int, weight
     """With dropout; adapters of two seeds, and a last batch that is smaller than the number of processes."""
     model = backbone("gpt2")
     specs = [spec(model, rank, seed=seed, dropout=0.2) for rank, seed in ((1, 7), (2, 7), (2, 8))]
-    weights = torch.tensor([0.5, 2.0, 1.0]) if weighted else None
+    loss = CrossEntropy(torch.tensor([0.5, 2.0, 1.0]) if weighted else None)
     batches, targets = draw((8, 8, 2))
     batches[1], targets[1] = batches[0], targets[0]  # of the same seed
     found = list[tuple[Tensor, Tensor]]()
     for share in [WHOLE, *(Share(process, processes) for process in range(processes))]:
         bank = trained_bank(model, specs)
-        step = KINDS[kind](model, bank, weights, True, micro_batches=micro_batches, share=share)
+        step = KINDS[kind](model, bank, loss, True, micro_batches=micro_batches, share=share)
         losses = step(batches, targets, [4, 4, 5]).clone()
         found.append((losses, bank.grad.clone()))
     (losses, grad), *parts = found
