@@ -1,8 +1,8 @@
 """Matrix products in int8, with ONNX Runtime's operator for weights in blocks.
 
 Every 32 numbers of a weight along its input share a scale. When the model runs, ONNX Runtime quantizes its
-input in the same blocks, token by token. ONNX Runtime's dynamic quantization has one scale for the whole input: one
-large number, as language models have in some tokens, would leave few levels to all others.
+input in the same blocks, token by token. With a single scale for the whole input, as in its dynamic
+quantization, one large number, which language models have in some tokens, leaves few levels to all others.
 """
 
 from __future__ import annotations
