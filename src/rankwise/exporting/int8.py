@@ -35,9 +35,17 @@ def product(graph: Graph, x: str, weight: Tensor, name: str) -> str:
     """
     numbers, scales = quantized(weight)
     stored = graph.constant(numbers, name), graph.constant(scales, f"{name} scales")
-    shape = {"K": weight.shape[0], "N": weight.shape[1]}
-    settings = {"bits": 8, "block_size": BLOCK, "accuracy_level": INPUT_IN_INT8}
-    return graph.node("MatMulNBits", x, *stored, domain=DOMAIN, **shape, **settings)
+    return graph.node(
+        "MatMulNBits",
+        x,
+        *stored,
+        domain=DOMAIN,
+        K=weight.shape[0],
+        N=weight.shape[1],
+        bits=8,
+        block_size=BLOCK,
+        accuracy_level=INPUT_IN_INT8,
+    )
 
 
 def quantized(weight: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
