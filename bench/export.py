@@ -70,6 +70,7 @@ def main() -> None:
         ]
     weights = f"the adapter {adapter.name}" if options.adapter else "GPT-2 124M shape, random weights, rank 8"
     given = f" --adapter {options.adapter}" if options.adapter else ""
+    given += f" --shape '{options.shape}'" if options.shape != "{}" else ""
     common.write_record(
         "Exports beside rankwise",
         f"python -m bench.export{given} --texts {options.texts} --rounds {options.rounds}",

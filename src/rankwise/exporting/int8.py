@@ -1,8 +1,8 @@
 """Matrix products in int8, with ONNX Runtime's operator for weights in blocks.
 
 Every 32 numbers of a weight along its input share a scale. When the model runs, ONNX Runtime quantizes its
-input in the same blocks, token by token. ONNX Runtime's dynamic quantization has one scale for the whole input: one
-large number, as language models have in some tokens, would leave few levels to all others.
+input in the same blocks, token by token. With a single scale for the whole input, as in its dynamic
+quantization, one large number, which language models have in some tokens, leaves few levels to all others.
 """
 
 from __future__ import annotations
@@ -35,9 +35,17 @@ def product(graph: Graph, x: str, weight: Tensor, name: str) -> str:
     """
     numbers, scales = quantized(weight)
     stored = graph.constant(numbers, name), graph.constant(scales, f"{name} scales")
-    shape = {"K": weight.shape[0], "N": weight.shape[1]}
-    settings = {"bits": 8, "block_size": BLOCK, "accuracy_level": INPUT_IN_INT8}
-    return graph.node("MatMulNBits", x, *stored, domain=DOMAIN, **shape, **settings)
+    return graph.node(
+        "MatMulNBits",
+        x,
+        *stored,
+        domain=DOMAIN,
+        K=weight.shape[0],
+        N=weight.shape[1],
+        bits=8,
+        block_size=BLOCK,
+        accuracy_level=INPUT_IN_INT8,
+    )
 
 
 def quantized(weight: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
