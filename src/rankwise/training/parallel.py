@@ -44,7 +44,7 @@ _OVER = "over"
 """Key of the launcher's store: process 0 ends for a reason that it tells."""
 
 
-class PeerLost(Unreachable):
+class PeerLost(Exception):
     """Another process has died or does not answer."""
 
 
@@ -147,8 +147,7 @@ class Group:
             signals.ignore()  # a launcher stops the others when one has ended
             self.end()
             raise PeerLost(
-                f"another of the {self.share.processes} processes has ended or does not answer",
-                hint="its own messages say why",
+                f"another of the {self.share.processes} processes has ended or does not answer"
             ) from error
 
 
