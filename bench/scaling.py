@@ -123,7 +123,8 @@ def fitted(flop: Sequence[float], seconds: Sequence[float]) -> Rates:
 
     def errors(logs: NDArray[np.float64]) -> NDArray[np.float64]:
         fixed, rate = np.exp(logs)
-        return np.log(fixed + rate * x) - np.log(y)
+        off: NDArray[np.float64] = np.log(fixed + rate * x) - np.log(y)
+        return off
 
     start = np.log([max(min(y) / 2, 1e-9), max(y) / max(x)])
     found = least_squares(errors, start, xtol=1e-12, ftol=1e-12)

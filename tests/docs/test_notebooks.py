@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import nbformat
 import pytest
 from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 
 from tests.docs.markdown import ROOT
 
+nbformat: Any = import_module("nbformat")  # it says that it is typed, and its functions are not
+v4: Any = import_module("nbformat.v4")
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
@@ -37,10 +39,10 @@ def test_they_run(tmp_path: Path, llama_base: Path) -> None:
     (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 128}), "utf-8")
     cells = []
     for path in NOTEBOOKS:
-        cells.append(new_code_cell("%reset -f"))
+        cells.append(v4.new_code_cell("%reset -f"))
         codes = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        cells += [new_code_cell(cell.source.replace('"smollm2-135m"', repr(str(base)))) for cell in codes]
-    book = new_notebook(cells=cells)
+        cells += [v4.new_code_cell(cell.source.replace('"smollm2-135m"', repr(str(base)))) for cell in codes]
+    book = v4.new_notebook(cells=cells)
     NotebookClient(
         book, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()

@@ -220,16 +220,12 @@ def _sweep(
             return
         names = [name.strip() for name in (track or "").split(",") if name.strip()]
         check(names)
-        connection = _cluster(cluster)
-        run = RunFolder(out or default_folder(recipe))
-        with (
-            terminal.ProgressBars() as bars,
-            Trackers(names, recipe, run, bars.note) as trackers,
-            connection as on,
-        ):
+        with _cluster(cluster) as on:
             if on:
                 recipe, going_on["train"] = on.divided(recipe), on
-            results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
+            run = RunFolder(out or default_folder(recipe))
+            with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
+                results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
     if as_json:
         print(results.model_dump_json(indent=1))
     else:
@@ -339,15 +335,15 @@ def search(
         from rankwise.searching import candidates
         from rankwise.store.run_folder import RunFolder
 
-        connection = _cluster({"address": ray, "cpus": ray_cpus, "workers": ray_workers})
         if ray and places:
             raise UsageError("--places and --ray cannot be combined", hint="--ray-workers limits the workers")
         going_on: dict[str, Any] = {"trials": trials, "places": places, "resume": resume is not None}
-        folder = RunFolder(resume or out or default_folder(recipe))
-        with terminal.ProgressBars() as bars, connection as on:
+        with _cluster({"address": ray, "cpus": ray_cpus, "workers": ray_workers}) as on:
             if on:
                 recipe, going_on["train"] = on.divided(recipe, len(candidates(recipe, trials))), on
-            found = run(recipe, folder.path, bars, **going_on)
+            folder = RunFolder(resume or out or default_folder(recipe))
+            with terminal.ProgressBars() as bars:
+                found = run(recipe, folder.path, bars, **going_on)
     if json:
         print(found.model_dump_json(indent=1))
     else:

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -362,7 +362,7 @@ class _Stage:
             if event.adapters:
                 self.journal.record(number, event)
         bank.events = []
-        self.journal.adapters |= states
+        self.journal.adapters |= {name: _owned(state) for name, state in states.items()}
         if failures:
             drop(failures, self.task, self.material, self.journal, self.callback)
             self._save()
@@ -370,7 +370,8 @@ class _Stage:
     def _finish(self, bank: _Running, report: Report) -> None:
         names = [name for name in bank.names if name in report.states]
         specs = [self.task.specs[name] for name in names]
-        self.task.finish(TrainedElsewhere(specs, report.states, report.test_logits))
+        states = {name: self.journal.adapters[name] for name in names}
+        self.task.finish(TrainedElsewhere(specs, states, report.test_logits))
         for name in bank.names:
             if not self.task.keeps(name):
                 self.journal.adapters.pop(name, None)
@@ -424,6 +425,12 @@ class TrainedElsewhere:
         """The logits on the test texts, which the worker has computed."""
         on_texts(len(texts))
         return dict(self.test_logits)
+
+
+def _owned(state: AdapterState) -> AdapterState:
+    """A state whose arrays are not in the object store, where they would be read-only and take room."""
+    kept = state.kept and replace(state.kept, logits=state.kept.logits.copy())
+    return replace(state, kept=kept)
 
 
 def in_bank_order(journal: Journal, task: Task) -> None:

@@ -35,13 +35,13 @@ def follow(group: Group) -> schema.Results:
     """
     try:
         return _follow(group)
-    except PeerLost as error:
+    except PeerLost:
         if group.share.process == 1 and not group.is_told():
             raise Unreachable(
                 "process 0 has ended or does not answer",
                 hint="what it has saved can be resumed with --resume",
             ) from None
-        sys.exit(error.exit_status)
+        sys.exit(Unreachable.exit_status)
 
 
 def _follow(group: Group) -> schema.Results:

@@ -125,10 +125,9 @@ def explained(verb: str, run: RunFolder, callback: Callback) -> Iterator[None]:
             callback.note("nothing was trained yet, so there is nothing to save")
         raise
     except PeerLost as error:
-        if not run.is_begun():
-            raise
-        again = command(verb, "--resume", run.path)
-        raise Unreachable(f"{error.message}: {error.hint}", hint=f"saved; go on with: {again}") from None
+        again = f"saved; go on with: {command(verb, '--resume', run.path)}"
+        hint = again if run.is_begun() else "its own messages say why"
+        raise Unreachable(str(error), hint=hint) from None
     except (RuntimeError, MemoryError) as error:
         if not hardware.is_out_of_memory(error):
             raise

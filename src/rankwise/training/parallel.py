@@ -44,7 +44,7 @@ _OVER = "over"
 """Key of the launcher's store: process 0 ends for a reason that it tells."""
 
 
-class PeerLost(Unreachable):
+class PeerLost(Exception):
     """Another process has died or does not answer."""
 
 
@@ -147,8 +147,7 @@ class Group:
             signals.ignore()  # a launcher stops the others when one has ended
             self.end()
             raise PeerLost(
-                f"another of the {self.share.processes} processes has ended or does not answer",
-                hint="its own messages say why",
+                f"another of the {self.share.processes} processes has ended or does not answer"
             ) from error
 
 
@@ -195,8 +194,6 @@ def joined() -> Iterator[Group]:
     if processes.count() == 1:
         yield ALONE
         return
-    import torch.distributed as dist
-
     group = _connected(Share(processes.index(), processes.count()))
     try:
         yield group
@@ -204,12 +201,11 @@ def joined() -> Iterator[Group]:
         group.end()
         raise
     finally:
-        dist.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
 def _connected(share: Share) -> Group:
-    import torch.distributed as dist
-
+    dist: Any = torch.distributed  # it does not declare that it exports all that it documents
     if processes.local_index() < torch.cuda.device_count():
         torch.cuda.set_device(processes.local_index())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
