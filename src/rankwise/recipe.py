@@ -184,6 +184,8 @@ class DataSettings(_Settings):
     """Configuration of the Hub dataset."""
     text_column: str | None = None
     """Name of the text column (default: detected from common names such as text or sentence)."""
+    text_columns: tuple[str, ...] | None = None
+    """Names of the two columns of a pair of texts, such as premise,hypothesis, instead of text_column."""
     label_column: str | None = None
     """Name of the label column (default: detected from common names such as label or class)."""
     task: TaskName = "single-label"
@@ -205,6 +207,16 @@ class DataSettings(_Settings):
     def in_memory(self) -> bool:
         """Whether any split is data in memory."""
         return any(isinstance(each, InMemory) for each in (self.source, self.validation, self.test))
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        pair = self.text_columns
+        if pair is not None and (len(pair) != 2 or len(set(pair)) != 2 or not all(pair)):
+            raise ValueError("text_columns: give the names of two columns, such as premise,hypothesis")
+        if pair is not None and (self.text_column or self.label_column in pair):
+            other = "text_column" if self.text_column else "label_column"
+            raise ValueError(f"text_columns: {option(other)} {getattr(self, other)} does not go with a pair")
+        return self
 
     @field_validator("task", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from rankwise.errors import UsageError
 from rankwise.recipe import PRESETS, Recipe
 
 # Every field with a non-default value.
-SHARED = ("tune", "task")
+SHARED = ("tune", "task", "text_columns")
 """Settings whose defaults other settings need."""
 EVERYTHING: dict[str, Any] = {
     "base": "gpt2",
@@ -23,6 +23,7 @@ EVERYTHING: dict[str, Any] = {
     "data_config": "split",
     "text_column": "sentence",
     "label_column": "emotion",
+    "text_columns": None,
     "task": "single-label",
     "label_separator": ";",
     "labels": ("no", "yes", "null"),

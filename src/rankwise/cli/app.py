@@ -22,7 +22,7 @@ from rankwise.cli import streams
 from rankwise.cli.examples import epilog
 from rankwise.cli.group import Group, canonical, fail
 from rankwise.cli.help import Command
-from rankwise.cli.settings import label_names, presented, with_recipe
+from rankwise.cli.settings import column_names, label_names, presented, with_recipe
 from rankwise.errors import RankwiseError, ResourceError, UsageError
 from rankwise.paths import expanded
 from rankwise.recipe import Recipe
@@ -85,6 +85,9 @@ Labels = Annotated[
     ),
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
+TextColumns = Annotated[
+    str | None, typer.Option(help="Names of the two columns of a pair of texts.", metavar="A,B")
+]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 AbstainBelow = Annotated[
     float | None,
@@ -92,7 +95,8 @@ AbstainBelow = Annotated[
 ]
 
 DATA_SETTINGS = (
-    *("base", "data", "validation", "test", "data_config", "text_column", "label_column", "task"),
+    *("base", "data", "validation", "test", "data_config", "text_column", "text_columns"),
+    *("label_column", "task"),
     *("label_separator", "labels"),
     *("validation_fraction", "max_length"),
 )
@@ -427,7 +431,8 @@ def _correct(recipe: Recipe, corrections: Path | None, output: Path | None, *, a
     from rankwise.tasks.registry import task_of
 
     task = task_of(given.task, given.label_separator)
-    found = correct(Path(given.name), corrections, output, task=task, **columns)
+    pair = given.text_columns or ()
+    found = correct(Path(given.name), corrections, output, task=task, text_columns=pair, **columns)
     if as_json:
         print(jsonlib.dumps(found.to_json(), indent=1, ensure_ascii=False))
     else:
@@ -440,6 +445,7 @@ def evaluate(
     file: Annotated[Path | None, typer.Argument(help="File of labeled texts.")] = None,
     data: Annotated[Path | None, typer.Option(help="File of labeled texts, as an option.")] = None,
     text_column: TextColumn = None,
+    text_columns: TextColumns = None,
     label_column: LabelColumn = None,
     base: Base = None,
     abstain_below: AbstainBelow = None,
@@ -452,7 +458,8 @@ def evaluate(
     from rankwise.cli import terminal
     from rankwise.commands.evaluate import evaluate as run
 
-    columns = {"text_column": text_column, "label_column": label_column}
+    pair = column_names(text_columns)
+    columns = {"text_column": text_column, "text_columns": pair, "label_column": label_column}
     labeled, names = _one_of(file, data), label_names(labels)
     loading = {"base": base, "labels": names, "device": device, "precision": precision}
     found = run(
@@ -495,6 +502,7 @@ def predict(
         bool, typer.Option("--safe-csv", help="Put ' before cells that a spreadsheet would run as formulas.")
     ] = False,
     text_column: TextColumn = None,
+    text_columns: TextColumns = None,
     abstain_below: AbstainBelow = None,
     url: Annotated[
         str | None, typer.Option(help="Server to ask; ADAPTER is the name of an adapter there.")
@@ -551,6 +559,7 @@ def predict(
                 source,
                 output,
                 text_column=text_column,
+                text_columns=column_names(text_columns),
                 safe_csv=safe_csv,
                 overwrite=overwrite,
                 skip_empty=skip_empty,

@@ -295,6 +295,11 @@ def label_names(value: str | None) -> list[str] | None:
     return _listed("labels", value, integers=False) if value else None
 
 
+def column_names(value: str | None) -> tuple[str, ...] | None:
+    """The column names of `--text-columns`."""
+    return tuple(_listed("text_columns", value, integers=False)) if value else None
+
+
 def _listed(option: str, value: str, *, integers: bool) -> list[str]:
     """Parse a list as a line of CSV, so that a label may contain a comma: `calm,"angry, very"`.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.data.columns import LabeledRows, collect, text_and_label
+from rankwise.data.pairs import joined_name, paired, with_pairs
 from rankwise.data.readers import open_table
 from rankwise.data.tables import Origin, Row, Table, listed, short
 from rankwise.data.writers import plain, write_rows
@@ -50,6 +51,7 @@ def correct(
     text_column: str | None = None,
     label_column: str | None = None,
     task: Task = SINGLE,
+    text_columns: tuple[str, ...] = (),
 ) -> Corrected:
     """Write a data file with corrected labels. Its other columns and the order of its rows stay.
 
@@ -63,6 +65,7 @@ def correct(
         text_column: text column of the data, if it cannot be detected.
         label_column: label column of the data, if it cannot be detected.
         task: what labels a text has. The labels of a multi-label text are joined by its separator.
+        text_columns: the two columns of a pair of texts.
 
     Raises:
         DataError: a file cannot be used, a correction fits no row, a new label is not one of the file's
@@ -71,7 +74,7 @@ def correct(
     """
     if output.exists():
         raise UsageError(f"{output}: already exists", hint=f"give {option('output')} the name of a new file")
-    rows, labeled, column = _read(data, text_column, label_column, task)
+    rows, labeled, column = _read(data, text_column, label_column, task, text_columns)
     found, origin = _corrections(corrections)
     new = _new_labels(found, origin, labeled, task)
     changed = [
@@ -83,13 +86,17 @@ def correct(
     return Corrected(output, len(rows), len(found), len(new))
 
 
-def _read(path: Path, text: str | None, label: str | None, task: Task) -> tuple[list[Row], LabeledRows, str]:
+def _read(
+    path: Path, text: str | None, label: str | None, task: Task, pair: tuple[str, ...]
+) -> tuple[list[Row], LabeledRows, str]:
     """All rows of a labeled file, its texts and labels, and the name of its label column."""
     with open_table(path) as table:
-        text, label = text_and_label(table.origin, table.columns, text, label)
+        wanted = joined_name(pair) if pair else text
+        columns = paired(table.origin, table.columns, pair)
+        text, label = text_and_label(table.origin, columns, wanted, label)
         numbered = list(table.rows)
         again = Table(table.origin, table.columns, iter(numbered), table.classes)
-        return [row for _, row in numbered], collect(again, text, label, task), label
+        return [row for _, row in numbered], collect(with_pairs(again, pair), text, label, task), label
 
 
 def _corrections(path: Path) -> tuple[list[_Correction], Origin]:

@@ -10,9 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.commands.predict import Classifier, cut_note, require_abstaining, require_probability
+from rankwise.commands.predict import (
+    Classifier,
+    cut_note,
+    pair_columns,
+    require_abstaining,
+    require_probability,
+)
 from rankwise.data.columns import Wanted
 from rankwise.data.load import read_labeled
+from rankwise.data.pairs import joined_name
 from rankwise.in_memory import InMemory
 from rankwise.paths import expanded
 from rankwise.schema import Metrics
@@ -34,7 +41,7 @@ def evaluate(
         adapter: a classifier, or the folder of an adapter.
         data: a file of labeled texts, or data in memory: a DataFrame, a Dataset, a pair
             (texts, labels), or a mapping of columns.
-        columns: `text_column` and `label_column`, if they cannot be detected.
+        columns: `text_column` or `text_columns`, and `label_column`, if they cannot be detected.
         abstain_below: also measure the labels that have at least this probability.
         on_note: called with notes on the adapter, on what was read, and how much of it was used.
         load: passed on to `Classifier.load`.
@@ -55,7 +62,9 @@ def evaluate(
     source = expanded(os.fspath(data)) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
     named = columns or {}
-    wanted = Wanted(named.get("text_column"), named.get("label_column"), classifier.task)
+    pair = pair_columns(classifier, named.get("text_column"), named.get("text_columns"))
+    text = joined_name(pair) if pair else named.get("text_column")
+    wanted = Wanted(text, named.get("label_column"), classifier.task, pair)
     split = read_labeled(source, classifier.labels, wanted=wanted, notes=notes)
     for note in [*notes, *cut_note(classifier, classifier.truncated(split.texts), len(split))]:
         if on_note:

@@ -133,6 +133,7 @@ class Material:
             task=self.task.name,
             thresholds=thresholds,
             label_separator=self.task.separator,
+            text_columns=self.recipe.data.text_columns or (),
         )
 
     def environment(self) -> dict[str, str]:

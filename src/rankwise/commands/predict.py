@@ -23,6 +23,7 @@ from rankwise.commands.explain import Explanation, TokenEffects, explain
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
 from rankwise.data.ahead import ahead
+from rankwise.data.pairs import pair_of
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import Row, short
 from rankwise.data.unlabeled import STDIN, TextRows, is_piped, text_rows
@@ -137,9 +138,10 @@ class Classifier:
         parts: _Parts | None = None,
         task: Task = SINGLE,
         thresholds: Sequence[float] | None = None,
+        text_columns: tuple[str, ...] = (),
     ) -> None:
         self.labels, self.max_length = tuple(labels), max_length
-        self.task = task
+        self.task, self.text_columns = task, text_columns
         self.thresholds: tuple[float, ...] | None = None
         if task.several:
             self.thresholds = tuple(thresholds or [multi_label.DEFAULT] * len(self.labels))
@@ -214,7 +216,17 @@ class Classifier:
             head.load(0, {HEAD: saved.state[HEAD]})
         max_length = min(saved.max_length, backbone.max_positions)
         task = task_of(saved.task, saved.label_separator)
-        made = cls(backbone, head, parts.tokenizer, saved.labels, max_length, parts, task, saved.thresholds)
+        made = cls(
+            backbone,
+            head,
+            parts.tokenizer,
+            saved.labels,
+            max_length,
+            parts,
+            task,
+            saved.thresholds,
+            saved.text_columns,
+        )
         made.results = results
         made.temperature = saved.temperature or 1.0
         return made
@@ -294,7 +306,7 @@ class Classifier:
         Raises:
             ModelError: the tokenizer does not fit the model, or a logit is not finite.
         """
-        found = listed(texts)
+        found = self._as_texts(texts)
         if not found:
             return np.empty((0, len(self.labels)), dtype=np.float32)
         with hardware.own_torch():
@@ -306,6 +318,14 @@ class Classifier:
                 hint=f"try {option('precision', 'float32')}; if it does not help, the adapter cannot be used",
             )
         return of_head
+
+    def _as_texts(self, texts: Iterable[Any]) -> list[str]:
+        """The texts as plain strings, checked; the texts of a pair are joined."""
+        if isinstance(texts, EncodedTexts):
+            return texts
+        if not self.text_columns or isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            return listed(texts)
+        return [pair_of(number, text, self.text_columns) for number, text in enumerate(texts, 1)]
 
     def explain(self, text: str, *, method: str = "occlusion") -> Explanation:
         """The label of a text, and how much of its probability each word carries.
@@ -320,6 +340,9 @@ class Classifier:
             UsageError: the text has only one word, or too many; or there is no such method.
             DataError: the text is empty.
         """
+        if self.text_columns:
+            what = "the words of a pair of texts are not explained"
+            raise UsageError(what, hint="explain is for single texts")
         return explain(self, text, method)
 
     def token_effects(self, text: str) -> TokenEffects:
@@ -336,7 +359,7 @@ class Classifier:
         """The number of texts with more tokens than `max_length`, which are cut."""
         if isinstance(texts, EncodedTexts):
             return texts.cut
-        return self._tokenizer.truncated(texts, self.max_length)
+        return self._tokenizer.truncated(self._as_texts(texts), self.max_length)
 
     def encoded(self, texts: Sequence[str]) -> list[str]:
         """The texts with all that can be computed without the model, for a later call.
@@ -345,7 +368,7 @@ class Classifier:
             DataError: a text cannot be tokenized.
             ModelError: the tokenizer does not fit the model.
         """
-        return self._encoded(texts)
+        return self._encoded(self._as_texts(texts))
 
     def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
         ids = self._tokenizer(texts, self.max_length)
@@ -411,6 +434,7 @@ def predict_file(
     target: Path | str,
     *,
     text_column: str | None = None,
+    text_columns: tuple[str, ...] | None = None,
     safe_csv: bool = False,
     overwrite: bool = False,
     skip_empty: bool = False,
@@ -433,6 +457,7 @@ def predict_file(
         source: a file of any supported format; `.txt` has one text per line; `-` is stdin, in the same way.
         target: .csv, .tsv, .jsonl, .parquet or .xlsx; only put in place once complete.
         text_column: text column of the source, if it cannot be detected.
+        text_columns: the two columns of a pair of texts, if they are not called as in training.
         safe_csv: prefix cells that a spreadsheet would run as formulas with an apostrophe.
         overwrite: replace the target if it exists.
         skip_empty: leave out rows without a text.
@@ -454,7 +479,13 @@ def predict_file(
     least = 0.0 if abstain_below is None else require_abstaining(classifier, abstain_below)
     source, target = expanded(source), expanded(target)
     require_target(target, overwrite=overwrite, safe_csv=safe_csv)
-    rows = text_rows(source, text_column=text_column, labels=classifier.labels, skip_empty=skip_empty)
+    rows = text_rows(
+        source,
+        text_column=text_column,
+        pair=pair_columns(classifier, text_column, text_columns),
+        labels=classifier.labels,
+        skip_empty=skip_empty,
+    )
     for note in rows.notes:
         on_note(note)
     added = _added_columns(classifier, rows, on_note)
@@ -469,7 +500,7 @@ def predict_file(
         for batch in ahead(rows.batches()):
             total += len(batch)
             on_read(len(batch))
-            yield [row | blank for row in batch]
+            yield [_without_pair(row, rows) | blank for row in batch]
 
     encoded = (
         (batch, classifier.encoded([row[rows.column] for row in batch])) for batch in rows.batches(notes)
@@ -483,7 +514,7 @@ def predict_file(
                 said = list(found.labels) if as_list else label or ""
                 values = (said, *(round(p, 6) for p in found.probabilities.values()))
                 row |= dict(zip(added, values, strict=True))
-            write(batch)
+            write([_without_pair(row, rows) for row in batch])
             done += len(batch)
             cut += classifier.truncated(texts)
             on_rows(len(batch))
@@ -491,6 +522,33 @@ def predict_file(
     for note in [*(each for each in notes if each not in rows.notes), *more]:
         on_note(note)
     return done
+
+
+def _without_pair(row: dict[str, Any], rows: TextRows) -> dict[str, Any]:
+    """A row without the joined texts of a pair, which are not in the source."""
+    return {name: value for name, value in row.items() if name != rows.column} if rows.pair else row
+
+
+def pair_columns(
+    classifier: Classifier, text_column: str | None, given: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """The two columns of a pair of texts: those that are given, or those of training; empty for single texts.
+
+    Raises:
+        UsageError: columns are given that do not suit the classifier.
+    """
+    known = classifier.text_columns
+    if text_column and known:
+        raise UsageError(
+            f"this adapter takes pairs of {known[0]} and {known[1]}, not one text",
+            hint=f"name both columns: {option('text_columns', ('A', 'B'))}",
+        )
+    if given and not known:
+        hint = f"name one column: {option('text_column', 'NAME')}"
+        raise UsageError("this adapter takes one text, not a pair", hint=hint)
+    if given and len(given) != 2:
+        raise UsageError(f"{option('text_columns')}: give the names of two columns")
+    return given or known
 
 
 def source_of(texts: Sequence[str], source: Path | None, target: Path | None) -> Path | None:

@@ -48,6 +48,7 @@ class Wanted:
     text: str | None = None
     label: str | None = None
     task: Labels = ONE_LABEL
+    pair: tuple[str, ...] = ()  # the two columns of a pair of texts, which `text` then is the name of
 
 
 USUAL = Wanted()

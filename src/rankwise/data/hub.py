@@ -13,6 +13,7 @@ from rankwise import hub
 from rankwise.data.columns import Columns, LabeledRows, collect, is_path, text_and_label
 from rankwise.data.memory import class_names_of
 from rankwise.data.names import SPLIT_NAMES
+from rankwise.data.pairs import joined_name, paired, with_pairs
 from rankwise.data.tables import BATCH_ROWS, NumberedRows, Origin, Table, first_line, listed
 from rankwise.errors import DataError, RankwiseError, Unreachable, option
 from rankwise.in_memory import InMemory
@@ -79,15 +80,18 @@ def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) ->
     """One split, or None if it is optional and was published without labels."""
     origin = Origin(f"{recipe.data.name}[{name}]", in_rows=True)
     task = labels_of(recipe.data.task, recipe.data.label_separator)
-    text, label = text_and_label(
-        origin, split.column_names, recipe.data.text_column, recipe.data.label_column
-    )
-    unused = tuple(name for name in split.column_names if name not in (text, label))
-    split = split.select_columns([text, label])
+    pair = recipe.data.text_columns or ()
+    columns = paired(origin, split.column_names, pair)
+    wanted = joined_name(pair) if pair else recipe.data.text_column
+    text, label = text_and_label(origin, columns, wanted, recipe.data.label_column)
+    unused = tuple(name for name in columns if name not in (text, label))
+    read = [*(pair or (text,)), label]
+    split = split.select_columns(read)
     if optional and not task.several and split.unique(label) == [-1]:
         return None
     names = class_names_of(split.features[label])
-    part = collect(Table(origin, [text, label], _hub_rows(split), {label: names}), text, label, task)
+    table = Table(origin, read, _hub_rows(split), {label: names})
+    part = collect(with_pairs(table, pair), text, label, task)
     return replace(part, columns=Columns(text, label, unused))
 
 

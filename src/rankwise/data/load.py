@@ -28,8 +28,9 @@ from rankwise.data.columns import (
 from rankwise.data.folders import files_of, piece_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
 from rankwise.data.labels import WHOLE, alike, in_order, look_alikes
-from rankwise.data.memory import from_memory, read_table, write_table
+from rankwise.data.memory import PAIR, from_memory, read_table, write_table
 from rankwise.data.names import SPLIT_NAMES
+from rankwise.data.pairs import joined_name, with_pairs
 from rankwise.data.readers import open_table
 from rankwise.data.tables import Origin, listed, short
 from rankwise.errors import DataError, option
@@ -134,7 +135,8 @@ def store(recipe: Recipe, folder: Path) -> Recipe:
         The recipe that reads these files.
     """
     for name, parts in _gather(recipe, []).items():
-        write_table(folder / f"{name}.parquet", parts)
+        pair = recipe.data.text_columns
+        write_table(folder / f"{name}.parquet", parts, joined_name(pair) if pair else PAIR[0])
     return reading(recipe, folder)
 
 
@@ -268,8 +270,9 @@ def _read(path: Path | InMemory, wanted: Wanted, notes: list[str]) -> LabeledRow
     if isinstance(path, InMemory):
         return read_table(path.value, "data", wanted)
     with open_table(path) as table:
-        text, label = text_and_label(table.origin, table.columns, wanted.text, wanted.label)
-        part = collect(table, text, label, wanted.task)
+        paired = with_pairs(table, wanted.pair)
+        text, label = text_and_label(table.origin, paired.columns, wanted.text, wanted.label)
+        part = collect(paired, text, label, wanted.task)
     notes += table.notes
     return part
 
@@ -282,8 +285,9 @@ def _read_test(path: Path, wanted: Wanted, parts: Parts, notes: list[str]) -> La
         if used and used.label not in columns and not has_label_column(columns, wanted.label):
             notes.append(origin.note("no label column, so there is no test split"))
             return None
-        text, label = text_and_label(origin, columns, wanted.text, wanted.label)
-        part = collect(table, text, label, wanted.task, optional=True)
+        paired = with_pairs(table, wanted.pair)
+        text, label = text_and_label(origin, paired.columns, wanted.text, wanted.label)
+        part = collect(paired, text, label, wanted.task, optional=True)
     notes += table.notes
     return part
 
@@ -329,7 +333,9 @@ def _divided(part: LabeledRows, split: str) -> dict[str, LabeledRows]:
 def wanted_of(recipe: Recipe) -> Wanted:
     """What a recipe reads of each table."""
     given = recipe.data
-    return Wanted(given.text_column, given.label_column, labels_of(given.task, given.label_separator))
+    task = labels_of(given.task, given.label_separator)
+    pair = given.text_columns or ()
+    return Wanted(joined_name(pair) if pair else given.text_column, given.label_column, task, pair)
 
 
 def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:

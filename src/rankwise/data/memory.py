@@ -13,6 +13,7 @@ from typing import Any
 
 from rankwise.data.columns import LabeledRows, Wanted, collect, split_column, text_and_label
 from rankwise.data.names import SPLIT_NAMES
+from rankwise.data.pairs import paired, with_pairs
 from rankwise.data.tables import Origin, Table, listed
 from rankwise.in_memory import InMemory, is_table
 from rankwise.store import files
@@ -45,24 +46,29 @@ def read_table(table: Any, title: str, wanted: Wanted) -> LabeledRows:
     """
     origin = Origin(title, in_rows=True)
     text, label = _named(origin, table, wanted)
-    texts, labels = (_values(origin, table, name) for name in (text, label))
-    if len(texts) != len(labels):
-        raise origin.error(f"{len(texts):,} texts, but {len(labels):,} labels")
+    read = wanted.pair if text not in _keys(table) and wanted.pair else (text,)
+    values = {name: _values(origin, table, name) for name in (*read, label)}
+    texts, labels = len(values[read[0]]), len(values[label])
+    if texts != labels:
+        raise origin.error(f"{texts:,} texts, but {labels:,} labels")
     if not texts:
         raise origin.error("there are no texts")
-    values = {text: texts, label: labels}
     if by_split := split_column(list(_keys(table)), text, label):
         values[by_split] = _values(origin, table, by_split)
     rows = enumerate((dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)), 1)
-    return collect(
-        Table(origin, list(values), rows, {label: _classes(table, label)}), text, label, wanted.task
-    )
+    found = Table(origin, list(values), rows, {label: _classes(table, label)})
+    return collect(with_pairs(found, wanted.pair), text, label, wanted.task)
 
 
-def write_table(path: Path, parts: Sequence[LabeledRows]) -> None:
+def write_table(path: Path, parts: Sequence[LabeledRows], text: str = PAIR[0]) -> None:
     """Write the texts and labels of a split to a Parquet file, with the declared order of the labels.
 
     The order is stored as the datasets library stores that of a ClassLabel.
+
+    Args:
+        path: the file.
+        parts: the rows of the split.
+        text: name of the text column.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -72,7 +78,7 @@ def write_table(path: Path, parts: Sequence[LabeledRows]) -> None:
     several = any(isinstance(label, tuple) for label in labels)
     kind = pa.list_(pa.large_string()) if several else pa.large_string()
     columns = (pa.array(texts, pa.large_string()), pa.array(labels, kind))
-    table = pa.table(dict(zip(PAIR, columns, strict=True)))
+    table = pa.table(dict(zip((text, PAIR[1]), columns, strict=True)))
     if classes := next((list(part.classes) for part in parts if part.classes), None):
         feature: dict[str, Any] = {"names": classes, "_type": "ClassLabel"}
         feature = {"feature": feature, "_type": "List"} if several else feature
@@ -108,7 +114,7 @@ def _keys(table: Any) -> dict[str, Hashable]:
 
 def _named(origin: Origin, table: Any, wanted: Wanted) -> tuple[str, str]:
     """(text column, label column)."""
-    return text_and_label(origin, list(_keys(table)), wanted.text, wanted.label)
+    return text_and_label(origin, paired(origin, list(_keys(table)), wanted.pair), wanted.text, wanted.label)
 
 
 def _values(origin: Origin, table: Any, name: str) -> list[Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from rankwise.data.columns import Columns, find_text_column, text_of, without_empty_tail
+from rankwise.data.pairs import is_empty, joined_name, paired, with_pairs
 from rankwise.data.plain import is_fasttext, read_plain, split_fasttext
 from rankwise.data.readers import open_table
 from rankwise.data.tables import BATCH_ROWS, INCOMPLETE, Origin, Row, Table, counted, listed
@@ -41,6 +42,8 @@ class TextRows:
     opened: Opener
     skip_empty: bool = False
     take_label: TakeLabel | None = None
+    pair: tuple[str, ...] = ()
+    """The two columns whose texts `column` joins; that column is not in the source."""
 
     def batches(self, notes: list[str] | None = None) -> Generator[list[Row], None, None]:
         """Batches of at most `BATCH_ROWS` rows, with all their columns.
@@ -54,9 +57,9 @@ class TextRows:
         batch: list[Row] = []
         skipped = done = 0
         with self.opened() as table:
-            for number, row in without_empty_tail(table):
+            for number, row in without_empty_tail(with_pairs(table, self.pair, skip_empty=self.skip_empty)):
                 self._divide(row)
-                if self.skip_empty and _is_empty(row.get(self.column)):
+                if self.skip_empty and is_empty(row.get(self.column)):
                     skipped += 1
                     continue
                 row[self.column] = text_of(table.origin, number, row, self.column)
@@ -96,7 +99,12 @@ class TextRows:
 
 
 def text_rows(
-    path: Path, *, text_column: str | None = None, labels: Collection[str] = (), skip_empty: bool = False
+    path: Path,
+    *,
+    text_column: str | None = None,
+    pair: tuple[str, ...] = (),
+    labels: Collection[str] = (),
+    skip_empty: bool = False,
 ) -> TextRows:
     """Rows of texts to classify.
 
@@ -106,6 +114,7 @@ def text_rows(
     Args:
         path: a file of any supported format, or `-` for stdin.
         text_column: the text column, if it cannot be detected.
+        pair: the two columns of a pair of texts.
         labels: labels of the adapter.
         skip_empty: leave out rows without a text instead of raising an error.
 
@@ -114,10 +123,11 @@ def text_rows(
     """
     opener = _from_stdin() if path == STDIN else partial(open_table, path, labeled=False)
     with opener() as table:
-        column = find_text_column(table.origin, table.columns, text_column)
+        found = paired(table.origin, table.columns, pair)
+        column = find_text_column(table.origin, found, joined_name(pair) if pair else text_column)
         origin, notes = table.origin, list(table.notes)
         first = [] if origin.named else [row["text"] for _, row in islice(table.rows, BATCH_ROWS)]
-        kept = tuple(name or "(no name)" for name in table.columns if name != column)
+        kept = tuple(name or "(no name)" for name in found if name != column)
     take_label, share = _labels_in([line for line in first if line.strip()], labels)
     if take_label is not None:
         notes.append(origin.note(f"{share}: the text is classified without it, and the label is kept"))
@@ -125,7 +135,7 @@ def text_rows(
     if columns:
         others = f"; kept as they are: {listed(kept)}" if kept else ""
         notes.insert(0, origin.note(f"text: {column}{others}"))
-    return TextRows(origin, column, columns, tuple(notes), opener, skip_empty, take_label)
+    return TextRows(origin, column, columns, tuple(notes), opener, skip_empty, take_label, pair)
 
 
 def is_piped() -> bool:
@@ -151,10 +161,6 @@ def _from_stdin() -> Opener:
             raise DataError(f"not UTF-8: {error.reason}", path=origin.path, hint=hint) from None
 
     return opener
-
-
-def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _labels_in(lines: Sequence[str], labels: Collection[str]) -> tuple[TakeLabel | None, str]:

@@ -43,6 +43,8 @@ from rankwise.store import files
 WEIGHTS = "adapter_model.safetensors"
 OWN = "classifier.json"
 """File of the label names and of rankwise's settings."""
+JOINER = "\n"
+"""What stands between the texts of a pair; the same as `data.pairs.JOINER`."""
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 """The tasks as transformers names them in `problem_type`."""
 _PREFIXES = "|".join(sorted({family.prefix for family in FAMILIES.values()}))
@@ -84,6 +86,8 @@ class SavedAdapter:
     """Of each label, a probability; None if the largest logit decides."""
     label_separator: str = ""
     """Joins the labels of a text in a cell of a table."""
+    text_columns: tuple[str, ...] = ()
+    """What the texts of a pair are called, which are joined by a line break; empty for single texts."""
     config: AdapterConfig | None = None
     """What adapter_config.json says; None for an adapter that was not read from a folder."""
     temperature: float | None = None
@@ -229,6 +233,7 @@ def load(folder: Path) -> SavedAdapter:
         embedding,
         digest if isinstance(digest, str) else "",
         *_task(folder / _own_name(folder), model, own, len(labels)),
+        _text_columns(folder / _own_name(folder), own),
         config,
         _temperature(folder / _own_name(folder), own),
     )
@@ -312,6 +317,8 @@ def own_settings(adapter: SavedAdapter) -> dict[str, Any]:
             "thresholds": adapter.thresholds and list(adapter.thresholds),
             "label_separator": adapter.label_separator,
         }
+    if adapter.text_columns:
+        own["rankwise"] |= {"text_columns": list(adapter.text_columns), "text_joiner": JOINER}
     return own
 
 
@@ -334,6 +341,18 @@ def _task(
             raise ModelError(f"{path}: thresholds must be a probability for each of {classes} labels")
     thresholds = None if found is None else tuple(map(float, found))
     return "multi-label", thresholds, separator if isinstance(separator, str) and separator else "|"
+
+
+def _text_columns(path: Path, own: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the texts of a pair; empty for single texts."""
+    found = own.get("text_columns")
+    if found is None:
+        return ()
+    if not isinstance(found, list) or len(found) != 2 or not all(map(_is_name, found)):
+        raise ModelError(f"{path}: text_columns must be the names of two columns")
+    if own.get("text_joiner") != JOINER:
+        raise ModelError(f"{path}: joins pairs of texts in a way that this version of rankwise does not know")
+    return tuple(found)
 
 
 def _whole(json: Mapping[str, Any], key: str, default: int) -> int:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from rankwise.commands.explain import explanation, variants
+from rankwise.data.pairs import JOINER
 from rankwise.errors import RankwiseError
 from rankwise.serve import pages, problems
 from rankwise.serve.answers import mean_probabilities, predictions, tei_scores
@@ -79,8 +80,9 @@ async def predict(body: PredictRequest, request: Request) -> Response:
 
     All adapters answer from one pass over the base model. A rank averages the probabilities of its seeds.
     """
-    service, texts = _service(request), _listed(body.texts)
+    service = _service(request)
     groups = service.select(_listed(body.adapters), _listed(body.ranks))
+    texts = _joined(groups, _listed(body.texts))
     logits, tokens = await service.logits(groups, texts, request.receive)
     least = service.abstain_below if body.abstain_below is None else body.abstain_below
 
@@ -109,6 +111,10 @@ async def explain(body: ExplainRequest, request: Request) -> Response:
     """Leave out each word in turn, and measure how much of the label's probability is lost."""
     service = _service(request)
     (group,) = service.select(_listed(body.adapter))
+    if group.members[0].text_columns:
+        raise Problem(
+            "invalid_request", "the words of a pair of texts are not explained", "name another adapter"
+        )
     try:
         texts = variants(body.text)
     except RankwiseError as error:
@@ -138,6 +144,7 @@ async def adapters(request: Request) -> Response:
             rank=each.rank,
             seed=each.seed,
             labels=list(each.labels),
+            text_columns=list(each.text_columns) or None,
             task=each.task.name,
             thresholds=None if each.thresholds is None else list(each.thresholds),
             max_length=each.max_length,
@@ -285,6 +292,20 @@ def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def _joined(groups: Sequence[Group], texts: Sequence[str | list[str]]) -> list[str]:
+    """The texts, with the texts of a pair joined.
+
+    Raises:
+        Problem: there is a pair, and an adapter that takes single texts.
+    """
+    single = [each.name for group in groups for each in group.members if not each.text_columns]
+    pairs = [number for number, text in enumerate(texts, 1) if not isinstance(text, str)]
+    if single and pairs:
+        what = f"text {pairs[0]} is a pair, and the adapter {single[0]} takes single texts"
+        raise Problem("invalid_text", what, "send strings, or name another adapter")
+    return [text if isinstance(text, str) else JOINER.join(text) for text in texts]
 
 
 def _scores(group: Group, logits: Sequence[Logits], *, raw: bool) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from rankwise.commands.explain import TokenEffects
-from rankwise.commands.predict import Classifier, listed
+from rankwise.commands.predict import Classifier
 from rankwise.errors import DataError, Unreachable, UsageError, option
 from rankwise.serve.start import TOKEN
 from rankwise.tasks.registry import task_of
@@ -55,6 +55,7 @@ class RemoteClassifier(Classifier):
         about = known[adapter]
         self.labels = tuple(about["labels"])
         self.task = task_of(about.get("task", "single-label"))
+        self.text_columns = tuple(about.get("text_columns") or ())
         self.thresholds = tuple(about["thresholds"]) if self.task.several else None
         self.max_length = known[adapter]["max_length"]
 
@@ -65,7 +66,7 @@ class RemoteClassifier(Classifier):
             DataError: a text is empty or cannot be tokenized.
             Unreachable: the server does not answer, or stays overloaded.
         """
-        rows = [row for chunk in _chunks(listed(texts)) for row in self._of_chunk(chunk)]
+        rows = [row for chunk in _chunks(self._as_texts(texts)) for row in self._of_chunk(chunk)]
         return np.array(rows, dtype=np.float64).reshape(-1, len(self.labels))
 
     def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:

@@ -57,6 +57,11 @@ class Served:
         return task_of(self.saved.task, self.saved.label_separator)
 
     @property
+    def text_columns(self) -> tuple[str, ...]:
+        """What the texts of a pair are called; empty for single texts."""
+        return self.saved.text_columns
+
+    @property
     def thresholds(self) -> tuple[float, ...] | None:
         """(classes,) probabilities from which a multi-label adapter gives its labels; None for others."""
         if not self.task.several:

@@ -12,6 +12,8 @@ from rankwise.serve import limits
 EXAMPLE = "it broke on the second day"
 Text = Annotated[str, Field(min_length=1, max_length=limits.CHARACTERS)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=limits.TEXTS)]
+Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
+TextsOrPairs = Annotated[list[Text | Pair], Field(min_length=1, max_length=limits.TEXTS)]
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Rank = Annotated[int, Field(ge=0, le=4096)]
 
@@ -34,7 +36,10 @@ class PredictRequest(BaseModel):
         {"texts": [EXAMPLE], "ranks": 4, "abstain_below": 0.8},
     )
 
-    texts: Annotated[Text | Texts, Field(description="One text, or a list of texts.")]
+    texts: Annotated[
+        Text | TextsOrPairs,
+        Field(description="One text, a list of texts, or a list of pairs for adapters that take pairs."),
+    ]
     adapters: Annotated[
         Name | Annotated[list[Name], Field(min_length=1, max_length=limits.NAMES)] | None,
         Field(description="An adapter, several, or `all`. Default: the server's default adapter."),
@@ -156,6 +161,9 @@ class AdapterInfo(BaseModel):
     rank: Annotated[int, Field(description="0: a linear probe.")]
     seed: int
     labels: list[str]
+    text_columns: Annotated[
+        list[str] | None, Field(description="What the texts of a pair are called; null for single texts.")
+    ]
     task: Annotated[TaskName, Field(description="Whether a text has one label or any number.")]
     thresholds: Annotated[
         list[float] | None,

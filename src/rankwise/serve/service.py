@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from rankwise.data.pairs import pair_of
 from rankwise.errors import DataError, RankwiseError, UsageError
 from rankwise.nn.batch import Ids
 from rankwise.serve import limits
@@ -156,6 +157,9 @@ def _tasks(groups: Sequence[Group], texts: Sequence[str]) -> list[Task]:
         raise Problem("invalid_text", f"text {empty[0] + 1} is empty", "remove it, or give it some text")
     known: dict[tuple[int, int], list[Ids]] = {}
     try:
+        for served in (served for group in groups for served in group.members if served.text_columns):
+            for number, text in enumerate(texts, 1):
+                pair_of(number, text, served.text_columns)
         return [(served, _ids(served, texts, known)) for group in groups for served in group.members]
     except RankwiseError as error:
         raise of_rankwise(error) from None
