@@ -400,8 +400,6 @@ class Classifier:
 
 def listed(texts: Iterable[str]) -> list[str]:
     """The texts as a list of plain strings, checked."""
-    if isinstance(texts, EncodedTexts):
-        return texts
     if isinstance(texts, str | bytes):
         raise UsageError("give a list of texts, not one string", hint="classifier([text])")
     if _is_table(texts):
