@@ -40,6 +40,10 @@ def test_a_seed_gives_the_same() -> None:
     assert simulate(JOB, grid, seed=1) == simulate(JOB, grid, seed=1) != simulate(JOB, grid, seed=2)
 
 
-@pytest.mark.parametrize("change", [{"workers": 100}, {"report_seconds": 0.5}, {"state_seconds": 60.0}])
-def test_the_driver_has_more_to_do(change: dict[str, float]) -> None:
-    assert driver_share(JOB, replace(CALM, **change)) > driver_share(JOB, CALM)
+@pytest.mark.parametrize(
+    "grid",
+    [replace(CALM, workers=100), replace(CALM, report_seconds=0.5), replace(CALM, state_seconds=60.0)],
+    ids=["more workers", "more reports", "more states"],
+)
+def test_the_driver_has_more_to_do(grid: Grid) -> None:
+    assert driver_share(JOB, grid) > driver_share(JOB, CALM)

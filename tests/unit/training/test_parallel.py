@@ -120,8 +120,8 @@ def run_all(*given: Given) -> list[tuple[int | None, str, str]]:
     found = []
     for i, (process, each) in enumerate(zip(started, given, strict=True)):
         process.join(120)
-        texts = ((each.folder / f"{name}-{i}").read_text("utf-8") for name in ("out", "err"))
-        found.append((process.exitcode, *texts))
+        out, err = ((each.folder / f"{name}-{i}").read_text("utf-8") for name in ("out", "err"))
+        found.append((process.exitcode, out, err))
     return found
 
 
