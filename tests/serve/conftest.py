@@ -14,7 +14,10 @@ from tests.serve.made import LETTERS, make_adapter
 if TYPE_CHECKING:
     from tests.serve.running import Running
 
-NEED_EXTRA = ("test_api.py", "test_browser.py", "test_client.py", "test_hardness.py", "test_reload.py")
+NEED_EXTRA = (
+    *("test_api.py", "test_browser.py", "test_client.py", "test_hardness.py", "test_reload.py"),
+    "test_tasks.py",
+)
 collect_ignore = [] if find_spec("fastapi") and find_spec("httpx") else list(NEED_EXTRA)
 """Without the extra `serve`, only the engine can be tested."""
 
