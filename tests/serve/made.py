@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +32,7 @@ def make_adapter(
     max_length: int = 32,
     last_layers: int | None = None,
     targets: Sequence[str] = ("all-linear",),
+    **more: Any,
 ) -> Path:
     """Write an adapter whose answers differ clearly from text to text."""
     backbone = backbone_of(base)
@@ -41,7 +43,7 @@ def make_adapter(
     random = torch.Generator().manual_seed(1000 * seed + rank)
     shapes = tensor_shapes(spec, backbone.modules(), backbone.d_model, len(labels))
     state = {name: 0.3 * torch.randn(shape, generator=random) for name, shape in shapes.items()}
-    saved = SavedAdapter(spec, state, tuple(labels), str(base), max_length)
+    saved = SavedAdapter(spec, state, tuple(labels), str(base), max_length, **more)
     config = files.read_object(base / "config.json")
     adapters.save(folder, saved, config, Tokenizer.load(base).files())
     return folder
