@@ -29,7 +29,7 @@ from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected, ray_module
 from rankwise.cluster.shipping import ShippedBase, ShippedData, ShippedTexts
 from rankwise.cluster.worker import Machine, Report, Worker, own_versions
-from rankwise.commands.bank import Order, Task, drop, relieve
+from rankwise.commands.bank import Order, Training, drop, relieve
 from rankwise.commands.material import Material
 from rankwise.errors import RankwiseError, Unreachable, UsageError
 from rankwise.nn.bank import AdapterSpec
@@ -129,7 +129,7 @@ class Cluster:
 
     def __call__(
         self,
-        task: Task,
+        training: Training,
         done: Callable[[str], bool],
         material: Material,
         journal: Journal,
@@ -144,11 +144,11 @@ class Cluster:
         """
         if not material.group.is_alone:
             raise UsageError("a bank is trained by several processes or on a cluster, not both")
-        banks = [journal.names(bank) for bank in journal.banks_of(task.stage)]
+        banks = [journal.names(bank) for bank in journal.banks_of(training.stage)]
         waiting = deque(names for names in banks if not all(map(done, names)))
         if waiting:
             self._prepare(material)
-            _Stage(self, task, material, journal, callback).run(waiting)
+            _Stage(self, training, material, journal, callback).run(waiting)
 
     def _connect(self, store_bytes: int | None) -> None:
         cpus = self.cpus * (self._workers or max(1, cores.usable() // self.cpus))
@@ -228,9 +228,9 @@ class _Stage:
     """The training of the banks of a stage."""
 
     def __init__(
-        self, cluster: Cluster, task: Task, material: Material, journal: Journal, callback: Callback
+        self, cluster: Cluster, training: Training, material: Material, journal: Journal, callback: Callback
     ) -> None:
-        self.cluster, self.task, self.material = cluster, task, material
+        self.cluster, self.training, self.material = cluster, training, material
         self.journal, self.callback = journal, callback
         self.running: dict[Any, _Running] = {}  # reference to a report -> bank
         self.steps: dict[str, int] = {}  # first adapter of a bank -> steps done
@@ -239,14 +239,16 @@ class _Stage:
         self.saving = 0.0  # seconds that the last checkpoint took
         self.total = 0
         put = cluster.ray.put
-        self.data = put(ShippedData.of(task.data))
-        test = material.splits.get("test") if task.stage == "train" else None
+        self.data = put(ShippedData.of(training.data))
+        test = material.splits.get("test") if training.stage == "train" else None
         self.test = put(ShippedTexts.of(test.ids)) if test else None
 
     def run(self, waiting: deque[list[str]]) -> None:
         """Train banks until none is left."""
-        task, journal = self.task, self.journal
-        self.callback.bank(task.stage, {name: task.specs[name].rank for names in waiting for name in names})
+        training, journal = self.training, self.journal
+        self.callback.bank(
+            training.stage, {name: training.specs[name].rank for names in waiting for name in names}
+        )
         self.total = sum(map(self._length, waiting))
         self.callback.begin(self._title(waiting), self.total)
         try:
@@ -259,12 +261,12 @@ class _Stage:
             self._save()
             raise
         self.callback.end()
-        in_bank_order(journal, task)
+        in_bank_order(journal, training)
         journal.save()
 
     def _title(self, waiting: Iterable[list[str]]) -> str:
         banks = len(list(waiting))
-        return f"{self.task.stage}: {banks} bank{'s' * (banks > 1)}"
+        return f"{self.training.stage}: {banks} bank{'s' * (banks > 1)}"
 
     def _assign(self, waiting: deque[list[str]]) -> None:
         while waiting:
@@ -277,9 +279,9 @@ class _Stage:
             waiting.popleft()
             if worker is None:
                 continue
-            bank, specs = self._bank(names), [self.task.specs[name] for name in names]
+            bank, specs = self._bank(names), [self.training.specs[name] for name in names]
             saved = {name: self.journal.adapters[name] for name in names if name in self.journal.adapters}
-            order = Order(self.task.stage, specs, self.task.settings, saved, bank.micro_batches)
+            order = Order(self.training.stage, specs, self.training.settings, saved, bank.micro_batches)
             worker.begin.remote(order, self.data, self.test, self.journal.every)
             self.running[worker.go.remote()] = _Running(names, worker)
 
@@ -350,7 +352,7 @@ class _Stage:
 
     def _record(self, bank: _Running, states: Mapping[str, AdapterState]) -> None:
         """Move a bank's events and states to the journal, so that they belong to the same step."""
-        is_final = self.task.stage == "train"
+        is_final = self.training.stage == "train"
         number = self.journal.bank_number("train", bank.names) if is_final else 0
         failures = []
         for event, seconds in bank.events:
@@ -364,25 +366,25 @@ class _Stage:
         bank.events = []
         self.journal.adapters |= {name: _owned(state) for name, state in states.items()}
         if failures:
-            drop(failures, self.task, self.material, self.journal, self.callback)
+            drop(failures, self.training, self.material, self.journal, self.callback)
             self._save()
 
     def _finish(self, bank: _Running, report: Report) -> None:
         names = [name for name in bank.names if name in report.states]
-        specs = [self.task.specs[name] for name in names]
+        specs = [self.training.specs[name] for name in names]
         states = {name: self.journal.adapters[name] for name in names}
-        self.task.finish(TrainedElsewhere(specs, states, report.test_logits))
+        self.training.finish(TrainedElsewhere(specs, states, report.test_logits))
         for name in bank.names:
-            if not self.task.keeps(name):
+            if not self.training.keeps(name):
                 self.journal.adapters.pop(name, None)
 
     def _relieve(self, bank: _Running, waiting: deque[list[str]]) -> None:
         """Split a bank, or its batches, and train it again from its last states."""
-        stage, journal = self.task.stage, self.journal
+        stage, journal = self.training.stage, self.journal
         bank.events = []
         self._save()
         before = {tuple(journal.names(each)) for each in journal.banks_of(stage)}
-        relieve(journal.bank_number(stage, bank.names), self.task, self.material, journal, self.callback)
+        relieve(journal.bank_number(stage, bank.names), self.training, self.material, journal, self.callback)
         after = [journal.names(each) for each in journal.banks_of(stage)]
         new = [names for names in after if tuple(names) not in before]
         waiting.extend(new or [bank.names])
@@ -394,18 +396,18 @@ class _Stage:
         self.saving = self.saved - start
 
     def _bank(self, names: Sequence[str]) -> BankPlan:
-        stage = self.task.stage
+        stage = self.training.stage
         return self.journal.banks_of(stage)[self.journal.bank_number(stage, names) - 1]
 
     def _length(self, names: Sequence[str]) -> int:
         """Steps of a bank's longest schedule."""
-        per_epoch = -(-len(self.task.data.ids) // self.task.settings.batch_size)
-        return max(max(1, round(self.task.specs[name].epochs * per_epoch)) for name in names)
+        per_epoch = -(-len(self.training.data.ids) // self.training.settings.batch_size)
+        return max(max(1, round(self.training.specs[name].epochs * per_epoch)) for name in names)
 
 
 @dataclass(frozen=True)
 class TrainedElsewhere:
-    """A bank that a worker has trained: what `Task.finish` needs of a trainer."""
+    """A bank that a worker has trained: what `Training.finish` needs of a trainer."""
 
     specs: Sequence[AdapterSpec]
     states: Mapping[str, AdapterState]
@@ -433,9 +435,9 @@ def _owned(state: AdapterState) -> AdapterState:
     return replace(state, kept=kept)
 
 
-def in_bank_order(journal: Journal, task: Task) -> None:
+def in_bank_order(journal: Journal, training: Training) -> None:
     """Sort what the banks of a stage have left, as if one bank had been trained after another."""
-    banks = [bank.adapters for bank in journal.banks_of(task.stage)]
+    banks = [bank.adapters for bank in journal.banks_of(training.stage)]
     place = {name: number for number, names in enumerate(banks, 1) for name in names}
     journal.trials[:] = _sorted(journal.trials, [[trial.name] for trial in journal.trials], place)
     journal.diverged[:] = _sorted(journal.diverged, [[each.name] for each in journal.diverged], place)
@@ -444,7 +446,7 @@ def in_bank_order(journal: Journal, task: Task) -> None:
         lines = history.read_text("utf-8").splitlines(keepends=True)
         adapters = [json.loads(line)["adapters"] for line in lines]
         ordered = _sorted(lines, adapters, place)
-        if task.stage == "train":  # a split renumbers the banks after it
+        if training.stage == "train":  # a split renumbers the banks after it
             ordered = [_numbered(line, place) for line in ordered]
         files.write_text(history, "".join(ordered))
 

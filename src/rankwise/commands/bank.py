@@ -51,7 +51,7 @@ class TrainedBank(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
+class Training:
     """Banks that train on the same texts, and what to do with a bank that has been trained."""
 
     stage: Stage
@@ -65,7 +65,7 @@ class Task:
     keeps: Callable[[str], bool] = lambda name: False  # whether to keep the state of a finished adapter
 
 
-TrainBanks = Callable[[Task, Callable[[str], bool], Material, Journal, Callback], None]
+TrainBanks = Callable[[Training, Callable[[str], bool], Material, Journal, Callback], None]
 """Trains every bank of a stage that the journal holds, as `train_banks` does."""
 
 
@@ -81,12 +81,12 @@ class Order:
 
 
 def train_banks(
-    task: Task, done: Callable[[str], bool], material: Material, journal: Journal, callback: Callback
+    training: Training, done: Callable[[str], bool], material: Material, journal: Journal, callback: Callback
 ) -> None:
     """Train every bank of a stage that the journal holds.
 
     Args:
-        task: what to train.
+        training: what to train.
         done: whether an adapter is finished; a bank whose adapters are all finished is skipped.
         material: backbone and recipe.
         journal: progress so far, which is kept up to date.
@@ -97,35 +97,40 @@ def train_banks(
         TrainingError: an adapter has diverged, and the recipe says to stop.
     """
     number = 1
-    while number <= len(journal.banks_of(task.stage)):
-        names = journal.names(journal.banks_of(task.stage)[number - 1])
-        if all(map(done, names)) or _fits(number, names, task, material, journal, callback):
+    while number <= len(journal.banks_of(training.stage)):
+        names = journal.names(journal.banks_of(training.stage)[number - 1])
+        if all(map(done, names)) or _fits(number, names, training, material, journal, callback):
             number += 1
         else:
-            relieve(number, task, material, journal, callback)
+            relieve(number, training, material, journal, callback)
 
 
 def _fits(
-    number: int, names: Sequence[str], task: Task, material: Material, journal: Journal, callback: Callback
+    number: int,
+    names: Sequence[str],
+    training: Training,
+    material: Material,
+    journal: Journal,
+    callback: Callback,
 ) -> bool:
     """Train a bank; return False if it does not fit into memory."""
-    bank = journal.banks_of(task.stage)[number - 1]
-    specs = [task.specs[name] for name in names]
+    bank = journal.banks_of(training.stage)[number - 1]
+    specs = [training.specs[name] for name in names]
     saved = {name: journal.adapters[name] for name in names if name in journal.adapters}
-    material.group.tell(Order(task.stage, specs, task.settings, saved, bank.micro_batches))
+    material.group.tell(Order(training.stage, specs, training.settings, saved, bank.micro_batches))
     try:
         trainer = Trainer(
             material.backbone,
             specs,
-            task.data,
-            task.settings,
+            training.data,
+            training.settings,
             saved=saved,
             micro_batches=bank.micro_batches,
-            record=lambda event: journal.record(number if task.stage == "train" else 0, event),
+            record=lambda event: journal.record(number if training.stage == "train" else 0, event),
             group=material.group,
         )
-        _train(trainer, task, material, journal, callback, task.title(number))
-        task.finish(trainer)
+        _train(trainer, training, material, journal, callback, training.title(number))
+        training.finish(trainer)
     except (RuntimeError, MemoryError) as error:
         # Of several processes, only one that all have noticed leaves them in step.
         shared = material.group.is_alone or isinstance(error, SharedOutOfMemory)
@@ -133,41 +138,41 @@ def _fits(
             raise
         return False
     for name in names:
-        if not task.keeps(name):
+        if not training.keeps(name):
             journal.adapters.pop(name, None)
     journal.save()
     return True
 
 
 def _train(
-    trainer: Trainer, task: Task, material: Material, journal: Journal, callback: Callback, title: str
+    trainer: Trainer, training: Training, material: Material, journal: Journal, callback: Callback, title: str
 ) -> None:
     """Train a bank to completion; save a checkpoint if interrupted."""
-    callback.bank(task.stage, {spec.name: spec.rank for spec in trainer.specs})
+    callback.bank(training.stage, {spec.name: spec.rank for spec in trainer.specs})
     callback.begin(title, trainer.steps)
     callback.advance(trainer.step_number)
     try:
         while not trainer.done:
             if trainer.validation_due:
-                callback.begin(task.validated_on, len(task.data.validation_ids))
+                callback.begin(training.validated_on, len(training.data.validation_ids))
                 with journal.clock.timed("evaluate"):
                     validation = trainer.validate(callback.advance)
                 callback.end()
                 callback.validation(validation)
-                task.refill(trainer)
+                training.refill(trainer)
                 journal.save(trainer)
                 if not trainer.done:
                     callback.begin(title, trainer.steps)
                     callback.advance(trainer.step_number)
                 continue
             start = time.perf_counter()
-            with journal.clock.timed(task.stage):
+            with journal.clock.timed(training.stage):
                 step = trainer.step()
             journal.count(step, time.perf_counter() - start)
             callback.step(step.adapters, step.number, step.steps, step.losses)
             if step.failures:
-                drop(step.failures, task, material, journal, callback)
-                task.refill(trainer)
+                drop(step.failures, training, material, journal, callback)
+                training.refill(trainer)
             if step.failures or journal.is_due(trainer):
                 journal.save(trainer)
     except (KeyboardInterrupt, PeerLost):
@@ -178,10 +183,10 @@ def _train(
 
 
 def drop(
-    failures: Sequence[Failure], task: Task, material: Material, journal: Journal, callback: Callback
+    failures: Sequence[Failure], training: Training, material: Material, journal: Journal, callback: Callback
 ) -> None:
     """Record the adapters that have diverged, or stop if the recipe says so. A trial may always diverge."""
-    if task.stage == "train" and material.recipe.train.on_nan == "stop":
+    if training.stage == "train" and material.recipe.train.on_nan == "stop":
         raise TrainingError(
             "\n".join(
                 f"step {failure.step}: adapter {failure.spec.name} has {failure.reason}"
@@ -198,7 +203,9 @@ def drop(
         callback.note(f"step {step}: adapter {spec.name} is dropped: {reason}")
 
 
-def relieve(number: int, task: Task, material: Material, journal: Journal, callback: Callback) -> None:
+def relieve(
+    number: int, training: Training, material: Material, journal: Journal, callback: Callback
+) -> None:
     """Reduce the memory use of a bank that does not fit into memory.
 
     Raises:
@@ -207,7 +214,7 @@ def relieve(number: int, task: Task, material: Material, journal: Journal, callb
     if material.device.type == "cuda":
         torch.cuda.empty_cache()
     settings = material.recipe.train
-    done = journal.relieve(task.stage, number, min(settings.batch_size, len(task.data.ids)))
+    done = journal.relieve(training.stage, number, min(settings.batch_size, len(training.data.ids)))
     if done is None:
         raise ResourceError(
             f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",

@@ -47,6 +47,8 @@ from rankwise.tasks.registry import task_of
 from rankwise.tasks.single import SINGLE
 from rankwise.tasks.task import Task
 
+Texts = Iterable[str | Sequence[str]]
+"""Texts, or pairs of texts for a classifier of pairs."""
 JOINED = (".csv", ".tsv", ".xlsx")
 """Suffixes of files whose cells hold no lists."""
 
@@ -231,7 +233,7 @@ class Classifier:
         made.temperature = saved.temperature or 1.0
         return made
 
-    def __call__(self, texts: Iterable[str]) -> list[Prediction]:
+    def __call__(self, texts: Texts) -> list[Prediction]:
         """Predict a label for each text, in order, with the probabilities of all labels.
 
         Args:
@@ -255,14 +257,12 @@ class Classifier:
         return Prediction(self.task.separator.join(found), probabilities, found, limits)
 
     @overload
-    def predict(self, texts: Iterable[str]) -> list[str]: ...
+    def predict(self, texts: Texts) -> list[str]: ...
 
     @overload
-    def predict(self, texts: Iterable[str], *, abstain_below: float) -> list[str | None]: ...
+    def predict(self, texts: Texts, *, abstain_below: float) -> list[str | None]: ...
 
-    def predict(
-        self, texts: Iterable[str], *, abstain_below: float | None = None
-    ) -> list[str] | list[str | None]:
+    def predict(self, texts: Texts, *, abstain_below: float | None = None) -> list[str] | list[str | None]:
         """The most probable label of each text, in order. Takes and raises what a call does.
 
         Args:
@@ -279,14 +279,14 @@ class Classifier:
         require_probability(abstain_below)
         return [found.answer(abstain_below) for found in self(texts)]
 
-    def predict_labels(self, texts: Iterable[str]) -> list[tuple[str, ...]]:
+    def predict_labels(self, texts: Texts) -> list[tuple[str, ...]]:
         """All labels of each text, in order: one, or any number if the classifier is multi-label.
 
         Takes and raises what a call does.
         """
         return [found.labels for found in self(texts)]
 
-    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
+    def predict_proba(self, texts: Texts) -> NDArray[np.float64]:
         """(texts, classes) probabilities in the order of `labels`.
 
         Each row sums to 1, unless the classifier is multi-label. The logits are divided by `temperature`
@@ -298,7 +298,7 @@ class Classifier:
         """(texts, classes) probabilities from logits, at the temperature of the classifier."""
         return self.task.probabilities(logits.astype(np.float64) / self.temperature)
 
-    def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    def logits(self, texts: Texts) -> NDArray[np.float32]:
         """(texts, classes) logits in the order of `labels`, without the temperature.
 
         Takes and raises what a call does.
@@ -319,7 +319,7 @@ class Classifier:
             )
         return of_head
 
-    def _as_texts(self, texts: Iterable[Any]) -> list[str]:
+    def _as_texts(self, texts: Texts) -> list[str]:
         """The texts as plain strings, checked; the texts of a pair are joined."""
         if isinstance(texts, EncodedTexts):
             return texts
@@ -398,7 +398,7 @@ class Classifier:
         return self
 
 
-def listed(texts: Iterable[str]) -> list[str]:
+def listed(texts: Iterable[object]) -> list[str]:
     """The texts as a list of plain strings, checked."""
     if isinstance(texts, str | bytes):
         raise UsageError("give a list of texts, not one string", hint="classifier([text])")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rankwise import hardware, searching
 from rankwise import plan as planning
-from rankwise.commands.bank import Task, TrainBanks, TrainedBank, train_banks
+from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks
 from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, precision_name, read_material, versions
 from rankwise.commands.results import measure
@@ -178,7 +178,7 @@ def _search(
     stage = _Stage(found, _specs(found.attempts.values(), material), material, journal, callback)
     if plan.in_waves and stage.outcome is None:
         _in_waves(stage, train, material, journal, stage.progress())
-    train_banks(stage.task(), lambda name: stage.outcome is not None, material, journal, stage.progress())
+    train_banks(stage.training(), lambda name: stage.outcome is not None, material, journal, stage.progress())
     if stage.outcome is None:
         raise TrainingError(
             "the loss of every trial became infinite or NaN",
@@ -264,9 +264,9 @@ class _Stage:
         """The callback, which is told how many attempts have finished."""
         return _Progress(self.callback, self.title, self.search, self.journal)
 
-    def task(self) -> Task:
+    def training(self) -> Training:
         """The training of the bank."""
-        return Task(
+        return Training(
             stage="search",
             specs=self.specs,
             data=self.material.training_data,
@@ -301,7 +301,7 @@ class _Stage:
         now = replace(self.search, places=plan.places) if plan else self.search
         return searching.next_attempts(now, self.journal.trials, training)
 
-    def task_of_waves(self) -> Task:
+    def training_of_waves(self) -> Training:
         """The training of the banks of a rung. The state of the best attempt stays in the journal."""
 
         def is_best(name: str) -> bool:
@@ -309,7 +309,7 @@ class _Stage:
             return best is not None and best.name == name
 
         return replace(
-            self.task(),
+            self.training(),
             finish=lambda trainer: self.record(trainer.kept()),
             refill=lambda trainer: None,
             keeps=is_best,
@@ -370,7 +370,7 @@ def _in_waves(
             banks = material.split([stage.specs[name] for name in names])
             journal.state.trial_banks = [BankPlan(adapters=[spec.name for spec in bank]) for bank in banks]
         ended = partial(_has_ended, stage, set(names))
-        train(stage.task_of_waves(), ended, material, journal, callback)
+        train(stage.training_of_waves(), ended, material, journal, callback)
         stage.record({})
     best = searching.best(found, journal.trials)
     journal.adapters = {name: state for name, state in journal.adapters.items() if best and name == best.name}

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rankwise import hardware, schema
-from rankwise.commands.bank import Task, TrainBanks, TrainedBank, train_banks
+from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks
 from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
 from rankwise.commands.follow import follow, require_same
@@ -260,7 +260,9 @@ def _finished(material: Material) -> dict[str, Outcome]:
     return {name: outcome for name, outcome in found.items() if outcome}
 
 
-def _final(material: Material, journal: Journal, finished: dict[str, Outcome], callback: Callback) -> Task:
+def _final(
+    material: Material, journal: Journal, finished: dict[str, Outcome], callback: Callback
+) -> Training:
     """The training of the adapters that are the sweep's results."""
 
     def finish(trainer: TrainedBank) -> None:
@@ -270,7 +272,7 @@ def _final(material: Material, journal: Journal, finished: dict[str, Outcome], c
                 keep(trainer, outcome, material)
                 finished[outcome.name] = outcome
 
-    return Task(
+    return Training(
         stage="train",
         specs=material.specs,
         data=material.training_data,

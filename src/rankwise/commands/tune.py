@@ -15,7 +15,7 @@ from scipy.stats import sem
 
 from rankwise import plan as planning
 from rankwise import tuning
-from rankwise.commands.bank import Task, TrainBanks, TrainedBank, train_banks
+from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks
 from rankwise.commands.material import Material
 from rankwise.errors import TrainingError, option
 from rankwise.models.registry import family_of
@@ -98,7 +98,7 @@ def _train_rung(
     def is_done(name: str) -> bool:
         return name not in by_name or any(trial.name == name for trial in journal.trials)
 
-    task = Task(
+    training = Training(
         stage="tune",
         specs=specs,
         data=data,
@@ -107,7 +107,7 @@ def _train_rung(
         finish=finish,
         validated_on="tuning texts",
     )
-    train(task, is_done, material, journal, callback)
+    train(training, is_done, material, journal, callback)
     for lost in journal.diverged:
         if lost.name in by_name:
             _record(by_name[lost.name], None, lost.step, data, material, journal)
