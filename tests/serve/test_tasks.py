@@ -24,7 +24,7 @@ THRESHOLDS = (0.3, 0.5, 0.7)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> Path:
     made = tmp_path_factory.mktemp("tasks")
-    several = {"task": "multi-label", "thresholds": THRESHOLDS, "label_separator": "|"}
+    several: dict[str, Any] = {"task": "multi-label", "thresholds": THRESHOLDS, "label_separator": "|"}
     make_adapter(made / "several", gpt2_base, labels=LETTERS[:3], **several)
     make_adapter(made / "pairs", gpt2_base, rank=2, text_columns=("premise", "hypothesis"))
     make_adapter(made / "single", gpt2_base, rank=1)

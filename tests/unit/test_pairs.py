@@ -135,7 +135,7 @@ def test_files_calls_and_strings_agree(classifier: Classifier, folder: Path, tmp
 def test_columns_may_have_other_names(adapter: Path, folder: Path, tmp_path: Path) -> None:
     content = [{"a": row["premise"], "b": row["hypothesis"], "label": row["label"]} for row in rows(8, 2)]
     other = write(tmp_path / "other.csv", content)
-    options = {"device": "cpu", "precision": "float32"}
+    options: dict[str, Any] = {"device": "cpu", "precision": "float32"}
     found = evaluate(adapter, other, columns={"text_columns": ("a", "b")}, **options)
     same = evaluate(adapter, folder / "test.csv", **options)
     assert (found.accuracy, found.log_loss) == (same.accuracy, same.log_loss)

@@ -43,6 +43,8 @@ from rankwise.tasks.registry import task_of
 from rankwise.tasks.single import SINGLE
 from rankwise.tasks.task import Task
 
+Texts = Iterable[str | Sequence[str]]
+"""Strings; for an adapter of pairs, lists of two strings, or both joined by a line break."""
 JOINED = (".csv", ".tsv", ".xlsx")
 """Suffixes of files whose cells hold no lists."""
 
@@ -205,12 +207,12 @@ class Classifier:
         made.results = results
         return made
 
-    def __call__(self, texts: Iterable[str]) -> list[Prediction]:
+    def __call__(self, texts: Texts) -> list[Prediction]:
         """Predict a label for each text, in order, with the probabilities of all labels.
 
         Args:
-            texts: any iterable of strings, such as a list, a pandas or polars column, a NumPy array or a
-                generator.
+            texts: any iterable of strings, or of pairs of strings, such as a list, a pandas or polars column, a
+                NumPy array or a generator.
 
         Raises:
             DataError: a text is empty, missing or not a string; the message has its number, from 1.
@@ -228,7 +230,7 @@ class Classifier:
         found = tuple(label for label, p in probabilities.items() if p >= limits[label])
         return Prediction(self.task.separator.join(found), probabilities, found, limits)
 
-    def predict(self, texts: Iterable[str]) -> list[str]:
+    def predict(self, texts: Texts) -> list[str]:
         """The most probable label of each text, in order. Takes and raises what a call does.
 
         Raises:
@@ -238,14 +240,14 @@ class Classifier:
             raise UsageError("a multi-label classifier gives lists of labels", hint="use predict_labels")
         return [self.labels[i] for i in self.logits(texts).argmax(axis=-1)]
 
-    def predict_labels(self, texts: Iterable[str]) -> list[tuple[str, ...]]:
+    def predict_labels(self, texts: Texts) -> list[tuple[str, ...]]:
         """All labels of each text, in order: one, or any number if the classifier is multi-label.
 
         Takes and raises what a call does.
         """
         return [found.labels for found in self(texts)]
 
-    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
+    def predict_proba(self, texts: Texts) -> NDArray[np.float64]:
         """(texts, classes) probabilities in the order of `labels`.
 
         Each row sums to 1, unless the classifier is multi-label.
@@ -254,7 +256,7 @@ class Classifier:
         """
         return self.task.probabilities(self.logits(texts))
 
-    def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    def logits(self, texts: Texts) -> NDArray[np.float32]:
         """(texts, classes) logits in the order of `labels`. Takes and raises what a call does.
 
         Raises:

@@ -8,7 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from rankwise.commands.predict import Classifier
+from rankwise.commands.predict import Classifier, Texts
 from rankwise.errors import DataError, Unreachable, UsageError
 from rankwise.serve.start import TOKEN
 from rankwise.tasks.registry import task_of
@@ -58,7 +58,7 @@ class RemoteClassifier(Classifier):
         self.thresholds = tuple(about["thresholds"]) if self.task.several else None
         self.max_length = known[adapter]["max_length"]
 
-    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
+    def predict_proba(self, texts: Texts) -> NDArray[np.float64]:
         """(texts, classes) probabilities, each row summing to 1 unless the adapter is multi-label.
 
         Raises:
@@ -68,7 +68,7 @@ class RemoteClassifier(Classifier):
         rows = [row for chunk in _chunks(self._as_texts(texts)) for row in self._of_chunk(chunk)]
         return np.array(rows, dtype=np.float64).reshape(-1, len(self.labels))
 
-    def logits(self, texts: Iterable[str]) -> NDArray[np.float32]:
+    def logits(self, texts: Texts) -> NDArray[np.float32]:
         """(texts, classes) logits, up to a constant for each text if it has exactly one label."""
         found = np.maximum(self.predict_proba(texts), np.finfo(np.float64).tiny)
         if self.task.several:
