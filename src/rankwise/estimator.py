@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from rankwise.commands.train import train
+from rankwise.errors import UsageError
 
 
 # To mypy, the base classes are Any, because scikit-learn has no type annotations.
@@ -91,6 +92,9 @@ class RankwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if y is None:
             raise ValueError("RankwiseClassifier requires y to be passed, but the target y is None")
+        if (self.settings or {}).get("task", "single-label") != "single-label":
+            hint = "rankwise.train takes texts with any number of labels"
+            raise UsageError("RankwiseClassifier is for texts with one label", hint=hint)
         texts, targets = list(X), column_or_1d(y, warn=True)
         assert_all_finite(targets)
         check_classification_targets(targets)

@@ -220,3 +220,8 @@ def test_a_column_of_labels_is_taken_with_a_warning(estimator: RankwiseClassifie
     with pytest.warns(DataConversionWarning, match="column-vector"):
         estimator.fit(TEXTS, NAMES[:, None])
     assert estimator.classes_.tolist() == sorted(tiny.LABELS)
+
+
+def test_several_labels_are_refused() -> None:
+    with pytest.raises(UsageError, match="for texts with one label"):
+        RankwiseClassifier(settings={"task": "multi-label"}).fit(["a", "b"], ["x", "y"])

@@ -232,7 +232,7 @@ class TestRun:
 
     def test_the_report(self, finished: RunFolder) -> None:
         page = (finished.path / "report.html").read_text("utf-8")
-        assert "by macro-F1?" in page and "threshold" in page
+        assert "by macro-F1?" in page and "threshold" in page and "validation subset accuracy" in page
         assert "confusion-validation" not in page and "Most often confused" not in page
         assert "(subset accuracy)" in finished.table.read_text("utf-8")
         card = (finished.adapters / "r4-s1" / "README.md").read_text("utf-8")

@@ -48,7 +48,7 @@ from rankwise.tasks.single import SINGLE
 from rankwise.tasks.task import Task
 
 Texts = Iterable[str | Sequence[str]]
-"""Texts, or pairs of texts for a classifier of pairs."""
+"""Strings; for an adapter of pairs, lists of two strings, or both joined by a line break."""
 JOINED = (".csv", ".tsv", ".xlsx")
 """Suffixes of files whose cells hold no lists."""
 
@@ -237,8 +237,8 @@ class Classifier:
         """Predict a label for each text, in order, with the probabilities of all labels.
 
         Args:
-            texts: any iterable of strings, such as a list, a pandas or polars column, a NumPy array or a
-                generator.
+            texts: any iterable of strings, or of pairs of strings, such as a list, a pandas or polars column,
+                a NumPy array or a generator.
 
         Raises:
             DataError: a text is empty, missing or not a string; the message has its number, from 1.

@@ -154,4 +154,4 @@ def errors_table(found: Sequence[WrongText], adapters: int, most: int = 20) -> T
 
 
 def _votes(found: WrongText) -> str:
-    return ", ".join(f"{label} {number}" for label, number in found.predictions)
+    return ", ".join(f"{label or 'no label'} {number}" for label, number in found.predictions)

@@ -219,8 +219,9 @@ def numeric(table: Table) -> list[bool]:
 def _facts(story: Story) -> list[tuple[str, str, str]]:
     """The key figures below the verdict: value, name, detail."""
     row = next(each for each in story.rows if each.rank == story.choice.rank)
+    accuracy = "subset accuracy" if story.run.task.several else "accuracy"
     facts = [
-        (f"{percent(score.accuracy)} %", f"{split} accuracy, rank {row.name}", f"95 %: {interval(score)}")
+        (f"{percent(score.accuracy)} %", f"{split} {accuracy}, rank {row.name}", f"95 %: {interval(score)}")
         for split, score in row.scores.items()
     ]
     best = story.choice.best
