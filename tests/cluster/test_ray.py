@@ -176,7 +176,7 @@ def test_no_cluster_at_the_address(recipe: Recipe, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 5, done.stderr
     assert "error: no Ray cluster at 127.0.0.1:1" in done.stderr
-    assert not list((tmp_path / "runs").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
 
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
