@@ -237,8 +237,8 @@ class Classifier:
         """Predict a label for each text, in order, with the probabilities of all labels.
 
         Args:
-            texts: any iterable of strings, or of pairs of strings, such as a list, a pandas or polars column,
-                a NumPy array or a generator.
+            texts: any iterable of strings, or of pairs of strings: a list, a pandas or polars column, a NumPy
+                array or a generator.
 
         Raises:
             DataError: a text is empty, missing or not a string; the message has its number, from 1.
