@@ -18,6 +18,7 @@ from rankwise.cli.app import app
 from rankwise.commands.corrections import correct
 from rankwise.commands.predict import predict_file
 from rankwise.data import load as data
+from rankwise.errors import as_keywords
 from rankwise.report.ranks import compare
 from rankwise.report.run import Run, load
 from rankwise.report.verdict import recommend
@@ -160,6 +161,21 @@ class TestData:
         path.write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
         with pytest.raises(DataError, match="30 different numbers, which looks like regression"):
             data.load(Recipe(data=str(path)))
+
+    @pytest.mark.parametrize("repeated", [1, 2])
+    def test_joined_labels_name_the_task(self, tmp_path: Path, repeated: int) -> None:
+        """As a hint if a joined label has one text only, else as a note."""
+        rows = [f"text {i},{'joy' if i % 2 else 'anger'}" for i in range(20)]
+        rows += [f"both {i},joy;anger" for i in range(repeated)]
+        path = tmp_path / "a.csv"
+        path.write_text("\n".join(["text,label", *rows]))
+        advice = "task='multi-label' and label_separator=';'"
+        if repeated == 1:
+            with pytest.raises(DataError) as refused:
+                data.load(Recipe(data=str(path)))
+            assert advice in str(refused.value)
+        else:
+            assert any(advice in as_keywords(note) for note in data.load(Recipe(data=str(path))).notes)
 
     def test_a_label_with_the_separator_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "a.jsonl"

@@ -185,7 +185,7 @@ def show_data(found: DataReport, notes: Sequence[str]) -> None:
     if not found.leaks and len(found.splits) > 1:
         stdout.print("\nNo text of one split is in another.")
     if not found.contradictions:
-        stdout.print("\nNo text has two labels.")
+        stdout.print("\nNo text appears with different labels.")
     for note in notes:
         stdout.print("\n" + printable(note), soft_wrap=True)
 

@@ -7,6 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+SIGNS = "|;,/"
+"""What joins the labels of a text in files where a text has several."""
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
@@ -52,3 +54,18 @@ def look_alikes(labels: Sequence[str], used: Iterable[str]) -> list[str]:
         + ", ".join(f"{label!a} ({texts[label]:,} texts)" for label in group)
         for group in several
     ]
+
+
+def joined_label(labels: Sequence[str]) -> tuple[str, str] | None:
+    """The first label that consists of other labels, and the sign between them; None if there is none.
+
+    >>> joined_label(["joy", "love", "joy|love"]), joined_label(["joy", "love", "and|or"])
+    (('joy|love', '|'), None)
+    """
+    known = set(labels)
+    for label in labels:
+        for sign in SIGNS:
+            parts = [part.strip() for part in label.split(sign)]
+            if len(parts) > 1 and known.issuperset(parts):
+                return label, sign
+    return None

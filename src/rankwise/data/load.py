@@ -27,7 +27,7 @@ from rankwise.data.columns import (
 )
 from rankwise.data.folders import files_of, piece_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
-from rankwise.data.labels import WHOLE, alike, in_order, look_alikes
+from rankwise.data.labels import WHOLE, alike, in_order, joined_label, look_alikes
 from rankwise.data.memory import PAIR, from_memory, read_table, write_table
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import joined_name, with_pairs
@@ -37,7 +37,7 @@ from rankwise.errors import DataError, option
 from rankwise.in_memory import InMemory
 from rankwise.recipe import OTHER_TASKS, Recipe
 from rankwise.schema import SourceReport
-from rankwise.tasks.labels import FEWEST, ONE_LABEL, Label, LabelIds, Labels, labels_of
+from rankwise.tasks.labels import FEWEST, ONE_LABEL, SEPARATOR, Label, LabelIds, Labels, labels_of
 
 MOST_NUMBERS = 20
 """Largest number of classes that may be numbers with decimals."""
@@ -108,6 +108,7 @@ def load(recipe: Recipe) -> Dataset:
     train, where = splits["train"], parts["train"][0].origin
     notes += look_alikes(labels, chain.from_iterable(task.named(ids, labels) for ids in train.labels))
     notes += _check_classes(train, labels, where, task)
+    notes += _joined(labels, task)
     validation = splits.get("validation")
     if validation is None:
         train, validation, note = _cut(train, labels, recipe, where, task)
@@ -416,6 +417,18 @@ def _check_classes(train: Split, labels: tuple[str, ...], where: Origin, task: L
     return [f"no training text has the label {listed(missing)}"] if missing else []
 
 
+def _joined(labels: tuple[str, ...], task: Labels) -> list[str]:
+    """A note on a label that seems to be several labels of a text."""
+    found = None if task.several else joined_label(labels)
+    if found is None:
+        return []
+    label, sign = found
+    way = option("task", "multi-label")
+    if sign != SEPARATOR:
+        way += f" and {option('label_separator', sign)}"
+    return [f"the label {short(label)} joins other labels; if a text can have several: {way}"]
+
+
 def _cut(
     train: Split, labels: tuple[str, ...], recipe: Recipe, where: Origin, task: Labels
 ) -> tuple[Split, Split, str]:
@@ -430,7 +443,8 @@ def _cut(
         members[index].append(row)
     for label, rows in zip((*labels, ""), members, strict=True):
         if len(rows) == 1 and not task.several:
-            hint = f"add texts with this label, or pass a validation file ({option('validation', 'FILE')})"
+            usual = f"add texts with this label, or pass a validation file ({option('validation', 'FILE')})"
+            hint = "; ".join(_joined(labels, task)) or usual
             what = f"only one text has the label {short(label)}: none can be held out for validation"
             raise where.error(what, hint=hint)
         if rows:
