@@ -44,8 +44,8 @@ place_cache()
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error or one of its causes is a network or server failure."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     outages = (ConnectionError, TimeoutError, gaierror, LocalEntryNotFoundError, ClientError)
     for each in _causes(error):

@@ -299,8 +299,8 @@ def test_probabilities_next_to_thresholds(
     text = tiny.multi_rows(210, seed=7)[0][0]
     plain = random_adapter(gpt2_base, tmp_path / "plain", **SEVERAL)
     exact = Classifier.load(plain, device="cpu", precision="float32").predict_proba([text])[0]
-    limits = {"thresholds": tuple(exact.tolist())}
-    adapter = random_adapter(gpt2_base, tmp_path / "adapter", **(SEVERAL | limits))
+    several = SEVERAL | {"thresholds": tuple(exact.tolist())}
+    adapter = random_adapter(gpt2_base, tmp_path / "adapter", **several)
     spoil(monkeypatch, by=1 + 1e-5)
     found = export(adapter, "onnx", data=several_file)
     assert found.labels_changed > 0 and found.largest_difference < 1e-3
@@ -309,8 +309,7 @@ def test_probabilities_next_to_thresholds(
 @pytest.mark.parametrize("to", ["merged", "onnx", "peft"])
 def test_pairs(to: str, gpt2_base: Path, tmp_path: Path) -> None:
     """The columns may have other names, and without data starter texts make pairs."""
-    names = {"text_columns": ("premise", "hypothesis")}
-    adapter = random_adapter(gpt2_base, tmp_path / "adapter", **names)
+    adapter = random_adapter(gpt2_base, tmp_path / "adapter", text_columns=("premise", "hypothesis"))
     one, two = (tiny.rows(200, seed) for seed in (1, 2))
     data = {"a": [text for text, _ in one], "b": [text for text, _ in two], "label": [y for _, y in two]}
     columns = {"text_columns": ("a", "b")}

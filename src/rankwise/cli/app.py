@@ -555,8 +555,8 @@ def predict(
             precision=precision,
             on_note=terminal.show_note,
         )
-        if abstain_below is not None:
-            command.require_abstaining(classifier.task, abstain_below)
+    if abstain_below is not None:
+        command.require_abstaining(classifier.task, abstain_below)
     if source and output:
         with terminal.ProgressBars() as bars:
             rows = command.predict_file(

@@ -134,7 +134,7 @@ def _config(source: Source, pad_id: int | None) -> dict[str, Any]:
 
 
 def _task(source: Source) -> dict[str, Any]:
-    """The names of the labels and the task as in transformers' config.json, and thresholds if there are any."""
+    """The task and the names of the labels, as in transformers' config.json; thresholds, if there are any."""
     labels = source.saved.labels
     return {
         "problem_type": source.saved.problem_type,
