@@ -52,6 +52,7 @@ class Hub(ThreadingHTTPServer):
         self.branches: dict[str, dict[str, Files]] = {}  # repository -> branch besides main -> files
         self.refusals: dict[str, tuple[int, str]] = {}
         self.private: dict[str, bool] = {}
+        self.full = False  # whether commits are refused
         self.messages: list[str] = []
         self.heads: dict[tuple[str, str], str] = {}  # repository, branch -> commit after a push
         self.large: dict[str, bytes] = {}  # SHA-256 -> content of an uploaded file
@@ -121,6 +122,8 @@ class _Answer(BaseHTTPRequestHandler):
             branches[rest[1]] = dict(self.server.repos[name])
             return self._json({})
         assert rest[0] == "commit"
+        if self.server.full:
+            return self._send(413, b'{"error": "No more space"}', {})
         return self._commit(name, rest[1], [json.loads(line) for line in body.splitlines()])
 
     def do_PUT(self) -> None:

@@ -44,15 +44,16 @@ place_cache()
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error or one of its causes is a network or server failure."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     outages = (ConnectionError, TimeoutError, gaierror, LocalEntryNotFoundError, ClientError)
     for each in _causes(error):
         if isinstance(each, MISTAKES):
             return False
-        if isinstance(each, HfHubHTTPError):  # also a ClientError, but the server did answer
-            if each.response.status_code in TRY_LATER:
+        response = getattr(each, "response", None)
+        if response is not None:  # the server did answer
+            if response.status_code in TRY_LATER:
                 return True
         elif isinstance(each, outages):
             return True

@@ -25,7 +25,7 @@ from tests import tiny
 pytest.importorskip("ray", reason="the extra rankwise[ray] is not installed")
 
 from rankwise.cluster.banks import Cluster
-from rankwise.cluster.predict import _claim, predict_folder
+from rankwise.cluster.predict import Labeler, _claim, predict_folder
 
 SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
 
@@ -255,6 +255,89 @@ def test_a_folder_is_labeled(adapter: Path, classifier: Classifier, texts: Path,
     assert run().stdout == "Labeled(files=1, rows=5, skipped=2)\n"
     assert labels(tmp_path / "labels") == found
     assert (tmp_path / "labels" / "a.parquet").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> Path:
+    """A multi-label adapter of a finished run."""
+    folder = tmp_path_factory.mktemp("several")
+    recipe = tiny.recipe(gpt2_base, tiny.multi_folder(folder / "data"), ranks=(1,), task="multi-label")
+    sweep(recipe.replace(epochs=1, baselines=False), folder / "run")
+    return folder / "run" / "adapters" / "r1-s110"
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> Path:
+    """The run folder of an adapter of pairs."""
+    folder = tmp_path_factory.mktemp("paired")
+    rows = tiny.rows(40, seed=1)
+    data = {"one": tiny.texts(40, 2), "two": [text for text, _ in rows], "label": [y for _, y in rows]}
+    parquet.write_table(pa.table(data), folder / "train.parquet")
+    recipe = tiny.recipe(gpt2_base, folder / "train.parquet", ranks=(1,), text_columns=("one", "two"))
+    sweep(recipe.replace(epochs=1, baselines=False), folder / "run")
+    return folder / "run"
+
+
+def test_pairs_and_abstaining(paired: Path, tmp_path: Path) -> None:
+    """On the command line, in two steps: a threshold belongs to the labels of a folder."""
+    source, target = tmp_path / "texts", tmp_path / "labels"
+    source.mkdir()
+    texts = tiny.texts(12, 3), tiny.texts(12, 4)
+    parquet.write_table(pa.table(dict(zip(("a", "b"), texts, strict=True))), source / "x.parquet")
+    words = ["predict", str(paired), "--input", str(source), "--output", str(target), "--ray", "local"]
+    words += ["--ray-cpus", "1", "--device", "cpu", "--precision", "float32", "--text-columns", "a,b"]
+    pairs = list(zip(*texts, strict=True))
+    ours = Classifier.load(paired, device="cpu", precision="float32")
+    limit = sorted(found.probability for found in ours(pairs))[6]
+
+    def run(limit: float) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "rankwise", *words, "--abstain-below", str(limit)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+    done = run(limit)
+    assert done.returncode == 0, done.stderr
+    table = parquet.read_table(target / "x.parquet")
+    assert table.column_names[:3] == ["a", "b", "predicted_label"]
+    said = [label or None for label in table["predicted_label"].to_pylist()]
+    assert said == ours.predict(pairs, abstain_below=limit)
+    assert said.count(None) == 6
+    again = run(0.9)
+    assert again.returncode == 2 and "has labels of another adapter, or of other options" in again.stderr
+
+
+def test_a_worker_writes_lists_of_labels(several: Path, texts: Path, tmp_path: Path) -> None:
+    labeler = Labeler(1, str(several), {"device": "cpu", "precision": "float32"})
+    assert labeler.label(str(texts / "a.parquet"), str(tmp_path / "a.parquet"), {"abstain_below": None}) == 4
+    table = parquet.read_table(tmp_path / "a.parquet")
+    assert table.column_names[1] == "predicted_labels"
+    expected = labeler.classifier.predict_labels(table["text"].to_pylist())
+    assert table["predicted_labels"].to_pylist() == [list(labels) for labels in expected]
+
+
+@pytest.mark.parametrize(
+    ("adapter_of", "reading", "message"),
+    [
+        ("several", {"abstain_below": 0.5}, "a multi-label classifier has thresholds of its own"),
+        ("several", {"text_columns": ("a", "b")}, "this adapter takes one text, not a pair"),
+        ("paired", {"text_column": "a"}, "this adapter takes pairs of one and two, not one text"),
+        ("paired", {"text_columns": ("a",)}, "text_columns: give the names of two columns"),
+        ("paired", {"abstain_below": 1.5}, "abstain_below=1.5: not a probability"),
+    ],
+)
+def test_options_that_do_not_suit_the_adapter(
+    adapter_of: str,
+    reading: dict[str, Any],
+    message: str,
+    texts: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Before a cluster is looked for, and before the folder is written."""
+    with pytest.raises(UsageError, match=message):
+        predict_folder(
+            request.getfixturevalue(adapter_of), texts, tmp_path / "labels", "nowhere:1", reading=reading
+        )
+    assert not (tmp_path / "labels").exists()
 
 
 def test_labels_of_two_adapters_are_not_mixed(run: RunFolder, texts: Path, tmp_path: Path) -> None:

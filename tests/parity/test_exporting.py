@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 from typer.testing import CliRunner
 
-from rankwise import Classifier, DataError, ModelError, UsageError, export
+from rankwise import Classifier, DataError, ModelError, UsageError, evaluate, export
 from rankwise.cli.app import app
 from rankwise.commands import export as command
 from rankwise.exporting import decoder, graph
@@ -247,16 +247,111 @@ def test_int8_is_smaller_and_its_loss_is_measured(ours: Path, texts_file: Path, 
     assert {path.name for path in Path(found.folder).iterdir()} == set(found.file_bytes)
 
 
+# Tasks
+
+LIMITS = (0.3, 0.5, 0.8, 0.4)
+SEVERAL: dict[str, Any] = {"task": "multi-label", "thresholds": LIMITS, "label_separator": "|"}
+
+
+@pytest.fixture(scope="session")
+def several_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts with any number of labels."""
+    path = tmp_path_factory.mktemp("several") / "several.jsonl"
+    rows = [{"text": text, "labels": labels} for text, labels in tiny.multi_rows(210, seed=7)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("to", ["merged", "onnx", "peft"])
+def test_several_labels(to: str, gpt2_base: Path, several_file: Path, tmp_path: Path) -> None:
+    """The accuracy is that of sets of labels, and the export says how they are decided."""
+    adapter = random_adapter(gpt2_base, tmp_path / "adapter", **SEVERAL)
+    found = export(adapter, to, tmp_path / "model", data=several_file)
+    ours = Classifier.load(adapter, device="cpu", precision="float32")
+    measured = evaluate(ours, several_file).accuracy
+    assert 0 < measured < 1  # that of the largest logits would be another one
+    assert (found.labels_changed, found.accuracy, found.exported_accuracy) == (0, measured, measured)
+    if to == "onnx":
+        session = onnxruntime.InferenceSession(str(tmp_path / "model" / "model.onnx"))
+        metadata = session.get_modelmeta().custom_metadata_map
+        said = metadata["problem_type"], json.loads(metadata["thresholds"])
+    else:
+        config = files.read_object(tmp_path / "model" / ("base" * (to == "peft")) / "config.json")
+        said = config["problem_type"], config["thresholds"]
+    assert said == ("multi_label_classification", list(LIMITS))
+    if to == "merged":  # as the guide and the card say
+        classify: Any = transformers.pipeline("text-classification", str(tmp_path / "model"), device="cpu")
+        settings = classify.model.config
+        thresholds = dict(zip(settings.id2label.values(), settings.thresholds, strict=True))
+        texts = [text for text, _ in tiny.multi_rows(20, seed=8)]
+        theirs = [
+            {each["label"] for each in scores if each["score"] >= thresholds[each["label"]]}
+            for scores in classify(texts, top_k=None, truncation=True)
+        ]
+        assert theirs == [set(labels) for labels in ours.predict_labels(texts)]
+        assert len({len(labels) for labels in theirs}) > 1
+
+
+def test_probabilities_next_to_thresholds(
+    gpt2_base: Path, several_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding may change a label whose probability is its threshold; that is counted, and no error."""
+    text = tiny.multi_rows(210, seed=7)[0][0]
+    plain = random_adapter(gpt2_base, tmp_path / "plain", **SEVERAL)
+    exact = Classifier.load(plain, device="cpu", precision="float32").predict_proba([text])[0]
+    several = SEVERAL | {"thresholds": tuple(exact.tolist())}
+    adapter = random_adapter(gpt2_base, tmp_path / "adapter", **several)
+    spoil(monkeypatch, by=1 + 1e-5)
+    found = export(adapter, "onnx", data=several_file)
+    assert found.labels_changed > 0 and found.largest_difference < 1e-3
+
+
+@pytest.mark.parametrize("to", ["merged", "onnx", "peft"])
+def test_pairs(to: str, gpt2_base: Path, tmp_path: Path) -> None:
+    """The columns may have other names, and without data starter texts make pairs."""
+    adapter = random_adapter(gpt2_base, tmp_path / "adapter", text_columns=("premise", "hypothesis"))
+    one, two = (tiny.rows(200, seed) for seed in (1, 2))
+    data = {"a": [text for text, _ in one], "b": [text for text, _ in two], "label": [y for _, y in two]}
+    columns = {"text_columns": ("a", "b")}
+    found = export(adapter, to, tmp_path / "model", data=data, columns=columns)
+    measured = evaluate(adapter, data, columns=columns, device="cpu", precision="float32").accuracy
+    assert (found.labels_changed, found.accuracy, found.exported_accuracy) == (0, measured, measured)
+    assert 0 < measured < 1
+    if to == "merged":
+        classify: Any = transformers.pipeline("text-classification", str(tmp_path / "model"), device="cpu")
+        joined = [f"{a}\n{b}" for a, b in zip(data["a"][:9], data["b"][:9], strict=True)]
+        ours = Classifier.load(adapter, device="cpu", precision="float32")
+        given = list(zip(data["a"][:9], data["b"][:9], strict=True))
+        assert [each["label"] for each in classify(joined, truncation=True)] == ours.predict(given)
+        bare = export(adapter, to, tmp_path / "bare")
+        assert (bare.texts, bare.texts_from) == (200, "200 pairs of starter texts")
+
+
+def test_pairs_on_the_command_line(gpt2_base: Path, tmp_path: Path) -> None:
+    """Without labels; single texts are refused."""
+    adapter = random_adapter(gpt2_base, tmp_path / "adapter", text_columns=("premise", "hypothesis"))
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"id": i, "a": text, "b": "so glad"} for i, text in enumerate(tiny.texts(200, seed=1))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["export", str(adapter), "--to", "onnx", "--data", str(path)]
+    done = CliRunner().invoke(app, [*words, "--text-columns", "a,b"])
+    assert done.exit_code == 0, done.stderr
+    assert "on 200 texts of pairs.jsonl: 0 of 200 labels changed" in done.stdout
+    done = CliRunner().invoke(app, [*words, "--text-column", "a", "--output", str(tmp_path / "other")])
+    assert done.exit_code == 2 and "this adapter takes pairs of premise and hypothesis" in done.stderr
+    assert not (tmp_path / "other").exists()
+
+
 # What is refused
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil(monkeypatch: pytest.MonkeyPatch, *, by: float = 1.05) -> None:
     """Let exports have slightly wrong weights."""
     right = Source.tensors
 
     def wrong(self: Source, *, merged: bool) -> dict[str, torch.Tensor]:
         tensors = right(self, merged=merged)
-        return tensors | {self.embedding: 1.05 * tensors[self.embedding]}
+        return tensors | {self.embedding: by * tensors[self.embedding]}
 
     monkeypatch.setattr(Source, "tensors", wrong)
 
@@ -288,7 +383,7 @@ def test_labels_in_another_order_are_not_written(
     from rankwise.exporting import folders
 
     swapped = {"id2label": {"0": "anger", "1": "joy", "2": "fear", "3": "日本"}}
-    monkeypatch.setattr(folders, "_labels", lambda source: swapped)
+    monkeypatch.setattr(folders, "_task", lambda source: swapped)
     with pytest.raises(ModelError, match="the export has the labels anger, joy, fear"):
         export(ours, "onnx", data=texts_file)
 

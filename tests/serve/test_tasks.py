@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from rankwise import Classifier, DataError
+from rankwise.cli.app import app
 from rankwise.serve.client import RemoteClassifier
 from tests import tiny
 from tests.serve.made import LETTERS, make_adapter
@@ -55,6 +57,13 @@ def test_a_multi_label_adapter_gives_lists(tasks: Running, folder: Path) -> None
         given = {one["label"]: one["probability"] for one in each["probabilities"]}
         assert given == pytest.approx(prediction.probabilities, abs=1e-5)
     assert len({tuple(each.labels) for each in expected}) > 1
+
+
+def test_a_multi_label_adapter_on_a_server_does_not_abstain(tasks: Running) -> None:
+    words = ["predict", "several", "so glad", "--url", tasks.url, "--abstain-below", "0.5"]
+    done = CliRunner().invoke(app, words, env={"RANKWISE_TOKEN": TOKEN})
+    assert done.exit_code == 2
+    assert "--abstain-below 0.5: a multi-label classifier has thresholds of its own" in done.stderr
 
 
 def test_a_single_label_adapter_gives_no_list(tasks: Running) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -42,6 +43,28 @@ def test_the_hub_reads_it(made: RunFolder) -> None:
     for split, metrics in (("validation", row.validation), ("test", row.test)):
         assert results[split, "accuracy"] == pytest.approx(metrics.accuracy, abs=1e-6)
         assert results[split, "f1"] == pytest.approx(metrics.macro_f1, abs=1e-6)
+
+
+def test_words_and_labels_have_spaces(made: RunFolder) -> None:
+    """Values are escaped, which removes spaces at their ends."""
+    for name in ("r0-s0", "r4-s0"):
+        text = (made.adapters / name / "README.md").read_text("utf-8")
+        labels = made.read_results().labels
+        assert f"Labels, in the order of the outputs: {', '.join(labels)}\n" in text
+        assert f"that classifies texts into {len(labels)} classes.\n" in text
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_cards_of_several_labels_and_of_pairs(merged: bool) -> None:
+    values: dict[str, Any] = {"labels": ("a b", "c"), "base": "gpt2", "rank": 4, "max_length": 32}
+    plain = card.hub_card("me/it", **values, merged=merged)
+    several = card.hub_card("me/it", **values, merged=merged, several=True)
+    pairs = card.hub_card("me/it", **values, merged=merged, pair=("premise", "hypothesis"))
+    assert "assigns one of the labels" in plain and "line break" not in plain
+    assert "gives a text any number of 2 labels" in several and "assigns one of the labels" not in several
+    assert ("settings.thresholds" if merged else "[0].labels)") in several
+    assert "pairs of premise and hypothesis, joined by a line break\n- Texts are truncated" in pairs
+    assert ('classify("some text\\nanother text"' if merged else '[("some text", "another text")]') in pairs
 
 
 def test_the_license_is_left_to_the_publisher(made: RunFolder) -> None:

@@ -29,6 +29,12 @@ def led_to(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
+def raised(status: int) -> Exception:
+    """As the Hub client raises it, from the error of its HTTP library."""
+    response = CLIENT.Response(status, request=REQUEST)
+    return led_to(answered(status), CLIENT.HTTPStatusError("no", request=REQUEST, response=response))
+
+
 ERRORS: list[tuple[Exception, type[RankwiseError]]] = [
     (CLIENT.ConnectError("refused"), Unreachable),
     (CLIENT.ReadTimeout("slow"), Unreachable),
@@ -37,6 +43,7 @@ ERRORS: list[tuple[Exception, type[RankwiseError]]] = [
     (led_to(ValueError("no file"), ConnectionError()), Unreachable),
     (answered(503), Unreachable),
     (answered(429), Unreachable),
+    (raised(503), Unreachable),
     (OSError(errno.ENOSPC, "no space left"), ResourceError),
     (PermissionError(errno.EACCES, "not yours"), UsageError),
 ]
@@ -50,7 +57,7 @@ def test_models_and_datasets_alike(
     assert type(caught_of_data(error, monkeypatch)) is kind
 
 
-@pytest.mark.parametrize("error", [answered(400), answered(403), ValueError("odd")])
+@pytest.mark.parametrize("error", [answered(400), answered(403), raised(413), ValueError("odd")])
 def test_a_refusal_is_no_outage(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(caught_of_model(error, monkeypatch)) is ModelError
     assert type(caught_of_data(error, monkeypatch)) is DataError

@@ -72,6 +72,13 @@ def test_both_texts_are_joined_and_named(folder: Path) -> None:
     assert pairs.JOINER == peft_format.JOINER
 
 
+def test_the_card_shows_how_to_give_a_pair(adapter: Path) -> None:
+    card = (adapter / "README.md").read_text("utf-8")
+    assert "Texts: pairs of premise and hypothesis, joined by a line break" in card
+    assert 'classify([("some text", "another text")])[0].label' in card
+    assert '"some text\\nanother text", truncation=True' in card
+
+
 @pytest.mark.parametrize("kind", ["mapping", "dataset"])
 def test_data_in_memory_and_as_stored(tmp_path: Path, llama_base: Path, folder: Path, kind: str) -> None:
     content = rows(40, 0)

@@ -118,6 +118,21 @@ def test_refusals_of_the_hub(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     assert hub.repos == {}
 
 
+def test_a_push_that_fails_after_creating_the_repository(hub: Hub, adapter: Path, tmp_path: Path) -> None:
+    """The user is told what is left on the Hub, and a second push fills it."""
+    hub.full = True
+    refused, again = answers(
+        [call(adapter, "me/tiny"), call(adapter, "me/tiny")], tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN
+    )
+    assert hub.repos == {"me/tiny": {}}
+    left = "the private repository me/tiny was created, and is empty: push again, or delete it"
+    assert refused["value"]["error"] == "UsageError" and refused["value"]["hint"] == left
+    assert again["value"]["hint"] == ""  # the repository was there before
+    hub.full = False
+    (filled,) = answers([call(adapter, "me/tiny")], tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+    assert filled["value"]["created"] is False and hub.repos["me/tiny"]
+
+
 def test_no_hub(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*arguments: object, **options: object) -> NoReturn:
         raise ConnectionError("no route")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -309,6 +310,8 @@ def test_pad_tokens_at_the_end_are_where_transformers_stops(family: str, tiny: P
         ):
             last = max((i for i, token in enumerate(ids) if token != pad), default=0)
             assert kept == ids[: last + 1]
+        again = pickle.loads(pickle.dumps(Tokenizer.load(tiny)))
+        assert lists(again, ["so glad"], 32) == lists(Tokenizer.load(tiny), ["so glad"], 32)
     assert len(lists(Tokenizer.load(tiny, tiny.parent), ["so glad"], 32)[0]) == len(plain[0])
 
 

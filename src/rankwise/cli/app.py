@@ -522,7 +522,12 @@ def predict(
 
     if ray:
         loading = {"base": base, "labels": label_names(labels), "device": device, "precision": precision}
-        reading = {"text_column": text_column, "skip_empty": skip_empty}
+        reading = {
+            "text_column": text_column,
+            "text_columns": column_names(text_columns),
+            "skip_empty": skip_empty,
+            "abstain_below": abstain_below,
+        }
         if texts or url or safe_csv or overwrite or not input or not output:
             raise UsageError("--ray labels a folder", hint="give --input FOLDER --output FOLDER")
         going_on = {"cpus": ray_cpus, "workers": ray_workers, "loading": loading, "reading": reading}
@@ -550,8 +555,8 @@ def predict(
             precision=precision,
             on_note=terminal.show_note,
         )
-        if abstain_below is not None:
-            command.require_abstaining(classifier, abstain_below)
+    if abstain_below is not None:
+        command.require_abstaining(classifier.task, abstain_below)
     if source and output:
         with terminal.ProgressBars() as bars:
             rows = command.predict_file(
@@ -745,6 +750,7 @@ def export(
         typer.Option(help="File of texts to verify with [default: the run's validation texts]."),
     ] = None,
     text_column: TextColumn = None,
+    text_columns: TextColumns = None,
     label_column: LabelColumn = None,
     base: Base = None,
     labels: Labels = None,
@@ -761,7 +767,11 @@ def export(
         int8=int8,
         max_loss=max_loss,
         data=data,
-        columns={"text_column": text_column, "label_column": label_column},
+        columns={
+            "text_column": text_column,
+            "text_columns": column_names(text_columns),
+            "label_column": label_column,
+        },
         base=base,
         labels=label_names(labels),
         on_note=terminal.show_note,

@@ -24,11 +24,13 @@ import torch
 
 from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected
-from rankwise.commands.predict import Classifier, predict_file
+from rankwise.commands.locate import adapter_folder
+from rankwise.commands.predict import Classifier, pair_columns, predict_file, require_abstaining
 from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError
-from rankwise.models.peft_format import WEIGHTS
+from rankwise.models import peft_format
 from rankwise.paths import expanded
 from rankwise.store import files
+from rankwise.tasks.labels import labels_of
 
 SETTINGS = "predict.json"
 MOST_LOSSES = 3
@@ -83,28 +85,31 @@ def predict_folder(
     the same path on every machine.
 
     Args:
-        adapter: folder of the adapter.
+        adapter: folder of the adapter, or of a finished run.
         source: folder of Parquet files; folders in it are read, too.
         target: folder to write; files that are there already are kept.
         address: `local`, `auto`, HOST:PORT or ray://HOST:PORT.
         cpus: cores, and so threads, of a worker; by default, as many as this process uses.
         workers: most workers; by default, as many as the cluster has room for.
         loading: arguments of `Classifier.load`, such as `device`.
-        reading: arguments of `predict_file`, such as `text_column`.
+        reading: arguments of `predict_file`, such as `text_column` and `abstain_below`.
         on_file: called with each labeled file and its number of rows.
         on_note: called with what happens to workers.
 
     Raises:
-        UsageError: there are no files, or the target has labels of another adapter.
+        UsageError: there are no files, the target has labels of another adapter or threshold, or an argument
+            does not suit the adapter.
         DataError: files cannot be read; all others have been labeled.
         ModelError: the adapter cannot be used.
         Unreachable: there is no cluster at this address, or a file has lost one worker after another.
     """
-    source, target = expanded(Path(source)), expanded(Path(target))
+    source, target, reading = expanded(Path(source)), expanded(Path(target)), reading or {}
     found = sorted(path.relative_to(source) for path in source.rglob("*.parquet") if path.is_file())
     if not found:
         raise UsageError(f"{source}: has no Parquet files", hint="their names end in .parquet")
-    _claim(target, Path(adapter), loading or {})
+    folder = adapter_folder(os.fspath(adapter)).absolute()
+    _check(folder, reading)
+    _claim(target, folder, loading or {}, reading.get("abstain_below"))
     files.remove_litter(target)
     waiting = deque(path for path in found if not (target / path).exists())
     skipped = len(found) - len(waiting)
@@ -114,17 +119,32 @@ def predict_folder(
     own = max(1, min(workers or len(waiting), cores.usable() // threads)) * threads
     with connected(address, cpus=own if address == LOCAL else None, store_bytes=STORE_BYTES) as ray:
         room = int(ray.cluster_resources().get("CPU", 0)) // threads
-        pool = _Pool(ray, threads, str(Path(adapter).absolute()), loading or {}, on_note)
+        pool = _Pool(ray, threads, str(folder), loading or {}, on_note)
         number = max(1, min(len(waiting), workers or room, room))
-        done = pool.run(waiting, number, source.absolute(), target.absolute(), reading or {}, on_file)
+        done = pool.run(waiting, number, source.absolute(), target.absolute(), reading, on_file)
     return Labeled(len(done), sum(done.values()), skipped)
 
 
-def _claim(target: Path, adapter: Path, loading: Mapping[str, Any]) -> None:
+def _check(adapter: Path, reading: Mapping[str, Any]) -> None:
+    """Check that the arguments of `predict_file` suit the adapter, before any worker starts.
+
+    Raises:
+        UsageError: they do not.
+    """
+    saved = peft_format.load(adapter)
+    pair_columns(saved.text_columns, reading.get("text_column"), reading.get("text_columns"))
+    if reading.get("abstain_below") is not None:
+        require_abstaining(labels_of(saved.task), reading["abstain_below"])
+
+
+def _claim(
+    target: Path, adapter: Path, loading: Mapping[str, Any], abstain_below: float | None = None
+) -> None:
     """Note which adapter's labels are in a folder, or check that they are this one's."""
+    given = {**loading, "abstain_below": abstain_below}
     settings = {
-        "adapter": files.sha256(adapter / WEIGHTS),
-        **{name: str(value) for name, value in sorted(loading.items()) if value is not None},
+        "adapter": files.sha256(adapter / peft_format.WEIGHTS),
+        **{name: str(value) for name, value in sorted(given.items()) if value is not None},
     }
     path = target / SETTINGS
     if not path.exists():

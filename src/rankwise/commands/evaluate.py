@@ -13,13 +13,11 @@ import numpy as np
 from rankwise.commands.predict import (
     Classifier,
     cut_note,
-    pair_columns,
     require_abstaining,
     require_probability,
+    wanted_by,
 )
-from rankwise.data.columns import Wanted
 from rankwise.data.load import read_labeled
-from rankwise.data.pairs import joined_name
 from rankwise.in_memory import InMemory
 from rankwise.paths import expanded
 from rankwise.schema import Metrics
@@ -58,13 +56,10 @@ def evaluate(
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier, on_note=on_note, **load)
     if abstain_below is not None:
-        require_abstaining(classifier, abstain_below)
+        require_abstaining(classifier.task, abstain_below)
     source = expanded(os.fspath(data)) if isinstance(data, str | PathLike) else InMemory(data)
     notes: list[str] = []
-    named = columns or {}
-    pair = pair_columns(classifier, named.get("text_column"), named.get("text_columns"))
-    text = joined_name(pair) if pair else named.get("text_column")
-    wanted = Wanted(text, named.get("label_column"), classifier.task, pair)
+    wanted = wanted_by(classifier, columns or {})
     split = read_labeled(source, classifier.labels, wanted=wanted, notes=notes)
     for note in [*notes, *cut_note(classifier, classifier.truncated(split.texts), len(split))]:
         if on_note:

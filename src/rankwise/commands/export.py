@@ -23,6 +23,7 @@ from rankwise.paths import expanded
 from rankwise.schema import Export
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
+from rankwise.tasks.task import Task
 
 Target = Literal["merged", "onnx", "peft"]
 LIBRARIES: dict[Target, str] = {"merged": "transformers", "onnx": "onnxruntime", "peft": "peft"}
@@ -62,7 +63,7 @@ def export(
         max_loss: for `int8`: points of accuracy that may be lost [default: 0.5], or percent of the labels
             that may change where fewer than 200 texts have labels [default: 1].
         data: a file to compare on, with labels or without, or labeled data in memory.
-        columns: `text_column` and `label_column` of the data, if they cannot be detected.
+        columns: `text_column` or `text_columns`, and `label_column` of the data, if they cannot be detected.
         base: the base model, if it cannot be found under the name stored with the adapter.
         labels: label names in the order of the outputs, for an adapter that has none.
         on_note: called with what the user should know.
@@ -89,12 +90,12 @@ def export(
         classifier = Classifier.load(
             path, base=base, labels=labels, device="cpu", precision="float32", on_note=on_note
         )
-        texts = sample(path, data, classifier.labels, columns=columns or {}, on_note=note)
-        ours, source = classifier.logits(texts.texts), source_of(classifier)
+        texts = sample(path, data, classifier, columns=columns or {}, on_note=note)
+        ours, source, task = classifier.logits(texts.texts), source_of(classifier), classifier.task
         del classifier  # frees its memory
         theirs = _written(source, target, path, new, texts, int8)
-        found = _compared(target, int8, texts, ours, theirs)
-        _require_equal(found, max_loss) if int8 else _require_close(found, target, ours)
+        found = _compared(target, int8, texts, ours, theirs, task, source.thresholds)
+        _require_equal(found, max_loss) if int8 else _require_close(found, target, ours, task)
         if target == "peft":
             folders.point_to_base(new, place)
         sizes = {
@@ -120,7 +121,9 @@ def source_of(classifier: Classifier) -> Source:
     """What a loaded classifier is made of."""
     parts = classifier._parts
     assert parts is not None  # it was loaded from a folder
-    return Source(parts.saved, bases.find(parts.base), parts.tokenizer, classifier.max_length)
+    return Source(
+        parts.saved, bases.find(parts.base), parts.tokenizer, classifier.max_length, classifier.thresholds
+    )
 
 
 def _checked(to: str, int8: bool, max_loss: float | None) -> Target:
@@ -154,15 +157,22 @@ def _written(
 
 
 def _compared(
-    target: Target, quantized: bool, texts: Sample, ours: verify.Logits, theirs: verify.Logits
+    target: Target,
+    quantized: bool,
+    texts: Sample,
+    ours: verify.Logits,
+    theirs: verify.Logits,
+    task: Task,
+    thresholds: Sequence[float] | None,
 ) -> Export:
-    before, after = ours.argmax(-1), theirs.argmax(-1)
-    changed = int((before != after).sum())
-    known = texts.targets is not None and len(texts.targets) >= LEAST
-    accuracies = [float(np.mean(each == texts.targets)) if known else None for each in (before, after)]
+    before, after = (task.decided(logits, thresholds).predicted for logits in (ours, theirs))
+    changed = int((~task.correct(after, before)).sum())
+    targets = texts.targets if texts.targets is not None and len(texts.targets) >= LEAST else None
+    accuracy = exported = None
     loss = 100 * changed / len(before)
-    if accuracies[0] is not None and accuracies[1] is not None:
-        loss = 100 * (accuracies[0] - accuracies[1])
+    if targets is not None:
+        accuracy, exported = (float(task.correct(said, targets).mean()) for said in (before, after))
+        loss = 100 * (accuracy - exported)
     library = LIBRARIES[target]
     return Export(
         folder="",
@@ -174,15 +184,21 @@ def _compared(
         texts_from=texts.origin,
         largest_difference=float(np.abs(ours - theirs).max()),
         labels_changed=changed,
-        accuracy=accuracies[0],
-        exported_accuracy=accuracies[1],
+        accuracy=accuracy,
+        exported_accuracy=exported,
         loss=loss,
     )
 
 
-def _require_close(found: Export, target: Target, ours: verify.Logits) -> None:
+def _require_close(found: Export, target: Target, ours: verify.Logits, task: Task) -> None:
+    """Check that logits differ by rounding only, and that no label changes.
+
+    Thresholds are halfway between probabilities of validation texts, which may be close to each other. So
+    rounding may change the labels of a text whose probability is next to a threshold.
+    """
     allowed = TOLERANCES[target] * max(1.0, float(np.abs(ours).max()))
-    if found.largest_difference <= allowed and not found.labels_changed:  # a NaN is not close to anything
+    same = task.several or not found.labels_changed
+    if found.largest_difference <= allowed and same:  # a NaN is not close to anything
         return
     raise ModelError(
         f"the export differs from the adapter: in {found.library}, logits differ by up to "

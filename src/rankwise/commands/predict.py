@@ -23,7 +23,8 @@ from rankwise.commands.explain import Explanation, TokenEffects, explain
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.run_results import Results
 from rankwise.data.ahead import ahead
-from rankwise.data.pairs import pair_of
+from rankwise.data.columns import Wanted
+from rankwise.data.pairs import joined_name, pair_of
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import Row, short
 from rankwise.data.unlabeled import STDIN, TextRows, is_piped, text_rows
@@ -43,6 +44,7 @@ from rankwise.nn.saliency import gradient_times_input
 from rankwise.paths import expanded
 from rankwise.stats import multi_label
 from rankwise.store import files
+from rankwise.tasks.labels import Labels
 from rankwise.tasks.registry import task_of
 from rankwise.tasks.single import SINGLE
 from rankwise.tasks.task import Task
@@ -474,13 +476,13 @@ def predict_file(
         UsageError: the target exists, its suffix is not supported, or the text column has the name of an
             added one; or abstain_below is not a probability.
     """
-    least = 0.0 if abstain_below is None else require_abstaining(classifier, abstain_below)
+    least = 0.0 if abstain_below is None else require_abstaining(classifier.task, abstain_below)
     source, target = expanded(source), expanded(target)
     require_target(target, overwrite=overwrite, safe_csv=safe_csv)
     rows = text_rows(
         source,
         text_column=text_column,
-        pair=pair_columns(classifier, text_column, text_columns),
+        pair=pair_columns(classifier.text_columns, text_column, text_columns),
         labels=classifier.labels,
         skip_empty=skip_empty,
     )
@@ -528,14 +530,18 @@ def _without_pair(row: dict[str, Any], rows: TextRows) -> dict[str, Any]:
 
 
 def pair_columns(
-    classifier: Classifier, text_column: str | None, given: tuple[str, ...] | None
+    known: tuple[str, ...], text_column: str | None, given: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """The two columns of a pair of texts: those that are given, or those of training; empty for single texts.
 
+    Args:
+        known: those of training.
+        text_column: the column of single texts, if it is given.
+        given: the two columns, if they are given.
+
     Raises:
-        UsageError: columns are given that do not suit the classifier.
+        UsageError: columns are given that do not suit the adapter.
     """
-    known = classifier.text_columns
     if text_column and known:
         raise UsageError(
             f"this adapter takes pairs of {known[0]} and {known[1]}, not one text",
@@ -547,6 +553,21 @@ def pair_columns(
     if given and len(given) != 2:
         raise UsageError(f"{option('text_columns')}: give the names of two columns")
     return given or known
+
+
+def wanted_by(classifier: Classifier, columns: Mapping[str, Any]) -> Wanted:
+    """What is read of labeled data for a classifier.
+
+    Args:
+        classifier: the classifier.
+        columns: `text_column` or `text_columns`, and `label_column`, if they cannot be detected.
+
+    Raises:
+        UsageError: see `pair_columns`.
+    """
+    text = columns.get("text_column")
+    pair = pair_columns(classifier.text_columns, text, columns.get("text_columns"))
+    return Wanted(joined_name(pair) if pair else text, columns.get("label_column"), classifier.task, pair)
 
 
 def source_of(texts: Sequence[str], source: Path | None, target: Path | None) -> Path | None:
@@ -625,13 +646,13 @@ def require_probability(abstain_below: float) -> float:
     return abstain_below
 
 
-def require_abstaining(classifier: Classifier, abstain_below: float) -> float:
-    """The threshold, for a classifier that can abstain.
+def require_abstaining(task: Labels, abstain_below: float) -> float:
+    """The threshold, for a task whose classifiers can abstain.
 
     Raises:
-        UsageError: it is not a number from 0 to 1, or the classifier is multi-label.
+        UsageError: it is not a number from 0 to 1, or the task is multi-label.
     """
-    if classifier.task.several:
+    if task.several:
         what = f"{option('abstain_below', abstain_below)}: a multi-label classifier has thresholds of its own"
         raise UsageError(what, hint="leave it out; a text with no label above its threshold gets none")
     return require_probability(abstain_below)

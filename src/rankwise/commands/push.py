@@ -125,6 +125,8 @@ def _card(
         rank=saved.spec.rank,
         max_length=saved.max_length,
         merged=merged,
+        several=saved.task == "multi-label",
+        pair=saved.text_columns,
         run=run,
     )
 

@@ -75,8 +75,8 @@ def point_to_base(folder: Path, place: Path) -> None:
 def write_onnx(source: Source, folder: Path, *, int8: bool) -> None:
     """The merged classifier as an ONNX model, with its tokenizer.
 
-    The model's metadata are `id2label` and `label2id` as JSON, and `max_length`, the tokens at which texts
-    are cut.
+    The model's metadata are `id2label` and `label2id` as JSON, `problem_type` as in transformers, for a
+    multi-label classifier `thresholds` as JSON, and `max_length`, the tokens at which texts are cut.
 
     Args:
         source: what is exported.
@@ -101,7 +101,10 @@ def write_onnx(source: Source, folder: Path, *, int8: bool) -> None:
         inputs={decoder.IDS: ("batch", "length"), decoder.MASK: ("batch", "length")},
         outputs={decoder.LOGITS: ("batch", len(source.saved.labels))},
         properties={
-            **{name: json.dumps(value, ensure_ascii=False) for name, value in _labels(source).items()},
+            **{
+                name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                for name, value in _task(source).items()
+            },
             "max_length": str(source.max_length),
         },
     )
@@ -125,16 +128,17 @@ def _config(source: Source, pad_id: int | None) -> dict[str, Any]:
         "architectures": [source.family.architecture],
         "dtype": "float32",
         "pad_token_id": pad_id,
-        "problem_type": "single_label_classification",
         "vocab_size": source.vocabulary,
-        **_labels(source),
+        **_task(source),
     }
 
 
-def _labels(source: Source) -> dict[str, Any]:
-    """The names of the labels, as in transformers' config.json."""
+def _task(source: Source) -> dict[str, Any]:
+    """The task and the names of the labels, as in transformers' config.json; thresholds, if there are any."""
     labels = source.saved.labels
     return {
+        "problem_type": source.saved.problem_type,
+        **({} if source.thresholds is None else {"thresholds": list(source.thresholds)}),
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
     }

@@ -31,6 +31,7 @@ class Source:
     base: Base
     tokenizer: Tokenizer
     max_length: int  # tokens at which texts are truncated
+    thresholds: tuple[float, ...] | None = None  # of each label; None if the largest logit decides
 
     @cached_property
     def base_config(self) -> dict[str, Any]:

@@ -70,19 +70,20 @@ def upload(
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = HfApi()
+    api, created = HfApi(), False
     operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
     try:
-        created = not _exists(api, repository)
-        if created:
+        if not _exists(api, repository):
             api.create_repo(repository, private=private, repo_type="model")
+            created = True
         if revision != MAIN:
             api.create_branch(repository, branch=revision, exist_ok=True)
         done = api.create_commit(repository, operations, commit_message=message, revision=revision)
     except Exception as error:  # the Hub client lets errors of its HTTP library through
         if isinstance(error, hub.MISTAKES):
             raise
-        raise _explained(repository, revision, error) from error
+        explained = _explained(repository, revision, error)
+        raise (_with_empty(explained, repository, private) if created else explained) from error
     return Uploaded(str(done.commit_url), created)
 
 
@@ -116,3 +117,11 @@ def _explained(repository: str, revision: str, error: Exception) -> RankwiseErro
         )
     where = "" if revision == MAIN else f" ({option('revision', revision)})"
     return UsageError(f"{repository}: the Hub refuses the files{where}: {hub.reason(error)}")
+
+
+def _with_empty(error: RankwiseError, repository: str, private: bool) -> RankwiseError:
+    """The error with a hint on the repository that was created before it."""
+    message, hint = error.written
+    kind = "private" if private else "public"
+    left = f"the {kind} repository {repository} was created, and is empty: push again, or delete it"
+    return type(error)(message, hint=f"{hint}; {left}" if hint else left)

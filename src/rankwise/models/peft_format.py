@@ -94,6 +94,11 @@ class SavedAdapter:
     """Divides the logits before they become probabilities; None, which is like 1, if none was fitted."""
 
     @property
+    def problem_type(self) -> str:
+        """The task as transformers names it."""
+        return MULTI_LABEL if self.task == "multi-label" else SINGLE_LABEL
+
+    @property
     def is_unnamed(self) -> bool:
         """Whether the labels have no names but LABEL_0, LABEL_1, ..."""
         return self.labels == _numbered(len(self.labels))
@@ -312,7 +317,7 @@ def own_settings(adapter: SavedAdapter) -> dict[str, Any]:
         },
     }
     if adapter.task == "multi-label":
-        own["problem_type"] = MULTI_LABEL
+        own["problem_type"] = adapter.problem_type
         own["rankwise"] |= {
             "thresholds": adapter.thresholds and list(adapter.thresholds),
             "label_separator": adapter.label_separator,

@@ -83,7 +83,8 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by construction: a pickled backend forgets that special tokens in texts are plain text."""
-        return _restored, (self.folder, self._backend, self.has_pad_token, self.truncation_side == "left")
+        keeps_end = self.truncation_side == "left"
+        return _restored, (self.folder, self._backend, self.has_pad_token, keeps_end, self._pad_id)
 
     @classmethod
     def load(cls, folder: Path, model: Path | None = None) -> Tokenizer:
@@ -231,8 +232,10 @@ class Tokenizer:
         return [folder / name for name in FILE_NAMES if (folder / name).is_file()]
 
 
-def _restored(folder: Path, backend: Any, has_pad_token: bool, keeps_end: bool) -> Tokenizer:
-    return Tokenizer(folder, backend, has_pad_token=has_pad_token, keeps_end=keeps_end)
+def _restored(
+    folder: Path, backend: Any, has_pad_token: bool, keeps_end: bool, pad_id: int | None
+) -> Tokenizer:
+    return Tokenizer(folder, backend, has_pad_token=has_pad_token, keeps_end=keeps_end, pad_id=pad_id)
 
 
 def _read(folder: Path, settings: Mapping[str, Any]) -> Any:

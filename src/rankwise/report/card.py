@@ -108,6 +108,8 @@ def hub_card(
     rank: int,
     max_length: int,
     merged: bool,
+    several: bool = False,
+    pair: Sequence[str] = (),
     run: tuple[Run, AdapterResult] | None = None,
 ) -> str:
     """The card of a merged model, or of an adapter that has none.
@@ -119,6 +121,8 @@ def hub_card(
         rank: rank of the adapter.
         max_length: tokens at which texts are truncated.
         merged: whether this is a whole model with the adapter merged into it.
+        several: whether a text may have any number of labels.
+        pair: what the texts of a pair are called; empty for single texts.
         run: the run of the adapter, and its results.
     """
     library = "transformers" if merged else "peft"
@@ -135,6 +139,8 @@ def hub_card(
         rank=rank,
         max_length=max_length,
         merged=merged,
+        several=several,
+        pair=pair,
         version=version("rankwise"),
         figures=_Markdown(_figures(run[0].results, run[1]).markdown()) if run else "",
     )
