@@ -62,9 +62,9 @@ def body(right: Mapping[str, Right], is_long: Right, windows: int) -> str:
             cells += [accuracy, "" if found is cut else against(found[part], cut[part])]
         rows.append(cells)
     return (
-        f"{len(is_long):,} texts, of which {is_long.sum():,} are long. With a stride of half a window, these have "
-        f"{windows:,} windows. Brackets: 95 % intervals, {DRAWS:,} bootstrap samples "
-        "of the texts.\n\n" + common.table(HEADER, rows)
+        f"{len(is_long):,} texts, of which {is_long.sum():,} are long. With a stride of half a window, these "
+        f"have {windows:,} windows. Brackets: 95 % intervals, {DRAWS:,} bootstrap samples of the texts.\n\n"
+        + common.table(HEADER, rows)
     )
 
 

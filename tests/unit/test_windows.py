@@ -164,13 +164,16 @@ def test_probabilities_labels_and_abstaining_follow(windowed: Classifier) -> Non
     assert windowed.predict(TEXTS, abstain_below=1.0) == [None] * len(TEXTS)
 
 
-def parts(classifier: Classifier) -> tuple[Any, ...]:
-    return classifier._backbone, classifier._head, classifier._tokenizer, classifier.labels, WIDTH
+def like(classifier: Classifier, **options: Any) -> Classifier:
+    """A classifier with the same weights and windows, and other options."""
+    network = (classifier._backbone, classifier._head, classifier._tokenizer)
+    made = Classifier(*network, classifier.labels, WIDTH, **options)
+    made.window_stride = classifier.window_stride
+    return made
 
 
 def test_several_labels(windowed: Classifier) -> None:
-    several = Classifier(*parts(windowed), task=task_of("multi-label", "|"), thresholds=[0.4, 0.5, 0.6])
-    several.window_stride = windowed.window_stride
+    several = like(windowed, task=task_of("multi-label", "|"), thresholds=[0.4, 0.5, 0.6])
     np.testing.assert_array_equal(several.logits(TEXTS), windowed.logits(TEXTS))
     shares = expit(windowed.logits(TEXTS).astype(np.float64))
     expected = [
@@ -184,8 +187,7 @@ def test_several_labels(windowed: Classifier) -> None:
 
 def test_pairs(windowed: Classifier) -> None:
     """The two texts of a pair are joined, and the windows are those of the joined text."""
-    pairs = Classifier(*parts(windowed), text_columns=("premise", "hypothesis"))
-    pairs.window_stride = windowed.window_stride
+    pairs = like(windowed, text_columns=("premise", "hypothesis"))
     given = [["so " * 30, "glad " * 30], ["so", "glad"]]
     joined = [pair_of(number, pair, ("premise", "hypothesis")) for number, pair in enumerate(given, 1)]
     np.testing.assert_array_equal(pairs.logits(given), windowed.logits(joined))

@@ -471,8 +471,8 @@ def evaluate(
     pair = column_names(text_columns)
     columns = {"text_column": text_column, "text_columns": pair, "label_column": label_column}
     labeled, names = _one_of(file, data), label_names(labels)
-    loading = {"base": base, "labels": names, "device": device, "precision": precision}
-    loading |= {"windows": windows, "window_stride": window_stride}
+    read = {"windows": windows, "window_stride": window_stride}
+    loading = read | {"base": base, "labels": names, "device": device, "precision": precision}
     found = run(
         adapter,
         labeled,
@@ -534,8 +534,9 @@ def predict(
     from rankwise.commands import predict as command
 
     if ray:
-        loading = {"base": base, "labels": label_names(labels), "device": device, "precision": precision}
-        loading |= {"windows": windows or None, "window_stride": window_stride}
+        read = {"windows": windows or None, "window_stride": window_stride}
+        names = label_names(labels)
+        loading = read | {"base": base, "labels": names, "device": device, "precision": precision}
         reading = {"text_column": text_column, "skip_empty": skip_empty}
         if texts or url or safe_csv or overwrite or not input or not output:
             raise UsageError("--ray labels a folder", hint="give --input FOLDER --output FOLDER")
