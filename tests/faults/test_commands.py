@@ -52,21 +52,22 @@ VALUES = {
     "--metric": ["accuracy", "log-loss", "macro-f1", "f1"],
     "--method": ["occlusion", "gradient", "guess"],
     "--abstain-below": ["0", "0.5", "1", "2", "nan", "x"],
+    "--window-stride": ["8", "0", "1000", "x"],
     "--text-column": ["text", "label", "none"],
     "--label-column": ["label", "text"],
     "--adapter": ["r4-s110", "r1-s110", "r9-s9", "../r4-s110"],
 }
-FLAGS = ("--json", "--safe-csv", "--base-dropout", "--no-base-dropout", "--help", "--nonsense")
+FLAGS = ("--json", "--safe-csv", "--windows", "--base-dropout", "--no-base-dropout", "--help", "--nonsense")
 VERBS = {
     "sweep": ("--out", "--recipe", "--preset", *SETTINGS),
     "plan": ("--recipe", "--preset", *SETTINGS),
     "evaluate": (
         *("--data", "--text-column", "--label-column", "--base", "--device", "--precision"),
-        "--abstain-below",
+        *("--abstain-below", "--window-stride"),
     ),
     "predict": (
         *("--input", "--output", "--text-column", "--base", "--device", "--precision"),
-        "--abstain-below",
+        *("--abstain-below", "--window-stride"),
     ),
     "explain": ("--base", "--device", "--precision", "--method"),
     "cut": ("--rank", "--out"),

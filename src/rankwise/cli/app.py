@@ -93,6 +93,14 @@ AbstainBelow = Annotated[
     float | None,
     typer.Option(help="Give no label if its probability is below this.", metavar="P", min=0, max=1),
 ]
+Windows = Annotated[
+    bool,
+    typer.Option("--windows", help="Read long texts in overlapping windows, instead of cutting them."),
+]
+WindowStride = Annotated[
+    int | None,
+    typer.Option(help="Tokens from a window to the next [default: half a window].", metavar="N", min=1),
+]
 
 DATA_SETTINGS = (
     *("base", "data", "validation", "test", "data_config", "text_column", "text_columns"),
@@ -449,6 +457,8 @@ def evaluate(
     label_column: LabelColumn = None,
     base: Base = None,
     abstain_below: AbstainBelow = None,
+    windows: Windows = False,
+    window_stride: WindowStride = None,
     labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -461,7 +471,8 @@ def evaluate(
     pair = column_names(text_columns)
     columns = {"text_column": text_column, "text_columns": pair, "label_column": label_column}
     labeled, names = _one_of(file, data), label_names(labels)
-    loading = {"base": base, "labels": names, "device": device, "precision": precision}
+    read = {"windows": windows, "window_stride": window_stride}
+    loading = read | {"base": base, "labels": names, "device": device, "precision": precision}
     found = run(
         adapter,
         labeled,
@@ -504,6 +515,8 @@ def predict(
     text_column: TextColumn = None,
     text_columns: TextColumns = None,
     abstain_below: AbstainBelow = None,
+    windows: Windows = False,
+    window_stride: WindowStride = None,
     url: Annotated[
         str | None, typer.Option(help="Server to ask; ADAPTER is the name of an adapter there.")
     ] = None,
@@ -521,7 +534,9 @@ def predict(
     from rankwise.commands import predict as command
 
     if ray:
-        loading = {"base": base, "labels": label_names(labels), "device": device, "precision": precision}
+        read = {"windows": windows or None, "window_stride": window_stride}
+        names = label_names(labels)
+        loading = read | {"base": base, "labels": names, "device": device, "precision": precision}
         reading = {
             "text_column": text_column,
             "text_columns": column_names(text_columns),
@@ -545,6 +560,8 @@ def predict(
 
         if base or labels or (device, precision) != ("auto", "auto"):
             raise UsageError("with --url, --base, --labels, --device and --precision are up to the server")
+        if windows or window_stride:
+            raise UsageError("--windows: a server cuts long texts", hint="leave out --url or --windows")
         classifier: command.Classifier = RemoteClassifier(url, str(adapter))
     else:
         classifier = command.Classifier.load(
@@ -553,6 +570,8 @@ def predict(
             labels=label_names(labels),
             device=device,
             precision=precision,
+            windows=windows,
+            window_stride=window_stride,
             on_note=terminal.show_note,
         )
     if abstain_below is not None:
@@ -579,9 +598,10 @@ def predict(
     if source:
         texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
     texts = texts or []
-    found = classifier(texts)
+    encoded = classifier.encoded(texts)
+    found = classifier(encoded)
     answers = [each.answer(abstain_below or 0.0) for each in found]
-    notes = command.cut_note(classifier, classifier.truncated(texts), len(texts))
+    notes = command.long_notes(classifier, classifier.long_texts(encoded), len(texts))
     for note in [*notes, *command.abstain_note(abstain_below, answers.count(None), len(texts))]:
         terminal.show_note(note)
     if json:

@@ -23,6 +23,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "predict": (
         'rankwise predict runs/reviews "arrived late and broken"',
         "rankwise predict runs/reviews --input new.csv --output labeled.csv",
+        "rankwise predict runs/reviews --input reports.csv --output labeled.csv --windows",
         'rankwise predict someone/reviews@main "arrived late and broken"',
     ),
     "explain": (

@@ -12,7 +12,7 @@ import numpy as np
 
 from rankwise.commands.predict import (
     Classifier,
-    cut_note,
+    long_notes,
     require_abstaining,
     require_probability,
     wanted_by,
@@ -42,7 +42,7 @@ def evaluate(
         columns: `text_column` or `text_columns`, and `label_column`, if they cannot be detected.
         abstain_below: also measure the labels that have at least this probability.
         on_note: called with notes on the adapter, on what was read, and how much of it was used.
-        load: passed on to `Classifier.load`.
+        load: passed on to `Classifier.load`, such as `windows`.
 
     Raises:
         DataError: the data cannot be used, or contains a label that the adapter does not know.
@@ -61,11 +61,12 @@ def evaluate(
     notes: list[str] = []
     wanted = wanted_by(classifier, columns or {})
     split = read_labeled(source, classifier.labels, wanted=wanted, notes=notes)
-    for note in [*notes, *cut_note(classifier, classifier.truncated(split.texts), len(split))]:
+    texts = classifier.encoded(split.texts)
+    for note in [*notes, *long_notes(classifier, classifier.long_texts(texts), len(split))]:
         if on_note:
             on_note(note)
     name = source.name if isinstance(source, Path) else split.name
-    task, labels, logits = classifier.task, classifier.labels, classifier.logits(split.texts)
+    task, labels, logits = classifier.task, classifier.labels, classifier.logits(texts)
     targets, calibrated = task.targets(split.labels, len(labels)), logits / np.float32(classifier.temperature)
     found = task.metrics(name, targets, calibrated, labels, task.decided(logits, classifier.thresholds))
     if abstain_below is None:

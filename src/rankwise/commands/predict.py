@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from reprlib import repr as brief
@@ -32,6 +33,7 @@ from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, Unreachable, UsageError, as_keywords, either, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
+from rankwise.models import windows as overlapping
 from rankwise.models.base import check_ids, load_with_digest
 from rankwise.models.peft_format import merge
 from rankwise.models.registry import family_of
@@ -100,6 +102,21 @@ class _Parts:
     base: str  # a Hub ID, a packaged model, or the absolute path of a folder
     device: str
     precision: str
+    windows: bool = False  # whether long texts are read in windows
+    window_stride: int | None = None  # as given
+
+
+@dataclass(frozen=True)
+class LongTexts:
+    """How texts longer than an adapter's maximum length were read."""
+
+    cut: int = 0  # texts of which only a part was read
+    windowed: int = 0  # texts that were read in windows, also in part
+    windows: int = 0  # their windows
+
+    def __add__(self, other: LongTexts) -> LongTexts:
+        """The sum over two lists of texts."""
+        return LongTexts(self.cut + other.cut, self.windowed + other.windowed, self.windows + other.windows)
 
 
 class EncodedTexts(list[str]):
@@ -107,13 +124,20 @@ class EncodedTexts(list[str]):
 
     Args:
         texts: the texts.
-        ids: token ids of each text, (length,) int64.
-        cut: number of texts that were cut.
+        ids: token ids of each text, or of its first window, (length,) int64.
+        long: how long texts are read.
+        further: index of a text that is read in windows -> token ids of its other windows.
     """
 
-    def __init__(self, texts: Iterable[str], ids: Sequence[Ids], cut: int) -> None:
+    def __init__(
+        self,
+        texts: Iterable[str],
+        ids: Sequence[Ids],
+        long: LongTexts,
+        further: Mapping[int, Sequence[Ids]] | None = None,
+    ) -> None:
         super().__init__(texts)
-        self.ids, self.cut = ids, cut
+        self.ids, self.long, self.further = ids, long, further or {}
 
 
 class Classifier:
@@ -131,6 +155,8 @@ class Classifier:
     """Results of the sweep that trained it, if it comes from `rankwise.train`."""
     temperature: float = 1.0
     """Divides the logits before they become probabilities; 1 if the adapter has none of its own."""
+    window_stride: int | None = None
+    """Tokens from the start of a window to that of the next; None if long texts are cut."""
 
     def __init__(
         self,
@@ -161,6 +187,8 @@ class Classifier:
         labels: Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
+        windows: bool = False,
+        window_stride: int | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> Self:
         """Load a classifier from an adapter folder, or from the Hub.
@@ -173,6 +201,9 @@ class Classifier:
             labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16 or float32.
+            windows: read a text longer than the adapter's maximum length in overlapping windows, and take the
+                mean of their logits, instead of cutting the text.
+            window_stride: tokens from the start of a window to that of the next; by default, half a window.
             on_note: called with what the user should know, such as a base that is not the one that the
                 adapter was trained on; by default, it becomes a warning.
 
@@ -180,8 +211,12 @@ class Classifier:
             ModelError: the adapter or its base cannot be used.
             UsageError: the label names do not fit the adapter.
             Unreachable: the base or the adapter must be downloaded, and the Hub does not answer.
-            UsageError: this machine has no such device, or the precision is unknown.
+            UsageError: this machine has no such device, the precision is unknown, or the stride is larger
+                than a window.
         """
+        if window_stride is not None and not windows:
+            what = f"{option('window_stride', window_stride)}: texts are not read in windows"
+            raise UsageError(what, hint=f"add {option('windows', True)}")
         note = on_note or _warn
         path = adapter_folder(os.fspath(folder))
         saved = adapters.load(path)
@@ -192,7 +227,8 @@ class Classifier:
             on_note(f"{path}: has no label names; {option('labels')} gives them")
         tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
-        return cls._assembled(_Parts(str(path), saved, tokenizer, name, device, precision), note=note)
+        parts = _Parts(str(path), saved, tokenizer, name, device, precision, windows, window_stride)
+        return cls._assembled(parts, note=note)
 
     @classmethod
     def _assembled(
@@ -233,6 +269,9 @@ class Classifier:
         )
         made.results = results
         made.temperature = saved.temperature or 1.0
+        if parts.windows:
+            room = parts.tokenizer.room(max_length)
+            made.window_stride = overlapping.stride_of(parts.window_stride, room)
         return made
 
     def __call__(self, texts: Texts) -> list[Prediction]:
@@ -303,6 +342,7 @@ class Classifier:
     def logits(self, texts: Texts) -> NDArray[np.float32]:
         """(texts, classes) logits in the order of `labels`, without the temperature.
 
+        Those of a text that is read in windows are the mean over its windows.
         Takes and raises what a call does.
 
         Raises:
@@ -312,8 +352,14 @@ class Classifier:
         if not found:
             return np.empty((0, len(self.labels)), dtype=np.float32)
         with hardware.own_torch():
-            ids = found.ids if isinstance(found, EncodedTexts) else self._encoded(found).ids
-            of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, ids)[0]
+            encoded = found if isinstance(found, EncodedTexts) else self._encoded(found)
+            of_head: NDArray[np.float32] = bank_logits(self._backbone, self._head, encoded.ids)[0]
+            # A pass of their own: in one pass with other texts, a text's logits would be rounded differently.
+            if ids := [each for ids in encoded.further.values() for each in ids]:
+                others = iter(bank_logits(self._backbone, self._head, ids)[0])
+                for i, of_text in encoded.further.items():
+                    rows = [of_head[i], *islice(others, len(of_text))]
+                    of_head[i] = np.mean(rows, axis=0, dtype=np.float64)
         if not np.isfinite(of_head).all():
             raise ModelError(
                 "the logits are not finite: the adapter's weights are too large for this base model",
@@ -350,6 +396,9 @@ class Classifier:
     def token_effects(self, text: str) -> TokenEffects:
         """Gradient times input of each token of a text, for the method `gradient` of `explain`."""
         listed([text])
+        if self.long_texts([text]).windowed:
+            what = f"the gradient is computed in one window of {self.max_length:,} tokens; the text is longer"
+            raise UsageError(what, hint=option("method", "occlusion"))
         with hardware.own_torch():
             ids, places = self._tokenizer.places(text, self.max_length)
             check_ids([ids], self._backbone)
@@ -358,10 +407,12 @@ class Classifier:
         return TokenEffects(found, effects, places)
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """The number of texts with more tokens than `max_length`, which are cut."""
-        if isinstance(texts, EncodedTexts):
-            return texts.cut
-        return self._tokenizer.truncated(self._as_texts(texts), self.max_length)
+        """The number of texts of which only a part is read, because they are too long."""
+        return self.long_texts(texts).cut
+
+    def long_texts(self, texts: Sequence[str]) -> LongTexts:
+        """How the texts with more tokens than `max_length` are read."""
+        return (texts if isinstance(texts, EncodedTexts) else self._encoded(self._as_texts(texts))).long
 
     def encoded(self, texts: Sequence[str]) -> list[str]:
         """The texts with all that can be computed without the model, for a later call.
@@ -373,11 +424,22 @@ class Classifier:
         return self._encoded(self._as_texts(texts))
 
     def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
+        if not texts:
+            return EncodedTexts([], [], LongTexts())
+        if self.window_stride is not None:
+            return self._in_windows(texts, self.window_stride)
         ids = self._tokenizer(texts, self.max_length)
         check_ids(ids, self._backbone)
         # Only a text of the maximum length can have been cut.
         full = [text for text, each in zip(texts, ids, strict=True) if len(each) >= self.max_length]
-        return EncodedTexts(texts, ids, self._tokenizer.truncated(full, self.max_length))
+        return EncodedTexts(texts, ids, LongTexts(self._tokenizer.truncated(full, self.max_length)))
+
+    def _in_windows(self, texts: Sequence[str], stride: int) -> EncodedTexts:
+        found, cut = self._tokenizer.in_windows(texts, self.max_length, stride)
+        check_ids([each for ids in found for each in ids], self._backbone)
+        long = {i: ids for i, ids in enumerate(found) if len(ids) > 1}
+        counts = LongTexts(cut, len(long), sum(map(len, long.values())))
+        return EncodedTexts(texts, [ids[0] for ids in found], counts, {i: ids[1:] for i, ids in long.items()})
 
     def __repr__(self) -> str:
         if self._parts is None:
@@ -492,7 +554,8 @@ def predict_file(
     as_list = classifier.task.several and target.suffix.lower() not in JOINED
     blank = dict.fromkeys(added, 0.0) | {added[0]: [""] if as_list else ""}
     notes: list[str] = []
-    done = cut = total = unanswered = 0
+    done = total = unanswered = 0
+    long = LongTexts()
 
     def preview() -> Iterator[list[Row]]:
         nonlocal total
@@ -516,9 +579,9 @@ def predict_file(
                 row |= dict(zip(added, values, strict=True))
             write([_without_pair(row, rows) for row in batch])
             done += len(batch)
-            cut += classifier.truncated(texts)
+            long += classifier.long_texts(texts)
             on_rows(len(batch))
-    more = [*cut_note(classifier, cut, done), *abstain_note(abstain_below, unanswered, done)]
+    more = [*long_notes(classifier, long, done), *abstain_note(abstain_below, unanswered, done)]
     for note in [*(each for each in notes if each not in rows.notes), *more]:
         on_note(note)
     return done
@@ -622,9 +685,18 @@ def lines_of_stdin(classifier: Classifier, *, skip_empty: bool, on_note: Callabl
     return texts
 
 
-def cut_note(classifier: Classifier, cut: int, texts: int) -> list[str]:
-    """A note on the number of texts that were cut, if any were."""
-    return [f"{cut:,} of {texts:,} texts cut at {classifier.max_length:,} tokens"] if cut else []
+def long_notes(classifier: Classifier, long: LongTexts, texts: int) -> list[str]:
+    """Notes on the texts that were cut or read in windows, if any were."""
+    length, stride = classifier.max_length, classifier.window_stride
+    if stride is None:
+        return [f"{long.cut:,} of {texts:,} texts cut at {length:,} tokens"] if long.cut else []
+    notes = []
+    if long.windowed:
+        said = f"{long.windowed:,} of {texts:,} texts read in windows of {length:,} tokens"
+        notes.append(f"{said}, {long.windows:,} windows in all")
+    if long.cut:
+        notes.append(f"{long.cut:,} of {texts:,} texts cut at {overlapping.MOST:,} windows")
+    return notes
 
 
 def abstain_note(abstain_below: float | None, unanswered: int, texts: int) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwise.errors import DataError, ModelError, UsageError
+from rankwise.models import windows
 from rankwise.models.long_texts import LONG, PIECE, Cuts
 from rankwise.store import files
 from rankwise.store.files import read_object
@@ -133,16 +134,43 @@ class Tokenizer:
             DataError: a text is not a string, cannot be encoded, or has no tokens in this vocabulary.
             UsageError: max_length leaves no room for text besides the special tokens.
         """
+        self.room(max_length)
+        return [self._cut(encoding, max_length) for encoding in self._starts(texts, max_length)]
+
+    def room(self, max_length: int) -> int:
+        """The most tokens of a text besides the special tokens.
+
+        Raises:
+            UsageError: there is no room.
+        """
         if max_length <= self._added:
             what = f"max_length {max_length} leaves no room for text besides {self._added} special tokens"
             raise UsageError(what)
-        ids: list[NDArray[np.int64]] = []
-        for chunk in _chunks(texts):
-            for encoding in self._encode_starts(chunk, max_length):
-                ids.append(self._cut(encoding, max_length))
-                if not len(ids[-1]):
-                    raise DataError(f"the vocabulary has no tokens for {texts[len(ids) - 1][:60]!r}")
-        return ids
+        return max_length - self._added
+
+    def in_windows(
+        self, texts: Sequence[str], max_length: int, stride: int
+    ) -> tuple[list[list[NDArray[np.int64]]], int]:
+        """Tokenize texts, and those that are too long in overlapping windows (`rankwise.models.windows`).
+
+        Args:
+            texts: the texts.
+            max_length: most tokens of a window, including special tokens.
+            stride: tokens of the text from the start of a window to that of the next.
+
+        Returns:
+            for each text the ids of its windows, each (1 to max_length,) int64, and the number of texts with
+            more windows than are read. The first window of a text has the ids of a call.
+
+        Raises the same errors as a call.
+        """
+        most = windows.most_tokens(self.room(max_length), stride)
+        found, cut = [], 0
+        for encoding in self._starts(texts, most + 1):
+            cut += len(encoding) > most
+            encoding.truncate(most, direction=self.truncation_side)
+            found.append(self._windows(encoding, max_length, stride))
+        return found, cut
 
     def places(self, text: str, max_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokenize a text, and say which of its characters each token stands for.
@@ -182,6 +210,18 @@ class Tokenizer:
             return list(map(len, self._encode(chunk)))
         return [sum(len(self._encode([piece])[0]) for piece in self._cuts.pieces(text)) for text in chunk]
 
+    def _starts(self, texts: Sequence[str], max_length: int) -> Iterator[Any]:
+        """Encodings as from `_encode_starts`, for any number of texts.
+
+        Raises:
+            DataError: see `__call__`.
+        """
+        for chunk in _chunks(texts):
+            for text, encoding in zip(chunk, self._encode_starts(chunk, max_length), strict=True):
+                if not len(encoding) and not self._added:
+                    raise DataError(f"the vocabulary has no tokens for {text[:60]!r}")
+                yield encoding
+
     def _encode_starts(self, chunk: list[str], max_length: int) -> list[Any]:
         """Encodings that have at least the first `max_length` tokens of each text, or all of them."""
         if self.truncation_side == "left" or max(map(len, chunk)) <= LONG:
@@ -209,12 +249,34 @@ class Tokenizer:
 
     def _cut(self, encoding: Any, max_length: int) -> NDArray[np.int64]:
         """Token ids truncated to max_length, including special tokens."""
+        return self._without_padding(np.array(self._truncated(encoding, max_length).ids, dtype=np.int64))
+
+    def _truncated(self, encoding: Any, max_length: int) -> Any:
+        """The encoding, itself truncated, with special tokens: at most max_length tokens together."""
         encoding.truncate(max_length - self._added, direction=self.truncation_side)
-        whole = self._backend.post_process(encoding) if self._added else encoding
-        ids: list[int] = whole.ids
-        while len(ids) > 1 and ids[-1] == self._pad_id:
-            ids.pop()
-        return np.array(ids, dtype=np.int64)
+        return self._backend.post_process(encoding) if self._added else encoding
+
+    def _windows(self, encoding: Any, max_length: int, stride: int) -> list[NDArray[np.int64]]:
+        """Token ids of the windows of a text, including special tokens, from the side that a cut keeps."""
+        width = max_length - self._added
+        if len(encoding) <= width:
+            return [self._cut(encoding, max_length)]
+        tokens = np.array(encoding.ids, dtype=np.int64)
+        whole = self._truncated(encoding, max_length)
+        frame, of_text = np.array(whole.ids, dtype=np.int64), np.array(whole.special_tokens_mask) == 0
+        ids = []
+        for start in windows.starts(len(tokens), width, stride):
+            at = start if self.truncation_side == "right" else len(tokens) - width - start
+            frame[of_text] = tokens[at : at + width]
+            ids.append(self._without_padding(frame.copy()))
+        return ids
+
+    def _without_padding(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token ids without pad tokens at the end; at least one remains."""
+        end = len(ids)
+        while end > 1 and ids[end - 1] == self._pad_id:
+            end -= 1
+        return ids[:end]
 
     def as_json(self) -> str | None:
         """The contents of a tokenizer.json for a folder that has only vocab.json and merges.txt, else None.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from rankwise.commands.explain import TokenEffects
-from rankwise.commands.predict import Classifier, Texts
+from rankwise.commands.predict import Classifier, LongTexts, Texts
 from rankwise.errors import DataError, Unreachable, UsageError, option
 from rankwise.serve.start import TOKEN
 from rankwise.tasks.registry import task_of
@@ -84,9 +84,9 @@ class RemoteClassifier(Classifier):
         """
         raise UsageError("a server explains by occlusion only", hint=option("method", "occlusion"))
 
-    def truncated(self, texts: Sequence[str]) -> int:
-        """0: the server cuts long texts, and does not say which."""
-        return 0
+    def long_texts(self, texts: Sequence[str]) -> LongTexts:
+        """Nothing: the server cuts long texts, and does not say which."""
+        return LongTexts()
 
     def encoded(self, texts: Sequence[str]) -> list[str]:
         """The texts: the server tokenizes them."""
