@@ -268,7 +268,7 @@ def test_placeholders_have_one_style() -> None:
     named = {
         each.metavar for verb in verbs.values() for each in verb.params if each.param_type_name == "option"
     }
-    style = re.compile(r"[A-Z]+|A,B(,\.\.\.)?|NAME=A,B,\.\.\.|[a-z0-9-]+(\|[a-z0-9-]+)+")
+    style = re.compile(r"[A-Z]+|A,B(,\.\.\.)?|NAME=A,B,\.\.\.|[a-z0-9-]+(\|[a-z0-9-]+)+(\|LABEL=W,\.\.\.)?")
     assert all(style.fullmatch(each) for each in named - {None})
 
 
