@@ -61,16 +61,19 @@ def body(right: Mapping[str, Right], is_long: Right, windows: int) -> str:
             accuracy = f"{100 * found[part].mean():.1f}"
             cells += [accuracy, "" if found is cut else against(found[part], cut[part])]
         rows.append(cells)
+    overlapping, apart = (each[is_long] for each in list(right.values())[1:3])
     return (
         f"{len(is_long):,} texts, of which {is_long.sum():,} are long. With a stride of half a window, these "
         f"have {windows:,} windows. Brackets: 95 % intervals, {DRAWS:,} bootstrap samples of the texts.\n\n"
         + common.table(HEADER, rows)
+        + "\n\nWindows without overlap against overlapping ones, on long texts: "
+        + f"{against(apart, overlapping)} points."
     )
 
 
-def against(found: Right, cut: Right) -> str:
+def against(found: Right, other: Right) -> str:
     """The difference in points, with its interval."""
-    difference = found.astype(np.float64) - cut
+    difference = found.astype(np.float64) - other
     draws = np.random.default_rng(0).choice(difference, (DRAWS, len(difference))).mean(axis=1)
     low, high = np.quantile(draws, (0.025, 0.975))
     return f"{100 * difference.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

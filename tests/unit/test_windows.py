@@ -80,6 +80,16 @@ def test_each_window_has_the_special_tokens(tokenizer: Tokenizer, pad: bool, kee
     assert cut == 0 and len(found) > 3
 
 
+@pytest.mark.parametrize("pad", [False, True])
+def test_cut_texts_are_counted_whatever_ends_them(tokenizer: Tokenizer, pad: bool) -> None:
+    """A pad token after each text is left out, so a cut text is shorter than the maximum length."""
+    each = framed(tokenizer, pad=pad)
+    size = int(each.lengths(["so cross and shaky"])[0])
+    for length, cut in ((size, 0), (size - 1, 1)):
+        assert each.in_windows(["so cross and shaky"], length, None)[1] == cut
+        assert each.truncated(["so cross and shaky"], length) == cut
+
+
 def test_a_text_of_a_window_has_one_window(tokenizer: Tokenizer) -> None:
     text = "so cross and shaky today"
     size = len(tokenizer([text], 500)[0])

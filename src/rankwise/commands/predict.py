@@ -426,16 +426,7 @@ class Classifier:
     def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
         if not texts:
             return EncodedTexts([], [], LongTexts())
-        if self.window_stride is not None:
-            return self._in_windows(texts, self.window_stride)
-        ids = self._tokenizer(texts, self.max_length)
-        check_ids(ids, self._backbone)
-        # Only a text of the maximum length can have been cut.
-        full = [text for text, each in zip(texts, ids, strict=True) if len(each) >= self.max_length]
-        return EncodedTexts(texts, ids, LongTexts(self._tokenizer.truncated(full, self.max_length)))
-
-    def _in_windows(self, texts: Sequence[str], stride: int) -> EncodedTexts:
-        found, cut = self._tokenizer.in_windows(texts, self.max_length, stride)
+        found, cut = self._tokenizer.in_windows(texts, self.max_length, self.window_stride)
         check_ids([each for ids in found for each in ids], self._backbone)
         long = {i: ids for i, ids in enumerate(found) if len(ids) > 1}
         counts = LongTexts(cut, len(long), sum(map(len, long.values())))

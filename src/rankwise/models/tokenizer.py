@@ -149,14 +149,15 @@ class Tokenizer:
         return max_length - self._added
 
     def in_windows(
-        self, texts: Sequence[str], max_length: int, stride: int
+        self, texts: Sequence[str], max_length: int, stride: int | None
     ) -> tuple[list[list[NDArray[np.int64]]], int]:
         """Tokenize texts, and those that are too long in overlapping windows (`rankwise.models.windows`).
 
         Args:
             texts: the texts.
             max_length: most tokens of a window, including special tokens.
-            stride: tokens of the text from the start of a window to that of the next.
+            stride: tokens of the text from the start of a window to that of the next; None to read one window
+                of each text.
 
         Returns:
             for each text the ids of its windows, each (1 to max_length,) int64, and the number of texts with
@@ -164,12 +165,13 @@ class Tokenizer:
 
         Raises the same errors as a call.
         """
-        most = windows.most_tokens(self.room(max_length), stride)
+        room = self.room(max_length)
+        most = room if stride is None else windows.most_tokens(room, stride)
         found, cut = [], 0
         for encoding in self._starts(texts, most + 1):
             cut += len(encoding) > most
             encoding.truncate(most, direction=self.truncation_side)
-            found.append(self._windows(encoding, max_length, stride))
+            found.append(self._windows(encoding, max_length, stride or room))
         return found, cut
 
     def places(self, text: str, max_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -202,7 +204,8 @@ class Tokenizer:
         Raises:
             DataError: see `__call__`.
         """
-        return sum(len(ids) > max_length for ids in self(texts, max_length + 1))
+        room = self.room(max_length)
+        return sum(len(encoding) > room for encoding in self._starts(texts, max_length + 1))
 
     def _sizes(self, chunk: list[str]) -> list[int]:
         """Tokens of each text, without special tokens. Long texts are counted piece by piece."""
