@@ -66,6 +66,7 @@ def _compare_gradients(pair: Pair, lengths: list[int], vocabulary: int) -> None:
         assert torch.linalg.vector_norm(mine - other) <= 1e-5 * torch.linalg.vector_norm(other), name
 
 
+@pytest.mark.timeout(900)  # a minute alone, and several beside other tests
 def test_gpt2_at_its_true_shape() -> None:
     """124M parameters: logits of 200 texts of 1 to 1,024 tokens, gradients of a batch."""
     pair = make_pair("gpt2", shape={})

@@ -61,6 +61,7 @@ EVERYTHING: dict[str, Any] = {
     "precision": "float32",
     "device": "cuda:1",
     "memory_gb": 1.5,
+    "bank_size": 2,
 }
 
 

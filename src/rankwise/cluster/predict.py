@@ -26,7 +26,7 @@ from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.predict import Classifier, pair_columns, predict_file, require_abstaining
-from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError
+from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError, either
 from rankwise.models import peft_format
 from rankwise.paths import expanded
 from rankwise.store import files
@@ -152,7 +152,7 @@ def _claim(
     elif json.loads(path.read_text("utf-8")) != settings:
         raise UsageError(
             f"{target}: has labels of another adapter, or of other options",
-            hint="give another --output, or the same adapter and options",
+            hint=f"give another {either('--output', 'target')}, or the same adapter and options",
         )
 
 

@@ -12,7 +12,7 @@ from rankwise import schema
 from rankwise.commands.bank import Order
 from rankwise.commands.material import Material, read_material
 from rankwise.commands.tune import tuning_data
-from rankwise.errors import RankwiseError, Unreachable, UsageError
+from rankwise.errors import RankwiseError, Unreachable, UsageError, option
 from rankwise.recipe import Recipe
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -39,7 +39,7 @@ def follow(group: Group) -> schema.Results:
         if group.share.process == 1 and not group.is_told():
             raise Unreachable(
                 "process 0 has ended or does not answer",
-                hint="what it has saved can be resumed with --resume",
+                hint=f"what it has saved can be resumed: {option('resume', True)}",
             ) from None
         sys.exit(Unreachable.exit_status)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rankwise.commands.run_results import Results
 from rankwise.commands.sweep import sweep
-from rankwise.errors import UsageError
+from rankwise.errors import UsageError, either, option
 from rankwise.plan import PROBE
 from rankwise.recipe import Recipe
 from rankwise.schema import MergedRun, Timing, Trial
@@ -69,7 +69,7 @@ def merge_runs(
             output exists.
     """
     if len(runs) < 2:
-        raise UsageError("at least two runs are needed", hint="rankwise merge-runs A B --output C")
+        raise UsageError("at least two runs are needed", hint="name the runs to merge, and the folder to write")
     parts = [_read(RunFolder(Path(run))) for run in runs]
     target = RunFolder(Path(output))
     if not files.is_free(target.path):
@@ -86,9 +86,8 @@ def merge_runs(
 
 def _read(run: RunFolder) -> _Part:
     if not run.is_complete():
-        raise UsageError(
-            f"{run.path}: not a finished sweep", hint=f"finish it first: rankwise sweep --resume {run.path}"
-        )
+        hint = f"finish it first: {either(f'rankwise sweep --resume {run.path}', 'sweep(..., resume=True)')}"
+        raise UsageError(f"{run.path}: not a finished sweep", hint=hint)
     return _Part(run, Recipe.load(run.recipe), run.read_results(), run.read_timing())
 
 
@@ -192,7 +191,7 @@ def _trials(parts: Sequence[_Part]) -> list[Trial]:
                 raise UsageError(
                     f"rank {chosen.rank} has {settings} in {other.run.path} and {dict(chosen.settings)} "
                     f"in {part.run.path}",
-                    hint="train all seeds of a rank in one run, or at a given rate with --no-tune",
+                    hint=f"train all seeds of a rank in one run, or at a given rate: {option('tune', False)}",
                 )
     return trials
 

@@ -73,7 +73,11 @@ class Run:
     curves: Mapping[str, Curve]  # adapter -> curve; empty without history.jsonl
     data: DataReport | None
     _losses: dict[tuple[str, str], Floats] = field(default_factory=dict, compare=False, repr=False)
-    """(adapter, split) -> (texts,) log losses that were already computed, so that files are read once."""
+    """(adapter, split) -> (texts,) log losses that were already computed."""
+    _logits: dict[str, Mapping[str, NDArray[np.float32]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Adapter -> split -> logits that were already read, so that each file is read once."""
 
     @property
     def name(self) -> str:
@@ -129,7 +133,13 @@ class Run:
             UsageError: the file in the folder logits cannot be read, or is not of these texts.
         """
         path = RunFolder(self.path).logits / f"{name}.safetensors"
-        return _read_logits(path, (len(self.predictions[split].texts), len(self.results.labels)), split)
+        if name not in self._logits:
+            self._logits[name] = _read_logits(path)
+        logits, texts = self._logits[name].get(split), len(self.predictions[split].texts)
+        shape = (texts, len(self.results.labels))
+        if logits is None or logits.shape != shape or not np.isfinite(logits).all():
+            raise UsageError(f"{path}: not the logits of the run's {split} texts", hint=NO_LOGITS)
+        return logits
 
     def _log_loss(self, name: str, split: str) -> Floats:
         if (name, split) not in self._losses:
@@ -177,15 +187,12 @@ def _read_curves(path: Path) -> dict[str, Curve]:
         return {}
 
 
-def _read_logits(path: Path, shape: tuple[int, int], split: str) -> NDArray[np.float32]:
-    """(texts, classes) logits of the texts of a split."""
+def _read_logits(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Split -> (texts, classes) logits."""
     try:
-        logits: NDArray[np.float32] = safetensors.numpy.load(path.read_bytes())[split]
+        return safetensors.numpy.load(path.read_bytes())
     except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path}: cannot be read: {error}", hint=NO_LOGITS) from None
-    if logits.shape != shape or not np.isfinite(logits).all():
-        raise UsageError(f"{path}: not the logits of the run's {split} texts", hint=NO_LOGITS)
-    return logits
 
 
 def _read_predictions(path: Path, results: Results, task: Task) -> dict[str, SplitPredictions]:
