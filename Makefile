@@ -36,7 +36,7 @@ coverage: $(VENV)/dev $(VENV)/base
 	$(BIN)/python -m pytest --cov=rankwise --cov-report=term-missing:skip-covered
 
 faults: $(VENV)/dev
-	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults tests/serve --timeout 3000 -v --durations 20
+	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults tests/serve tests/cluster --timeout 3000 -v --durations 20
 
 check: $(VENV)/dev $(VENV)/base
 	$(BIN)/ruff check src tests bench examples .ci

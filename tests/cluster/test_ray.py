@@ -27,6 +27,8 @@ pytest.importorskip("ray", reason="the extra rankwise[ray] is not installed")
 from rankwise.cluster.banks import Cluster
 from rankwise.cluster.predict import Labeler, _claim, predict_folder
 
+FULL = os.environ.get("RANKWISE_FAULTS") == "full"
+in_full = pytest.mark.skipif(not FULL, reason="make faults runs it: a Ray cluster takes half a minute")
 SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
 
 
@@ -98,6 +100,7 @@ def test_the_same_bytes(cluster: Cluster, recipe: Recipe, whole: dict[str, bytes
     assert len(workers()) == 2
 
 
+@in_full
 @pytest.mark.parametrize("number", [1, 2])
 def test_workers_are_killed(
     cluster: Cluster, recipe: Recipe, whole: dict[str, bytes], tmp_path: Path, number: int
@@ -127,6 +130,7 @@ with Cluster("local", cpus=1, workers=2) as cluster:
 """
 
 
+@in_full
 def test_the_driver_is_killed(
     cluster: Cluster, recipe: Recipe, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -139,6 +143,7 @@ def test_the_driver_is_killed(
     assert content(tmp_path / "run") == whole
 
 
+@in_full
 def test_a_tuned_sweep(cluster: Cluster, gpt2_base: Path, tmp_path: Path) -> None:
     """Trials, too, are trained by the workers."""
     for seed, (split, size) in enumerate({"train": 240, "validation": 18}.items()):
@@ -186,6 +191,7 @@ def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == "pip install 'rankwise[ray]'"
 
 
+@in_full
 def test_a_search(cluster: Cluster, gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     """Rung by rung: the result is the same with another number of workers."""
     recipe = tiny.recipe(

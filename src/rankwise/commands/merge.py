@@ -69,7 +69,9 @@ def merge_runs(
             output exists.
     """
     if len(runs) < 2:
-        raise UsageError("at least two runs are needed", hint="name the runs to merge, and the folder to write")
+        raise UsageError(
+            "at least two runs are needed", hint="name the runs to merge, and the folder to write"
+        )
     parts = [_read(RunFolder(Path(run))) for run in runs]
     target = RunFolder(Path(output))
     if not files.is_free(target.path):
