@@ -320,6 +320,14 @@ def test_a_worker_writes_lists_of_labels(several: Path, texts: Path, tmp_path: P
     assert table["predicted_labels"].to_pylist() == [list(labels) for labels in expected]
 
 
+def test_a_classifier_that_cannot_be_loaded_is_no_lost_worker(
+    adapter: Path, texts: Path, tmp_path: Path
+) -> None:
+    labeler = Labeler(1, str(adapter), {"windows": True, "window_stride": 999})
+    with pytest.raises(UsageError, match="window_stride"):
+        labeler.label(str(texts / "a.parquet"), str(tmp_path / "a.parquet"), {})
+
+
 @pytest.mark.parametrize(
     ("adapter_of", "reading", "message"),
     [

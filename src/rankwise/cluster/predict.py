@@ -16,6 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,12 @@ class Labeler:
 
     def __init__(self, threads: int, adapter: str, loading: Mapping[str, Any]) -> None:
         torch.set_num_threads(threads)
-        self.classifier = Classifier.load(adapter, **loading)
+        self._adapter, self._loading = adapter, loading
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, loaded for the first file: an actor that fails to start looks like a lost worker."""
+        return Classifier.load(self._adapter, **self._loading)
 
     def label(self, source: str, target: str, reading: Mapping[str, Any]) -> int:
         """Label a file; the number of its rows."""
