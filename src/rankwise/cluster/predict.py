@@ -64,7 +64,7 @@ class Labeler:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The classifier, loaded for the first file: an actor that fails to start looks like a lost worker."""
+        """The classifier, loaded for the first file: an actor that cannot start looks like a lost worker."""
         return Classifier.load(self._adapter, **self._loading)
 
     def label(self, source: str, target: str, reading: Mapping[str, Any]) -> int:
