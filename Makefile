@@ -22,11 +22,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
 
-# The service and the faults are tested alone: some of their tests count seconds.
+# The service is tested alone: some of its tests count seconds.
 test: check
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-	  --ignore tests/serve --ignore tests/faults
-	$(BIN)/python -m pytest tests/serve tests/faults
+	  --ignore tests/serve
+	$(BIN)/python -m pytest tests/serve
 
 # Old packages warn about newer packages that they depend on, so deprecations are not errors here.
 test-oldest: $(OLDEST)/ready
@@ -36,7 +36,8 @@ coverage: $(VENV)/dev $(VENV)/base
 	$(BIN)/python -m pytest --cov=rankwise --cov-report=term-missing:skip-covered
 
 faults: $(VENV)/dev
-	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults tests/serve tests/cluster --timeout 3000 -v --durations 20
+	RANKWISE_FAULTS=full $(BIN)/python -m pytest tests/faults tests/serve tests/cluster tests/parity/test_model.py \
+	  tests/unit/training/test_parallel.py --timeout 3000 -v --durations 20
 
 check: $(VENV)/dev $(VENV)/base
 	$(BIN)/ruff check src tests bench examples .ci

@@ -232,6 +232,7 @@ def labels(folder: Path) -> dict[str, list[str]]:
     }
 
 
+@in_full
 def test_a_folder_is_labeled(adapter: Path, classifier: Classifier, texts: Path, tmp_path: Path) -> None:
     """Once: files that are there are kept, one that cannot be read is named, and the others are labeled."""
     (texts / "bad.parquet").write_bytes(b"nothing")
@@ -284,6 +285,7 @@ def paired(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> Path:
     return folder / "run"
 
 
+@in_full
 def test_pairs_and_abstaining(paired: Path, tmp_path: Path) -> None:
     """On the command line, in two steps: a threshold belongs to the labels of a folder."""
     source, target = tmp_path / "texts", tmp_path / "labels"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -66,14 +68,15 @@ def _compare_gradients(pair: Pair, lengths: list[int], vocabulary: int) -> None:
         assert torch.linalg.vector_norm(mine - other) <= 1e-5 * torch.linalg.vector_norm(other), name
 
 
-@pytest.mark.timeout(900)  # a minute alone, and several beside other tests
+@pytest.mark.timeout(900)  # minutes, with 200 texts beside other tests
 def test_gpt2_at_its_true_shape() -> None:
-    """124M parameters: logits of 200 texts of 1 to 1,024 tokens, gradients of a batch."""
+    """124M parameters: logits of 30 texts (`make faults`: 200) of 1 to 1,024 tokens, gradients of a batch."""
     pair = make_pair("gpt2", shape={})
     _compare_gradients(pair, [1, 2, 7, 12, 19, 24, 31, 48], 50257)
-    lengths = np.geomspace(1, 1024, 200).round().astype(int)
+    number = 200 if os.environ.get("RANKWISE_FAULTS") == "full" else 30
+    lengths = np.geomspace(1, 1024, number).round().astype(int)
     texts = random_texts(lengths.tolist(), 50257, seed=1)
-    assert len(texts) == 200 and max(map(len, texts)) == 1024 and min(map(len, texts)) == 1
+    assert len(texts) == number and max(map(len, texts)) == 1024 and min(map(len, texts)) == 1
     ours = bank_logits(pair.backbone, pair.bank, texts)[0]
     with torch.inference_mode():
         theirs = torch.cat([pair.peer_logits([text]) for text in texts]).numpy()

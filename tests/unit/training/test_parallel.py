@@ -31,6 +31,7 @@ from rankwise.training.trainer import StepResult, Trainer
 from tests import tiny
 from tests.unit.nn.models import backbone, spec, texts, trained_bank
 
+FULL = os.environ.get("RANKWISE_FAULTS") == "full"
 KINDS = {"ragged": RaggedStep, "static": StaticStep}
 
 
@@ -194,6 +195,7 @@ def test_a_process_dies(
     assert_same_adapters(alone, run)
 
 
+@pytest.mark.skipif(not FULL, reason="make faults runs it: torchrun takes a quarter of a minute")
 def test_torchrun(gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder) -> None:
     """Process 0 prints the table and the others nothing, and only it writes files."""
     (tmp_path / "recipe.toml").write_text(tiny.recipe(gpt2_base, data_folder).to_toml())
