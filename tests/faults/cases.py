@@ -379,7 +379,7 @@ CASES: list[tuple[str, str, bytes, Rows | str]] = [
         "label half",
         "a.jsonl",
         b'{"text": "a", "label": 0}\n{"text": "b", "label": 0.5}\n',
-        ":2: the label is 0.5, neither a string nor an integer (column 'label')\nhint: add a label or remove the row; labels are strings, integers, true or false",
+        ":2: the label is 0.5, neither a string nor an integer (column 'label')\nhint: for numbers, round them to a few classes, or use AutoModelForSequenceClassification of transformers with problem_type=\"regression\"",
     ),
     (
         "label bools",
@@ -409,7 +409,7 @@ CASES: list[tuple[str, str, bytes, Rows | str]] = [
         "label list",
         "a.jsonl",
         b'{"text": "a", "label": ["x"]}\n',
-        ":1: the label is ['x'], neither a string nor an integer (column 'label')\nhint: add a label or remove the row; labels are strings, integers, true or false",
+        ":1: the label is a list: ['x'] (column 'label')\nhint: for texts with several labels: --task multi-label",
     ),
     (
         "label words",
@@ -569,7 +569,7 @@ CASES: list[tuple[str, str, bytes, Rows | str]] = [
         "text list",
         "a.jsonl",
         b'{"text": ["a"], "label": "x"}\n',
-        ":1: the text is of type list, not a string (column 'text')\nhint: add a text or remove the row; --text-column NAME selects the text column",
+        ":1: the text is a list of words (column 'text')\nhint: rankwise trains classifiers: it labels whole texts, not words; for labels of words, use AutoModelForTokenClassification of transformers",
     ),
     (
         "text null",
@@ -824,7 +824,7 @@ CASES: list[tuple[str, str, bytes, Rows | str]] = [
         "fasttext labels",
         "a.txt",
         b"__label__x a\n__label__x __label__y b\n",
-        ":2: 2 labels: x, y\nhint: a text has exactly one label: remove the others, or the line",
+        ":2: the label is a list: ['x', 'y']\nhint: for texts with several labels: --task multi-label",
     ),
     (
         "json in a list",

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from rankwise.report.scores import rank_rows
 from rankwise.report.tables import one_line
 from rankwise.schema import Diverged
 from rankwise.store.run_folder import RunFolder
+from rankwise.training import signals
 from tests.made import made_run
 from tests.unit.hostile import LABELS, TEXTS
 from tests.unit.page import Page
@@ -259,13 +261,29 @@ def test_a_fault_in_the_report_does_not_look_like_a_lost_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
-    monkeypatch.setattr(build, "tell", lambda run, metric, margin: 1 / 0)
+    monkeypatch.setattr(build, "tell", lambda *story: 1 / 0)
     with pytest.raises(
         RankwiseError, match="its results are safe, but the report could not be made"
     ) as caught:
         build.rebuild(made)
     assert "rankwise report" in caught.value.hint
     assert made.table.exists() and made.read_results().adapters
+
+
+def test_a_signal_that_a_figure_swallows_stops_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8}, seeds=(0,))
+
+    def swallowing(*story: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise TypeError("incompatible function arguments") from None
+
+    monkeypatch.setattr(build, "tell", swallowing)
+    with signals.stopping(), pytest.raises(signals.Interrupted, match="SIGTERM"):
+        build.rebuild(made)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"splits": 3}', "\xff"])

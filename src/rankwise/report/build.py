@@ -31,6 +31,7 @@ from rankwise.report.verdict import Chosen, chosen
 from rankwise.schema import Comparison, MetricName, Results
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command
+from rankwise.training import signals
 
 LABELS = "labels.txt"
 """File next to the figures that maps numbers to labels, if PNGs or PDFs show numbers instead of labels."""
@@ -160,6 +161,7 @@ def _results_are_safe(folder: RunFolder) -> Iterator[None]:
     except RankwiseError:
         raise
     except Exception as error:
+        signals.check()  # matplotlib turns a signal inside its compiled code into a TypeError
         raise RankwiseError(
             f"{folder.path}: the run is finished and its results are safe, but the report could not be made: "
             f"{type(error).__name__}: {error}",
