@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-SPINS = 1000
+SPINS = 3000
 """Rounds that a thread of GNU's OpenMP spins at a barrier before it sleeps; the default is 300,000."""
 BLOCKTIME_MS = 1
 """The same for Intel's and LLVM's OpenMP, in milliseconds; the default is 200."""
