@@ -76,7 +76,7 @@ class Order:
     stage: Stage
     specs: Sequence[AdapterSpec]
     settings: TrainSettings
-    saved: Mapping[str, AdapterState]  # of those of its adapters that have begun
+    saved: Mapping[str, AdapterState]  # of the adapters that have started to train
     micro_batches: int
 
 
