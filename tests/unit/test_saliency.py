@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rankwise import Classifier, UsageError
 from rankwise.cli.app import app
-from rankwise.commands.explain import METHODS, explain
+from rankwise.commands.explain import METHODS, TokenEffects, explain
 from rankwise.models import base as bases
 from rankwise.models.base import load_backbone
 from rankwise.models.tokenizer import Tokenizer
@@ -86,7 +86,7 @@ class _Fixed:
         self._classifier, self._effects, self.labels = classifier, effects, classifier.labels
         self.predict_proba = classifier.predict_proba
 
-    def token_effects(self, text: str):  # type: ignore[no-untyped-def]  # the type is that of the classifier
+    def token_effects(self, text: str) -> TokenEffects:
         return replace(self._classifier.token_effects(text), effects=self._effects)
 
 
