@@ -14,7 +14,8 @@ ranks that are chosen on one half of these texts and scored on the other half.
 Results are kept in a JSON Lines file in the work folder: an interrupted benchmark continues where it was.
 
     python -m bench.rank_choice --data FOLDER_OR_FILE [--data ...] [--texts N] [--validation-texts N]
-        [--epochs N] [--seeds LIST] [--rates LIST] [--methods LIST] [--work FOLDER] [--out FILE]
+        [--epochs N] [--seeds LIST] [--rates LIST] [--methods LIST] [--device NAME] [--work FOLDER]
+        [--out FILE]
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from statistics import fmean, stdev
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from bench import common
 from bench.rank_methods import LARGEST, METHODS, RANK, RANKS, TITLES, AdaLora, Eva
@@ -143,7 +143,7 @@ def main() -> None:
     options = _options()
     recipe = Recipe.preset("emotion-smollm2").replace(
         base=options.base,
-        device="cpu",
+        device=options.device,
         data_config=None,
         text_column="text",
         label_column="label",
@@ -276,7 +276,9 @@ def _tuning_row(entry: Entry) -> list[str]:
 def _notes(recipe: Recipe, corpus: Corpus) -> dict[str, str]:
     """What a reader needs to know of the setup."""
     lora, train = recipe.lora, recipe.train
-    precision = str(hardware.dtype(recipe.machine.precision, torch.device("cpu"))).removeprefix("torch.")
+    precision = str(
+        hardware.dtype(recipe.machine.precision, hardware.device(recipe.machine.device))
+    ).removeprefix("torch.")
     return {
         "work": f"{recipe.base}, {', '.join(lora.targets or ())} of the last {lora.last_layers} layers, "
         f"scale {lora.scale(RANK):g} at rank {RANK}, epochs {train.epochs}, batch {train.batch_size}, AdamW, "
@@ -301,6 +303,7 @@ def _command(options: argparse.Namespace, names: Sequence[str]) -> str:
         "seeds": options.seeds,
         "rates": options.rates,
         "methods": options.methods,
+        "device": options.device,
     }
     words = [f"--data {name}" for name in names] + [f"--{name} {value}" for name, value in given.items()]
     return f"python -m bench.rank_choice {' '.join(words)}"
@@ -318,6 +321,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--base", default=SMOLLM2)
+    parser.add_argument("--device", default="cpu", help="where all methods train")
     parser.add_argument("--work", type=Path, default=Path("runs/rank-choice"), help="results and run folders")
     parser.add_argument("--out", type=Path, help="Markdown file to write the record to")
     options = parser.parse_args()

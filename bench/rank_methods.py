@@ -45,8 +45,6 @@ LARGEST = RANKS[-1]
 EVAL_BATCH = 32
 PAD = 0
 """Token that fills PEFT's batches: the end-of-text token, which no text contains."""
-CPU = torch.device("cpu")
-
 Logits = NDArray[np.float32]
 State = Mapping[str, Tensor]
 """Tensors of one adapter, by the names of `Bank.tensors`."""
@@ -69,7 +67,12 @@ class Job:
     @property
     def precision(self) -> torch.dtype:
         """Of matrix products: bfloat16 on hardware that supports it, as in rankwise."""
-        return hardware.dtype(self.recipe.machine.precision, CPU)
+        return hardware.dtype(self.recipe.machine.precision, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where every method trains."""
+        return hardware.device(self.recipe.machine.device)
 
     @property
     def steps(self) -> int:
@@ -116,7 +119,7 @@ class Rival:
         base = _transformers_model(job)
         self.job, self.seed, self.depth = job, seed, base.config.num_hidden_layers
         self.targets = _targets(job.recipe.lora.targets or (), base)
-        self.model: Any = peft.get_peft_model(base, self.config())
+        self.model: Any = peft.get_peft_model(base, self.config()).to(job.device)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -253,7 +256,7 @@ class Eva(Rival):
         key = sha256(b"".join(text.tobytes() for text in ids)).hexdigest()
         if key not in self.vectors:
             size = self.job.recipe.train.batch_size
-            batches = [_padded(ids[i : i + size]) for i in range(0, len(ids), size)]
+            batches = [_padded(ids[i : i + size], self.job.device) for i in range(0, len(ids), size)]
             self.vectors[key] = peft.get_eva_state_dict(self.model, batches, show_progress_bar=False)
         peft.initialize_lora_eva_weights(self.model, eva_state_dict=dict(self.vectors[key]))
 
@@ -275,7 +278,7 @@ class DyLora(Rival):
     def prepare(self) -> None:
         """Mask the output of every A."""
         self.random = np.random.default_rng(self.seed)
-        self.mask = torch.ones(LARGEST)
+        self.mask = torch.ones(LARGEST, device=self.job.device)
         for _, layer in _lora_layers(self.model):
             layer.lora_A["default"].register_forward_hook(self._truncate)
 
@@ -285,7 +288,7 @@ class DyLora(Rival):
 
     def use(self, rank: int) -> None:
         """Truncate the adapter to this rank, until the next call."""
-        self.mask = nested_mask(rank, LARGEST, self.scale(rank))
+        self.mask = nested_mask(rank, LARGEST, self.scale(rank)).to(self.job.device)
 
     def scale(self, rank: int) -> float:
         """Factor on the product at this rank."""
@@ -384,12 +387,12 @@ def ranked_logits(job: Job, states: Mapping[int, State], scale: Callable[[int], 
     Returns:
         Rank -> (texts, classes).
     """
-    backbone = _backbone(job.recipe.base, job.precision)
+    backbone = _backbone(job.recipe.base, job.precision, job.device)
     specs = [
         AdapterSpec(rank, rank * scale(rank), scale(rank), 0, 0.0, _modules(state))
         for rank, state in states.items()
     ]
-    bank = Bank(specs, backbone.modules(), backbone.d_model, job.classes)
+    bank = Bank(specs, backbone.modules(), backbone.d_model, job.classes, device=job.device)
     for k, state in enumerate(states.values()):
         bank.load(k, state)
     return dict(zip(states, bank_logits(backbone, bank, job.held_out.ids), strict=True))
@@ -466,8 +469,8 @@ def _stored_logits(run: RunFolder, name: str) -> Logits:
 
 
 @lru_cache(1)
-def _backbone(base: str, precision: torch.dtype) -> Backbone:
-    return bases.load_backbone(bases.find(base), precision, CPU)
+def _backbone(base: str, precision: torch.dtype, device: torch.device) -> Backbone:
+    return bases.load_backbone(bases.find(base), precision, device)
 
 
 def _modules(state: State) -> tuple[str, ...]:
@@ -492,7 +495,7 @@ def _transformers_model(job: Job) -> Any:
 
 
 def _autocast(job: Job) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=job.precision == torch.bfloat16)
+    return torch.autocast(job.device.type, torch.bfloat16, enabled=job.precision == torch.bfloat16)
 
 
 def _batches(job: Job, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -502,15 +505,15 @@ def _batches(job: Job, seed: int) -> Iterator[dict[str, Tensor]]:
         texts = order(seed, epoch, len(split))
         for i in range(0, len(texts), settings.batch_size):
             members = texts[i : i + settings.batch_size]
-            labels = torch.from_numpy(split.targets[members])
-            yield _padded([split.ids[n] for n in members]) | {"labels": labels}
+            labels = torch.from_numpy(split.targets[members]).to(job.device)
+            yield _padded([split.ids[n] for n in members], job.device) | {"labels": labels}
 
 
-def _padded(texts: Sequence[Ids]) -> dict[str, Tensor]:
+def _padded(texts: Sequence[Ids], device: torch.device) -> dict[str, Tensor]:
     """Token ids, padded at the end, and their mask; each (texts, longest) int64."""
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(ids), dtype=torch.int64) for ids in texts], True)
     ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(ids) for ids in texts], True, PAD)
-    return {"input_ids": ids, "attention_mask": mask}
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
 def _peft_logits(model: Any, job: Job) -> Logits:
@@ -522,7 +525,8 @@ def _peft_logits(model: Any, job: Job) -> Logits:
     with torch.inference_mode(), _autocast(job):
         for i in range(0, len(texts), EVAL_BATCH):
             members = by_length[i : i + EVAL_BATCH]
-            found[members] = model(**_padded([texts[n] for n in members])).logits.float()
+            batch = _padded([texts[n] for n in members], job.device)
+            found[members] = model(**batch).logits.float().cpu()
     return found.numpy()
 
 

@@ -231,7 +231,7 @@ class GPTNeoX(Backbone):
         qkv = hook.linear(layer.qkv, self._normed(x, layer.norm_1))  # (tokens, 3 * d_model)
         by_head = qkv.view(len(qkv), config.heads, 3, config.head_dim)
         qkv = by_head.transpose(1, 2).reshape(len(qkv), 3 * config.heads, config.head_dim)
-        turning = rotation(packed.positions, self.frequencies, self.dtype)
+        turning = rotation(packed, self.frequencies, self.dtype)
         qkv = rotate(qkv, 2 * config.heads, *turning)  # queries and keys
         mask = hook.mask(f"layers.{i}.attention", config.heads, rate, pooled)
         return hook.linear(layer.out, attend(packed, qkv, config.heads, mask, rate, pooled), pooled)

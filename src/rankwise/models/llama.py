@@ -221,7 +221,7 @@ class Llama(Backbone):
         qkv = hook.linear(layer.qkv, self._normed(x, layer.norm_1))
         qkv = qkv.view(len(qkv), -1, self.head_dim)  # (tokens, heads + 2 * kv_heads, head_dim)
         turned = self.heads + self.kv_heads
-        qkv = rotate(qkv, turned, *rotation(packed.positions, self.frequencies, self.dtype))
+        qkv = rotate(qkv, turned, *rotation(packed, self.frequencies, self.dtype))
         mask = hook.mask(f"{name}.self_attn", self.heads, rate, pooled)
         attended = attend(packed, qkv, self.heads, mask, rate, pooled)  # (rows, heads * head_dim)
         x = x.index_select(0, packed.last) if pooled else x  # (rows, d_model)

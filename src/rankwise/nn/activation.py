@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankwise.nn import fused
+
 Activation = Callable[[Tensor], Tensor]
 
 CHUNK = 1 << 17
@@ -45,6 +47,8 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (Shazeer 2020, arXiv 2002.05202) of (rows, 2 * d_ff), gate first -> (rows, d_ff)."""
+    if fused.used_on(gate_up):
+        return fused.swiglu(gate_up)
     out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
     return out
 

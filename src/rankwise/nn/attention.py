@@ -28,21 +28,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankwise.nn import fused
 from rankwise.nn.batch import PackedBatch
 from rankwise.nn.layout import BucketSlices, Layout, layout_of
+from rankwise.nn.masks import AttentionMask
 
 
 def attend(
-    packed: PackedBatch, qkv: Tensor, heads: int, mask: list[Tensor] | None, rate: float, pooled: bool
+    packed: PackedBatch, qkv: Tensor, heads: int, mask: AttentionMask | None, rate: float, pooled: bool
 ) -> Tensor:
-    """Causal attention within each text of the packed batch.
+    """Causal attention within each text of the packed batch; on CUDA devices by the kernels of `fused`.
 
     Args:
         packed: the packed batch.
         qkv: (tokens, heads + 2 * kv_heads, head_dim): the query, key and value heads of each token;
             `heads` is a multiple of `kv_heads` (Ainslie et al. 2023, arXiv 2305.13245).
         heads: number of query heads.
-        mask: dropout masks for the attention weights, one per length bucket, from `Hook.mask`.
+        mask: dropout masks for the attention weights, from `Hook.mask`.
         rate: the dropout rate of `mask`.
         pooled: whether each text has a single query, that of its last token.
 
@@ -57,6 +59,8 @@ def attend(
     >>> attend(pack([[np.array([5, 6])]]), qkv, 1, None, 0.0, pooled=False).tolist()
     [[1.0], [2.0]]
     """
+    if isinstance(mask, fused.HeadMask) or (mask is None and fused.fits(packed)):
+        return fused.attend(packed, qkv, heads, mask, rate, pooled)
     layout = layout_of(packed, heads, (qkv.shape[1] - heads) // 2, pooled)
     scale = 1 / (1 - rate) if mask else 1.0
     out: Tensor = _Attention.apply(qkv, layout, mask, scale)  # type: ignore[no-untyped-call]

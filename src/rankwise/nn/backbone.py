@@ -29,6 +29,7 @@ from torch import Tensor
 from rankwise.nn.activation import Activation
 from rankwise.nn.batch import PackedBatch
 from rankwise.nn.linear import Linear
+from rankwise.nn.masks import AttentionMask
 
 
 class Source(Protocol):
@@ -63,8 +64,8 @@ class Hook:
         """
         return x + branch
 
-    def mask(self, name: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Dropout masks for the attention weights of each length bucket, as in `Masks.attention`, or None."""
+    def mask(self, name: str, heads: int, rate: float, pooled: bool = False) -> AttentionMask | None:
+        """Dropout masks for the attention weights, as in `Masks.attention`, or None."""
         return None
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankwise.nn import fused
 from rankwise.nn.backbone import Hook
-from rankwise.nn.masks import Masks
+from rankwise.nn.masks import AttentionMask, Masks
 
 
 class DropoutHook(Hook):
@@ -32,14 +33,17 @@ class DropoutHook(Hook):
         if self.base_masks is None or not rate:
             return x + branch
         mask = _row_mask(self.base_masks, name, branch, rate, pooled)
+        if fused.used_on(x):
+            return fused.add_dropped(x, branch, mask, 1 / (1 - rate))
         out: Tensor = _AddDropped.apply(x, branch, mask, 1 / (1 - rate))  # type: ignore[no-untyped-call]
         return out
 
-    def mask(self, name: str, heads: int, rate: float, pooled: bool = False) -> list[Tensor] | None:
-        """Dropout masks for the attention weights of each length bucket."""
+    def mask(self, name: str, heads: int, rate: float, pooled: bool = False) -> AttentionMask | None:
+        """Dropout masks for the attention weights."""
         if self.base_masks is None or not rate:
             return None
-        return self.base_masks.attention(name, heads, rate, pooled)
+        masks = self.base_masks
+        return masks.undrawn(name) or masks.attention(name, heads, rate, pooled)
 
 
 def _row_mask(masks: Masks, name: str, x: Tensor, rate: float, pooled: bool) -> Tensor:

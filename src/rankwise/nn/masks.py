@@ -22,6 +22,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from rankwise.nn.batch import PackedBatch
+from rankwise.nn.fused import HeadMask
+
+AttentionMask = list[Tensor] | HeadMask
+"""Dropout masks for attention weights: one for each length bucket, or what a kernel hashes them from."""
 
 
 class Masks(ABC):
@@ -65,3 +69,7 @@ class Masks(ABC):
             For each length bucket (texts, heads, queries, width) uint8. A text's mask depends on its
             length and its position in the adapter's batch, not on the other texts in its bucket.
         """
+
+    def undrawn(self, name: str) -> HeadMask | None:
+        """What a mask for attention weights is hashed from, if the kernels of `fused` draw it; else None."""
+        return None

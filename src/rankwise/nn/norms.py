@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankwise.nn import fused
+
 
 class NormWeights(NamedTuple):
     """A layer norm's parameters, both (d_model,) float32."""
@@ -18,11 +20,15 @@ class NormWeights(NamedTuple):
 
 def layer_norm(x: Tensor, norm: NormWeights, eps: float, dtype: torch.dtype) -> Tensor:
     """Layer norm (Ba et al. 2016, arXiv 1607.06450) of x (rows, d_model) float32, in `dtype`."""
+    if fused.used_on(x):
+        return fused.norm(x, norm.weight, norm.bias, eps, dtype)
     return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, eps).to(dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) of x (rows, d_model) float32, in `dtype`."""
+    if fused.used_on(x):
+        return fused.norm(x, weight, None, eps, dtype)
     out: Tensor = _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
     return out
 

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankwise.nn import fused
+from rankwise.nn.batch import PackedBatch
+
 
 @dataclass(frozen=True)
 class Llama3Scaling:
@@ -45,10 +48,17 @@ def frequencies(rotary: Rotary, head_dim: int) -> Tensor:
     return plain if rotary.scaling is None else _stretched(plain, rotary.scaling)
 
 
-def rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (tokens, 1, r / 2) in `dtype`, of positions (tokens,) int64."""
-    angles = positions[:, None].float() * frequencies  # (tokens, r / 2)
-    return angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype)
+def rotation(packed: PackedBatch, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the packed batch's positions, each (tokens, 1, r / 2) in `dtype`.
+
+    They are computed once and shared by all layers.
+    """
+    key = "rotation", dtype
+    if key not in packed.layouts:
+        angles = packed.positions[:, None].float() * frequencies  # (tokens, r / 2)
+        packed.layouts[key] = angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype)
+    turning: tuple[Tensor, Tensor] = packed.layouts[key]
+    return turning
 
 
 def rotate(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
@@ -65,7 +75,10 @@ def _stretched(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
     return (1 - smooth) * plain / scaling.factor + smooth * plain
 
 
-def _turn(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+def _turn(x: Tensor, heads: int, cos: Tensor, sin: Tensor, sign: int = 1) -> Tensor:
+    if fused.used_on(x):
+        return fused.turn(x, heads, cos, sin, sign)
+    sin = sin * sign
     width = 2 * cos.shape[-1]
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     out[:, heads:] = x[:, heads:]
@@ -90,4 +103,4 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(grads[0], ctx.heads, cos, -sin), None, None, None
+        return _turn(grads[0], ctx.heads, cos, sin, -1), None, None, None

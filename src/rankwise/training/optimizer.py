@@ -1,8 +1,9 @@
 """AdamW for a bank (Loshchilov and Hutter 2019, arXiv 1711.05101), with per-adapter gradient clipping.
 
 Every adapter has its own learning rate, weight decay, number of steps and, with LoRA+, learning rate of B.
-Parameters with the same learning rate and weight decay are updated in one call. For three adapters, the last
-with a LoRA+ ratio of 16::
+A *part* consists of adjacent parameters of an adapter with the same LoRA+ ratio. On a CUDA device with
+Triton, one kernel updates all parts. Elsewhere, parts with the same learning rate and weight decay are
+updated in one call. For three adapters, the last with a LoRA+ ratio of 16::
 
     flat             | adapter 0      | adapter 1      | adapter 2                                |
                      |                |                | lora_A | lora_B | lora_A | lora_B | score |
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from rankwise.nn import fused
 from rankwise.nn.bank import Bank
 
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
@@ -50,6 +52,7 @@ class AdamW:
         self.exp_avg_sq = torch.zeros_like(bank.flat)
         self.steps = [0] * len(bank.specs)
         self._parts = [list(_parts(bank, k)) for k in range(len(bank.specs))]
+        self._part_of = self._numbered_parts() if fused.used_on(bank.flat) else None
 
     @torch.no_grad()
     def step(self, learning_rates: Sequence[float]) -> Tensor:
@@ -61,6 +64,10 @@ class AdamW:
         Returns:
             (adapters,) float32, each adapter's gradient norm before clipping.
         """
+        if self._part_of is not None:
+            norms = self._update_at_once(learning_rates, self._part_of)
+            self.steps = [steps + 1 for steps in self.steps]
+            return norms
         norms = self._clip()
         groups: dict[tuple[float, float], list[tuple[slice, int]]] = {}
         for spec, rate, steps, parts in zip(
@@ -94,13 +101,54 @@ class AdamW:
             maximize=False,
         )
 
+    def _numbered_parts(self) -> Tensor:
+        """(parameters,) int32: the part of each parameter."""
+        numbers = torch.zeros(len(self.bank.flat), dtype=torch.int32)
+        for number, (part, _) in enumerate(part for parts in self._parts for part in parts):
+            numbers[part] = number
+        return numbers.to(self.bank.flat.device)
+
+    def _update_at_once(self, learning_rates: Sequence[float], part_of: Tensor) -> Tensor:
+        """As `step`, with one kernel for all parts."""
+        gradients = [self.bank.grad[segment] for segment in self.bank.segments]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        table = [
+            (k, rate * ratio, spec.weight_decay, 1 - BETA_1 ** (steps + 1), 1 - BETA_2 ** (steps + 1))
+            for k, (spec, rate, steps, parts) in enumerate(
+                zip(self.bank.specs, learning_rates, self.steps, self._parts, strict=True)
+            )
+            for _, ratio in parts
+        ]
+        columns = torch.tensor(table, dtype=torch.float32).T.contiguous().to(norms.device, non_blocking=True)
+        clips = (
+            self._clip_factors(norms)[columns[0].long()]
+            if self.max_grad_norm
+            else torch.ones_like(columns[0])
+        )
+        rates, decays, first, second = columns[1:].unbind()
+        settings = fused.PartSettings(rates, decays, first, second, clips)
+        fused.adamw(
+            self.bank.flat,
+            self.bank.grad,
+            self.exp_avg,
+            self.exp_avg_sq,
+            part_of,
+            settings,
+            (BETA_1, BETA_2),
+            EPS,
+        )
+        return norms
+
+    def _clip_factors(self, norms: Tensor) -> Tensor:
+        """(adapters,) factors that limit gradients of these norms, as torch's clip_grad_norm_."""
+        return (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+
     def _clip(self) -> Tensor:
         """Clip each adapter's gradient; return the norms before clipping, (adapters,)."""
         gradients = [self.bank.grad[segment] for segment in self.bank.segments]
         norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
         if self.max_grad_norm:
-            factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
-            for factor, gradient in zip(factors, gradients, strict=True):
+            for factor, gradient in zip(self._clip_factors(norms), gradients, strict=True):
                 gradient.mul_(factor)
         return norms
 

@@ -22,6 +22,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
@@ -234,14 +235,17 @@ class Trainer:
         signals.check()
         bench, specs = self._bench, self.bank.specs
         numbers = list(bench.optimizer.steps)
-        batches = [self._batch(spec.seed, number) for spec, number in zip(specs, numbers, strict=True)]
-        texts = [[self.data.ids[n] for n in batch] for batch in batches]
-        losses = bench.backward(texts, [self.data.targets[batch] for batch in batches], numbers).tolist()
+        batches, texts, targets = self._inputs(numbers)
+        of_adapters = bench.backward(texts, targets, numbers)
         rates = [self._learning_rate(spec, number) for spec, number in zip(specs, numbers, strict=True)]
         with signals.held():
             self.settled = False
-            norms = bench.optimizer.step(rates).tolist()
-            failures = self._failures(losses, norms, batches)
+            gradients = bench.optimizer.step(rates)
+            if isinstance(bench.backward, StaticStep):  # the device is still at work
+                following = [number + 1 for number in numbers]
+                bench.backward.prepare(*self._inputs(following)[1:], following)
+            losses, norms, weights = torch.stack([of_adapters, gradients, self._weight_norms()]).tolist()
+            failures = self._failures(losses, norms, weights, batches)
             failed = {failure.spec.name for failure in failures}
             staying = [k for k, name in enumerate(self.names) if name not in failed]
             for k in staying:
@@ -394,6 +398,14 @@ class Trainer:
         first = [(states[k].steps, self.bank.specs[k].epochs) for k in due[:1]]
         return [k for k in due if [(states[k].steps, self.bank.specs[k].epochs)] == first]
 
+    def _inputs(
+        self, numbers: Sequence[int]
+    ) -> tuple[list[NDArray[np.int64]], list[list[Ids]], list[NDArray[np.integer]]]:
+        """Indices, texts and targets of every adapter's batch at these steps."""
+        batches = [self._batch(spec.seed, step) for spec, step in zip(self.bank.specs, numbers, strict=True)]
+        texts = [[self.data.ids[n] for n in batch] for batch in batches]
+        return batches, texts, [self.data.targets[batch] for batch in batches]
+
     def _batch(self, seed: int, step: int) -> NDArray[np.int64]:
         """(texts,) indices of the training texts in an adapter's batch at a step, from 0."""
         epoch, i = divmod(step, self.steps_per_epoch)
@@ -404,15 +416,21 @@ class Trainer:
         kind, warmup = self.settings.schedule, round(spec.share * self.settings.warmup_steps)
         return spec.learning_rate * schedule(kind, step, self.steps_of(spec), warmup)
 
+    def _weight_norms(self) -> Tensor:
+        """(adapters,) float32 norms of the weights, each finite only if every weight is."""
+        flat = self.bank.flat.detach()
+        return torch.stack([torch.linalg.vector_norm(flat[part]) for part in self.bank.segments])
+
     def _failures(
-        self, losses: Sequence[float], norms: Sequence[float], batches: Sequence[NDArray[np.int64]]
+        self,
+        losses: Sequence[float],
+        norms: Sequence[float],
+        weights: Sequence[float],
+        batches: Sequence[NDArray[np.int64]],
     ) -> list[Failure]:
-        """The adapters that are not finite. The norm of the weights is finite only if every weight is."""
-        weights = [torch.linalg.vector_norm(self.bank.flat[part].detach()) for part in self.bank.segments]
+        """The adapters that are not finite: losses, and norms of gradients and weights of each adapter."""
         failures = []
-        for k, (loss, norm, weight) in enumerate(
-            zip(losses, norms, torch.stack(weights).tolist(), strict=True)
-        ):
+        for k, (loss, norm, weight) in enumerate(zip(losses, norms, weights, strict=True)):
             if not math.isfinite(loss + norm + weight):
                 texts = ", ".join(str(n + 1) for n in batches[k].tolist())
                 reason = (

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankwise.nn.batch import Distinct, Ids, LengthBucket, PackedBatch, bucket_rows, offsets
+from rankwise.nn.fused import MOST_TOKENS
 
 GROUPS = 4
 """Length buckets per batch: more buckets mean less padding in attention, but more distinct shapes."""
@@ -57,12 +58,15 @@ class Shape:
     distinct: tuple[int, ...] | None  # as `Distinct.adapters`; None: no two adapters have the same batch
 
 
-def shape_of(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = None) -> Shape:
+def shape_of(
+    batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = None, fused: bool = False
+) -> Shape:
     """The shape of these batches; batches of similar lengths have equal shapes.
 
     Args:
         batches: for each adapter its texts, the same number for all, each (length,) int64 ids, not empty.
         same: as for `pack`.
+        fused: as for `pack`.
 
     >>> shape_of([[np.arange(5), np.arange(30)], [np.arange(9), np.arange(17)]])
     Shape(adapters=2, texts=2, tokens=40, groups=((1, 16), (1, 32)), distinct=None)
@@ -70,7 +74,8 @@ def shape_of(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None =
     lengths = np.sort([[len(text) for text in batch] for batch in batches], axis=1)  # (adapters, texts)
     keys = list(same or range(len(batches)))
     first = tuple(keys.index(key) for key in dict.fromkeys(keys))
-    places = np.array_split(np.arange(lengths.shape[1]), min(GROUPS, lengths.shape[1]))
+    groups = 1 if fused and lengths.max() <= MOST_TOKENS else GROUPS
+    places = np.array_split(np.arange(lengths.shape[1]), min(groups, lengths.shape[1]))
     return Shape(
         adapters=len(batches),
         texts=lengths.shape[1],
@@ -89,12 +94,16 @@ def order(batch: Sequence[Ids]) -> list[int]:
     return sorted(range(len(batch)), key=lambda i: len(batch[i]))
 
 
-def pack(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = None) -> tuple[Shape, Arrays]:
+def pack(
+    batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = None, fused: bool = False
+) -> tuple[Shape, Arrays]:
     """The shape of a packed batch of these texts, and its arrays on the host.
 
     Args:
         batches: for each adapter its texts, the same number for all, each (length,) int64 ids, not empty.
         same: a key for each adapter; adapters with equal keys have the same texts and dropout masks.
+        fused: whether the fused kernels attend within short texts. They need no length buckets, so one
+            bucket is made, and there are fewer shapes.
 
     Returns:
         The shape, and an array for each name of `fields(shape)`.
@@ -103,7 +112,7 @@ def pack(batches: Sequence[Sequence[Ids]], same: Sequence[Hashable] | None = Non
     >>> arrays["ids"], arrays["last"]
     (array([[5, 7, 8, 9, 0, 0, 0, 0]]), array([[0, 3]]))
     """
-    shape = shape_of(batches, same)
+    shape = shape_of(batches, same, fused)
     batches = [[batch[i] for i in order(batch)] for batch in batches]
     arrays = _arrays(shape, batches)
     if shape.distinct is not None:

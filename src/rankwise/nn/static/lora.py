@@ -9,8 +9,10 @@ with 3 inputs, for adapters of rank 0, 1 and 2, is stacked to (adapters, 2, in):
                  0 0 0                 0 0 0                 a a a
 
 One `index_select` gathers all stacks from `bank.flat` (padding points to an appended zero), and another
-returns the gradients. The padding is exact: a row of zeros in A makes a column of zeros in `low`, and the
-gradient of padding is discarded. An adapter that does not target a module has scale 0 there.
+returns the gradients. The stacks of A come first and are rounded to the backbone's dtype together; B is
+rounded after it is scaled, one target module at a time. The padding is exact: a row of zeros in A makes a
+column of zeros in `low`, and the gradient of padding is discarded. An adapter that does not target a module
+has scale 0 there.
 
 With X and Y viewed as (adapters, rows per adapter, ...), M the dropout mask, and s (adapters, 1, 1) the
 scales, including 1 / (1 - rate)::
@@ -67,8 +69,10 @@ class StackedBank:
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
-        names = dict.fromkeys(name for tensors in bank.tensors for name in tensors)
+        found = dict.fromkeys(name for tensors in bank.tensors for name in tensors)
+        names = sorted(found, key=lambda name: not name.endswith(_A))  # those of A first
         self.shapes = {name: _stacked_shape(bank, name) for name in names}
+        self._of_a = sum(name.endswith(_A) for name in names)
         gather = np.concatenate([_places(bank, name, shape).ravel() for name, shape in self.shapes.items()])
         real = gather < len(bank.flat)
         scatter = np.empty(len(bank.flat), dtype=np.int64)
@@ -90,10 +94,20 @@ class StackedBank:
         self.dropout_scales = {module: scale / kept for module, scale in self.scales.items()}
 
     @torch.no_grad()
-    def leaves(self) -> dict[str, Tensor]:
-        """Name -> (adapters, rows, columns) float32: copies that are leaves of the autograd graph."""
+    def leaves(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """Copies of the tensors that are leaves of the autograd graph.
+
+        Args:
+            dtype: the dtype of matrix products.
+
+        Returns:
+            Name -> (adapters, rows, columns), those of A in `dtype`, the others float32.
+        """
         flat = torch.cat([self.bank.flat, self.bank.flat.new_zeros(1)]).index_select(0, self._gather)
-        stacks = torch.split(flat, [prod(shape) for shape in self.shapes.values()])
+        sizes = [prod(shape) for shape in self.shapes.values()]
+        end = sum(sizes[: self._of_a])
+        of_a = torch.split(flat[:end].to(dtype), sizes[: self._of_a])
+        stacks = [*of_a, *torch.split(flat[end:], sizes[self._of_a :])]
         return {
             name: stack.view(shape).requires_grad_()
             for (name, shape), stack in zip(self.shapes.items(), stacks, strict=True)
@@ -102,8 +116,9 @@ class StackedBank:
     @torch.no_grad()
     def add_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Add the gradients of the leaves, in the same order, to those of the bank."""
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        self.bank.grad.add_(flat.index_select(0, self._scatter))
+        flat = [gradient.flatten() for gradient in gradients]
+        of_a = [torch.cat(flat[: self._of_a]).float()] if self._of_a else []
+        self.bank.grad.add_(torch.cat([*of_a, *flat[self._of_a :]]).index_select(0, self._scatter))
 
 
 def _stacked_shape(bank: Bank, name: str) -> tuple[int, int, int]:
@@ -205,7 +220,7 @@ class _BankLinear(torch.autograd.Function):
         y = linear.forward(x)  # (rows of all adapters, out of all target modules)
         saved = [x]
         for use, a, b in zip(uses, factors[0::2], factors[1::2], strict=True):
-            a, b = a.to(x.dtype), (b * use.scale).to(x.dtype)  # (adapters, rank, in), (adapters, out, rank)
+            b = torch.mul(b, use.scale, out=b.new_empty(b.shape, dtype=x.dtype))  # (adapters, out, rank)
             low = _dropped(x, use) @ a.mT  # (adapters, rows, rank)
             _by_adapter(y, use)[..., use.columns].baddbmm_(low, b.mT)  # (adapters, rows, out)
             saved += [a, b, low]
@@ -222,8 +237,8 @@ class _BankLinear(torch.autograd.Function):
         for use, a, b, low in zip(ctx.uses, saved[0::3], saved[1::3], saved[2::3], strict=True):
             d_use = _by_adapter(dy, use)[..., use.columns]  # (adapters, rows, out)
             d_low = d_use @ b  # (adapters, rows, rank); b includes the scale
-            d_a = (d_low.mT @ _dropped(x, use)).float()  # (adapters, rank, in)
-            d_b = (d_use.mT @ low).float() * use.scale  # (adapters, out, rank)
+            d_a = d_low.mT @ _dropped(x, use)  # (adapters, rank, in)
+            d_b = (d_use.mT @ low) * use.scale  # (adapters, out, rank) float32
             d_factors += [d_a, d_b]
             if dx is not None and use.mask is None:
                 _by_adapter(dx, use).baddbmm_(d_low, a)
@@ -239,4 +254,4 @@ def _by_adapter(x: Tensor, use: _Use) -> Tensor:
 
 def _dropped(x: Tensor, use: _Use) -> Tensor:
     """M * x, (adapters, rows per adapter, in)."""
-    return _by_adapter(x if use.mask is None else use.mask.to(x.dtype).mul_(x), use)
+    return _by_adapter(x if use.mask is None else x * use.mask, use)

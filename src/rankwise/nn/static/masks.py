@@ -26,14 +26,15 @@ a text's masks are the same in any bank.
 In a micro-batch, rows and texts keep their numbers from the whole batch (`MicroBatch`).
 
 The hash is "lowbias32", an integer finalizer with two multiplications that Wellons found by search. It
-takes a dozen small kernels, so the masks of many names are drawn at once.
+takes a dozen small kernels of torch's, or one of `kernels`, and the masks of many names are drawn at once.
+Where the fused kernels compute attention, they draw its masks as well.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -41,15 +42,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rankwise.nn import fused
 from rankwise.nn.batch import PackedBatch
+from rankwise.nn.fused import MOST_QUERIES, HeadMask
 from rankwise.nn.masks import Masks
 from rankwise.nn.static.batch import Shape, text_places
 
 AT_ONCE = 1 << 24
 """Mask bits drawn at once, unless a single mask has more: what fits a GPU's cache."""
-
-MOST_QUERIES = 1 << 16
-"""An upper bound on the number of tokens of a text."""
 
 Names = dict[Hashable, list[str]]
 """Mask kind -> the names of its masks, in order of use; complete after the first step."""
@@ -127,6 +127,17 @@ class StepMasks(Masks):
             masks.append(mask.view(-1, heads, queries, width))  # (adapters * texts, ...)
         return masks
 
+    def undrawn(self, name: str) -> HeadMask | None:
+        """See `Masks.undrawn`."""
+        return HeadMask(self.keys, self._texts, _crc(name)) if fused.fits(self.packed) else None
+
+    @cached_property
+    def _texts(self) -> Tensor:
+        """(texts,) int32: the number of each text in its adapter's batch."""
+        if self.micro_batch is None:
+            return self._range(self.shape.texts).repeat(len(self.keys))
+        return self.micro_batch.texts.flatten().to(torch.int32)
+
     def _draw_rows(self, rows: int, width: int, rates: Sequence[float], pooled: bool, keys: Tensor) -> Tensor:
         """(names, adapters) mask keys -> (names, adapters, rows, width) uint8."""
         words = -(-width // 2)  # per row; for an odd width, half of the last word is unused
@@ -135,7 +146,8 @@ class StepMasks(Masks):
         else:
             of_rows = self.micro_batch.texts if pooled else self.micro_batch.tokens  # (adapters, rows)
             numbers = _numbered(of_rows, words)
-        mask = _decided(keys, numbers, rates)
+        decided = fused.decided if fused.used_on(keys) else _decided
+        mask = decided(keys, numbers, rates)
         return mask.view(*keys.shape, rows, 2 * words)[..., :width]
 
     def _draw_heads(
@@ -168,7 +180,7 @@ class StepMasks(Masks):
             else:
                 known.append(name)
                 names = [name]
-            keys = torch.stack([self.keys ^ _signed(zlib.crc32(other.encode())) for other in names])
+            keys = torch.stack([self.keys ^ _crc(other) for other in names])
             masks = draw(_hashed(keys)).unbind()
             self._drawn |= zip([(kind, other) for other in names], masks, strict=True)
         return self._drawn[kind, name]
@@ -224,6 +236,10 @@ def _hashed(x: Tensor) -> Tensor:
     x.mul_(_signed(0x7FEB352D)).bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
     x.mul_(_signed(0x846CA68B)).bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
     return x
+
+
+def _crc(name: str) -> int:
+    return _signed(zlib.crc32(name.encode()))
 
 
 def _signed(word: int) -> int:

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rankwise.nn import fused
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids, offsets
@@ -59,6 +60,13 @@ class StepShape(NamedTuple):
         if self.is_micro_batch:
             table |= {"row_numbers": (n, self.batch.tokens), "text_numbers": (n, self.batch.texts)}
         return table
+
+
+class _Piece(NamedTuple):
+    """What one launch needs: a batch or a micro-batch."""
+
+    shape: StepShape
+    numbers: Tensor  # (n,) int64 on the host, from `flatten`
 
 
 class StaticStep:
@@ -94,9 +102,24 @@ class StaticStep:
         self.micro_batches, self.share = micro_batches, share
         self._stacked, self._mask_names = StackedBank(bank), Names()
         self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
+        self._ahead: tuple[list[int], list[_Piece]] | None = None  # step numbers and what was prepared
 
     def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
         """See `TrainingStep`."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] != list(numbers):
+            ahead = list(numbers), self._pieces(batches, targets, numbers)
+        loss = torch.zeros(len(numbers), dtype=torch.float32, device=self.bank.flat.device)
+        for piece in ahead[1]:
+            loss += self._replayed(piece.shape, piece.numbers)
+        return loss
+
+    def prepare(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> None:
+        """Pack the next call's batches now, while the device is busy; the arguments are the call's."""
+        self._ahead = list(numbers), self._pieces(batches, targets, numbers)
+
+    def _pieces(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> list[_Piece]:
+        """What each launch of a step needs: its shape, and its array of integers."""
         batches, targets = _filled(batches, targets)
         orders = [order(batch) for batch in batches]
         batches = [[batch[i] for i in places] for batch, places in zip(batches, orders, strict=True)]
@@ -106,19 +129,19 @@ class StaticStep:
             "keys": keys(seeds, numbers),
             "targets": np.stack([labels[places] for labels, places in zip(targets, orders, strict=True)]),
         }
+        is_fused = fused.used_on(self.bank.flat)
         pieces = self.share.pieces(self.micro_batches, len(batches[0]))
         if pieces == 1 and not self.share.process:
-            return self._launch(*pack(batches, same), whole)
-        loss = torch.zeros(len(seeds), dtype=torch.float32, device=self.bank.flat.device)
+            return [self._piece(*pack(batches, same, is_fused), whole)]
+        found = []
         for places in _round_robin(len(batches[0]), pieces, self.share):
-            shape, arrays = pack([[batch[i] for i in places] for batch in batches], same)
-            loss += self._launch(shape, arrays | _numbers(batches, places, shape.tokens), whole)
-        return loss
+            shape, arrays = pack([[batch[i] for i in places] for batch in batches], same, is_fused)
+            found.append(self._piece(shape, arrays | _numbers(batches, places, shape.tokens), whole))
+        return found
 
-    def _launch(self, shape: Shape, arrays: Arrays, whole: Arrays) -> Tensor:
-        """(adapters,) losses of one packed batch; valid until the next one."""
+    def _piece(self, shape: Shape, arrays: Arrays, whole: Arrays) -> _Piece:
         step_shape = StepShape(shape, whole["targets"].shape[1], self.loss.shape)
-        return self._replayed(step_shape, torch.from_numpy(flatten(step_shape.fields(), arrays | whole)))
+        return _Piece(step_shape, torch.from_numpy(flatten(step_shape.fields(), arrays | whole)))
 
     def _run(self, shape: StepShape, flat: Tensor) -> Tensor:
         """The part of a step that runs on the device; (adapters,) losses."""
@@ -126,7 +149,7 @@ class StaticStep:
         packed = unpack(shape.batch, arrays)
         micro_batch = _micro_batch(shape, arrays)
         masks = StepMasks(arrays["keys"], packed, shape.batch, self._mask_names, micro_batch)
-        leaves = self._stacked.leaves()
+        leaves = self._stacked.leaves(self.backbone.dtype)
         hook = BankHook(self._stacked, leaves, masks, self.base_dropout)
         outputs = hook.score(pooled(self.backbone, self.bank.first_layer, packed, hook))
         targets, totals = arrays["targets"], None  # (adapters, texts of the whole batch, *target)
