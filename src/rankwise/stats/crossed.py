@@ -87,11 +87,11 @@ class Variance:
         >>> [round(float(three.half_width(0.025 / tests)[0]), 2) for tests in (1, 2, 10)]
         [3.64, 5.14, 11.4]
         """
-        by_text = stdtrit(self.text_freedom, self.text_level * np.asarray(tail)) ** 2 * self.by_text
+        of_text = stdtrit(self.text_freedom, self.text_level * np.asarray(tail)) ** 2
         if not self.seed_freedom:
-            return np.asarray(np.sqrt(by_text))
-        by_seed = stdtrit(self.seed_freedom, tail) ** 2 * self.by_seed
-        return np.asarray(np.sqrt(by_seed + by_text))
+            return np.asarray(np.sqrt(of_text * self.by_text))
+        of_seed = np.maximum(stdtrit(self.seed_freedom, tail) ** 2, of_text)
+        return np.asarray(np.sqrt(of_seed * self.by_seed + of_text * self.by_text))
 
     def tail(self, distance: Floats) -> Floats:
         """The inverse of `half_width`: the one-sided p-value of a distance, at most 0.5."""
