@@ -13,7 +13,8 @@ Every claim is based on a test, and each kind of claim is false in at most 5 % o
 - A rank **beats a baseline** by a test of its own family: the chosen rank against each baseline. The level is
   halved, because the rank was chosen on the same data (`CHOICE`), and divided among the baselines. The luck
   of the rank's seeds is the same against every baseline without seeds, so the seed part of the variance is
-  not adjusted for their number, only the text part. Intervals and p-values are adjusted alike.
+  not adjusted for their number, only the text part. Intervals and p-values are adjusted alike. A single rank
+  is not chosen, and its differences are adjusted for the number of baselines.
 
 The linear probe (rank 0) is a baseline, not a candidate.
 """
@@ -40,9 +41,9 @@ skipped, and the skewed distribution over seeds of accuracies near 1."""
 PASSED_OVER = 0.01
 """Level at which a rank is shown to lose more than the margin, over all ranks it is compared with."""
 CHOICE = 2
-"""By how much the choice of the rank at most multiplies false claims about it and a baseline. The rank is not
-the one with the highest mean: it is the smallest that is enough or left open, so it rarely owes its place to
-luck. `bench/coverage.py` measures it."""
+"""Number of tests that the choice of the rank counts as. In simulations, it at most doubles the false claims
+about the rank and a baseline, however many ranks there are: the rank is not the one with the highest mean,
+but the smallest that is enough or left open, so it rarely owes its place to luck."""
 PROBE = "the linear probe (rank 0)"
 
 Scores = Mapping[int, NDArray[np.bool_] | Floats]
@@ -316,9 +317,11 @@ def pair_with_baselines(
     arrays = [np.asarray(each, dtype=np.float64) for each in baselines]
     against = [np.broadcast_to(each, table.shape) for each in arrays]
     pairs = pair_up([table, *against], [(0, place) for place in range(1, len(arrays) + 1)], step)
+    if not is_chosen:
+        return pairs, len(arrays)
     # Baselines without seeds share the luck of the rank's seeds; one with seeds has its own.
     lucks = sum(each.ndim > 1 for each in arrays) + any(each.ndim == 1 for each in arrays)
-    return pairs.at_text_level(lucks / len(arrays)), lucks * (CHOICE if is_chosen else 1)
+    return pairs.at_text_level(lucks / len(arrays)), CHOICE * lucks
 
 
 def _comparisons(names: Sequence[tuple[int, int | str]], pairs: Paired, tests: int) -> tuple[Comparison, ...]:
