@@ -578,7 +578,8 @@ def main() -> None:
             print(f"{seconds:.0f} s | " + " | ".join(_row(cell, tally)), file=sys.stderr, flush=True)
     body = _report(found, _again(found, options.again))
     print(body)
-    command = f"python -m bench.verdict_check --sweeps {options.sweeps} --again {options.again}"
+    only = f"--only '{options.only}' " if options.only else ""
+    command = f"python -m bench.verdict_check {only}--sweeps {options.sweeps} --again {options.again}"
     notes = {
         "processor": _processor(),
         "numpy and scipy": f"{version('numpy')}, {version('scipy')}",
