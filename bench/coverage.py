@@ -7,7 +7,9 @@ A simulated sweep is a table of right and wrong answers of every rank and seed o
 probit model with these effects: the difficulty of a text, shared by all ranks and seeds; an interaction of
 rank and text; a seed effect, partly shared by all ranks of the seed; and a residual, half of which is shared
 by the ranks of a seed, because they see the same random draws. The accuracy of each rank over all texts and
-seeds is known, and so is whether a claim is true. With one seed, the truth refers to the adapters.
+seeds is known, and so is whether a claim is true. With one seed, the truth refers to the adapters. Two
+baselines are as accurate as the best rank, or as the smallest; one may have seeds of its own, as a linear
+probe has.
 
 The grid is too large to enumerate, so settings are sampled from it; some hard ones are always included. A
 setting in which a claim is false in more than 5 % of sweeps is simulated again with ten times as many
@@ -24,6 +26,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +37,7 @@ from scipy.special import ndtr, ndtri
 from rankwise.stats.advice import Advice
 from rankwise.stats.intervals import mean_accuracy_interval
 from rankwise.stats.paired import Paired, pair_up
-from rankwise.stats.verdict import LEVEL, Claims, decide, judge
+from rankwise.stats.verdict import LEVEL, Claims, decide, judge, pair_with_baselines
 
 Answers = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -76,6 +79,9 @@ class Setting:
     truth: str = "equal"  # a key of TRUTHS
     margin: float = 0.01
     shared_luck: float = 0.5  # fraction of the seed effect shared by all ranks
+    against: str = "best"  # the rank whose accuracy the baselines have: the best or the smallest
+    below: float = 0.0  # accuracy of that rank minus that of the baselines
+    probe: bool = False  # whether one of the baselines has seeds, with the same spread
 
     @property
     def accuracies(self) -> list[float]:
@@ -83,13 +89,18 @@ class Setting:
         floor = 0.05
         return [max(floor, self.accuracy + self.margin * below) for below in TRUTHS[self.truth](self.ranks)]
 
+    @property
+    def baseline(self) -> float:
+        """True accuracy of the baselines."""
+        return (self.accuracies[0] if self.against == "smallest" else max(self.accuracies)) - self.below
+
 
 @dataclass(frozen=True)
 class Sweep:
     """A simulated sweep and the truth."""
 
     answers: list[Answers]
-    baseline: Answers  # (texts,), as accurate as the best rank
+    baselines: list[Answers]  # (texts,), or (seeds, texts) for a probe
     truth: Floats  # (ranks,)
     baseline_truth: float
 
@@ -109,9 +120,14 @@ def simulate(rng: np.random.Generator, at: Setting) -> Sweep:
         answers.append(signal + rest > 0)
         adapter = float(ndtr((level + scale * own.mean()) / np.sqrt(variance)))
         truth.append(adapter if at.seeds == 1 else accuracy)
-    level, _ = _probit(at.accuracy, 0.0, variance)
-    baseline = level + difficulty * hard + taste * _normal(rng, at.texts) + _normal(rng, at.texts) > 0
-    return Sweep(answers, baseline, np.array(truth), at.accuracy)
+    baselines = []
+    for is_probe in (False, at.probe):
+        level, scale = _probit(at.baseline, at.spread * is_probe, variance)
+        rest = _normal(rng, (at.seeds, at.texts)) if is_probe else _normal(rng, at.texts)
+        own = _normal(rng, (at.seeds, 1)) if is_probe else 0.0
+        signal = level + scale * own + difficulty * hard + taste * _normal(rng, at.texts)
+        baselines.append(signal + rest > 0)
+    return Sweep(answers, baselines, np.array(truth), at.baseline)
 
 
 def _normal(rng: np.random.Generator, shape: int | tuple[int, int]) -> NDArray[np.float32]:
@@ -134,13 +150,12 @@ def false_claims(sweep: Sweep, margin: float) -> list[bool]:
     """For each kind of claim, whether the verdict makes a false one."""
     truth, tables = sweep.truth, dict(enumerate((table.astype(float) for table in sweep.answers), 1))
     claims = decide(tables, margin)
-    chosen = _chosen(claims, tables)
     enough = claims.enough is not None and truth[claims.enough - 1] <= truth.max() - margin + 1e-12
     return [
         claims.best is not None and not _is_best(truth, claims.best - 1),
         bool(enough),
         _wrongly_apart(sweep),
-        _beats(sweep, chosen) and bool(truth[chosen - 1] <= sweep.baseline_truth + 1e-12),
+        _wrongly_against(sweep, claims),
     ]
 
 
@@ -148,9 +163,16 @@ def _is_best(truth: Floats, place: int) -> bool:
     return bool(truth[place] > np.delete(truth, place).max() + 1e-12)
 
 
-def _chosen(claims: Claims, tables: Mapping[int, Floats]) -> int:
-    claimed = [rank for rank in (claims.best, claims.enough) if rank is not None]
-    return min(claimed) if claimed else max(tables, key=lambda rank: (float(tables[rank].mean()), -rank))
+def _chosen(sweep: Sweep, claims: Claims) -> int:
+    """The rank to use, by the rule of `Verdict.chosen`."""
+    if claims.recommended is not None:
+        return claims.recommended
+    means = [round(float(table.mean()), 12) for table in sweep.answers]
+    leader, ranks = int(np.argmax(means)), len(means)
+    pairs, _ = _pairs(sweep)
+    apart = np.zeros((ranks, ranks), dtype=bool)
+    apart[np.triu_indices(ranks, 1)] = pairs.p() * len(pairs.mean) < LEVEL
+    return int(np.argmin((apart | apart.T)[leader])) + 1
 
 
 def _pairs(sweep: Sweep) -> tuple[Paired, Floats]:
@@ -165,10 +187,19 @@ def _wrongly_apart(sweep: Sweep) -> bool:
     return bool((apart & ((np.abs(gap) < 1e-12) | (np.sign(pairs.mean) != np.sign(gap)))).any())
 
 
-def _beats(sweep: Sweep, rank: int) -> bool:
+def _against(sweep: Sweep, rank: int) -> tuple[Paired, NDArray[np.bool_]]:
+    """A rank minus each baseline, and whether these differences are significant."""
     table = sweep.answers[rank - 1].astype(float)
-    pairs = pair_up([table, np.broadcast_to(sweep.baseline, table.shape).astype(float)])
-    return bool(pairs.p()[0] * len(sweep.answers) < LEVEL and pairs.mean[0] > 0)
+    pairs, tests = pair_with_baselines(table, sweep.baselines, is_chosen=len(sweep.answers) > 1)
+    return pairs, tests * pairs.p() < LEVEL
+
+
+def _wrongly_against(sweep: Sweep, claims: Claims) -> bool:
+    """Whether the rank to use is wrongly called better or worse than a baseline."""
+    chosen = _chosen(sweep, claims)
+    pairs, apart = _against(sweep, chosen)
+    gap = sweep.truth[chosen - 1] - sweep.baseline_truth
+    return bool((apart & ((abs(gap) < 1e-12) | (np.sign(pairs.mean) != np.sign(gap)))).any())
 
 
 def held(sweep: Sweep) -> list[bool]:
@@ -217,6 +248,25 @@ def power(at: Setting, sweeps: int, seed: int = 3) -> dict[str, float]:
     return {name: 100 * count / sweeps for name, count in counts.items()}
 
 
+def beaten(at: Setting, sweeps: int, seed: int = 5) -> tuple[float, float]:
+    """Percent of (sweep, baseline) in which the rank to use beats the baseline.
+
+    The second number is for comparison: the same, with p multiplied by the numbers of ranks and baselines.
+    """
+    rng = np.random.default_rng([seed, at.seeds, at.texts, at.ranks])
+    counts = np.zeros(2)
+    for _ in range(sweeps):
+        sweep = simulate(rng, at)
+        claims = decide(dict(enumerate((table.astype(float) for table in sweep.answers), 1)), at.margin)
+        pairs, apart = _against(sweep, _chosen(sweep, claims))
+        tests = at.ranks * len(sweep.baselines)
+        all_adjusted = tests * pairs.at_text_level(1.0).p() < LEVEL
+        better = pairs.mean > 0
+        counts += (apart & better).mean(), (all_adjusted & better).mean()
+    one, other = 100 * counts / sweeps
+    return float(one), float(other)
+
+
 def advice(at: Setting, sweeps: int, seed: int = 4) -> tuple[float, float, float, float, float]:
     """Percent undecided; of these, with advice; of these, settled by it; median seeds and texts advised."""
     rng = np.random.default_rng([seed, at.seeds, at.texts, at.ranks])
@@ -246,7 +296,7 @@ def _settles(rng: np.random.Generator, at: Setting, advised: Advice) -> bool:
 
 def drawn(rng: np.random.Generator, number: int) -> Iterator[Setting]:
     """Settings sampled from the grid."""
-    for _ in range(number):
+    for place in range(number):
         seeds, texts = rng.choice([1, 2, 3, 5, 10]), rng.choice([30, 150, 500, 2000, 10_000])
         accuracy = rng.choice([0.6, 0.9, 0.97, 0.99])
         spread = rng.choice([0.0, 0.003, 0.01, 0.02])
@@ -262,6 +312,8 @@ def drawn(rng: np.random.Generator, number: int) -> Iterator[Setting]:
             items=str(rng.choice(list(ITEMS))),
             truth=str(rng.choice(list(TRUTHS))),
             margin=float(np.clip(round(margin, 4), 0.001, 0.05)),
+            against="smallest" if place % 4 > 1 else "best",
+            probe=bool(seeds > 1 and place % 2),
         )
 
 
@@ -271,6 +323,7 @@ def hard() -> Iterator[Setting]:
         unstable = Setting(ranks, seeds, 10_000, 0.9, 0.02, "smallest unstable")
         yield replace(unstable, truth="smallest at the edge")
         yield replace(unstable, truth="equal", unequal="largest unstable")
+        yield replace(unstable, truth="equal", unequal="largest unstable", probe=True)
     for seeds, texts in ((1, 150), (1, 2000), (3, 500), (3, 2000)):
         edge = Setting(2, seeds, texts, 0.97, 0.0, truth="smallest at the edge", margin=0.02)
         yield from (replace(edge, items=items) for items in ITEMS)
@@ -302,6 +355,14 @@ def powers() -> Iterator[Setting]:
             (5, 5, 2000, 0.003, 0.02),
         ):
             yield Setting(ranks, seeds, texts, 0.93, spread, truth=truth, margin=margin)
+
+
+def against_baselines() -> Iterator[Setting]:
+    """Settings in which every rank is better than the baselines."""
+    for seeds, below in product((1, 2, 3, 5, 10), (0.02, 0.05, 0.08)):
+        yield Setting(5, seeds, 2000, 0.82, 0.01 * (seeds > 1), below=below)
+    for seeds, below in product((3, 5), (0.02, 0.05, 0.08)):
+        yield Setting(5, seeds, 2000, 0.82, 0.01, below=below, probe=True)
 
 
 def advised() -> Iterator[Setting]:
@@ -346,6 +407,7 @@ def tables(effort: Effort) -> Iterator[str]:
     yield _head("truth", *SIZES, "smallest enough found", "some rank enough", "best found")
     for at in powers():
         yield _line(at.truth, *_sizes(at), *(f"{each:.0f}" for each in power(at, effort.sweeps).values()))
+    yield from _baseline_table(effort)
     yield "\n## Advice\n\nSweeps that end undecided, and new sweeps of the sizes advised, in percent.\n\n"
     yield _head("truth", *SIZES, "open", "given advice", "settled by it", "median seeds", "median texts")
     for at in advised():
@@ -359,6 +421,24 @@ def tables(effort: Effort) -> Iterator[str]:
     for at in skewed():
         rates = measure(at, 4 * effort.sweeps)
         yield _line(at.truth, *_sizes(at), *(f"{rates[kind]:.1f}" for kind in KINDS))
+
+
+def _baseline_table(effort: Effort) -> Iterator[str]:
+    """Power against baselines, and what it would be if all ranks and baselines were adjusted for."""
+    yield "\n## Power against baselines\n\nPercent of comparisons in which the rank to use beats a baseline. "
+    yield "Five equal ranks with an accuracy of 0.82, 2,000 correlated texts, two baselines. Last column: "
+    yield "if p were multiplied by the number of ranks and that of baselines.\n\n"
+    yield _head(
+        "seeds",
+        "spread, points",
+        "with a probe of several seeds",
+        "better by, points",
+        "beaten",
+        "adjusted for all",
+    )
+    for at in against_baselines():
+        sizes = (at.seeds, f"{100 * at.spread:.3g}", "yes" if at.probe else "no", f"{100 * at.below:.3g}")
+        yield _line(*sizes, *(f"{each:.0f}" for each in beaten(at, effort.sweeps)))
 
 
 def skewed() -> Iterator[Setting]:
@@ -432,9 +512,12 @@ def main() -> None:
     """Print the tables, and write a record if requested."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="few settings and sweeps; takes a minute")
+    parser.add_argument("--sweeps", type=int, help="sweeps of a setting")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
+    if options.sweeps:
+        effort = replace(effort, sweeps=options.sweeps, advice=min(effort.advice, options.sweeps))
     start, lines = (
         time.perf_counter(),
         [f"# The verdict on ranks, put to simulated sweeps\n\n{_about(effort)}\n"],
@@ -443,7 +526,8 @@ def main() -> None:
     for line in tables(effort):
         print(line, end="", flush=True)
         lines.append(line)
-    command = f"python -m bench.coverage{' --quick' * options.quick}"
+    sweeps = f" --sweeps {options.sweeps}" if options.sweeps else ""
+    command = f"python -m bench.coverage{' --quick' * options.quick}{sweeps}"
     lines.append(f"\n`{command}`: {time.perf_counter() - start:.0f} s, {_machine()}.\n")
     print(lines[-1])
     if options.record:

@@ -80,7 +80,7 @@ class Cell:
     common: float = 0.0  # standard deviation of what a seed does to all ranks
     margin: float = 0.005
     world: World = ORDINARY
-    baseline: float | None = None  # true accuracy of a baseline
+    baseline: float | None = None  # true accuracy of two baselines
     follow: bool = False  # whether a second sweep of the advised size is judged
     power: bool = False
 
@@ -186,10 +186,10 @@ def _sweep(cell: Cell, random: np.random.Generator) -> tuple[Floats, Verdict]:
     adapters = _trained(cell, random)
     known = adapters
     if cell.baseline is not None:
-        known = np.vstack([adapters, np.full((1, cell.seeds), cell.baseline)])
+        known = np.vstack([adapters, np.full((2, cell.seeds), cell.baseline)])
     answers = _answers(known, cell.world, cell.texts, random)
     scores = dict(zip(cell.ranks, answers, strict=False))
-    baselines = {} if cell.baseline is None else {"baseline": answers[-1, 0]}
+    baselines = {} if cell.baseline is None else {"one": answers[-2, 0], "another": answers[-1, 0]}
     return adapters, judge(scores, cell.margin, baselines=baselines)
 
 
@@ -383,8 +383,13 @@ def _one_unstable() -> Iterator[Cell]:
 
 def _baselines() -> Iterator[Cell]:
     for ranks, seeds in product((2, 8), (1, 3, 5)):
-        name = f"{ranks} equal ranks and a baseline as good"
+        name = f"{ranks} equal ranks and two baselines as good"
         yield Cell(name, (0.82,) * ranks, seeds, 500, world=LOOSE, baseline=0.82)
+    for seeds, where in product((2, 3, 5), (None, 0, 4)):
+        spread = tuple(0.02 if rank == where else 0.005 for rank in range(5))
+        unstable = "" if where is None else f", rank {FIVE[where]} varies by 2 points"
+        name = f"five equal ranks and two baselines as good{unstable}"
+        yield Cell(name, (0.82,) * 5, seeds, 2_000, spread, baseline=0.82)
 
 
 def _advised() -> Iterator[Cell]:
@@ -573,7 +578,8 @@ def main() -> None:
             print(f"{seconds:.0f} s | " + " | ".join(_row(cell, tally)), file=sys.stderr, flush=True)
     body = _report(found, _again(found, options.again))
     print(body)
-    command = f"python -m bench.verdict_check --sweeps {options.sweeps} --again {options.again}"
+    only = f"--only '{options.only}' " if options.only else ""
+    command = f"python -m bench.verdict_check {only}--sweeps {options.sweeps} --again {options.again}"
     notes = {
         "processor": _processor(),
         "numpy and scipy": f"{version('numpy')}, {version('scipy')}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -149,10 +150,28 @@ def test_the_bound_never_errs_too_often(seeds: int) -> None:
     assert seeds > 2 or max(satterthwaite) > 0.07
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 4, 9, 1000])
+def test_baselines_with_one_seed_part_for_all_err_at_most_twice_too_often(freedom: int) -> None:
+    """The text part alone is adjusted for their number; `verdict.CHOICE` leaves room for a factor of 2."""
+    rng, tail, size = np.random.default_rng(6), 0.0125, (40_000, 5)
+    of_seeds, of_texts = rng.standard_normal((40_000, 1)), rng.standard_normal(size)
+    scale = chi2.rvs(freedom, size=(40_000, 1), random_state=rng) / freedom
+    rates = []
+    for share in (0.0, 0.2, 0.5, 0.8, 0.95, 1.0):
+        by_seed, by_text = np.broadcast_to(share * scale, size), np.full(size, 1 - share)
+        variance = Variance(by_seed, by_text, np.zeros(size), freedom, 10**6, text_level=1 / 5)
+        distance = np.sqrt(share) * of_seeds + np.sqrt(1 - share) * of_texts
+        rates.append((distance > variance.half_width(tail)).any(axis=1).mean())
+    error = 3 * np.sqrt(tail / 40_000)
+    assert rates[0] == pytest.approx(tail, abs=error)  # texts alone: the Bonferroni adjustment
+    assert max(rates) <= 1.5 * tail + error
+
+
 def test_a_tail_is_where_the_half_width_is_the_distance() -> None:
-    variance = Variance(np.array([0.02, 0.0]), np.array([0.01, 0.3]), np.zeros(2), 2, 99)
-    for tail in (0.3, 0.02, 1e-6):
+    whole = Variance(np.array([0.02, 0.0]), np.array([0.01, 0.3]), np.zeros(2), 2, 99)
+    for variance, tail in product((whole, replace(whole, text_level=0.5)), (0.3, 0.02, 1e-6)):
         assert variance.tail(variance.half_width(tail)) == pytest.approx(tail, rel=1e-6)
+    variance = whole
     assert variance.tail(np.array([-1.0, 0.0])).tolist() == [0.5, 0.5]
 
 

@@ -10,6 +10,7 @@ import pytest
 from bench import coverage
 from bench.coverage import Setting
 from numpy.typing import NDArray
+from scipy.stats import ttest_1samp
 
 from rankwise.stats.advice import advise
 from rankwise.stats.paired import mcnemar
@@ -134,6 +135,50 @@ def test_baselines_are_in_the_headline() -> None:
         "but is not shown to beat TF-IDF + SVM and is worse than a larger model"
     )
     assert "Rank 8 minus each baseline, with adjusted 95 % interval: " in explain(found)
+
+
+def without_texts(by_seed: list[float]) -> Floats:
+    """Scores that are equal for all texts, so that only seeds vary."""
+    return np.repeat(np.array(by_seed)[:, None], 20, axis=1)
+
+
+def test_a_chosen_rank_and_baselines_without_seeds_are_the_t_test_over_seeds_at_half_the_level() -> None:
+    """Whatever the number of ranks and of baselines: the rank's seeds are the only sample."""
+    ranks = {rank: without_texts([0.80 + 0.001 * rank, 0.83, 0.82]) for rank in (1, 2, 4, 8, 16)}
+    baselines = {"an SVM": np.full(20, 0.7), "another": np.full(20, 0.75), "a third": np.full(20, 0.81)}
+    found = judge(ranks, 0.005, LOG_LOSS, baselines)
+    for each, level in zip(found.baselines, (0.7, 0.75, 0.81), strict=True):
+        theirs = ttest_1samp(ranks[found.chosen].mean(axis=1), level)
+        low, high = theirs.confidence_interval(1 - 0.05 / 2)
+        assert (each.low, each.high) == pytest.approx((low - level, high - level))
+        # The text part's quantile, which is at least the normal one, takes over where p is far from 5 %.
+        assert each.p == pytest.approx(2 * theirs.pvalue) or each.p > 2 * theirs.pvalue > 0.5
+        assert each.apart == (not each.low <= 0 <= each.high)
+
+
+def test_a_baseline_with_seeds_has_a_luck_of_its_own() -> None:
+    ranks = {rank: without_texts([0.80, 0.83, 0.82]) for rank in (1, 8)}
+    probe = without_texts([0.70, 0.71, 0.69])
+    found = judge({0: probe, **ranks}, 0.005, LOG_LOSS, {"an SVM": np.full(20, 0.7)})
+    theirs = ttest_1samp((ranks[1] - probe).mean(axis=1), 0)
+    assert [each.other for each in found.baselines] == [PROBE, "an SVM"]
+    assert found.baselines[0].p == pytest.approx(4 * theirs.pvalue)
+
+
+def test_one_rank_that_was_not_chosen_is_adjusted_for_its_baselines_only() -> None:
+    table = without_texts([0.80, 0.83, 0.82])
+    found = judge({8: table}, 0.005, LOG_LOSS, {"an SVM": np.full(20, 0.7), "b": np.full(20, 0.8)})
+    assert found.baselines[0].p == pytest.approx(2 * ttest_1samp(table.mean(axis=1), 0.7).pvalue)
+
+
+def test_one_seed_of_a_chosen_rank_is_adjusted_for_its_baselines_and_the_choice() -> None:
+    rng = np.random.default_rng(3)
+    ranks = {rank: rng.normal(0.5, 0.1, (1, 60)) for rank in (1, 2, 4)}
+    baselines = {name: rng.normal(0.42, 0.1, 60) for name in "abc"}
+    found = judge(ranks, 0.005, LOG_LOSS, baselines)
+    for each in found.baselines:
+        theirs = ttest_1samp(ranks[found.chosen][0] - baselines[str(each.other)], 0)
+        assert each.p == pytest.approx(min(1, 2 * 3 * theirs.pvalue))
 
 
 def test_the_linear_probe_is_no_candidate() -> None:
@@ -271,6 +316,8 @@ def test_true_claims_are_made() -> None:
     assert coverage.power(at, sweeps=40)["smallest that is enough"] >= 80
     better = replace(at, truth="largest better by two margins")
     assert coverage.power(better, sweeps=40)["best"] >= 80
+    beaten, adjusted_for_all = coverage.beaten(Setting(5, 3, 2000, 0.82, 0.01, below=0.08), sweeps=40)
+    assert beaten >= 90 and beaten > adjusted_for_all + 25
 
 
 def test_advice_that_is_followed_settles_it() -> None:

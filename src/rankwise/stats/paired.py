@@ -48,15 +48,18 @@ class Paired:
 
     def pick(self, which: NDArray[np.intp] | Sequence[int]) -> Paired:
         """A subset of the pairs."""
-        variance = Variance(
-            self.variance.by_seed[which],
-            self.variance.by_text[which],
-            self.variance.chance[which],
-            self.variance.seed_freedom,
-            self.variance.text_freedom,
+        variance = replace(
+            self.variance,
+            by_seed=self.variance.by_seed[which],
+            by_text=self.variance.by_text[which],
+            chance=self.variance.chance[which],
         )
         share = None if self.disagreement is None else self.disagreement[which]
         return Paired(self.seeds, self.texts, self.mean[which], variance, share, self.step)
+
+    def at_text_level(self, level: float) -> Paired:
+        """The same differences, tested with the text part at `level` times the level of the seed part."""
+        return replace(self, variance=replace(self.variance, text_level=level))
 
     def exceeds(self, value: Floats | float, tail: float) -> NDArray[np.bool_]:
         """Whether a one-sided test at this level shows the difference to exceed a value."""
@@ -68,7 +71,7 @@ class Paired:
         if self.seeds == 1 and self.disagreement is not None and self.step == 1:
             counts = np.rint(self.texts * np.array([self.disagreement, self.mean])).astype(int)
             exact = [_sign_test((total + surplus) // 2, total) for total, surplus in counts.T]
-            p = np.maximum(p, exact)
+            p = np.maximum(p, np.minimum(1.0, np.array(exact) / self.variance.text_level))
         return p
 
     def lower(self, tail: float) -> Floats:
