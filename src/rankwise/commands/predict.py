@@ -187,7 +187,7 @@ class Classifier:
         labels: Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
-        windows: bool = False,
+        windows: bool | None = None,
         window_stride: int | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> Self:
@@ -202,8 +202,9 @@ class Classifier:
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16 or float32.
             windows: read a text longer than the adapter's maximum length in overlapping windows, and take the
-                mean of their logits, instead of cutting the text.
-            window_stride: tokens from the start of a window to that of the next; by default, half a window.
+                mean of their logits, instead of cutting the text; by default, as in training.
+            window_stride: tokens from the start of a window to that of the next; by default, as in training,
+                or half a window.
             on_note: called with what the user should know, such as a base that is not the one that the
                 adapter was trained on; by default, it becomes a warning.
 
@@ -214,12 +215,14 @@ class Classifier:
             UsageError: this machine has no such device, the precision is unknown, or the stride is larger
                 than a window.
         """
-        if window_stride is not None and not windows:
-            what = f"{option('window_stride', window_stride)}: texts are not read in windows"
-            raise UsageError(what, hint=f"add {option('windows', True)}")
         note = on_note or _warn
         path = adapter_folder(os.fspath(folder))
         saved = adapters.load(path)
+        in_windows = saved.window_stride is not None if windows is None else windows
+        if window_stride is not None and not in_windows:
+            what = f"{option('window_stride', window_stride)}: texts are not read in windows"
+            raise UsageError(what, hint=f"add {option('windows', True)}")
+        stride = saved.window_stride if window_stride is None else window_stride
         hardware.device(device)
         found = _find_base(saved, base, path)
         saved = _with_labels(saved, labels, found, note)
@@ -227,7 +230,7 @@ class Classifier:
             on_note(f"{path}: has no label names; {option('labels')} gives them")
         tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
-        parts = _Parts(str(path), saved, tokenizer, name, device, precision, windows, window_stride)
+        parts = _Parts(str(path), saved, tokenizer, name, device, precision, in_windows, stride)
         return cls._assembled(parts, note=note)
 
     @classmethod

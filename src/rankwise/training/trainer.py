@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rankwise.models import windows
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
@@ -72,7 +73,7 @@ class StepResult:
 class TrainingData:
     """Training texts, and validation texts to evaluate after each epoch."""
 
-    ids: Sequence[Ids]  # token ids of each training text, (length,) int64
+    ids: Sequence[Ids]  # token ids of each training text, or of each of its windows, (length,) int64
     targets: Targets  # of the training texts
     labels: Sequence[str]  # class names in the model's order
     class_weights: NDArray[np.float32] | None = None  # (classes,) weights of the loss
@@ -80,6 +81,13 @@ class TrainingData:
     validation_targets: Targets = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     task: Task = SINGLE
     adjustment: NDArray[np.float32] | None = None  # (classes,) added to the logits in the loss
+    windows: NDArray[np.int64] | None = None  # (texts,) windows of each training text; None if each has one
+    validation_windows: NDArray[np.int64] | None = None  # the same for the validation texts
+
+    def largest_batch(self, texts: int) -> int:
+        """The most windows in a batch of so many texts; without windows, its texts."""
+        counts = np.ones(len(self.targets), dtype=np.int64) if self.windows is None else self.windows
+        return int(np.sort(counts)[-texts:].sum())
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps per epoch."""
-        return math.ceil(len(self.data.ids) / self.settings.batch_size)
+        return math.ceil(len(self.data.targets) / self.settings.batch_size)
 
     @property
     def is_frozen(self) -> bool:
@@ -235,8 +243,8 @@ class Trainer:
         bench, specs = self._bench, self.bank.specs
         numbers = list(bench.optimizer.steps)
         batches = [self._batch(spec.seed, number) for spec, number in zip(specs, numbers, strict=True)]
-        texts = [[self.data.ids[n] for n in batch] for batch in batches]
-        losses = bench.backward(texts, [self.data.targets[batch] for batch in batches], numbers).tolist()
+        texts, targets, counts = self._examples(batches)
+        losses = bench.backward(texts, targets, numbers, counts).tolist()
         rates = [self._learning_rate(spec, number) for spec, number in zip(specs, numbers, strict=True)]
         with signals.held():
             self.settled = False
@@ -278,7 +286,7 @@ class Trainer:
         states = [self._bench.states[spec.name] for spec in specs]
         targets = self.data.validation_targets
         bank = self.bank if len(due) == len(self.bank.specs) else self.bank.subset(due)
-        logits = self._validation_logits(bank, on_texts)
+        logits = windows.mean(self._validation_logits(bank, on_texts), self.data.validation_windows)
         labels, task = self.data.labels, self.data.task
         measured = [task.metrics("validation", targets, of_adapter, labels) for of_adapter in logits]
         scores = [of_adapter.score(self.settings.metric or task.metric) for of_adapter in measured]
@@ -306,7 +314,7 @@ class Trainer:
     def kept_logits(
         self, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda texts: None
     ) -> dict[str, NDArray[np.float32]]:
-        """Adapter name -> (texts, classes) logits of the kept snapshots."""
+        """Adapter name -> (texts, classes) logits of the kept snapshots on texts, or on windows of texts."""
         bank, kept = self._bank(self.specs), self.kept()
         for k, spec in enumerate(self.specs):
             bank.load(k, kept[spec.name].tensors)
@@ -314,7 +322,7 @@ class Trainer:
         return {spec.name: of_adapter for spec, of_adapter in zip(self.specs, logits, strict=True)}
 
     def _validation_logits(self, bank: Bank, on_texts: Callable[[int], None]) -> NDArray[np.float32]:
-        """(adapters, texts, classes) logits on the validation texts."""
+        """(adapters, windows, classes) logits on the validation texts, or on their windows."""
         texts = self.data.validation_ids
         if bank.first_layer is None and self._keeps_features(texts):
             return probe_logits(self._validation_features, bank, on_texts)
@@ -398,7 +406,23 @@ class Trainer:
         """(texts,) indices of the training texts in an adapter's batch at a step, from 0."""
         epoch, i = divmod(step, self.steps_per_epoch)
         size = self.settings.batch_size
-        return order(seed, epoch, len(self.data.ids))[i * size : (i + 1) * size]
+        return order(seed, epoch, len(self.data.targets))[i * size : (i + 1) * size]
+
+    def _examples(
+        self, batches: Sequence[NDArray[np.int64]]
+    ) -> tuple[list[list[Ids]], list[Targets], list[NDArray[np.int64]] | None]:
+        """The batches as a step takes them. All windows of a text are in its batch."""
+        data, counts = self.data, self.data.windows
+        if counts is None:
+            return [[data.ids[n] for n in b] for b in batches], [data.targets[b] for b in batches], None
+        ids = [[data.ids[n] for n in windows.members(batch, counts)] for batch in batches]
+        texts = [np.repeat(batch, counts[batch]) for batch in batches]
+        weighted = any(len(each) > len(batch) for each, batch in zip(texts, batches, strict=True))
+        return (
+            ids,
+            [data.targets[each] for each in texts],
+            [counts[each] for each in texts] if weighted else None,
+        )
 
     def _learning_rate(self, spec: AdapterSpec, step: int) -> float:
         kind, warmup = self.settings.schedule, round(spec.share * self.settings.warmup_steps)
