@@ -184,8 +184,8 @@ def body(sweeps: int) -> str:
         "percentages are false claims, each of which should be at most 5: two equal ranks told apart, one of "
         "equal ranks called the best, and the smallest rank called enough although its macro-F1 is below "
         "the others' by exactly the margin (1 point if not said). The last three are 95 % intervals that "
-        "hold the truth, of equal ranks: of a rank's mean; of one difference; of all differences together.\n\n"
-        + common.table(HEADER, rows)
+        "hold the truth, of equal ranks: of a rank's mean; of one difference; of all differences together."
+        "\n\n" + common.table(HEADER, rows)
     )
 
 

@@ -291,7 +291,7 @@ class TrainSettings(_Settings):
     """Read longer texts in windows of max_length tokens, instead of truncating them. In the loss, a text
     counts once; its logits are the mean over its windows."""
     window_stride: int | None = Field(None, ge=1)
-    """Tokens from the start of a window to that of the next (default: half a window)."""
+    """Tokens from the start of a window to that of the next (default: a window)."""
     epochs: int = Field(3, ge=1)
     """Passes over the training texts."""
     batch_size: int = Field(16, ge=1)

@@ -97,14 +97,14 @@ Windows = Annotated[
     bool | None,
     typer.Option(
         "--windows/--no-windows",
-        help="Read long texts in overlapping windows, instead of cutting them [default: as in training].",
+        help="Read long texts in windows, instead of cutting them [default: as in training].",
         show_default=False,
     ),
 ]
 WindowStride = Annotated[
     int | None,
     typer.Option(
-        help="Tokens from a window to the next [default: as in training, or half a window].",
+        help="Tokens from a window to the next [default: as in training, or a window].",
         metavar="N",
         min=1,
     ),

@@ -33,7 +33,7 @@ from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, Unreachable, UsageError, as_keywords, either, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models import windows as overlapping
+from rankwise.models import windows as long_windows
 from rankwise.models.base import check_ids, load_with_digest
 from rankwise.models.peft_format import merge
 from rankwise.models.registry import family_of
@@ -201,10 +201,10 @@ class Classifier:
             labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16 or float32.
-            windows: read a text longer than the adapter's maximum length in overlapping windows, and take the
-                mean of their logits, instead of cutting the text; by default, as in training.
+            windows: read a text longer than the adapter's maximum length in windows, and take the mean
+                of their logits, instead of cutting the text; by default, as in training.
             window_stride: tokens from the start of a window to that of the next; by default, as in training,
-                or half a window.
+                or a window.
             on_note: called with what the user should know, such as a base that is not the one that the
                 adapter was trained on; by default, it becomes a warning.
 
@@ -274,7 +274,7 @@ class Classifier:
         made.temperature = saved.temperature or 1.0
         if parts.windows:
             room = parts.tokenizer.room(max_length)
-            made.window_stride = overlapping.stride_of(parts.window_stride, room)
+            made.window_stride = long_windows.stride_of(parts.window_stride, room)
         return made
 
     def __call__(self, texts: Texts) -> list[Prediction]:
@@ -369,6 +369,11 @@ class Classifier:
                 hint=f"try {option('precision', 'float32')}; if it does not help, the adapter cannot be used",
             )
         return of_head
+
+    @property
+    def trained_on_windows(self) -> bool:
+        """Whether the adapter was trained on windows of long texts."""
+        return self._parts is not None and self._parts.saved.window_stride is not None
 
     def _as_texts(self, texts: Texts) -> list[str]:
         """The texts as plain strings, checked; the texts of a pair are joined."""
@@ -689,7 +694,7 @@ def long_notes(classifier: Classifier, long: LongTexts, texts: int) -> list[str]
         said = f"{long.windowed:,} of {texts:,} texts read in windows of {length:,} tokens"
         notes.append(f"{said}, {long.windows:,} windows in all")
     if long.cut:
-        notes.append(f"{long.cut:,} of {texts:,} texts cut at {overlapping.MOST:,} windows")
+        notes.append(f"{long.cut:,} of {texts:,} texts cut at {long_windows.MOST:,} windows")
     return notes
 
 

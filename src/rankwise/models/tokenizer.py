@@ -158,7 +158,7 @@ class Tokenizer:
     def in_windows(
         self, texts: Sequence[str], max_length: int, stride: int | None
     ) -> tuple[list[list[NDArray[np.int64]]], int]:
-        """Tokenize texts, and those that are too long in overlapping windows (`rankwise.models.windows`).
+        """Tokenize texts, and those that are too long in windows (`rankwise.models.windows`).
 
         Args:
             texts: the texts.

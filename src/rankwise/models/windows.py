@@ -1,13 +1,18 @@
-"""Long texts in overlapping windows of tokens, each as long as what a model reads at once.
+"""Long texts in windows of tokens, each as long as what a model reads at once.
 
-Windows begin a stride apart. The last one ends where the text ends, and is full. It overlaps more than the
-others, so that no window is a tail of a few tokens. Ten tokens in windows of 4 with a stride of 3, and of 2::
+Windows begin a stride apart, by default a window. The last one ends where the text ends, and is full: it
+overlaps more than the others, so that no window is a tail of a few tokens. Ten tokens in windows of 4 with a
+stride of 4, and of 2::
 
     tokens    0 1 2 3 4 5 6 7 8 9        0 1 2 3 4 5 6 7 8 9
     windows   0 1 2 3                    0 1 2 3
-                    3 4 5 6                  2 3 4 5
+                      4 5 6 7                2 3 4 5
                           6 7 8 9                4 5 6 7
                                                      6 7 8 9
+
+A smaller stride only adds windows from the middle of the text. They begin within a sentence and end before
+the text does. Alone, they are wrong more often than the first and the last
+(docs/records/2026-11-26-windows.md).
 """
 
 from __future__ import annotations
@@ -88,7 +93,7 @@ def tokens_read(tokens: float, width: int, stride: int) -> float:
 
 
 def stride_of(given: int | None, width: int) -> int:
-    """The tokens from the start of a window to that of the next; by default half a window.
+    """The tokens from the start of a window to that of the next; by default a window.
 
     Args:
         given: what the user has asked for, if anything.
@@ -98,8 +103,8 @@ def stride_of(given: int | None, width: int) -> int:
         UsageError: windows would not move on, or would skip tokens.
     """
     if given is None:
-        return max(1, width // 2)
+        return width
     if type(given) is not int or not 1 <= given <= width:
         what = f"{option('window_stride', given)}: a window has {width} tokens of a text"
-        raise UsageError(what, hint=f"give a whole number from 1 to {width}; half a window is the default")
+        raise UsageError(what, hint=f"give a whole number from 1 to {width}; a window is the default")
     return given
