@@ -114,7 +114,7 @@ DATA_SETTINGS = (
     *("base", "data", "validation", "test", "data_config", "text_column", "text_columns"),
     *("label_column", "task"),
     *("label_separator", "labels"),
-    *("validation_fraction", "max_length"),
+    *("validation_fraction", "max_length", "windows", "window_stride"),
 )
 """The settings of a recipe that `rankwise data` accepts."""
 

@@ -91,9 +91,8 @@ def export(
             path, base=base, labels=labels, device="cpu", precision="float32", windows=False, on_note=on_note
         )
         if classifier.trained_on_windows:
-            note(
-                f"{path}: reads long texts in windows; the export cuts them at {classifier.max_length:,} tokens"
-            )
+            length = classifier.max_length
+            note(f"{path}: reads long texts in windows; the export cuts them at {length:,} tokens")
         texts = sample(path, data, classifier, columns=columns or {}, on_note=note)
         ours, source, task = classifier.logits(texts.texts), source_of(classifier), classifier.task
         del classifier  # frees its memory
