@@ -189,9 +189,9 @@ def body(sweeps: int) -> str:
         "percentages are false claims, each of which should be at most 5: two equal ranks told apart, one of "
         "equal ranks called the best, and the smallest rank called enough although its macro-F1 is below "
         "the others' by exactly the margin. Where the margin is small beside the spread, no rank is ever "
-        "shown to be enough, so only the rows with a larger margin put this claim to the test. The last three "
-        "are 95 % intervals that hold the truth, of equal ranks: of a rank's mean; of one difference; of all "
-        "differences together.\n\n" + common.table(HEADER, rows)
+        "shown to be enough, so only the rows with a larger margin put this claim to the test. The last "
+        "three are 95 % intervals that hold the truth, of equal ranks: of a rank's mean; of one difference; "
+        "of all differences together.\n\n" + common.table(HEADER, rows)
     )
 
 

@@ -1,8 +1,9 @@
 """Accuracy of cut texts, of texts in windows, and of whole texts, with one adapter.
 
-    python -m bench.windows RUN [--adapter r8-s110] [--length 16] [--texts 500] [--train N] [--record FILE]
+    python -m bench.windows RUN [--adapter r8-s110] [--length 16] [--texts 500] [--data FILE] [--train N]
+        [--record FILE]
 
-The first validation texts of a finished run are classified at the maximum length of training, and at a short
+The first validation texts of a finished run, or the first texts of FILE, are classified at the maximum length of training, and at a short
 one as if the adapter could read no more: cut, in windows with a stride of half a window, and in windows
 without overlap. Texts above the short length are also counted alone. Each window of a text is also decided
 alone, for its place in the text. Intervals are 95 % bootstrap intervals over texts, of the paired differences
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from bench import common
 from rankwise import Classifier, Recipe, sweep
 from rankwise.data import load as data
+from rankwise.data.load import Split
 from rankwise.report.run import Run, load
 from rankwise.store.run_folder import RunFolder
 
@@ -35,10 +37,8 @@ Right = NDArray[np.bool_]
 """(texts,) whether the label of each text is right."""
 
 
-def answers(run: Run, name: str, length: int, texts: int) -> tuple[dict[str, Right], Right]:
+def answers(run: Run, name: str, length: int, split: Split) -> tuple[dict[str, Right], Right]:
     """Way of reading -> right labels; which texts are long."""
-    split = run.predictions["validation"]
-    chosen, targets = list(split.texts[:texts]), split.targets[:texts]
     classifier = Classifier.load(RunFolder(run.path).adapters / name, windows=False)
     full = classifier.max_length
     ways = {
@@ -50,31 +50,30 @@ def answers(run: Run, name: str, length: int, texts: int) -> tuple[dict[str, Rig
     right = {}
     for way, (most, stride) in ways.items():
         classifier.max_length, classifier.window_stride = most, stride
-        right[way] = _right(classifier, run, chosen, targets)
-    lengths = classifier._tokenizer.lengths(chosen)
+        right[way] = _right(classifier, run, split)
+    lengths = classifier._tokenizer.lengths(split.texts)
     return right, lengths > length
 
 
-def _right(classifier: Classifier, run: Run, texts: list[str], targets: NDArray[np.int64]) -> Right:
-    decided = run.task.decided(classifier.logits(texts), classifier.thresholds).predicted
-    return run.task.correct(decided, targets)
+def _right(classifier: Classifier, run: Run, split: Split) -> Right:
+    decided = run.task.decided(classifier.logits(split.texts), classifier.thresholds).predicted
+    return run.task.correct(decided, run.task.targets(split.labels, len(run.results.labels)))
 
 
-def by_place(run: Run, name: str, length: int, texts: int) -> str:
+def by_place(run: Run, name: str, length: int, split: Split) -> str:
     """Accuracy of single windows of long texts, by their place and the stride, in a table."""
-    split = run.predictions["validation"]
     classifier = Classifier.load(RunFolder(run.path).adapters / name, windows=False)
     classifier.max_length = length
     rows = []
     for stride in (length // 2, length):
         classifier.window_stride = stride
-        found = classifier._encoded(list(split.texts[:texts]))
+        found = classifier._encoded(split.texts)
         places: dict[str, list[bool]] = {"first": [], "between": [], "last": []}
         long = [found.ids[i] for i in found.further], [ids for part in found.further.values() for ids in part]
         logits = iter(_logits(classifier, [*long[0], *long[1]]))
         firsts = [next(logits) for _ in long[0]]
         for first, (text, part) in zip(firsts, found.further.items(), strict=True):
-            said = [row.argmax() == split.targets[text] for row in [first, *(next(logits) for _ in part)]]
+            said = [row.argmax() == split.labels[text] for row in [first, *(next(logits) for _ in part)]]
             places["first"].append(said[0])
             places["between"] += said[1:-1]
             places["last"].append(said[-1])
@@ -89,12 +88,11 @@ def _logits(classifier: Classifier, ids: list[NDArray[np.int64]]) -> NDArray[np.
     return np.asarray(bank_logits(classifier._backbone, classifier._head, ids)[0])
 
 
-def trained(run: Run, length: int, texts: int, train: int) -> dict[str, Right]:
+def trained(run: Run, length: int, split: Split, train: int) -> dict[str, Right]:
     """Way of training and reading at the short length -> right labels."""
-    corpus, split = data.load(run.recipe), run.predictions["validation"]
-    chosen, targets = list(split.texts[:texts]), split.targets[:texts]
+    corpus = data.load(run.recipe)
     pairs = [(corpus.train.texts[:train], [corpus.labels[i] for i in corpus.train.labels[:train]])]
-    pairs.append((chosen, [corpus.labels[i] for i in targets]))
+    pairs.append((split.texts, [corpus.labels[i] for i in split.labels]))
     right = {}
     with tempfile.TemporaryDirectory() as folder:
         for windows in (False, True):
@@ -111,7 +109,7 @@ def trained(run: Run, length: int, texts: int, train: int) -> dict[str, Right]:
                 classifier = Classifier.load(adapter, windows=read)
                 name = f"trained {'in windows' if windows else 'on cut texts'}, read "
                 name += "in windows" if read else "cut"
-                right[name] = _right(classifier, run, chosen, targets)
+                right[name] = _right(classifier, run, split)
     return right
 
 
@@ -136,9 +134,9 @@ def against(found: Right, other: Right) -> str:
     return f"{100 * difference.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def report(run: Run, name: str, length: int, texts: int, train: int) -> str:
+def report(run: Run, name: str, length: int, split: Split, train: int) -> str:
     """All tables."""
-    right, is_long = answers(run, name, length, texts)
+    right, is_long = answers(run, name, length, split)
     overlapping, apart = (each[is_long] for each in list(right.values())[1:3])
     lines = [
         f"{len(is_long):,} texts, of which {is_long.sum():,} are long. Brackets: 95 % intervals, {DRAWS:,} "
@@ -146,14 +144,23 @@ def report(run: Run, name: str, length: int, texts: int, train: int) -> str:
         "Windows without overlap against overlapping ones, on long texts: "
         f"{against(apart, overlapping)} points.\n",
         f"Single windows of long texts, decided alone (number of windows):\n\n"
-        f"{by_place(run, name, length, texts)}",
+        f"{by_place(run, name, length, split)}",
     ]
     if train:
         lines.append(
             f"\nAdapters trained at {length} tokens for an epoch of {train:,} texts, without overlap:\n\n"
-            + body(trained(run, length, texts, train), is_long)
+            + body(trained(run, length, split, train), is_long)
         )
     return "\n".join(lines)
+
+
+def texts_of(run: Run, file: Path | None, texts: int) -> Split:
+    """The first labeled texts of a file, or of the run's validation split."""
+    if file:
+        split = data.read_labeled(file, tuple(run.results.labels))
+        return data.Split(split.name, split.texts[:texts], split.labels[:texts])
+    found = run.predictions["validation"]
+    return data.Split("validation", list(found.texts[:texts]), found.targets[:texts].tolist())
 
 
 def main() -> None:
@@ -163,14 +170,16 @@ def main() -> None:
     parser.add_argument("--adapter", help="its name [default: the first]")
     parser.add_argument("--length", type=int, default=16, help="short maximum length, in tokens")
     parser.add_argument("--texts", type=int, default=500)
+    parser.add_argument("--data", type=Path, help="labeled texts, instead of the run's validation texts")
     parser.add_argument("--train", type=int, default=0, help="texts to train further adapters on")
     parser.add_argument("--record", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     run = load(RunFolder(options.run))
     name = options.adapter or run.results.adapters[0].name
-    found = report(run, name, options.length, options.texts, options.train)
+    found = report(run, name, options.length, texts_of(run, options.data, options.texts), options.train)
     notes = {"run": f"{run.results.base}, adapter {name}, maximum length {run.recipe.train.max_length}"}
     command = f"python -m bench.windows RUN --length {options.length} --texts {options.texts}"
+    command += " --data FILE" * bool(options.data)
     command += f" --train {options.train}" * bool(options.train)
     common.write_record("Long texts cut and in windows", command, notes, found, options.record)
 

@@ -137,7 +137,7 @@ def test_a_sweep_with_several_labels(tmp_path: Path) -> None:
         tiny.llama(tmp_path / "base"),
         tiny.multi_folder(tmp_path / "data"),
         device="cuda",
-        epochs=12,
+        epochs=3,
         task="multi-label",
         class_weights="balanced",
         max_length=8,
@@ -145,7 +145,7 @@ def test_a_sweep_with_several_labels(tmp_path: Path) -> None:
     )
     result = rankwise.sweep(recipe, tmp_path / "run")
     assert result.windowed
-    assert max(row.validation.macro_f1 for row in result.adapters if row.validation) > 0.6
+    assert max(row.validation.macro_f1 for row in result.adapters if row.validation) > 0.75
 
 
 def test_a_sweep(tmp_path: Path) -> None:
