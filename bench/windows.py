@@ -3,11 +3,11 @@
     python -m bench.windows RUN [--adapter r8-s110] [--length 16] [--texts 500] [--data FILE] [--train N]
         [--record FILE]
 
-The first validation texts of a finished run, or the first texts of FILE, are classified at the maximum length of training, and at a short
-one as if the adapter could read no more: cut, in windows with a stride of half a window, and in windows
-without overlap. Texts above the short length are also counted alone. Each window of a text is also decided
-alone, for its place in the text. Intervals are 95 % bootstrap intervals over texts, of the paired differences
-from cut texts.
+The first validation texts of a finished run, or the first texts of FILE, are classified at the maximum length
+of training, and at a short one as if the adapter could read no more: cut, in windows with a stride of half a
+window, and in windows without overlap. Texts above the short length are also counted alone. Each window of a
+text is also decided alone, for its place in the text. Intervals are 95 % bootstrap intervals over texts, of
+the paired differences from cut texts.
 
 With --train, two further adapters are trained at the short length for an epoch, with the settings of the run,
 on the first N training texts: one on cut texts, and one on windows.

@@ -212,6 +212,7 @@ def steps_apart(
     )
     rows = [rows[i] for i in order(seed, 0, len(rows))]
     trainer = _InOrder(pair.peft, arguments, train_dataset=rows, data_collator=padded)
+    trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     losses = np.abs(np.array([step.losses[0] for step in steps]) - theirs)
