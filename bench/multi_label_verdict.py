@@ -128,7 +128,7 @@ def measure(at: Setting, sweeps: int) -> list[float]:
         scores, truth, step = simulate(rng, at, edge)
         claims = decide(dict(enumerate(scores, 1)), at.margin, step)
         counts[2] += claims.enough is not None and truth[claims.enough - 1] <= truth.max() - at.margin + 1e-9
-    return (100 * counts / sweeps).tolist()
+    return list(map(float, 100 * counts / sweeps))
 
 
 def _false(scores: list[Floats], truth: Floats, step: float, margin: float) -> tuple[bool, bool]:

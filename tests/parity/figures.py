@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,13 +33,22 @@ SETTINGS: dict[str, Any] = {"epochs": 1, "batch_size": BATCH, "learning_rate": 2
 HEADER = ("task", "model", "loss", "gradients", f"losses of {STEPS} steps", "adapter after them")
 
 
-def cases(family: str, folder: Path, texts: int) -> Iterator[tuple[str, Pair, list[Ids], Targets]]:
-    """Task, both models, texts and targets."""
+class Case(NamedTuple):
+    """Both models, texts and targets of a task."""
+
+    task: str
+    pair: Pair
+    texts: list[Ids]
+    targets: Targets
+
+
+def cases(family: str, folder: Path, texts: int) -> Iterator[Case]:
+    """The tasks, each with so many texts."""
     random = np.random.default_rng(3)
     ids = random_texts(random.integers(1, 30, texts).tolist(), 500)
-    yield "one label", without_dropout(make_pair(family)), ids, random.integers(0, CLASSES, texts)
-    yield "several labels", *test_multi_label.made(family, texts)
-    yield "pairs of texts", *test_pairs.made(family, test_pairs.BASES[family](folder), texts)
+    yield Case("one label", without_dropout(make_pair(family)), ids, random.integers(0, CLASSES, texts))
+    yield Case("several labels", *test_multi_label.made(family, texts))
+    yield Case("pairs of texts", *test_pairs.made(family, test_pairs.BASES[family](folder), texts))
 
 
 def rows() -> Iterator[list[str]]:
@@ -48,12 +57,12 @@ def rows() -> Iterator[list[str]]:
         for family in FAMILIES:
             batches = cases(family, Path(name) / f"{family}-batch", 9)
             epochs = cases(family, Path(name) / f"{family}-epoch", STEPS * BATCH)
-            for (task, *batch), (_, *epoch) in zip(batches, epochs, strict=True):
-                labels = "multi-label" if task == "several labels" else "single-label"
+            for batch, epoch in zip(batches, epochs, strict=True):
+                labels = "multi-label" if batch.task == "several labels" else "single-label"
                 recipe = Recipe(**SETTINGS, base_dropout=False, task=labels)
-                one = gradients_apart(*batch)
-                every = steps_apart(*epoch, recipe, Path(name) / "steps")
-                yield [task, family, *(f"{each:.0e}" for each in (*one, *every))]
+                one = gradients_apart(batch.pair, batch.texts, batch.targets)
+                every = steps_apart(epoch.pair, epoch.texts, epoch.targets, recipe, Path(name) / "steps")
+                yield [batch.task, family, *(f"{each:.0e}" for each in (*one, *every))]
 
 
 def main() -> None:
