@@ -297,12 +297,15 @@ def _estimate(
     recipe: Recipe, config: ModelConfig, tokens_per_text: float | None, number_bytes: int
 ) -> Callable[[Sequence[AdapterSpec]], int]:
     """The expected peak memory of a bank, in bytes."""
-    longest = (tokens_per_text or recipe.train.max_length) * (1 + SPREAD / math.sqrt(recipe.train.batch_size))
+    most, batch = recipe.train.max_length, recipe.train.batch_size
+    longest = (tokens_per_text or most) * (1 + SPREAD / math.sqrt(batch))
+    if recipe.train.windows and longest > most:
+        batch = math.ceil(batch * longest / most)
     return partial(
         expected_memory,
         config=config,
-        batch=recipe.train.batch_size,
-        length=min(longest, recipe.train.max_length),
+        batch=batch,
+        length=min(longest, most),
         number_bytes=number_bytes,
         base_dropout=recipe.train.base_dropout,
     )

@@ -287,6 +287,11 @@ class TrainSettings(_Settings):
     """Seeds. Every rank is trained with every seed."""
     max_length: int = Field(128, ge=1)
     """Maximum tokens per text. Longer texts are truncated at the end."""
+    windows: bool = False
+    """Read longer texts in windows of max_length tokens, instead of truncating them. In the loss, a text
+    counts once; its logits are the mean over its windows."""
+    window_stride: int | None = Field(None, ge=1)
+    """Tokens from the start of a window to that of the next (default: a window)."""
     epochs: int = Field(3, ge=1)
     """Passes over the training texts."""
     batch_size: int = Field(16, ge=1)
@@ -323,6 +328,16 @@ class TrainSettings(_Settings):
     on_nan: Literal["drop", "stop"] = "drop"
     """If an adapter's loss, gradient or weights become NaN or infinite: drop that adapter and continue with
     the others, or stop the sweep."""
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> Self:
+        if self.window_stride is None:
+            return self
+        if not self.windows:
+            raise ValueError(f"window_stride: texts are not read in windows: add {option('windows', True)}")
+        if self.window_stride > self.max_length:
+            raise ValueError(f"window_stride: a window has {self.max_length} tokens: give at most as many")
+        return self
 
     @field_validator("seeds")
     @classmethod

@@ -218,6 +218,7 @@ class Results(BaseModel):
     precision: str  # bfloat16 or float32
     threads: int  # torch threads
     versions: dict[str, str]  # package -> version
+    windowed: dict[str, int] = {}  # split -> texts read in several windows, if there are any
     fingerprint: dict[str, str] = {}  # split or "base" -> SHA-256 of its content
     adapters: list[AdapterResult]
     baselines: list[Baseline] = []
@@ -402,7 +403,8 @@ class SplitReport(BaseModel):
     tokens_p50: int
     tokens_p95: int
     tokens_max: int
-    truncated: int | None  # texts longer than max_length; null if lengths are in words
+    truncated: int | None  # texts of which only a part is read; null if lengths are in words
+    windowed: int | None = None  # texts read in several windows; null if long texts are cut, or in words
     duplicates: int  # texts identical to an earlier text of the split
     duplicates_normalized: int  # the same, ignoring case, whitespace and Unicode form
 

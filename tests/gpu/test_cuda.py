@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +14,21 @@ import rankwise
 from rankwise.models import registry as families
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
-from rankwise.nn.loss import CrossEntropy
+from rankwise.nn.loss import CrossEntropy, Loss
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import CudaRecorder
 from rankwise.nn.static.step import StaticStep
 from tests import tiny
 from tests.unit.nn import models
-from tests.unit.nn.static.test_step import BATCHES, done, unlike
+from tests.unit.nn.static.test_step import (
+    BATCHES,
+    COUNTS,
+    UNEQUAL,
+    done,
+    each_loss,
+    targets_for,
+    unlike,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 each_family = pytest.mark.parametrize("family", models.FAMILIES)
@@ -98,6 +108,45 @@ def test_recorded_micro_batches_have_the_gradients_of_the_batch(family: str) -> 
         losses, grads = done(parts, bank, BATCHES, number)
         torch.testing.assert_close(losses, expected)
         assert all(models.close(ours, each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
+
+
+@each_loss
+@pytest.mark.filterwarnings("error")
+def test_every_loss_is_the_cpus(loss: Loss) -> None:
+    """Of texts in windows, in batches of unequal size: eager, recorded and replayed."""
+    backbone, bank = bank_on("cpu", "llama")
+    given: dict[str, Any] = {"targets": targets_for(loss, UNEQUAL), "windows": COUNTS}
+    expected, theirs = done(RaggedStep(backbone, bank, loss, base_dropout=False), bank, UNEQUAL, **given)
+    backbone, bank = bank_on("cuda", "llama")
+    step = StaticStep(backbone, bank, on_cuda(loss), False, CudaRecorder(bank.flat.device))
+    for _ in range(4):
+        losses, grads = done(step, bank, UNEQUAL, **given)
+        torch.testing.assert_close(losses.cpu(), expected)
+        assert all(models.close(ours.cpu(), each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
+
+
+def on_cuda(loss: Loss) -> Loss:
+    """The loss with its tensors on the device."""
+    tensors = {name: each.cuda() for name, each in vars(loss).items() if isinstance(each, torch.Tensor)}
+    given: Any = loss
+    moved: Loss = replace(given, **tensors)
+    return moved
+
+
+def test_a_sweep_with_several_labels(tmp_path: Path) -> None:
+    recipe = tiny.recipe(
+        tiny.llama(tmp_path / "base"),
+        tiny.multi_folder(tmp_path / "data"),
+        device="cuda",
+        epochs=3,
+        task="multi-label",
+        class_weights="balanced",
+        max_length=8,
+        windows=True,
+    )
+    result = rankwise.sweep(recipe, tmp_path / "run")
+    assert result.windowed
+    assert max(row.validation.macro_f1 for row in result.adapters if row.validation) > 0.75
 
 
 def test_a_sweep(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ EVERYTHING: dict[str, Any] = {
     "labels": ("no", "yes", "null"),
     "validation_fraction": 0.25,
     "max_length": 64,
+    "windows": True,
+    "window_stride": 48,
     "ranks": (0, 3, 4096),
     "seeds": (0, 2**63 - 1),
     "alpha": 0.8,

@@ -1,4 +1,4 @@
-"""Long texts are read in overlapping windows: their tokens, the mean of their logits, and what is said."""
+"""Long texts are read in windows: their tokens, the mean of their logits, and what is said."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OPTIONS = ("--device", "cpu", "--precision", "float32")
 
 @pytest.fixture(scope="module")
 def windowed(adapter: Path) -> Classifier:
-    return Classifier.load(adapter, device="cpu", precision="float32", windows=True)
+    return Classifier.load(adapter, device="cpu", precision="float32", windows=True, window_stride=WIDTH // 2)
 
 
 @pytest.fixture
@@ -162,7 +162,9 @@ def test_the_end_of_a_long_text_counts(classifier: Classifier, windowed: Classif
 
 
 def test_a_stride_of_a_window_has_no_overlap(adapter: Path) -> None:
-    loaded = Classifier.load(adapter, device="cpu", windows=True, window_stride=WIDTH)
+    """It is the default."""
+    loaded = Classifier.load(adapter, device="cpu", windows=True)
+    assert loaded.window_stride == WIDTH
     size = int(loaded._tokenizer.lengths(TEXTS)[6])
     assert loaded.long_texts([TEXTS[6]]) == LongTexts(0, 1, -(-size // WIDTH))
 

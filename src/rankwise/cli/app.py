@@ -94,19 +94,27 @@ AbstainBelow = Annotated[
     typer.Option(help="Give no label if its probability is below this.", metavar="P", min=0, max=1),
 ]
 Windows = Annotated[
-    bool,
-    typer.Option("--windows", help="Read long texts in overlapping windows, instead of cutting them."),
+    bool | None,
+    typer.Option(
+        "--windows/--no-windows",
+        help="Read long texts in windows, instead of cutting them [default: as in training].",
+        show_default=False,
+    ),
 ]
 WindowStride = Annotated[
     int | None,
-    typer.Option(help="Tokens from a window to the next [default: half a window].", metavar="N", min=1),
+    typer.Option(
+        help="Tokens from a window to the next [default: as in training, or a window].",
+        metavar="N",
+        min=1,
+    ),
 ]
 
 DATA_SETTINGS = (
     *("base", "data", "validation", "test", "data_config", "text_column", "text_columns"),
     *("label_column", "task"),
     *("label_separator", "labels"),
-    *("validation_fraction", "max_length"),
+    *("validation_fraction", "max_length", "windows", "window_stride"),
 )
 """The settings of a recipe that `rankwise data` accepts."""
 
@@ -457,7 +465,7 @@ def evaluate(
     label_column: LabelColumn = None,
     base: Base = None,
     abstain_below: AbstainBelow = None,
-    windows: Windows = False,
+    windows: Windows = None,
     window_stride: WindowStride = None,
     labels: Labels = None,
     device: Device = "auto",
@@ -515,7 +523,7 @@ def predict(
     text_column: TextColumn = None,
     text_columns: TextColumns = None,
     abstain_below: AbstainBelow = None,
-    windows: Windows = False,
+    windows: Windows = None,
     window_stride: WindowStride = None,
     url: Annotated[
         str | None, typer.Option(help="Server to ask; ADAPTER is the name of an adapter there.")
@@ -534,7 +542,7 @@ def predict(
     from rankwise.commands import predict as command
 
     if ray:
-        read = {"windows": windows or None, "window_stride": window_stride}
+        read = {"windows": windows, "window_stride": window_stride}
         names = label_names(labels)
         loading = read | {"base": base, "labels": names, "device": device, "precision": precision}
         reading = {

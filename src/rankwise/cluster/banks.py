@@ -401,7 +401,7 @@ class _Stage:
 
     def _length(self, names: Sequence[str]) -> int:
         """Steps of a bank's longest schedule."""
-        per_epoch = -(-len(self.training.data.ids) // self.training.settings.batch_size)
+        per_epoch = -(-len(self.training.data.targets) // self.training.settings.batch_size)
         return max(max(1, round(self.training.specs[name].epochs * per_epoch)) for name in names)
 
 

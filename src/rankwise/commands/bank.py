@@ -214,7 +214,7 @@ def relieve(
     if material.device.type == "cuda":
         torch.cuda.empty_cache()
     settings = material.recipe.train
-    done = journal.relieve(training.stage, number, min(settings.batch_size, len(training.data.ids)))
+    done = journal.relieve(training.stage, number, training.data.largest_batch(settings.batch_size))
     if done is None:
         raise ResourceError(
             f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",

@@ -72,7 +72,7 @@ def untrained_head(backbone: Backbone, spec: AdapterSpec, evaluated: Splits, cla
     bank = Bank(
         [head], backbone.modules(), backbone.d_model, classes, backbone.head_std, backbone.tokens.device
     )
-    return {name: bank_logits(backbone, bank, split.ids)[0] for name, split in evaluated.items()}
+    return {name: split.mean(bank_logits(backbone, bank, split.ids)[0]) for name, split in evaluated.items()}
 
 
 def all_baselines(material: Material, finished: Mapping[str, Outcome]) -> dict[str, Logits]:

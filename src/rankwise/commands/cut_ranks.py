@@ -47,10 +47,10 @@ def evaluated_cuts(
     if not cuts:
         return []
     bank = _bank(material, cuts)
-    callback.begin("cuts", sum(map(len, material.evaluated.values())))
+    callback.begin("cuts", sum(len(split.ids) for split in material.evaluated.values()))
     with clock.timed("evaluate"):
         found = {
-            name: bank_logits(material.backbone, bank, split.ids, callback.advance)
+            name: split.mean(bank_logits(material.backbone, bank, split.ids, callback.advance))
             for name, split in material.evaluated.items()
         }
     callback.end()

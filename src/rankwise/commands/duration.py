@@ -84,7 +84,7 @@ def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
         callback.end()
     epochs, splits = mean(epochs_of(recipe)), material.evaluated
     per_epoch = math.ceil(len(material.splits["train"]) / recipe.train.batch_size)
-    texts = epochs * len(splits["validation"]) + (len(splits["test"]) if "test" in splits else 0)
+    texts = epochs * len(splits["validation"].ids) + (len(splits["test"].ids) if "test" in splits else 0)
     return Duration(
         tuning=trials,
         training=sum(pace.step * pace.epochs(epochs) for pace in paces) * per_epoch,
@@ -99,7 +99,7 @@ def _trials(material: Material) -> tuple[float, float, int]:
     if not ranks:
         return 0.0, 0.0, 0
     data, epochs = tuning_data(material), mean(epochs_of(recipe))
-    per_epoch = math.ceil(len(data.ids) / recipe.train.batch_size)
+    per_epoch = math.ceil(len(data.targets) / recipe.train.batch_size)
     share = tuning.share_of(recipe, tuning.fewest_epochs(recipe) * per_epoch)
     specs = [spec_of(trial, material) for trial in tuning.next_trials(recipe, ranks, [], share)]
     bank = material.split(specs)[0]

@@ -88,8 +88,11 @@ def export(
     )
     with files.new_folder(place) as new:
         classifier = Classifier.load(
-            path, base=base, labels=labels, device="cpu", precision="float32", on_note=on_note
+            path, base=base, labels=labels, device="cpu", precision="float32", windows=False, on_note=on_note
         )
+        if classifier.trained_on_windows:
+            length = classifier.max_length
+            note(f"{path}: reads long texts in windows; the export cuts them at {length:,} tokens")
         texts = sample(path, data, classifier, columns=columns or {}, on_note=note)
         ours, source, task = classifier.logits(texts.texts), source_of(classifier), classifier.task
         del classifier  # frees its memory

@@ -17,8 +17,9 @@ from rankwise import hardware, processes
 from rankwise.commands import checks
 from rankwise.commands.locate import anchored
 from rankwise.data import load as data
-from rankwise.data.audit import truncation
+from rankwise.data.audit import long_texts
 from rankwise.models import base as models
+from rankwise.models import windows
 from rankwise.models.peft_format import SavedAdapter
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
@@ -75,7 +76,7 @@ class Material:
 
     def split(self, specs: Sequence[AdapterSpec]) -> Sequence[Sequence[AdapterSpec]]:
         """Split adapters into banks that fit in memory."""
-        mean = tokens_per_text(self.splits["train"])
+        mean = self.splits["train"].tokens_per_text
         size = self.precision.itemsize
         return split_trials(specs, self.recipe, self.config, mean, self.memory_bytes, size)
 
@@ -95,7 +96,26 @@ class Material:
             validation.targets,
             self.task,
             self.adjustment(train.targets),
+            train.windows,
+            validation.windows,
         )
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes about the data, including how many texts are read in windows."""
+        stride = self.window_stride
+        long = [] if stride is None else _long(self.splits, self.recipe.train.max_length, stride)
+        return [*self.corpus.notes, *long]
+
+    @property
+    def windowed(self) -> dict[str, int]:
+        """Split -> number of texts that are read in several windows, if there are any."""
+        return {name: split.windowed for name, split in self.splits.items() if split.windowed}
+
+    @property
+    def window_stride(self) -> int | None:
+        """Tokens from the start of a window to that of the next; None if long texts are cut."""
+        return window_stride(self.recipe, self.tokenizer)
 
     @property
     def task(self) -> Task:
@@ -134,6 +154,7 @@ class Material:
             thresholds=thresholds,
             label_separator=self.task.separator,
             text_columns=self.recipe.data.text_columns or (),
+            window_stride=self.window_stride,
         )
 
     def environment(self) -> dict[str, str]:
@@ -177,11 +198,12 @@ def read_material(
         tokenizer = Tokenizer.load(base.folder)
     with stage("tokens", callback, clock):
         max_length, task = recipe.train.max_length, task_of(corpus.task.name, corpus.task.separator)
+        stride = window_stride(recipe, tokenizer)
         splits = {
-            split.name: EncodedSplit.encode(split, tokenizer, max_length, task, len(corpus.labels))
+            split.name: EncodedSplit.encode(split, tokenizer, max_length, task, len(corpus.labels), stride)
             for split in corpus.splits
         }
-    if line := truncation(_truncated(splits, tokenizer, max_length), max_length):
+    for line in _long(splits, max_length, stride):
         callback.read(line)
     device = hardware.device(recipe.machine.device)
     precision = hardware.dtype(recipe.machine.precision, device)
@@ -194,7 +216,7 @@ def read_material(
         has_pad_token=tokenizer.has_pad_token,
         classes=len(corpus.labels),
         texts=len(splits["train"]),
-        tokens_per_text=tokens_per_text(splits["train"]),
+        tokens_per_text=splits["train"].tokens_per_text,
         memory_bytes=memory_bytes,
         number_bytes=precision.itemsize,
     )
@@ -230,22 +252,23 @@ def read_material(
     return material
 
 
-def _truncated(
-    splits: Mapping[str, EncodedSplit], tokenizer: Tokenizer, max_length: int
-) -> dict[str, tuple[int, int]]:
-    """Split -> (truncated texts, texts). Only texts of the maximum length are tokenized again."""
-    full = {
-        name: [
-            text for text, ids in zip(split.source.texts, split.ids, strict=True) if len(ids) == max_length
-        ]
-        for name, split in splits.items()
-    }
-    return {name: (tokenizer.truncated(texts, max_length), len(splits[name])) for name, texts in full.items()}
+def window_stride(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
+    """Tokens from the start of a window to that of the next; None if long texts are cut."""
+    train = recipe.train
+    if not train.windows:
+        return None
+    return windows.stride_of(train.window_stride, tokenizer.room(train.max_length))
 
 
-def tokens_per_text(split: EncodedSplit) -> float:
-    """Mean length of the texts in tokens."""
-    return float(np.mean([len(ids) for ids in split.ids]))
+def _long(splits: Mapping[str, EncodedSplit], max_length: int, stride: int | None) -> list[str]:
+    """How long texts are read, in words."""
+    return long_texts(
+        {name: len(split) for name, split in splits.items()},
+        {name: split.cut for name, split in splits.items()},
+        {name: split.windowed for name, split in splits.items()},
+        max_length,
+        in_windows=stride is not None,
+    )
 
 
 def versions() -> dict[str, str]:

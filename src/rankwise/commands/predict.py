@@ -33,7 +33,7 @@ from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, Unreachable, UsageError, as_keywords, either, option
 from rankwise.models import base as bases
 from rankwise.models import peft_format as adapters
-from rankwise.models import windows as overlapping
+from rankwise.models import windows as long_windows
 from rankwise.models.base import check_ids, load_with_digest
 from rankwise.models.peft_format import merge
 from rankwise.models.registry import family_of
@@ -187,7 +187,7 @@ class Classifier:
         labels: Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
-        windows: bool = False,
+        windows: bool | None = None,
         window_stride: int | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> Self:
@@ -201,9 +201,10 @@ class Classifier:
             labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16 or float32.
-            windows: read a text longer than the adapter's maximum length in overlapping windows, and take the
-                mean of their logits, instead of cutting the text.
-            window_stride: tokens from the start of a window to that of the next; by default, half a window.
+            windows: read a text longer than the adapter's maximum length in windows, and take the mean
+                of their logits, instead of cutting the text; by default, as in training.
+            window_stride: tokens from the start of a window to that of the next; by default, as in training,
+                or a window.
             on_note: called with what the user should know, such as a base that is not the one that the
                 adapter was trained on; by default, it becomes a warning.
 
@@ -214,12 +215,14 @@ class Classifier:
             UsageError: this machine has no such device, the precision is unknown, or the stride is larger
                 than a window.
         """
-        if window_stride is not None and not windows:
-            what = f"{option('window_stride', window_stride)}: texts are not read in windows"
-            raise UsageError(what, hint=f"add {option('windows', True)}")
         note = on_note or _warn
         path = adapter_folder(os.fspath(folder))
         saved = adapters.load(path)
+        in_windows = saved.window_stride is not None if windows is None else windows
+        if window_stride is not None and not in_windows:
+            what = f"{option('window_stride', window_stride)}: texts are not read in windows"
+            raise UsageError(what, hint=f"add {option('windows', True)}")
+        stride = saved.window_stride if window_stride is None else window_stride
         hardware.device(device)
         found = _find_base(saved, base, path)
         saved = _with_labels(saved, labels, found, note)
@@ -227,7 +230,7 @@ class Classifier:
             on_note(f"{path}: has no label names; {option('labels')} gives them")
         tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
-        parts = _Parts(str(path), saved, tokenizer, name, device, precision, windows, window_stride)
+        parts = _Parts(str(path), saved, tokenizer, name, device, precision, in_windows, stride)
         return cls._assembled(parts, note=note)
 
     @classmethod
@@ -271,7 +274,7 @@ class Classifier:
         made.temperature = saved.temperature or 1.0
         if parts.windows:
             room = parts.tokenizer.room(max_length)
-            made.window_stride = overlapping.stride_of(parts.window_stride, room)
+            made.window_stride = long_windows.stride_of(parts.window_stride, room)
         return made
 
     def __call__(self, texts: Texts) -> list[Prediction]:
@@ -366,6 +369,11 @@ class Classifier:
                 hint=f"try {option('precision', 'float32')}; if it does not help, the adapter cannot be used",
             )
         return of_head
+
+    @property
+    def trained_on_windows(self) -> bool:
+        """Whether the adapter was trained on windows of long texts."""
+        return self._parts is not None and self._parts.saved.window_stride is not None
 
     def _as_texts(self, texts: Texts) -> list[str]:
         """The texts as plain strings, checked; the texts of a pair are joined."""
@@ -686,7 +694,7 @@ def long_notes(classifier: Classifier, long: LongTexts, texts: int) -> list[str]
         said = f"{long.windowed:,} of {texts:,} texts read in windows of {length:,} tokens"
         notes.append(f"{said}, {long.windows:,} windows in all")
     if long.cut:
-        notes.append(f"{long.cut:,} of {texts:,} texts cut at {overlapping.MOST:,} windows")
+        notes.append(f"{long.cut:,} of {texts:,} texts cut at {long_windows.MOST:,} windows")
     return notes
 
 

@@ -6,6 +6,7 @@ from rankwise import hardware, plan
 from rankwise.data import load as data
 from rankwise.data.audit import report
 from rankwise.models import base as bases
+from rankwise.models import windows
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.recipe import Recipe
 from rankwise.schema import DataReport
@@ -52,9 +53,12 @@ def _facts(recipe: Recipe) -> tuple[int | None, int, float | None]:
     if not recipe.data.in_memory and data.is_hub_id(recipe.data.name):
         texts, classes, tokens = KNOWN_DATA.get(recipe.data.name, (None, DEFAULT_CLASSES, None))
         return texts, len(recipe.data.labels or ()) or classes, tokens
-    dataset = data.load(recipe)
-    characters = sum(map(len, dataset.train.texts)) / len(dataset.train)
-    return len(dataset.train), len(dataset.labels), characters / CHARACTERS_PER_TOKEN
+    dataset, train = data.load(recipe), recipe.train
+    lengths = [len(text) / CHARACTERS_PER_TOKEN for text in dataset.train.texts]
+    if train.windows:
+        stride = windows.stride_of(train.window_stride, train.max_length)
+        lengths = [windows.tokens_read(each, train.max_length, stride) for each in lengths]
+    return len(dataset.train), len(dataset.labels), sum(lengths) / len(lengths)
 
 
 def data_report(recipe: Recipe) -> tuple[DataReport, tuple[str, ...]]:
@@ -67,7 +71,13 @@ def data_report(recipe: Recipe) -> tuple[DataReport, tuple[str, ...]]:
         ModelError: the base's tokenizer is damaged.
         Unreachable: the data is on the Hub, and the Hub does not answer.
     """
-    dataset = data.load(recipe)
+    dataset, train = data.load(recipe), recipe.train
     folder = bases.at_hand(recipe.base)
-    lengths = Tokenizer.load(folder).lengths if folder else None
-    return report(dataset, recipe.train.max_length, lengths), dataset.notes
+    if not folder:
+        return report(dataset, train.max_length), dataset.notes
+    tokenizer = Tokenizer.load(folder)
+    longest = None
+    if train.windows:
+        stride = windows.stride_of(train.window_stride, tokenizer.room(train.max_length))
+        longest = tokenizer.longest(train.max_length, stride)
+    return report(dataset, train.max_length, tokenizer.lengths, longest), dataset.notes

@@ -175,11 +175,12 @@ def sweep_results(
         task=material.task.name,
         labels=list(material.corpus.labels),
         texts={name: len(split) for name, split in material.splits.items()},
-        notes=list(material.corpus.notes),
+        notes=material.notes,
         device=str(material.device),
         precision=precision_name(material.precision),
         threads=hardware.threads(),
         versions=versions(),
+        windowed=material.windowed,
         fingerprint=material.fingerprint,
         adapters=[
             adapter_result(

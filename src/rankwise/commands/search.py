@@ -426,7 +426,7 @@ def _results(stage: _Stage, outcome: Outcome) -> SearchResults:
         data=recipe.data.name,
         labels=labels,
         texts={name: len(split) for name, split in material.splits.items()},
-        notes=list(material.corpus.notes),
+        notes=material.notes,
         device=str(material.device),
         precision=precision_name(material.precision),
         threads=hardware.threads(),

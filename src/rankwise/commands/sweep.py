@@ -180,7 +180,8 @@ def _sweep(recipe: Recipe, session: _Session, saved: Checkpoint | None) -> schem
     if saved is None:
         journal.forget(finished)
     files.write_text(run.recipe, recipe.to_toml())
-    write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths)
+    longest = material.tokenizer.longest(recipe.train.max_length, material.window_stride)
+    write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths, longest)
     journal.save()
 
     tuning = tune(material, journal, callback, session.train)
@@ -297,10 +298,10 @@ def evaluate(trainer: TrainedBank, material: Material, clock: Clock, callback: C
     logits = {name: {"validation": snapshot.logits} for name, snapshot in kept.items()}
     if "test" in material.splits and kept:
         test = material.splits["test"]
-        callback.begin("test", len(test))
+        callback.begin("test", len(test.ids))
         with clock.timed("evaluate"):
             for name, of_adapter in trainer.kept_logits(test.ids, callback.advance).items():
-                logits[name]["test"] = of_adapter
+                logits[name]["test"] = test.mean(of_adapter)
         callback.end()
     return [
         Outcome(name, kept[name].epoch, float(np.mean(state[name].losses)), logits[name]) for name in kept

@@ -46,7 +46,7 @@ def tune(
     if not ranks:
         return None
     data = tuning_data(material)
-    steps = tuning.fewest_epochs(material.recipe) * -(-len(data.ids) // material.recipe.train.batch_size)
+    steps = tuning.fewest_epochs(material.recipe) * -(-len(data.targets) // material.recipe.train.batch_size)
     share = tuning.share_of(material.recipe, steps)
     while trials := tuning.next_trials(material.recipe, ranks, journal.trials, share):
         _train_rung(trials, data, material, journal, callback, train)
@@ -56,8 +56,8 @@ def tune(
         if each.at_edge:
             callback.note(f"rank {each.rank}: the best learning rate is at the edge of those tried")
     return Tuning(
-        texts=len(data.validation_ids),
-        train_texts=len(data.ids),
+        texts=len(data.validation_targets),
+        train_texts=len(data.targets),
         seed=tuning.SEED,
         metric=material.recipe.train.metric or "log-loss",
         varied=list(tuning.varied(material.recipe)),

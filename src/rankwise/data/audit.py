@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwise.data.load import Dataset, Split
+from rankwise.models import windows
 from rankwise.schema import ClassCount, Contradiction, DataReport, Leak, SplitReport
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -24,13 +25,16 @@ Lengths = Callable[[Sequence[str]], NDArray[np.int64]]
 """Texts -> (texts,) lengths."""
 
 
-def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) -> DataReport:
+def report(
+    dataset: Dataset, max_length: int, lengths: Lengths | None = None, longest: int | None = None
+) -> DataReport:
     """Sizes, classes, lengths, duplicates, contradictions and leaks of a dataset.
 
     Args:
         dataset: validated splits.
         max_length: maximum tokens per text, as in the recipe.
         lengths: counts tokens, including special tokens; None counts words instead.
+        longest: tokens of the longest text that is read as a whole, in windows; None if long texts are cut.
     """
     splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
     found = _contradictions(splits, dataset)
@@ -38,32 +42,49 @@ def report(dataset: Dataset, max_length: int, lengths: Lengths | None = None) ->
         unit="words" if lengths is None else "tokens",
         max_length=max_length,
         sources=list(dataset.sources),
-        splits=[_split(split, dataset, max_length, lengths) for split in splits],
+        splits=[_split(split, dataset, max_length, lengths, longest) for split in splits],
         contradictions=found[:LISTED],
         contradictions_total=len(found),
         leaks=[leak for pair in combinations(splits, 2) if (leak := _leak(*pair)).texts],
     )
 
 
-def write(run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths) -> DataReport:
-    """Write data.json and return the report."""
-    found = report(dataset, max_length, lengths)
+def write(
+    run: RunFolder, dataset: Dataset, max_length: int, lengths: Lengths, longest: int | None = None
+) -> DataReport:
+    """Write data.json and return the report. The arguments are those of `report`."""
+    found = report(dataset, max_length, lengths, longest)
     files.write_text(run.data, found.model_dump_json(indent=1) + "\n")
     return found
 
 
-def truncation(counts: Mapping[str, tuple[int, int]], max_length: int) -> str:
-    """How many texts are truncated, in a line; empty if none is.
+def long_texts(
+    texts: Mapping[str, int],
+    cut: Mapping[str, int],
+    windowed: Mapping[str, int],
+    max_length: int,
+    *,
+    in_windows: bool,
+) -> list[str]:
+    """How many texts are too long, and how they are read, in lines; empty if none is.
 
     Args:
-        counts: split -> (truncated texts, texts).
-        max_length: maximum tokens per text.
+        texts: split -> number of texts.
+        cut: split -> texts of which only a part is read.
+        windowed: split -> texts that are read in several windows.
+        max_length: maximum tokens per text, or per window.
+        in_windows: whether long texts are read in windows.
 
-    >>> truncation({"train": (3, 48), "validation": (0, 18)}, 32)
-    '3 of 48 texts of train cut at 32 tokens'
+    >>> long_texts({"train": 48, "validation": 18}, {"train": 3}, {}, 32, in_windows=False)
+    ['3 of 48 texts of train cut at 32 tokens']
     """
-    cut = [f"{some:,} of {texts:,} texts of {split}" for split, (some, texts) in counts.items() if some]
-    return f"{', '.join(cut)} cut at {max_length:,} tokens" if cut else ""
+    limit = f"cut at {windows.MOST:,} windows" if in_windows else f"cut at {max_length:,} tokens"
+    told = ((windowed, f"read in windows of {max_length:,} tokens"), (cut, limit))
+    found = (
+        (", ".join(f"{n:,} of {texts[split]:,} texts of {split}" for split, n in counts.items() if n), how)
+        for counts, how in told
+    )
+    return [f"{which} {how}" for which, how in found if which]
 
 
 def normalized(text: str) -> str:
@@ -75,7 +96,9 @@ def normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _split(split: Split, dataset: Dataset, max_length: int, lengths: Lengths | None) -> SplitReport:
+def _split(
+    split: Split, dataset: Dataset, max_length: int, lengths: Lengths | None, longest: int | None
+) -> SplitReport:
     sizes = np.array([len(text.split()) for text in split.texts]) if lengths is None else lengths(split.texts)
     counts = Counter(name for ids in split.labels for name in dataset.task.named(ids, dataset.labels))
     return SplitReport(
@@ -86,7 +109,8 @@ def _split(split: Split, dataset: Dataset, max_length: int, lengths: Lengths | N
         tokens_p50=int(np.percentile(sizes, 50, method="inverted_cdf")),
         tokens_p95=int(np.percentile(sizes, 95, method="inverted_cdf")),
         tokens_max=int(sizes.max()),
-        truncated=None if lengths is None else int((sizes > max_length).sum()),
+        truncated=None if lengths is None else int((sizes > (longest or max_length)).sum()),
+        windowed=None if lengths is None or longest is None else int((sizes > max_length).sum()),
         duplicates=len(split) - len(set(split.texts)),
         duplicates_normalized=len(split) - len(set(map(normalized, split.texts))),
     )

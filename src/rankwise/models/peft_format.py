@@ -92,6 +92,8 @@ class SavedAdapter:
     """What adapter_config.json says; None for an adapter that was not read from a folder."""
     temperature: float | None = None
     """Divides the logits before they become probabilities; None, which is like 1, if none was fitted."""
+    window_stride: int | None = None
+    """Tokens from a window of a long text to the next in training; None if long texts were truncated."""
 
     @property
     def problem_type(self) -> str:
@@ -241,6 +243,7 @@ def load(folder: Path) -> SavedAdapter:
         _text_columns(folder / _own_name(folder), own),
         config,
         _temperature(folder / _own_name(folder), own),
+        _whole(own, "window_stride", 0) or None,
     )
 
 
@@ -314,6 +317,7 @@ def own_settings(adapter: SavedAdapter) -> dict[str, Any]:
             "max_length": adapter.max_length,
             "base_sha256": adapter.base_sha256,
             **({} if adapter.temperature is None else {"temperature": adapter.temperature}),
+            **({} if adapter.window_stride is None else {"window_stride": adapter.window_stride}),
         },
     }
     if adapter.task == "multi-label":

@@ -148,10 +148,17 @@ class Tokenizer:
             raise UsageError(what)
         return max_length - self._added
 
+    def longest(self, max_length: int, stride: int | None) -> int | None:
+        """Tokens of the longest text that is read as a whole, including special tokens; None without windows.
+
+        Takes and raises what `in_windows` does.
+        """
+        return stride and self._added + windows.most_tokens(self.room(max_length), stride)
+
     def in_windows(
         self, texts: Sequence[str], max_length: int, stride: int | None
     ) -> tuple[list[list[NDArray[np.int64]]], int]:
-        """Tokenize texts, and those that are too long in overlapping windows (`rankwise.models.windows`).
+        """Tokenize texts, and those that are too long in windows (`rankwise.models.windows`).
 
         Args:
             texts: the texts.

@@ -28,7 +28,7 @@ from rankwise.nn.dropout import DropoutHook
 from rankwise.nn.inference import most_tokens, windows
 from rankwise.nn.loss import Loss
 from rankwise.nn.ragged.batch import pack
-from rankwise.nn.step import Batches, Targets
+from rankwise.nn.step import Batches, Targets, Windows
 
 MOST_BYTES = 1 << 28
 """Bytes of features that a set of texts may need: 116,000 texts of SmolLM2."""
@@ -91,12 +91,15 @@ class ProbeStep:
     def __init__(self, features: Features, bank: Bank, loss: Loss) -> None:
         self._features, self._bank, self._loss = features, bank, loss
 
-    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
+    def __call__(
+        self, batches: Batches, targets: Targets, numbers: Sequence[int], windows: Windows | None = None
+    ) -> Tensor:
         """See `TrainingStep`."""
         device, tensors = self._bank.flat.device, self._bank.tensors
         outputs = [self._features(texts) @ own[HEAD].T for texts, own in zip(batches, tensors, strict=True)]
         labels = [torch.from_numpy(of_probe).to(device) for of_probe in targets]
-        of_probes = self._loss(outputs, labels)
+        counts = None if windows is None else [torch.from_numpy(each).to(device) for each in windows]
+        of_probes = self._loss(outputs, labels, windows=counts)
         torch.autograd.backward(of_probes.sum())
         return of_probes.detach()
 

@@ -22,6 +22,7 @@ from rankwise.nn.batch import Ids
 
 Batches = Sequence[Sequence[Ids]]  # for each adapter, its texts
 Targets = Sequence[NDArray[np.integer]]  # for each adapter, (texts, *shape) as its loss takes them
+Windows = Sequence[NDArray[np.int64]]  # for each adapter, (texts,) as its loss takes them
 
 
 class Share(NamedTuple):
@@ -50,13 +51,17 @@ WHOLE = Share(0, 1)
 class TrainingStep(Protocol):
     """Accumulates a step's gradients into those of a bank, which the optimizer has zeroed."""
 
-    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
+    def __call__(
+        self, batches: Batches, targets: Targets, numbers: Sequence[int], windows: Windows | None = None
+    ) -> Tensor:
         """Run the forward and backward pass.
 
         Args:
             batches: for each adapter its texts, each (length,) int64 ids.
             targets: for each adapter (texts, *shape), label ids or 0 and 1 for each label (`nn.loss`).
             numbers: for each adapter its step number, from 0; part of the dropout masks' keys.
+            windows: for each adapter (texts,) the number of windows of the text that each is a window of;
+                None if each is a whole text.
 
         Returns:
             (adapters,) float32 losses, on the bank's device.

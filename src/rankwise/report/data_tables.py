@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankwise.data.audit import EXAMPLES, LISTED, truncation
+from rankwise.data.audit import EXAMPLES, LISTED, long_texts
 from rankwise.report.tables import Table
 from rankwise.schema import DataReport
 
@@ -36,6 +36,7 @@ def source_table(found: DataReport) -> Table:
 def split_table(found: DataReport) -> Table:
     """One row per split: texts, lengths, duplicates."""
     cut = all(split.truncated is not None for split in found.splits)
+    in_windows = any(split.windowed is not None for split in found.splits)
     columns = (
         *("split", "texts", f"mean {found.unit}", "median", "95th %", "longest"),
         *((f"over {found.max_length}",) if cut else ()),
@@ -49,15 +50,20 @@ def split_table(found: DataReport) -> Table:
             f"{split.tokens_p50:,}",
             f"{split.tokens_p95:,}",
             f"{split.tokens_max:,}",
-            *((f"{split.truncated:,}",) if cut else ()),
+            *((f"{split.windowed if in_windows else split.truncated:,}",) if cut else ()),
             f"{split.duplicates:,}",
             f"{split.duplicates_normalized:,}",
         )
         for split in found.splits
     ]
-    counts = {split.name: (split.truncated or 0, split.texts) for split in found.splits}
-    note = truncation(counts, found.max_length)
-    note = f"{note}." if note else ""
+    lines = long_texts(
+        {split.name: split.texts for split in found.splits},
+        {split.name: split.truncated or 0 for split in found.splits},
+        {split.name: split.windowed or 0 for split in found.splits},
+        found.max_length,
+        in_windows=in_windows,
+    )
+    note = " ".join(f"{line}." for line in lines)
     if not cut:
         note = "Lengths in words: the base's tokenizer is not on this machine."
     return Table("Splits", columns, rows, note=note)

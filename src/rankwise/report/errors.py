@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rankwise.data.writers import csv_line
 from rankwise.errors import UsageError
 from rankwise.report.run import Run, SplitPredictions
+from rankwise.report.samples import NO_LABEL
 from rankwise.report.tables import Table
 
 COLUMNS = (
@@ -132,9 +133,9 @@ def errors_table(found: Sequence[WrongText], adapters: int, most: int = 20) -> T
     rows = [
         (
             each.text,
-            each.label,
+            each.label or NO_LABEL,
             "" if each.label_probability is None else f"{100 * each.label_probability:.0f}",
-            each.predicted,
+            each.predicted or NO_LABEL,
             f"{100 * each.confidence:.0f}",
             f"{round(each.wrong * adapters)} of {adapters}",
             each.source or f"{each.split} {each.number:,}",
@@ -154,4 +155,4 @@ def errors_table(found: Sequence[WrongText], adapters: int, most: int = 20) -> T
 
 
 def _votes(found: WrongText) -> str:
-    return ", ".join(f"{label or 'no label'} {number}" for label, number in found.predictions)
+    return ", ".join(f"{label or NO_LABEL} {number}" for label, number in found.predictions)

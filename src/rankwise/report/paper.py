@@ -178,7 +178,23 @@ def _optimization(run: Run) -> str:
         f"Adapters were trained with AdamW \\cite{{loshchilov2019adamw}} for "
         f"{_listed([f'{each:g}' for each in epochs])} epoch{'s' * (epochs != [1.0])} "
         f"in batches of {train.batch_size}, with a {train.schedule} schedule after {train.warmup_steps:,} "
-        f"warmup steps and texts of at most {train.max_length:,} tokens."
+        f"warmup steps and texts of at most {train.max_length:,} tokens.{_windows(run)}"
+    )
+
+
+def _windows(run: Run) -> str:
+    """How longer texts were read, if they were not truncated."""
+    train, results = run.recipe.train, run.results
+    if not train.windows:
+        return ""
+    stride = (
+        "one after another" if train.window_stride is None else f"with a stride of {train.window_stride:,}"
+    )
+    return (
+        f" Longer texts ({results.windowed.get('train', 0):,} of {results.texts['train']:,} training texts) "
+        f"were read in windows of that length, {stride}, the last one ending with the text; each of the n "
+        "windows of a text had the weight 1/n in the loss, and the logits of a text were the mean over its "
+        "windows."
     )
 
 
@@ -193,7 +209,13 @@ def _comparison(run: Run, found: Comparison) -> str:
     accuracy = "share of texts whose labels are all right" if run.task.several else "accuracy"
     by = accuracy if found.metric == "accuracy" else CRITERIA[found.metric].short
     score = " with score tests \\cite{tango1998}" if found.metric == "accuracy" else ""
-    return f"The ranks were compared by {by} {design}, treating {sample}{score}."
+    thresholds = (
+        " Each label had the threshold with its highest F1 on the validation texts; the validation texts "
+        "themselves were judged by thresholds from the other four fifths of them."
+    )
+    return f"The ranks were compared by {by} {design}, treating {sample}{score}." + (
+        thresholds if run.task.several else ""
+    )
 
 
 def _claim(found: Comparison) -> str:
@@ -211,9 +233,10 @@ def _result(run: Run, choice: Chosen) -> str:
     over = "texts" if run.seeds == 1 else "texts and seeds"
     parts = [f"{_percent(score)} on {split}" for split, score in row.scores.items()]
     test = " The test texts were not used for any choice." if "test" in row.scores else ""
+    accuracy = "a subset accuracy" if run.task.several else "an accuracy"
     wilson = " (Wilson \\cite{wilson1927})" if run.seeds == 1 else ""
     return (
-        f"We used rank {choice.rank}, with an accuracy of {_listed(parts)} "
+        f"We used rank {choice.rank}, with {accuracy} of {_listed(parts)} "
         f"(95\\,\\% intervals over {over}{wilson})."
         f"{test}"
     )

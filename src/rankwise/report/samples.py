@@ -14,11 +14,15 @@ from rankwise.report.verdict import recommend
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
+NO_LABEL = "no label"
+"""What a table shows for a text without labels."""
 SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
 
 
 def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
-    """Randomly sampled texts of each class, with an adapter's predictions.
+    """Randomly sampled texts of each class, with an adapter's predictions; each text once.
+
+    If texts have any number of labels, texts without labels are sampled like a class.
 
     Args:
         run: a finished run. Test texts are used, or validation texts if there is no test split.
@@ -35,17 +39,22 @@ def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_c
         raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
     split, number = "test" if "test" in run.predictions else "validation", names.index(adapter)
     labels, found = run.results.labels, run.predictions[split]
+    groups = {label: run.task.has(found.targets, target) for target, label in enumerate(labels)}
+    if run.task.several:
+        groups[""] = ~np.any(list(groups.values()), axis=0)
+    drawn = [
+        text
+        for label, members in groups.items()
+        for text in _draw(np.flatnonzero(members).tolist(), per_class, f"{seed} {label}")
+    ]
     rows = [
         (
             found.texts[text],
-            run.task.cell(found.targets[text], labels),
-            run.task.cell(found.predicted[number, text], labels),
+            run.task.cell(found.targets[text], labels) or NO_LABEL,
+            run.task.cell(found.predicted[number, text], labels) or NO_LABEL,
             f"{found.probability[number, text]:.3f}",
         )
-        for target, label in enumerate(labels)
-        for text in _draw(
-            np.flatnonzero(run.task.has(found.targets, target)).tolist(), per_class, f"{seed} {label}"
-        )
+        for text in dict.fromkeys(drawn)
     ]
     return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
 

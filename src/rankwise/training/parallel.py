@@ -31,7 +31,7 @@ from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
 from rankwise.nn.ragged.batch import lexical_order
-from rankwise.nn.step import WHOLE, Batches, Share, Targets, TrainingStep
+from rankwise.nn.step import WHOLE, Batches, Share, Targets, TrainingStep, Windows
 from rankwise.training import signals
 
 STEP_SECONDS = 300.0
@@ -164,11 +164,13 @@ class _DividedStep:
         self.buffer = torch.zeros(size, dtype=torch.float32, device=bank.grad.device)
         """(parameters + adapters + 1,) gradients, losses, and the number of processes without memory."""
 
-    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
+    def __call__(
+        self, batches: Batches, targets: Targets, numbers: Sequence[int], windows: Windows | None = None
+    ) -> Tensor:
         """See `TrainingStep`."""
         parameters = len(self.bank.grad)
         try:
-            losses = self.step(batches, targets, numbers)
+            losses = self.step(batches, targets, numbers, windows)
         except (RuntimeError, MemoryError) as error:
             if not hardware.is_out_of_memory(error):
                 raise

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rankwise.models import windows
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
@@ -73,7 +74,7 @@ class StepResult:
 class TrainingData:
     """Training texts, and validation texts to evaluate after each epoch."""
 
-    ids: Sequence[Ids]  # token ids of each training text, (length,) int64
+    ids: Sequence[Ids]  # token ids of each training text, or of each of its windows, (length,) int64
     targets: Targets  # of the training texts
     labels: Sequence[str]  # class names in the model's order
     class_weights: NDArray[np.float32] | None = None  # (classes,) weights of the loss
@@ -81,6 +82,13 @@ class TrainingData:
     validation_targets: Targets = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     task: Task = SINGLE
     adjustment: NDArray[np.float32] | None = None  # (classes,) added to the logits in the loss
+    windows: NDArray[np.int64] | None = None  # (texts,) windows of each training text; None if each has one
+    validation_windows: NDArray[np.int64] | None = None  # the same for the validation texts
+
+    def largest_batch(self, texts: int) -> int:
+        """The most windows in a batch of so many texts; without windows, its texts."""
+        counts = np.ones(len(self.targets), dtype=np.int64) if self.windows is None else self.windows
+        return int(np.sort(counts)[-texts:].sum())
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps per epoch."""
-        return math.ceil(len(self.data.ids) / self.settings.batch_size)
+        return math.ceil(len(self.data.targets) / self.settings.batch_size)
 
     @property
     def is_frozen(self) -> bool:
@@ -235,15 +243,15 @@ class Trainer:
         signals.check()
         bench, specs = self._bench, self.bank.specs
         numbers = list(bench.optimizer.steps)
-        batches, texts, targets = self._inputs(numbers)
-        of_adapters = bench.backward(texts, targets, numbers)
+        batches = self._batches(numbers)
+        texts, targets, counts = self._examples(batches)
+        of_adapters = bench.backward(texts, targets, numbers, counts)
         rates = [self._learning_rate(spec, number) for spec, number in zip(specs, numbers, strict=True)]
         with signals.held():
             self.settled = False
             gradients = bench.optimizer.step(rates)
             if isinstance(bench.backward, StaticStep):  # the device is still at work
-                following = [number + 1 for number in numbers]
-                bench.backward.prepare(*self._inputs(following)[1:], following)
+                self._prepare(bench.backward, [number + 1 for number in numbers])
             losses, norms, weights = torch.stack([of_adapters, gradients, self._weight_norms()]).tolist()
             failures = self._failures(losses, norms, weights, batches)
             failed = {failure.spec.name for failure in failures}
@@ -282,7 +290,7 @@ class Trainer:
         states = [self._bench.states[spec.name] for spec in specs]
         targets = self.data.validation_targets
         bank = self.bank if len(due) == len(self.bank.specs) else self.bank.subset(due)
-        logits = self._validation_logits(bank, on_texts)
+        logits = windows.mean(self._validation_logits(bank, on_texts), self.data.validation_windows)
         labels, task = self.data.labels, self.data.task
         measured = [task.metrics("validation", targets, of_adapter, labels) for of_adapter in logits]
         scores = [of_adapter.score(self.settings.metric or task.metric) for of_adapter in measured]
@@ -310,7 +318,7 @@ class Trainer:
     def kept_logits(
         self, texts: Sequence[Ids], on_texts: Callable[[int], None] = lambda texts: None
     ) -> dict[str, NDArray[np.float32]]:
-        """Adapter name -> (texts, classes) logits of the kept snapshots."""
+        """Adapter name -> (texts, classes) logits of the kept snapshots on texts, or on windows of texts."""
         bank, kept = self._bank(self.specs), self.kept()
         for k, spec in enumerate(self.specs):
             bank.load(k, kept[spec.name].tensors)
@@ -318,7 +326,7 @@ class Trainer:
         return {spec.name: of_adapter for spec, of_adapter in zip(self.specs, logits, strict=True)}
 
     def _validation_logits(self, bank: Bank, on_texts: Callable[[int], None]) -> NDArray[np.float32]:
-        """(adapters, texts, classes) logits on the validation texts."""
+        """(adapters, windows, classes) logits on the validation texts, or on their windows."""
         texts = self.data.validation_ids
         if bank.first_layer is None and self._keeps_features(texts):
             return probe_logits(self._validation_features, bank, on_texts)
@@ -398,19 +406,36 @@ class Trainer:
         first = [(states[k].steps, self.bank.specs[k].epochs) for k in due[:1]]
         return [k for k in due if [(states[k].steps, self.bank.specs[k].epochs)] == first]
 
-    def _inputs(
-        self, numbers: Sequence[int]
-    ) -> tuple[list[NDArray[np.int64]], list[list[Ids]], list[NDArray[np.integer]]]:
-        """Indices, texts and targets of every adapter's batch at these steps."""
-        batches = [self._batch(spec.seed, step) for spec, step in zip(self.bank.specs, numbers, strict=True)]
-        texts = [[self.data.ids[n] for n in batch] for batch in batches]
-        return batches, texts, [self.data.targets[batch] for batch in batches]
+    def _prepare(self, step: StaticStep, numbers: Sequence[int]) -> None:
+        """Let a step pack the batches of a later call."""
+        texts, targets, counts = self._examples(self._batches(numbers))
+        step.prepare(texts, targets, numbers, counts)
+
+    def _batches(self, numbers: Sequence[int]) -> list[NDArray[np.int64]]:
+        """Indices of the training texts in every adapter's batch at these steps."""
+        return [self._batch(spec.seed, step) for spec, step in zip(self.bank.specs, numbers, strict=True)]
 
     def _batch(self, seed: int, step: int) -> NDArray[np.int64]:
         """(texts,) indices of the training texts in an adapter's batch at a step, from 0."""
         epoch, i = divmod(step, self.steps_per_epoch)
         size = self.settings.batch_size
-        return order(seed, epoch, len(self.data.ids))[i * size : (i + 1) * size]
+        return order(seed, epoch, len(self.data.targets))[i * size : (i + 1) * size]
+
+    def _examples(
+        self, batches: Sequence[NDArray[np.int64]]
+    ) -> tuple[list[list[Ids]], list[Targets], list[NDArray[np.int64]] | None]:
+        """The batches as a step takes them. All windows of a text are in its batch."""
+        data, counts = self.data, self.data.windows
+        if counts is None:
+            return [[data.ids[n] for n in b] for b in batches], [data.targets[b] for b in batches], None
+        ids = [[data.ids[n] for n in windows.members(batch, counts)] for batch in batches]
+        texts = [np.repeat(batch, counts[batch]) for batch in batches]
+        weighted = any(len(each) > len(batch) for each, batch in zip(texts, batches, strict=True))
+        return (
+            ids,
+            [data.targets[each] for each in texts],
+            [counts[each] for each in texts] if weighted else None,
+        )
 
     def _learning_rate(self, spec: AdapterSpec, step: int) -> float:
         kind, warmup = self.settings.schedule, round(spec.share * self.settings.warmup_steps)

@@ -17,10 +17,10 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import Bank
 from rankwise.nn.classifier import logits
-from rankwise.nn.loss import Loss
+from rankwise.nn.loss import Loss, totals_of
 from rankwise.nn.ragged.batch import pack
 from rankwise.nn.ragged.masks import MicroBatch, StepMasks
-from rankwise.nn.step import WHOLE, Batches, Share, Targets
+from rankwise.nn.step import WHOLE, Batches, Share, Targets, Windows
 
 
 class RaggedStep:
@@ -48,13 +48,16 @@ class RaggedStep:
         self.base_dropout, self.micro_batches, self.share = base_dropout, micro_batches, share
         self.device = bank.flat.device
 
-    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
+    def __call__(
+        self, batches: Batches, targets: Targets, numbers: Sequence[int], windows: Windows | None = None
+    ) -> Tensor:
         """See `TrainingStep`."""
         labels = [torch.from_numpy(of_adapter).to(self.device) for of_adapter in targets]
+        counts = None if windows is None else [torch.from_numpy(each).to(self.device) for each in windows]
         pieces = self.share.pieces(self.micro_batches, max(map(len, batches)))
         if pieces == 1 and not self.share.process:
-            return self._backward(batches, labels, numbers)
-        totals = torch.cat([self.loss.totals(of_adapter[None]) for of_adapter in labels])
+            return self._backward(batches, labels, numbers, windows=counts)
+        totals = totals_of(self.loss, labels, counts)
         loss = torch.zeros(len(batches), dtype=torch.float32, device=self.device)
         for piece in self.share.of(pieces):
             slices = [_section(len(batch), piece, pieces) for batch in batches]
@@ -67,6 +70,7 @@ class RaggedStep:
                     for batch, section in zip(batches, slices, strict=True)
                 ],
                 totals,
+                counts and [each[section] for each, section in zip(counts, slices, strict=True)],
             )
         return loss
 
@@ -77,13 +81,14 @@ class RaggedStep:
         numbers: Sequence[int],
         micro_batches: Sequence[MicroBatch] | None = None,
         totals: Tensor | None = None,
+        windows: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """(adapters,) losses of whole batches or of micro-batches; adds their gradients to the bank's."""
         seeds = [spec.seed for spec in self.bank.specs]
         packed = pack(batches, self.device, same=list(zip(seeds, numbers, strict=True)))
         masks = StepMasks(seeds, numbers, packed, micro_batches)
         outputs = logits(self.backbone, self.bank, packed, masks, self.base_dropout)
-        of_adapters = self.loss(outputs, labels, totals)
+        of_adapters = self.loss(outputs, labels, totals, windows)
         torch.autograd.backward(of_adapters.sum())
         return of_adapters.detach()
 

@@ -79,7 +79,7 @@ def shape_of(
     return Shape(
         adapters=len(batches),
         texts=lengths.shape[1],
-        tokens=_rounded(int(lengths.sum(1).max())),
+        tokens=rounded(int(lengths.sum(1).max())),
         groups=tuple((len(group), _width(int(lengths[:, group].max()))) for group in places),
         distinct=None if len(first) == len(keys) else first,
     )
@@ -237,7 +237,7 @@ def _width(length: int) -> int:
     return max(MIN_WIDTH, 1 << (length - 1).bit_length())
 
 
-def _rounded(tokens: int) -> int:
-    """`tokens` rounded up to a multiple of 8, and to one of four steps per power of two."""
+def rounded(tokens: int) -> int:
+    """A number rounded up to a multiple of 8, and to one of four steps per power of two."""
     step = 1 << max(3, (tokens - 1).bit_length() - 3)
     return -(-tokens // step) * step

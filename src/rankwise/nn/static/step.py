@@ -21,7 +21,7 @@ Adapters at different steps may have batches of different sizes; `_filled` makes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,11 +34,24 @@ from rankwise.nn.bank import Bank
 from rankwise.nn.batch import Ids, offsets
 from rankwise.nn.classifier import pooled
 from rankwise.nn.loss import IGNORED, Loss
-from rankwise.nn.static.batch import Arrays, Fields, Shape, fields, flatten, order, pack, split, unpack
+from rankwise.nn.static.batch import (
+    Arrays,
+    Fields,
+    Shape,
+    fields,
+    flatten,
+    order,
+    pack,
+    rounded,
+    split,
+    unpack,
+)
 from rankwise.nn.static.graphs import Record, Replayed
 from rankwise.nn.static.lora import BankHook, StackedBank
 from rankwise.nn.static.masks import MicroBatch, Names, StepMasks, keys
-from rankwise.nn.step import WHOLE, Batches, Share, Targets
+from rankwise.nn.step import WHOLE, Batches, Share, Targets, Windows
+
+N = TypeVar("N", bound=np.integer)
 
 
 class StepShape(NamedTuple):
@@ -47,6 +60,7 @@ class StepShape(NamedTuple):
     batch: Shape
     whole: int  # texts of each adapter in the whole batch; more than `batch.texts` in a micro-batch
     target: tuple[int, ...] = ()  # shape of the target of one text
+    windowed: bool = False  # whether some texts are windows of a text
 
     @property
     def is_micro_batch(self) -> bool:
@@ -57,6 +71,8 @@ class StepShape(NamedTuple):
         """Names and shapes of the arrays that a step sends to the device."""
         n = self.batch.adapters
         table = fields(self.batch) | {"keys": (n,), "targets": (n, self.whole, *self.target)}
+        if self.windowed:
+            table |= {"windows": (n, self.whole)}
         if self.is_micro_batch:
             table |= {"row_numbers": (n, self.batch.tokens), "text_numbers": (n, self.batch.texts)}
         return table
@@ -104,23 +120,29 @@ class StaticStep:
         self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
         self._ahead: tuple[list[int], list[_Piece]] | None = None  # step numbers and what was prepared
 
-    def __call__(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> Tensor:
+    def __call__(
+        self, batches: Batches, targets: Targets, numbers: Sequence[int], windows: Windows | None = None
+    ) -> Tensor:
         """See `TrainingStep`."""
         ahead, self._ahead = self._ahead, None
         if ahead is None or ahead[0] != list(numbers):
-            ahead = list(numbers), self._pieces(batches, targets, numbers)
+            ahead = list(numbers), self._pieces(batches, targets, numbers, windows)
         loss = torch.zeros(len(numbers), dtype=torch.float32, device=self.bank.flat.device)
         for piece in ahead[1]:
             loss += self._replayed(piece.shape, piece.numbers)
         return loss
 
-    def prepare(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> None:
+    def prepare(
+        self, batches: Batches, targets: Targets, numbers: Sequence[int], windows: Windows | None = None
+    ) -> None:
         """Pack the next call's batches now, while the device is busy; the arguments are the call's."""
-        self._ahead = list(numbers), self._pieces(batches, targets, numbers)
+        self._ahead = list(numbers), self._pieces(batches, targets, numbers, windows)
 
-    def _pieces(self, batches: Batches, targets: Targets, numbers: Sequence[int]) -> list[_Piece]:
+    def _pieces(
+        self, batches: Batches, targets: Targets, numbers: Sequence[int], windows: Windows | None
+    ) -> list[_Piece]:
         """What each launch of a step needs: its shape, and its array of integers."""
-        batches, targets = _filled(batches, targets)
+        batches, targets, windows = _filled(batches, targets, windows)
         orders = [order(batch) for batch in batches]
         batches = [[batch[i] for i in places] for batch, places in zip(batches, orders, strict=True)]
         seeds = [spec.seed for spec in self.bank.specs]
@@ -129,6 +151,8 @@ class StaticStep:
             "keys": keys(seeds, numbers),
             "targets": np.stack([labels[places] for labels, places in zip(targets, orders, strict=True)]),
         }
+        if windows is not None:
+            whole["windows"] = np.stack([each[places] for each, places in zip(windows, orders, strict=True)])
         is_fused = fused.used_on(self.bank.flat)
         pieces = self.share.pieces(self.micro_batches, len(batches[0]))
         if pieces == 1 and not self.share.process:
@@ -140,7 +164,7 @@ class StaticStep:
         return found
 
     def _piece(self, shape: Shape, arrays: Arrays, whole: Arrays) -> _Piece:
-        step_shape = StepShape(shape, whole["targets"].shape[1], self.loss.shape)
+        step_shape = StepShape(shape, whole["targets"].shape[1], self.loss.shape, "windows" in whole)
         return _Piece(step_shape, torch.from_numpy(flatten(step_shape.fields(), arrays | whole)))
 
     def _run(self, shape: StepShape, flat: Tensor) -> Tensor:
@@ -153,40 +177,50 @@ class StaticStep:
         hook = BankHook(self._stacked, leaves, masks, self.base_dropout)
         outputs = hook.score(pooled(self.backbone, self.bank.first_layer, packed, hook))
         targets, totals = arrays["targets"], None  # (adapters, texts of the whole batch, *target)
+        windows = arrays.get("windows")
         if micro_batch:
-            totals = self.loss.totals(targets)
+            totals = self.loss.totals(targets, windows)
             places = micro_batch.texts.view(*micro_batch.texts.shape, *[1] * len(shape.target))
             targets = targets.take_along_dim(places, 1)
-        of_adapters = self.loss(outputs, targets.unbind(), totals)
+            windows = None if windows is None else windows.take_along_dim(micro_batch.texts, 1)
+        counts = None if windows is None else windows.unbind()
+        of_adapters = self.loss(outputs, targets.unbind(), totals, counts)
         gradients = torch.autograd.grad(of_adapters.sum(), list(leaves.values()))
         self._stacked.add_gradients(gradients)
         return of_adapters.detach()
 
 
-def _filled(batches: Batches, targets: Targets) -> tuple[Batches, Targets]:
+def _filled(
+    batches: Batches, targets: Targets, windows: Windows | None = None
+) -> tuple[Batches, Targets, Windows | None]:
     """The same batches, each filled up to the largest number of texts.
 
     The batches of adapters at different steps may differ in size, because the last batch of an epoch may be
-    smaller. Fillers are copies of the batch's longest text: they are last in the order by length, so the
-    other texts keep their dropout masks. Their target is `IGNORED`.
+    smaller, or because texts are read in windows. The number of windows differs from step to step, so it is
+    rounded up to one of a few. Fillers are copies of the batch's longest text: they are last in the order by
+    length, so the other texts keep their dropout masks. Their target is `IGNORED`.
 
-    >>> batches, targets = _filled([[np.arange(3), np.arange(2)], [np.arange(4)]], [np.ones(2), np.ones(1)])
+    >>> texts = [[np.arange(3), np.arange(2)], [np.arange(4)]]
+    >>> batches, targets, _ = _filled(texts, [np.ones(2), np.ones(1)])
     >>> [len(text) for text in batches[1]], targets[1].tolist()
     ([4, 4], [1.0, -100.0])
     """
     texts = max(map(len, batches))
+    if windows is not None:
+        texts = rounded(texts)
     if all(len(batch) == texts for batch in batches):
-        return batches, targets
+        return batches, targets, windows
     return (
         [[*batch, *[max(batch, key=len)] * (texts - len(batch))] for batch in batches],
-        [_padded(labels, texts) for labels in targets],
+        [_padded(labels, texts, IGNORED) for labels in targets],
+        windows and [_padded(each, texts, 1) for each in windows],
     )
 
 
-def _padded(labels: NDArray[np.integer], texts: int) -> NDArray[np.integer]:
-    """(texts, *shape) targets, filled up with `IGNORED`."""
-    more = [(0, texts - len(labels)), *[(0, 0)] * (labels.ndim - 1)]
-    return np.pad(labels, more, constant_values=IGNORED)
+def _padded(numbers: NDArray[N], texts: int, filler: int) -> NDArray[N]:
+    """(texts, *shape) targets or numbers of windows, filled up."""
+    more = [(0, texts - len(numbers)), *[(0, 0)] * (numbers.ndim - 1)]
+    return np.pad(numbers, more, constant_values=filler)
 
 
 def _micro_batch(shape: StepShape, arrays: dict[str, Tensor]) -> MicroBatch | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
-from rankwise.nn.loss import CrossEntropy
+from rankwise.nn.loss import BinaryCrossEntropy, CrossEntropy, Loss
 from rankwise.nn.ragged.step import RaggedStep
 from rankwise.nn.static.graphs import Graph
 from rankwise.nn.static.step import StaticStep
@@ -47,12 +47,72 @@ def unlike(backbone: Backbone, dropout: float = 0.0) -> list[AdapterSpec]:
 
 
 def done(
-    step: TrainingStep, bank: Bank, batches: list[list[Ids]], number: int = 3
+    step: TrainingStep, bank: Bank, batches: list[list[Ids]], number: int = 3, **given: Any
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses and each adapter's gradient."""
     bank.grad.zero_()
-    losses = step(batches, targets_of(batches), [number] * len(batches)).clone()
+    targets = given.pop("targets", None) or targets_of(batches)
+    losses = step(batches, targets, [number] * len(batches), **given).clone()
     return losses, [bank.grad[segment].clone() for segment in bank.segments]
+
+
+ADJUSTMENT = torch.tensor([-0.3, -1.5, -2.0])
+LOSSES = {
+    "cross-entropy": CrossEntropy(),
+    "class weights": CrossEntropy(WEIGHTS),
+    "logit adjustment": CrossEntropy(WEIGHTS, ADJUSTMENT),
+    "multi-label": BinaryCrossEntropy(models.CLASSES),
+    "multi-label, class weights": BinaryCrossEntropy(models.CLASSES, WEIGHTS),
+}
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+UNEQUAL = [ONE, OTHER[:3], ONE]
+"""As at the end of an epoch, or of texts with different numbers of windows."""
+COUNTS = [np.array([1, 3, 3, 3]), np.array([2, 2, 1]), np.array([1, 3, 3, 3])]
+each_count = pytest.mark.parametrize("counts", [None, COUNTS], ids=["texts", "windows"])
+
+
+def targets_for(loss: Loss, batches: Sequence[Sequence[Ids]]) -> list[np.ndarray[Any, Any]]:
+    """Targets as a loss takes them; of several labels, some texts have none, and some have all."""
+    labels = targets_of(batches)
+    if not loss.shape:
+        return list(labels)
+    sets = np.array([[0, 0, 0], [1, 0, 1], [1, 1, 1]], dtype=np.int8)
+    return [sets[of_adapter] for of_adapter in labels]
+
+
+@each_loss
+@each_count
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_every_loss_is_that_of_a_ragged_step(
+    loss: Loss, counts: list[np.ndarray[Any, Any]] | None, micro_batches: int
+) -> None:
+    """Without dropout, because the masks come from different generators."""
+    backbone = models.backbone("llama")
+    bank = models.trained_bank(backbone, unlike(backbone))
+    given: dict[str, Any] = {"targets": targets_for(loss, UNEQUAL), "windows": counts}
+    ragged = RaggedStep(backbone, bank, loss, base_dropout=False)
+    expected, theirs = done(ragged, bank, UNEQUAL, **given)
+    for step in (
+        StaticStep(backbone, bank, loss, base_dropout=False, micro_batches=micro_batches),
+        RaggedStep(backbone, bank, loss, base_dropout=False, micro_batches=micro_batches),
+    ):
+        losses, grads = done(step, bank, UNEQUAL, **given)
+        torch.testing.assert_close(losses, expected)
+        assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
+
+
+@each_loss
+def test_texts_of_one_window_have_the_loss_of_texts(loss: Loss) -> None:
+    backbone = models.backbone("gpt2")
+    bank = models.trained_bank(backbone, unlike(backbone))
+    given: dict[str, Any] = {"targets": targets_for(loss, UNEQUAL)}
+    ones = [np.ones(len(batch), dtype=np.int64) for batch in UNEQUAL]
+    for kind in (StaticStep, RaggedStep):
+        step = kind(backbone, bank, loss, base_dropout=False)
+        expected, theirs = done(step, bank, UNEQUAL, **given)
+        losses, grads = done(step, bank, UNEQUAL, **given, windows=ones)
+        torch.testing.assert_close(losses, expected)
+        assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
 
 
 @families
