@@ -191,7 +191,17 @@ def test_a_finished_search_is_not_trained_again(found: RunFolder, recipe: Recipe
     shutil.copytree(found.path, tmp_path / "run")
     ears = Ears()
     assert search(recipe, tmp_path / "run", ears, resume=True) == found.read_search()
-    assert ears.stages == [] and "nothing is left to train" in ears.notes[0]
+    assert ears.stages == ["inputs"] and "nothing is left to train" in ears.notes[0]
+
+
+def test_a_finished_search_notices_another_base(
+    found: RunFolder, recipe: Recipe, gpt2_base: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(found.path, tmp_path / "run"))
+    changed = found.read_search().model_dump() | {"fingerprint": found.read_search().fingerprint | {"base": "x"}}
+    run.search.write_text(json.dumps(changed))
+    with pytest.raises(UsageError, match="the base model is not what this run was started with"):
+        search(recipe, run.path, resume=True)
 
 
 def test_out_of_memory(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

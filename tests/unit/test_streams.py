@@ -55,6 +55,7 @@ def test_a_full_disk_for_the_output(run: RunFolder) -> None:
     assert done.returncode == 6
     assert done.stderr.startswith("error: standard output: cannot write: No space left on device\nhint: ")
     assert shell('rankwise samples "$1" 2>/dev/full', run.path).returncode == 0
+    assert shell('rankwise samples "$1" >/dev/full 2>/dev/full', run.path).returncode == 6
     assert shell("rankwise samples none 2>/dev/full >/dev/full", run.path).returncode == 2
 
 

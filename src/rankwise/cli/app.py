@@ -123,7 +123,8 @@ def main() -> NoReturn:
     except ResourceError as error:
         from rankwise.cli.terminal import show_error
 
-        show_error(error)
+        with streams.guarded():  # standard error may be on the same full disk
+            show_error(error)
         raise SystemExit(error.exit_status) from None
     raise SystemExit(0)
 

@@ -18,6 +18,7 @@ from rankwise.commands import checks
 from rankwise.commands.locate import anchored
 from rankwise.data import load as data
 from rankwise.data.audit import truncation
+from rankwise.errors import DataError, ModelError, ResourceError, Unreachable
 from rankwise.models import base as models
 from rankwise.models.peft_format import SavedAdapter
 from rankwise.models.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ from rankwise.tasks.registry import task_of
 from rankwise.tasks.task import Targets, Task
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
-from rankwise.training.checkpoint import Checkpoint
+from rankwise.training.checkpoint import Checkpoint, SweepState
 from rankwise.training.data import EncodedSplit
 from rankwise.training.journal import Clock
 from rankwise.training.parallel import ALONE, Group
@@ -228,6 +229,24 @@ def read_material(
     specs = list(material.specs.values())
     checks.rehearse(run.path, specs, material.adapter(specs[0], {}), config, tokenizer)
     return material
+
+
+def require_same_inputs(recipe: Recipe, run: RunFolder, state: SweepState, callback: Callback) -> None:
+    """Check that a finished run's data and base are the ones that it was started with.
+
+    The results of a run outlive its inputs, so inputs that cannot be read are only reported.
+
+    Raises:
+        UsageError: an input differs.
+    """
+    callback.begin("inputs", None)
+    try:
+        material = read_material(recipe, run, Callback(), Clock(), Checkpoint(state))
+    except (DataError, ModelError, ResourceError, Unreachable) as error:
+        callback.note(f"not compared with the data and the base of the run: {error.message}")
+    else:
+        resuming.require_same(material.fingerprint, state.fingerprint, run.path)
+    callback.end()
 
 
 def _truncated(

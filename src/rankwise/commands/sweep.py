@@ -20,7 +20,7 @@ from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
 from rankwise.commands.follow import follow, require_same
 from rankwise.commands.locate import anchored
-from rankwise.commands.material import Material, read_material, stage
+from rankwise.commands.material import Material, read_material, require_same_inputs, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.commands.run_results import Results
 from rankwise.commands.stored import at_hand, with_stored_data
@@ -146,7 +146,7 @@ class _Session:
 
 
 def _resume(recipe: Recipe, session: _Session) -> schema.Results:
-    """Resume a run. If it is complete and not extended, only return its results."""
+    """Resume a run. If it is complete and not extended, only compare its inputs and return its results."""
     run, callback = session.run, session.callback
     saved, complaints = resuming.load(run)
     for complaint in complaints:
@@ -157,10 +157,11 @@ def _resume(recipe: Recipe, session: _Session) -> schema.Results:
     recipe = resuming.merge(before, anchored(recipe), run.path)
     if run.is_complete():
         results = run.read_results()
+        saved = Checkpoint(resuming.from_results(run, before, results))
         if resuming.wanted(recipe) <= resuming.reached(results):
+            require_same_inputs(recipe, run, saved.state, callback)
             callback.note(f"{run.path} is complete: nothing is left to train")
             return results
-        saved = Checkpoint(resuming.from_results(run, before, results))
     elif complaints and saved is None:
         callback.note("no intact checkpoint is left: unfinished adapters start over")
     return _sweep(recipe, session, saved)
