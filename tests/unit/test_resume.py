@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rankwise import Recipe, UsageError, sweep
+from rankwise.errors import on_command_line
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
@@ -97,7 +98,9 @@ def test_stopped_at_a_step(
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=ranks, keep="best")
     stop = stopped(recipe, tmp_path / "cut", Stop(step))
     assert (tmp_path / "cut" / "checkpoint").exists()
-    assert stop.notes == [f"saved; go on with: rankwise sweep --resume {tmp_path / 'cut'}"]
+    (saved,) = stop.notes
+    assert saved == f"saved; go on with: sweep(recipe, {str(tmp_path / 'cut')!r}, resume=True)"
+    assert on_command_line(saved) == f"saved; go on with: rankwise sweep --resume {tmp_path / 'cut'}"
     again = Stop()
     sweep(recipe, tmp_path / "cut", again, resume=True)
     left = 3 * STEPS * (1 if ranks == (0,) else 2) - step  # linear probes have a separate bank

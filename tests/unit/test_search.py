@@ -140,7 +140,7 @@ def interrupted(recipe: Recipe, folder: Path, stop: Stop, **options: Any) -> Non
             search(recipe, folder, stop, **options)
     finally:
         signals.check = real
-    assert any("rankwise search --resume" in note for note in stop.notes)
+    assert any("search(recipe, " in note for note in stop.notes)
 
 
 @pytest.mark.parametrize("step", [0, 1, 10, 17, 25, 44, 80, 120])
@@ -218,7 +218,7 @@ def test_out_of_memory(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.Monke
     results = search(recipe, tmp_path / "run", ears, places=5)
     assert [note for note in ears.notes if "out of memory" in note] == [
         f"out of memory: {places} adapters train at once from here on; "
-        "a smaller --memory-gb avoids this from the start"
+        "a smaller memory_gb avoids this from the start"
         for places in (3, 2)
     ]
     assert results.places == 2 and len(results.trials) == 12

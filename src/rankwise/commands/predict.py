@@ -27,7 +27,7 @@ from rankwise.data.ahead import ahead
 from rankwise.data.columns import Wanted
 from rankwise.data.pairs import joined_name, pair_of
 from rankwise.data.readers import SUFFIXES, suffix_of
-from rankwise.data.tables import Row, short
+from rankwise.data.tables import Row, counted, short
 from rankwise.data.unlabeled import STDIN, TextRows, is_piped, text_rows
 from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, Unreachable, UsageError, as_keywords, either, option
@@ -658,7 +658,10 @@ def _require_texts(texts: Sequence[str]) -> None:
     for text in texts:
         known = suffix_of(Path(text)) in SUFFIXES and len(text.split()) == 1
         if known or ("." in text and os.path.isfile(text)):
-            hint = f"to classify the texts in it: --input {shlex.quote(text)} --output labeled.csv"
+            files_given = either(
+                f"--input {shlex.quote(text)} --output labeled.csv", f"source={text!r}, target='labeled.csv'"
+            )
+            hint = f"to classify the texts in it: {files_given}"
             raise UsageError(f"{text!r} is the name of a file, not a text", hint=hint)
 
 
@@ -680,10 +683,10 @@ def long_notes(classifier: Classifier, long: LongTexts, texts: int) -> list[str]
     """Notes on the texts that were cut or read in windows, if any were."""
     length, stride = classifier.max_length, classifier.window_stride
     if stride is None:
-        return [f"{long.cut:,} of {texts:,} texts cut at {length:,} tokens"] if long.cut else []
+        return [f"{long.cut:,} of {texts:,} texts cut at {counted(length, 'token')}"] if long.cut else []
     notes = []
     if long.windowed:
-        said = f"{long.windowed:,} of {texts:,} texts read in windows of {length:,} tokens"
+        said = f"{long.windowed:,} of {texts:,} texts read in windows of {counted(length, 'token')}"
         notes.append(f"{said}, {long.windows:,} windows in all")
     if long.cut:
         notes.append(f"{long.cut:,} of {texts:,} texts cut at {overlapping.MOST:,} windows")

@@ -26,7 +26,7 @@ from rankwise.commands.run_results import Results
 from rankwise.commands.stored import at_hand, with_stored_data
 from rankwise.commands.tune import tune, with_tuned_plan
 from rankwise.data.audit import write as write_data_report
-from rankwise.errors import ResourceError, TrainingError, Unreachable, option
+from rankwise.errors import Note, ResourceError, TrainingError, Unreachable, option
 from rankwise.models import peft_format
 from rankwise.progress.choice import shown
 from rankwise.recipe import Recipe
@@ -34,7 +34,7 @@ from rankwise.report import build
 from rankwise.schema import Diverged
 from rankwise.stats.calibration import usable_temperature
 from rankwise.store import files
-from rankwise.store.run_folder import RunFolder, command, slug
+from rankwise.store.run_folder import RunFolder, slug
 from rankwise.training import outcome as outcomes
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
@@ -120,12 +120,12 @@ def explained(verb: str, run: RunFolder, callback: Callback) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if run.is_begun():
-            callback.note(f"saved; go on with: {command(verb, '--resume', run.path)}")
+            callback.note(Note(f"saved; go on with: {resuming.again(verb, run)}"))
         else:
             callback.note("nothing was trained yet, so there is nothing to save")
         raise
     except PeerLost as error:
-        again = f"saved; go on with: {command(verb, '--resume', run.path)}"
+        again = f"saved; go on with: {resuming.again(verb, run)}"
         hint = again if run.is_begun() else "its own messages say why"
         raise Unreachable(str(error), hint=hint) from None
     except (RuntimeError, MemoryError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwise.data.load import Dataset, Split
+from rankwise.data.tables import counted
 from rankwise.schema import ClassCount, Contradiction, DataReport, Leak, SplitReport
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -61,9 +62,11 @@ def truncation(counts: Mapping[str, tuple[int, int]], max_length: int) -> str:
 
     >>> truncation({"train": (3, 48), "validation": (0, 18)}, 32)
     '3 of 48 texts of train cut at 32 tokens'
+    >>> truncation({"train": (48, 48)}, 1)
+    '48 of 48 texts of train cut at 1 token'
     """
     cut = [f"{some:,} of {texts:,} texts of {split}" for split, (some, texts) in counts.items() if some]
-    return f"{', '.join(cut)} cut at {max_length:,} tokens" if cut else ""
+    return f"{', '.join(cut)} cut at {counted(max_length, 'token')}" if cut else ""
 
 
 def normalized(text: str) -> str:

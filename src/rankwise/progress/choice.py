@@ -65,7 +65,11 @@ class _Notes(logging.Handler):
 
 
 class _Bars(ProgressBars):
-    """Progress bars that also show how a run ended."""
+    """Progress bars for Python that also show how a run ended."""
+
+    def note(self, text: str) -> None:
+        """Show a message, in Python's form."""
+        super().note(str(text))
 
     def finished(self, folder: Path) -> None:
         """Print the verdict and the run folder."""
