@@ -70,7 +70,10 @@ def as_keywords(text: str) -> str:
 
 
 class Note(str):
-    """A message written with `either` or `option`: Python's form, from which `on_command_line` makes the other.
+    """A message in Python's form, from which `on_command_line` makes the other.
+
+    Args:
+        written: the message as written with `either` or `option`.
 
     >>> note = Note(f"a smaller {option('memory_gb')} avoids this")
     >>> print(note), print(on_command_line(note))
@@ -80,9 +83,9 @@ class Note(str):
     """
 
     written: str
-    """The message as written, with both forms of each setting."""
 
     def __new__(cls, written: str) -> Self:
+        """A string with Python's form."""
         note = super().__new__(cls, as_keywords(written))
         note.written = written
         return note

@@ -198,8 +198,9 @@ def test_a_finished_search_notices_another_base(
     found: RunFolder, recipe: Recipe, gpt2_base: Path, tmp_path: Path
 ) -> None:
     run = RunFolder(shutil.copytree(found.path, tmp_path / "run"))
-    changed = found.read_search().model_dump() | {"fingerprint": found.read_search().fingerprint | {"base": "x"}}
-    run.search.write_text(json.dumps(changed))
+    results = json.loads(run.search.read_text())
+    results["fingerprint"]["base"] = "another"
+    run.search.write_text(json.dumps(results))
     with pytest.raises(UsageError, match="the base model is not what this run was started with"):
         search(recipe, run.path, resume=True)
 

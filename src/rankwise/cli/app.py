@@ -602,8 +602,9 @@ def predict(
     encoded = classifier.encoded(texts)
     found = classifier(encoded)
     answers = [each.answer(abstain_below or 0.0) for each in found]
-    notes = command.long_notes(classifier, classifier.long_texts(encoded), len(texts))
-    for note in [*notes, *command.abstain_note(abstain_below, answers.count(None), len(texts))]:
+    counts = command.Counts(len(texts), answers.count(None), classifier.long_texts(encoded))
+    in_windows = classifier.window_stride is not None
+    for note in command.count_notes(counts, classifier.max_length, in_windows, abstain_below):
         terminal.show_note(note)
     if json:
         print(

@@ -110,7 +110,9 @@ def show_error(error: RankwiseError) -> None:
 
 def show_note(text: str) -> None:
     """Print `note: ...`."""
-    stderr.print(Text.assemble(("note:", "bold yellow"), " ", printable(on_command_line(text))), soft_wrap=True)
+    stderr.print(
+        Text.assemble(("note:", "bold yellow"), " ", printable(on_command_line(text))), soft_wrap=True
+    )
 
 
 def show_plan(plan: Plan, seconds: Duration | None = None) -> None:
