@@ -117,6 +117,7 @@ def main() -> NoReturn:
     log = logging.getLogger("rankwise")
     log.setLevel(logging.INFO)
     log.addHandler(NOTES)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if there is no home folder
     try:
         with streams.guarded():
             app()

@@ -51,8 +51,8 @@ class Cuts:
         no more characters than it has. That is not so if a tokenizer drops characters; the caller compares
         the number of tokens with `max_length`.
 
-        A text without a place to cut is cut `LONG` characters later, wherever that is. A merge depends on what
-        follows only through a chain of neighboring merges, each learned before the one on its left, and such
+        A text without a place to cut is cut `LONG` characters later, wherever that is. A merge depends on
+        what follows only through a chain of neighboring merges, each learned before the one on its left, and such
         chains are short.
         """
         limit = max_length * self.longest
