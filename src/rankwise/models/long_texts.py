@@ -52,8 +52,8 @@ class Cuts:
         the number of tokens with `max_length`.
 
         A text without a place to cut is cut `LONG` characters later, wherever that is. A merge depends on
-        what follows only through a chain of neighboring merges, each learned before the one on its left, and such
-        chains are short.
+        what follows only through a chain of neighboring merges, each learned before the one on its left, and
+        such chains are short.
         """
         limit = max_length * self.longest
         return text if len(text) <= LONG else text[: self._place(text, limit, limit + LONG)]

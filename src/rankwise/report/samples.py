@@ -15,10 +15,12 @@ from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
 SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
+MOST_CLASSES = 30
+"""Maximum number of classes with samples; if there are more, these are drawn."""
 
 
 def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
-    """Randomly sampled texts of each class, with an adapter's predictions.
+    """Randomly sampled texts of each class, or of 30 random classes, with an adapter's predictions.
 
     Args:
         run: a finished run. Test texts are used, or validation texts if there is no test split.
@@ -35,6 +37,7 @@ def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_c
         raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
     split, number = "test" if "test" in run.predictions else "validation", names.index(adapter)
     labels, found = run.results.labels, run.predictions[split]
+    shown = sorted(_draw(range(len(labels)), MOST_CLASSES, f"{seed}"))
     rows = [
         (
             found.texts[text],
@@ -42,12 +45,16 @@ def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_c
             run.task.cell(found.predicted[number, text], labels),
             f"{found.probability[number, text]:.3f}",
         )
-        for target, label in enumerate(labels)
+        for target in shown
         for text in _draw(
-            np.flatnonzero(run.task.has(found.targets, target)).tolist(), per_class, f"{seed} {label}"
+            np.flatnonzero(run.task.has(found.targets, target)).tolist(),
+            per_class,
+            f"{seed} {labels[target]}",
         )
     ]
-    return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
+    some = f"{split} texts of {len(shown)} of {len(labels):,} classes"
+    which = some if len(shown) < len(labels) else f"{split} texts"
+    return Table(f"{which}, predicted by {adapter}", SAMPLE_COLUMNS, rows)
 
 
 def _draw(texts: Sequence[int], most: int, seed: str) -> list[int]:
