@@ -23,6 +23,7 @@ from rankwise.cli.examples import epilog
 from rankwise.cli.group import Group, canonical, fail
 from rankwise.cli.help import Command
 from rankwise.cli.settings import column_names, label_names, presented, with_recipe
+from rankwise.data.tables import counted
 from rankwise.errors import RankwiseError, ResourceError, UsageError
 from rankwise.paths import expanded
 from rankwise.recipe import Recipe
@@ -595,7 +596,7 @@ def predict(
                 on_rows=bars.advance,
                 on_note=bars.note,
             )
-        terminal.stderr.print(f"{rows:,} texts -> {output}", soft_wrap=True)
+        terminal.stderr.print(f"{counted(rows, 'text')} -> {output}", soft_wrap=True)
         return
     if source:
         texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
@@ -637,7 +638,8 @@ def _predict_folder(adapter: Path, source: Path, target: Path, address: str, **o
                 **options,
             )
     there = f", {found.skipped:,} were there already" if found.skipped else ""
-    terminal.stderr.print(f"{found.files:,} files, {found.rows:,} texts -> {target}{there}", soft_wrap=True)
+    done = f"{counted(found.files, 'file')}, {counted(found.rows, 'text')}"
+    terminal.stderr.print(f"{done} -> {target}{there}", soft_wrap=True)
 
 
 @_verb
