@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,9 @@ def shown(callback: Callback | None) -> Iterator[Callback]:
         yield Callback()
     elif hasattr(shell, "kernel"):
         display = NotebookDisplay(sys.modules["IPython.display"].display)
-        with _logged(display):
+        with _logged(display), warnings.catch_warnings():
+            # tqdm, which other libraries import, misses widgets that nothing here uses.
+            warnings.filterwarnings("ignore", "IProgress not found")
             yield display
     else:
         with _Bars() as bars, _logged(bars):
