@@ -333,8 +333,8 @@ def test_notes_on_files_are_summed(adapter: Path, texts: Path, tmp_path: Path) -
     labeler = Labeler(1, str(adapter), {"device": "cpu", "precision": "float32"})
     pool = _Pool(None, 1, str(adapter), {}, print)
     for path in sorted(texts.rglob("*.parquet")):
-        name = path.relative_to(texts)
-        pool.keep(name, *labeler.label(str(path), str(tmp_path / "labels" / name), {}))
+        target = tmp_path / "labels" / path.relative_to(texts)
+        pool.keep(path, *labeler.label(str(path), str(target), {}))
     assert pool.summary() == ["3 files: text: text", "2 files: text: text; kept as they are: id"]
     assert sum(pool.done.values(), Counts()) == Counts(19, 0, LongTexts(cut=2))
 

@@ -79,8 +79,9 @@ class Labeler:
     def label(self, source: str, target: str, reading: Mapping[str, Any]) -> tuple[Counts, list[str]]:
         """Label a file. Returns what became of its texts, and notes on how they were read."""
         notes, counts = list[str](), list[Counts]()
-        hooks = {"on_note": notes.append, "on_counts": counts.append}
-        predict_file(self.classifier, source, target, **reading, **hooks)
+        predict_file(
+            self.classifier, source, target, on_note=notes.append, on_counts=counts.append, **reading
+        )
         return counts[0], [note.removeprefix(f"{Path(source).name}: ") for note in notes]
 
 
