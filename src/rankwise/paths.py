@@ -1,28 +1,46 @@
-"""Paths that users give: `~` is the home folder, and names are UTF-8."""
+"""Paths that users give: `~` is the home folder, names are UTF-8, and URLs are none."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from rankwise.errors import DataError, UsageError
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+:)/")
+"""The start of a URL, also of one that `Path` has read, which joins the slashes."""
 
 
 def expanded(path: Path | str) -> Path:
     """A path with a leading `~` or `~user` replaced by the home folder.
 
     Raises:
-        UsageError: the user has no home folder.
+        UsageError: the user has no home folder, or this is a URL.
         DataError: the path is not UTF-8, so it cannot be written to JSON or TOML.
     """
     text = os.fspath(path)
     require_text(text)
+    require_no_url(text)
     if text != "~" and not text.startswith(("~/", f"~{os.sep}")):
         return Path(os.path.expanduser(text))
     if (home := home_folder()) is None:
         raise UsageError(f"{text}: there is no home folder", hint="set HOME, or give the whole path")
     return home / text[2:]
+
+
+def require_no_url(path: str) -> None:
+    """Check that a path is not a URL of a remote store, such as s3://bucket/run.
+
+    Raises:
+        UsageError: it is.
+    """
+    if (url := _URL.match(path)) and not os.path.exists(url[1]):
+        raise UsageError(
+            f"{url[1]}//{path[url.end() :].lstrip('/')}: a URL, not a path",
+            hint="mount it as a folder, or copy the files to this machine and back",
+        )
 
 
 def home_folder() -> Path | None:

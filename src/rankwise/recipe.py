@@ -49,7 +49,7 @@ from pydantic.fields import FieldInfo
 
 from rankwise.errors import UsageError, either, option
 from rankwise.in_memory import KINDS, InMemory, is_table
-from rankwise.paths import expanded, require_text
+from rankwise.paths import expanded, require_no_url, require_text
 from rankwise.schema import MetricName, TaskName
 
 PRESETS = ("emotion", "emotion-smollm2", "quickstart")
@@ -122,6 +122,7 @@ def _expanded(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     if isinstance(value, str):
         require_text(value)
+        require_no_url(value)
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,15 +153,39 @@ def test_a_worker_of_another_version(recipe: Recipe, tmp_path: Path, monkeypatch
 CLUSTER = ROOT / "examples" / "cluster"
 
 
-@pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.sh")), ids=lambda path: path.name)
-def test_scripts_parse(path: Path) -> None:
-    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert path.read_text().startswith("#!/bin/bash\n") and "set -euo pipefail" in path.read_text()
+SHELLCHECK = shutil.which("shellcheck")
+SKY = {
+    "": {"name", "num_nodes", "resources", "file_mounts", "workdir", "setup", "run"},
+    "resources": {"accelerators", "cpus", "use_spot"},
+    "/runs": {"name", "store", "mode"},
+}
+"""Keys of SkyPilot's schema for a task, its resources and a bucket
+(https://docs.skypilot.co/en/latest/reference/yaml-spec.html): those that the file uses."""
 
 
-def test_the_sky_file_parses() -> None:
-    task = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())
-    assert {"num_nodes", "resources", "setup", "run"} <= task.keys()
-    done = subprocess.run(["bash", "-n"], input=task["run"], capture_output=True, text=True)
+def scripts() -> dict[str, str]:
+    """Name -> a script of a scheduler."""
+    found = {path.name: path.read_text("utf-8") for path in sorted(CLUSTER.glob("*.sh"))}
+    task = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text("utf-8"))
+    return found | {f"skypilot.yaml {part}": f"#!/bin/bash\n{task[part]}" for part in ("setup", "run")}
+
+
+@pytest.mark.parametrize("name", scripts())
+def test_scripts_parse(name: str) -> None:
+    script = scripts()[name]
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+    assert script.startswith("#!/bin/bash\n") and (len(script) < 100 or "set -euo pipefail" in script)
+
+
+@pytest.mark.skipif(not SHELLCHECK, reason="needs shellcheck, which is not a Python package")
+@pytest.mark.parametrize("name", scripts())
+def test_scripts_are_linted(name: str) -> None:
+    done = subprocess.run([str(SHELLCHECK), "-"], input=scripts()[name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_sky_file_has_known_keys() -> None:
+    task = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text("utf-8"))
+    for name, part in {"": task, "resources": task["resources"], **task["file_mounts"]}.items():
+        assert part.keys() == SKY[name]

@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from rankwise import Classifier, Recipe, UsageError, search, sweep
 from rankwise.commands.bank import train_banks
+from rankwise.commands.predict import Counts, LongTexts
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 from tests import tiny
@@ -25,7 +26,7 @@ from tests import tiny
 pytest.importorskip("ray", reason="the extra rankwise[ray] is not installed")
 
 from rankwise.cluster.banks import Cluster
-from rankwise.cluster.predict import Labeler, _claim, predict_folder
+from rankwise.cluster.predict import Labeler, _claim, _Pool, predict_folder
 
 FULL = os.environ.get("RANKWISE_FAULTS") == "full"
 in_full = pytest.mark.skipif(not FULL, reason="make faults runs it: a Ray cluster takes half a minute")
@@ -117,6 +118,7 @@ PROGRAM = """
 import json, os, signal, sys
 from rankwise import Recipe, sweep
 from rankwise.cluster.banks import Cluster
+from rankwise.commands.predict import Counts, LongTexts
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 
@@ -242,7 +244,7 @@ def test_a_folder_is_labeled(adapter: Path, classifier: Classifier, texts: Path,
     program = (
         "import json, sys; from rankwise.cluster.predict import predict_folder\n"
         "adapter, source, target, given = json.loads(sys.argv[1])\n"
-        "print(predict_folder(adapter, source, target, 'local', **given))\n"
+        "print(predict_folder(adapter, source, target, 'local', on_note=print, **given))\n"
     )
 
     def run() -> subprocess.CompletedProcess[str]:
@@ -315,11 +317,26 @@ def test_pairs_and_abstaining(paired: Path, tmp_path: Path) -> None:
 
 def test_a_worker_writes_lists_of_labels(several: Path, texts: Path, tmp_path: Path) -> None:
     labeler = Labeler(1, str(several), {"device": "cpu", "precision": "float32"})
-    assert labeler.label(str(texts / "a.parquet"), str(tmp_path / "a.parquet"), {"abstain_below": None}) == 4
+    found = labeler.label(str(texts / "a.parquet"), str(tmp_path / "a.parquet"), {"abstain_below": None})
+    assert found == (Counts(4), ["text: text"])
     table = parquet.read_table(tmp_path / "a.parquet")
     assert table.column_names[1] == "predicted_labels"
     expected = labeler.classifier.predict_labels(table["text"].to_pylist())
     assert table["predicted_labels"].to_pylist() == [list(labels) for labels in expected]
+
+
+def test_notes_on_files_are_summed(adapter: Path, texts: Path, tmp_path: Path) -> None:
+    """As the driver does: notes of one kind once, and numbers of texts for all files together."""
+    long = pa.table({"id": ["1", "2"], "text": ["so glad " * 200, "so cross"]})
+    for name in ("long.parquet", "more/longer.parquet"):
+        parquet.write_table(long, texts / name)
+    labeler = Labeler(1, str(adapter), {"device": "cpu", "precision": "float32"})
+    pool = _Pool(None, 1, str(adapter), {}, print)
+    for path in sorted(texts.rglob("*.parquet")):
+        target = tmp_path / "labels" / path.relative_to(texts)
+        pool.keep(path, *labeler.label(str(path), str(target), {}))
+    assert pool.summary() == ["3 files: text: text", "2 files: text: text; kept as they are: id"]
+    assert sum(pool.done.values(), Counts()) == Counts(19, 0, LongTexts(cut=2))
 
 
 def test_a_classifier_that_cannot_be_loaded_is_no_lost_worker(

@@ -162,7 +162,8 @@ def test_a_minimal_install_imports_every_module() -> None:
 
 def test_the_oldest_versions_are_the_bounds() -> None:
     """Exactly what the package imports itself, each at the lowest version that pyproject.toml allows."""
-    direct = {str(canonicalize_name(each.name)): bound(each) for each in [*NEEDED, *OPTIONAL]}
+    used = [*NEEDED, *OPTIONAL, *EXTRAS["serve"]]
+    direct = {str(canonicalize_name(each.name)): bound(each) for each in used}
     oldest = pins("constraints-oldest.txt")
     for name in NO_OLDEST_BUILD:
         lowest = direct.pop(name)

@@ -58,6 +58,7 @@ def test_docstrings_that_were_removed(gpt2_base: Path, data_folder: Path, tmp_pa
         timeout=200,
     )
     assert done.returncode == 2 and "unset PYTHONOPTIMIZE" in done.stderr
+    assert "it needs docstrings, which this Python has removed" in done.stderr and "Args" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

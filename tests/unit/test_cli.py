@@ -455,7 +455,7 @@ def test_resume(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
     )
     assert "start a new run" in shown
     again = rankwise("sweep", "--resume", "r")
-    assert again.stderr == "r is complete: nothing is left to train\n"
+    assert again.stderr == "inputs\nr is complete: nothing is left to train\n"
     assert "macro-F1" in again.stdout and "written to r\n" in again.stdout
     more_ranks = rankwise("sweep", "--resume", "r", "--ranks", "1", "--json")
     assert [row["rank"] for row in json.loads(more_ranks.stdout)["adapters"]] == [0, 1, 2]

@@ -10,14 +10,14 @@ import pytest
 
 from rankwise import DataError, Recipe, UsageError, errors
 from rankwise.cli.terminal import show_error
-from rankwise.errors import as_keywords, as_options, either, option
+from rankwise.errors import Note, as_keywords, as_options, either, on_command_line, option
 from tests.rules.source import calls, modules
 
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "on_command_line", "in_python"),
+    ("name", "value", "dashed", "in_python"),
     [
         ("epochs", 3, "--epochs 3", "epochs=3"),
         ("learning_rate", 0.001, "--learning-rate 0.001", "learning_rate=0.001"),
@@ -28,9 +28,9 @@ OPTION = re.compile(r"(?<![\w-])--[a-z]")
         ("max_length", None, "--max-length", "max_length"),
     ],
 )
-def test_both_forms_of_a_setting(name: str, value: object, on_command_line: str, in_python: str) -> None:
+def test_both_forms_of_a_setting(name: str, value: object, dashed: str, in_python: str) -> None:
     text = f"use {option(name, value)} or less"
-    assert as_options(text) == f"use {on_command_line} or less"
+    assert as_options(text) == f"use {dashed} or less"
     assert as_keywords(text) == f"use {in_python} or less"
 
 
@@ -40,6 +40,14 @@ def test_an_error_speaks_python_and_the_command_line_options(capsys: pytest.Capt
     assert str(error) == "epochs=0 is too few\nhint: or folder=DIR"
     show_error(error)
     assert capsys.readouterr().err == "error: --epochs 0 is too few\nhint: or --out DIR\n"
+
+
+def test_a_note_speaks_python_and_the_command_line_options() -> None:
+    note = Note(f"a smaller {option('memory_gb')} avoids this")
+    for copy in (note, pickle.loads(pickle.dumps(note))):
+        assert copy == "a smaller memory_gb avoids this"
+        assert on_command_line(copy) == "a smaller --memory-gb avoids this"
+        assert on_command_line(str(copy)) == copy
 
 
 def test_a_recipe_speaks_python() -> None:
@@ -55,12 +63,12 @@ def test_errors_can_be_pickled() -> None:
 
 
 def plain_options(tree: ast.AST) -> list[str]:
-    """The strings in a tree's errors that name an option in one form only."""
+    """The strings in a tree's errors and notes that name an option in one form only."""
     kinds = {name for name, each in vars(errors).items() if isinstance(each, type)}
     return [
         text
         for name, call in calls(tree)
-        if name.rpartition(".")[2] in kinds | {"error"}
+        if name.rpartition(".")[2] in kinds | {"error", "note", "on_note"}
         for part in (*call.args, *(keyword.value for keyword in call.keywords))
         for text in outside_either(part)
         if OPTION.search(text.replace("--no-deps", "").replace("--force-reinstall", ""))
@@ -75,7 +83,7 @@ def outside_either(node: ast.AST) -> list[str]:
     return own + [text for child in ast.iter_child_nodes(node) for text in outside_either(child)]
 
 
-def test_every_error_has_both_forms() -> None:
+def test_every_error_and_note_has_both_forms() -> None:
     """Outside the command line's own modules, an option is written with `option` or `either`."""
     found = {name: plain_options(tree) for name, tree in modules().items() if name.partition(".")[0] != "cli"}
     assert {name: texts for name, texts in found.items() if texts} == {}

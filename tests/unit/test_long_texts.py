@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,20 @@ def characters(number: int, seed: int) -> str:
     return "".join(parts)[:number]
 
 
+class Uncut(Cuts):
+    """No cuts."""
+
+    def start(self, text: str, max_length: int) -> str:
+        return text
+
+    def pieces(self, text: str) -> Iterator[str]:
+        yield text
+
+
 def without_cuts(tokenizer: Tokenizer) -> Tokenizer:
     """The same tokenizer, which encodes every text as a whole."""
     whole = Tokenizer(tokenizer.folder, Backend.from_str(tokenizer._backend.to_str()))
-    whole.__dict__["_cuts"] = Cuts(1, None)
+    whole.__dict__["_cuts"] = Uncut(1, None)
     return whole
 
 
@@ -100,9 +111,37 @@ def test_lengths_are_those_of_the_whole_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.lengths([text]).tolist() == without_cuts(tokenizer).lengths([text]).tolist()
 
 
-def test_a_text_without_spaces_is_tokenized_as_a_whole(tokenizer: Tokenizer) -> None:
-    text = "sogladfurious" * (LONG // 10)
-    np.testing.assert_array_equal(tokenizer([text], 32)[0], without_cuts(tokenizer)([text], 32)[0])
+WITHOUT_SPACES = {
+    "a word": "sogladfurious" * (LONG // 10),
+    "a letter": "s" * (LONG + 20_000),
+    "letters": "".join(random.Random(1).choices("soglad", k=LONG + 20_000)),
+    "no words": "日本語😀e\u0301" * (LONG // 5),
+    "spaces": " " * (LONG + 20_000) + "x",
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_SPACES)
+def test_a_text_without_spaces_is_cut_anywhere(tokenizer: Tokenizer, what: str) -> None:
+    text = WITHOUT_SPACES[what]
+    for each in (tokenizer, sentencepiece()):
+        for length in LENGTHS[:2]:
+            start = each._cuts.start(text, length)
+            assert length * each._cuts.longest < len(start) < len(text)
+            np.testing.assert_array_equal(each([text], length)[0], without_cuts(each)([text], length)[0])
+
+
+def test_texts_within_the_limit_are_whole(tokenizer: Tokenizer) -> None:
+    for text in ("so glad " * (LONG // 8), "s" * LONG):
+        assert len(text) == LONG and tokenizer._cuts.start(text, 1) == text
+
+
+def test_lengths_without_spaces(tokenizer: Tokenizer) -> None:
+    """A cut within a word may add a token."""
+    text = "sogladfurious" * (PIECE // 8)
+    pieces = list(tokenizer._cuts.pieces(text))
+    assert "".join(pieces) == text and len(pieces) > 1 and max(map(len, pieces)) <= PIECE + LONG
+    found, expected = (each.lengths([text])[0] for each in (tokenizer, without_cuts(tokenizer)))
+    assert abs(found - expected) < 2 * len(pieces)
 
 
 def test_dropped_characters_do_not_shorten_the_ids(tokenizer: Tokenizer) -> None:

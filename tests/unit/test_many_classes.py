@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from rankwise.cli import terminal
 from rankwise.report.diagnostics import confusions
+from rankwise.report.run import load
+from rankwise.report.samples import sample_table
 from rankwise.schema import Metrics
 from rankwise.stats.metrics import MOST_DENSE, confusion_matrix, metrics
+from tests.made import made_run
 
 
 def case(classes: int, texts: int) -> tuple[NDArray[np.int64], NDArray[np.float32], Metrics]:
@@ -37,6 +42,17 @@ def test_the_size_of_results() -> None:
     assert len(found.confusion_cells) <= 5000
     assert sum(texts for _, _, texts in found.confusion_cells) == 5000
     assert len(found.model_dump_json(indent=1)) < 5000 * 400
+
+
+def test_samples_of_many_classes(tmp_path: Path) -> None:
+    """Those of 30 classes, which the title says."""
+    for classes, title in ((30, "test texts, "), (31, "test texts of 30 of 31 classes, ")):
+        labels = [f"class {i}" for i in range(classes)]
+        sizes = {"train": 100, "validation": 2 * classes, "test": 4 * classes}
+        made = made_run(tmp_path / str(classes), seeds=(0,), labels=labels, sizes=sizes)
+        table = sample_table(load(made))
+        assert table.title.startswith(title)
+        assert len({row[1] for row in table.rows}) <= 30 < len(table.rows)
 
 
 def test_confused_pairs_of_a_sparse_matrix() -> None:

@@ -54,6 +54,23 @@ def test_the_home_folder(path: str, home: Path) -> None:
     assert expanded(path) == Path(os.path.expanduser(path))
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/run", "memory://run", "gs://a/b/../c"])
+def test_urls_are_no_paths(url: str, home: Path, gpt2_base: Path, data_folder: Path) -> None:
+    for path in (url, Path(url)):
+        with pytest.raises(UsageError, match="a URL, not a path") as caught:
+            expanded(path)
+    assert caught.value.message.startswith(url.partition("//")[0] + "//")
+    with pytest.raises(UsageError, match="a URL, not a path"):
+        sweep(tiny.recipe(gpt2_base, data_folder), url)
+    with pytest.raises(UsageError, match="a URL, not a path"):
+        Recipe(data=url)
+    done = CliRunner().invoke(app, ["sweep", "--base", str(gpt2_base), "--out", url])
+    assert done.exit_code == 2 and "hint: mount it as a folder, or copy" in done.stderr
+    (home.parent / "a:").mkdir()
+    assert expanded("a:/b") == Path("a:/b")
+    assert not (home.parent / url.partition("//")[0]).exists()
+
+
 def test_without_a_home_folder(homeless: Path) -> None:
     assert expanded("x") == Path("x")
     for path in ("~/x", "~"):

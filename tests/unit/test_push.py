@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import huggingface_hub
 import pytest
+from scipy.special import softmax
 from typer.testing import CliRunner
 
 from rankwise import Classifier, ModelError, Unreachable, UsageError, push
@@ -17,7 +18,7 @@ from rankwise.cli.app import app
 from rankwise.models.hub_adapters import ADAPTER_FILES
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
-from tests.hub_server import TOKEN, Hub, answers, serving
+from tests.hub_server import TOKEN, Hub, answers, python, serving
 
 TEXTS = tiny.texts(3, seed=4)
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "classifier.json", "sha256.json"}
@@ -94,6 +95,33 @@ def test_there_and_back(hub: Hub, adapter: Path, run: RunFolder, tmp_path: Path)
     card = hub.repos["me/bare"]["README.md"].decode()
     assert card.startswith("---\n") and "library_name: peft" in card
     assert 'Classifier.load("me/bare")' in card and ", ".join(Classifier.load(bare).labels) in card
+
+
+LABEL = """
+import json, sys
+from huggingface_hub import snapshot_download
+from transformers import pipeline
+classify = pipeline("text-classification", snapshot_download("me/merged"))
+print(json.dumps(classify(sys.argv[1:])))
+"""
+
+
+def test_a_merged_model_there_and_back(hub: Hub, adapter: Path, run: RunFolder, tmp_path: Path) -> None:
+    """What others download is a model of transformers, with the adapter's labels and probabilities."""
+    pushing = call(adapter, "me/merged", merged=True, public=True)
+    (pushed,) = answers([pushing], tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN)
+    assert pushed["value"]["created"] and hub.messages == ["rankwise: r4-s110, merged into its base model"]
+    files = hub.repos["me/merged"]
+    assert files.keys() == TOKENIZER | {"config.json", "model.safetensors", "README.md", "results.json"}
+    assert {name: len(content) for name, content in files.items()} == pushed["value"]["file_bytes"]
+    assert files["results.json"] == run.results.read_bytes()
+    card = files["README.md"].decode()
+    assert "library_name: transformers" in card and '"me/merged"' in card
+    found = python(LABEL, tmp_path, *TEXTS, HF_ENDPOINT=hub.url)
+    classifier = Classifier.load(adapter, device="cpu", precision="float32")
+    assert [each["label"] for each in found] == classifier.predict(TEXTS)
+    expected = softmax(classifier.logits(TEXTS), axis=1).max(axis=1)
+    assert [each["score"] for each in found] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_refusals_of_the_hub(hub: Hub, adapter: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rankwise import Recipe, UsageError, sweep
+from rankwise.errors import on_command_line
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
@@ -97,7 +98,9 @@ def test_stopped_at_a_step(
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=ranks, keep="best")
     stop = stopped(recipe, tmp_path / "cut", Stop(step))
     assert (tmp_path / "cut" / "checkpoint").exists()
-    assert stop.notes == [f"saved; go on with: rankwise sweep --resume {tmp_path / 'cut'}"]
+    (saved,) = stop.notes
+    assert saved == f"saved; go on with: sweep(recipe, {str(tmp_path / 'cut')!r}, resume=True)"
+    assert on_command_line(saved) == f"saved; go on with: rankwise sweep --resume {tmp_path / 'cut'}"
     again = Stop()
     sweep(recipe, tmp_path / "cut", again, resume=True)
     left = 3 * STEPS * (1 if ranks == (0,) else 2) - step  # linear probes have a separate bank
@@ -152,7 +155,7 @@ def test_a_finished_sweep_is_not_trained_again(run: RunFolder, gpt2_base: Path, 
     before, ears = content(run.path), Stop()
     results = sweep(tiny.recipe(gpt2_base, data_folder), run.path, ears, resume=True)
     assert results == run.read_results()
-    assert (ears.stages, ears.notes) == ([], [f"{run.path} is complete: nothing is left to train"])
+    assert (ears.stages, ears.notes) == (["inputs"], [f"{run.path} is complete: nothing is left to train"])
     assert content(run.path) == before
 
 
@@ -254,6 +257,28 @@ def test_what_a_resume_must_notice(gpt2_base: Path, tmp_path: Path, what: str, h
     change(base, data)
     with pytest.raises(UsageError, match=f"{message} not what this run was started with"):
         sweep(recipe, folder, resume=True)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_resume_of_a_finished_run_must_notice(gpt2_base: Path, tmp_path: Path, what: str) -> None:
+    change, message = CHANGES[what]
+    data, base = tiny.data_folder(tmp_path / "data"), shutil.copytree(gpt2_base, tmp_path / "base")
+    recipe = tiny.recipe(base, data, ranks=(1,), epochs=1, baselines=False)
+    sweep(recipe, tmp_path / "run")
+    change(base, data)
+    with pytest.raises(UsageError, match=f"{message} not what this run was started with"):
+        sweep(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_finished_run_outlives_its_data(gpt2_base: Path, tmp_path: Path) -> None:
+    data, ears = tiny.data_folder(tmp_path / "data"), Stop()
+    recipe = tiny.recipe(gpt2_base, data, ranks=(1,), epochs=1, baselines=False)
+    results = sweep(recipe, tmp_path / "run")
+    shutil.rmtree(data)
+    assert sweep(recipe, tmp_path / "run", ears, resume=True) == results
+    first, last = ears.notes
+    assert first.startswith(f"not compared with the data and the base of the run: {data}")
+    assert last == f"{tmp_path / 'run'} is complete: nothing is left to train"
 
 
 def test_a_finished_run_is_not_extended_on_another_base(

@@ -140,7 +140,7 @@ def interrupted(recipe: Recipe, folder: Path, stop: Stop, **options: Any) -> Non
             search(recipe, folder, stop, **options)
     finally:
         signals.check = real
-    assert any("rankwise search --resume" in note for note in stop.notes)
+    assert any("search(recipe, " in note for note in stop.notes)
 
 
 @pytest.mark.parametrize("step", [0, 1, 10, 17, 25, 44, 80, 120])
@@ -191,7 +191,18 @@ def test_a_finished_search_is_not_trained_again(found: RunFolder, recipe: Recipe
     shutil.copytree(found.path, tmp_path / "run")
     ears = Ears()
     assert search(recipe, tmp_path / "run", ears, resume=True) == found.read_search()
-    assert ears.stages == [] and "nothing is left to train" in ears.notes[0]
+    assert ears.stages == ["inputs"] and "nothing is left to train" in ears.notes[0]
+
+
+def test_a_finished_search_notices_another_base(
+    found: RunFolder, recipe: Recipe, gpt2_base: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(shutil.copytree(found.path, tmp_path / "run"))
+    results = json.loads(run.search.read_text())
+    results["fingerprint"]["base"] = "another"
+    run.search.write_text(json.dumps(results))
+    with pytest.raises(UsageError, match="the base model is not what this run was started with"):
+        search(recipe, run.path, resume=True)
 
 
 def test_out_of_memory(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +219,7 @@ def test_out_of_memory(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.Monke
     results = search(recipe, tmp_path / "run", ears, places=5)
     assert [note for note in ears.notes if "out of memory" in note] == [
         f"out of memory: {places} adapters train at once from here on; "
-        "a smaller --memory-gb avoids this from the start"
+        "a smaller memory_gb avoids this from the start"
         for places in (3, 2)
     ]
     assert results.places == 2 and len(results.trials) == 12

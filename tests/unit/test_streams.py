@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,16 @@ def test_a_full_disk_for_the_output(run: RunFolder) -> None:
     assert done.returncode == 6
     assert done.stderr.startswith("error: standard output: cannot write: No space left on device\nhint: ")
     assert shell('rankwise samples "$1" 2>/dev/full', run.path).returncode == 0
+    assert shell('rankwise samples "$1" >/dev/full 2>/dev/full', run.path).returncode == 6
     assert shell("rankwise samples none 2>/dev/full >/dev/full", run.path).returncode == 2
+
+
+def test_no_home_folder(run: RunFolder, tmp_path: Path) -> None:
+    """matplotlib then warns about its cache, which is of no use to the user."""
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    home = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none", "XDG_CONFIG_HOME": "/proc/none"}
+    done = shell('rankwise report "$1"', copy, env=home)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])

@@ -288,7 +288,7 @@ def test_the_verdict_names_the_rate_of_each_rank(made: RunFolder) -> None:
         "Each rank was trained at its own learning rate, chosen on 1,600 texts of train: "
         "rank 1 at 0.01, ranks 2 to 16 at 0.003."
     )
-    assert "--no-tune" not in text
+    assert "By default, a sweep tunes" not in text
 
 
 def test_the_verdict_tells_of_a_choice_at_the_edge(tmp_path: Path) -> None:
@@ -301,7 +301,8 @@ def test_the_verdict_tells_of_a_choice_at_the_edge(tmp_path: Path) -> None:
 def test_rates_that_were_not_tuned(tmp_path: Path) -> None:
     made = made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.9}, seeds=(0, 1))
     shared = compare(load(made)).verdict
-    assert "at the learning rate 0.001, which was not tuned for each rank" in shared and "--no-tune" in shared
+    assert "at the learning rate 0.001, which was not tuned for each rank" in shared
+    assert shared.endswith("By default, a sweep tunes the rates.")
     tune(made, made_tuning({1: 9e-3, 4: 3e-3}, rates=(), added=(), others={"weight_decay": (0.0, 0.1)}))
     assert compare(load(made)).verdict == shared
     given = explain_rates({1: 0.01, 4: 0.003}, None)

@@ -23,6 +23,7 @@ from rankwise.cli.examples import epilog
 from rankwise.cli.group import Group, canonical, fail
 from rankwise.cli.help import Command
 from rankwise.cli.settings import column_names, label_names, presented, with_recipe
+from rankwise.data.tables import counted
 from rankwise.errors import RankwiseError, ResourceError, UsageError
 from rankwise.paths import expanded
 from rankwise.recipe import Recipe
@@ -125,13 +126,15 @@ def main() -> NoReturn:
     log = logging.getLogger("rankwise")
     log.setLevel(logging.INFO)
     log.addHandler(NOTES)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if there is no home folder
     try:
         with streams.guarded():
             app()
     except ResourceError as error:
         from rankwise.cli.terminal import show_error
 
-        show_error(error)
+        with streams.guarded():  # standard error may be on the same full disk
+            show_error(error)
         raise SystemExit(error.exit_status) from None
     raise SystemExit(0)
 
@@ -601,7 +604,7 @@ def predict(
                 on_rows=bars.advance,
                 on_note=bars.note,
             )
-        terminal.stderr.print(f"{rows:,} texts -> {output}", soft_wrap=True)
+        terminal.stderr.print(f"{counted(rows, 'text')} -> {output}", soft_wrap=True)
         return
     if source:
         texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
@@ -609,8 +612,9 @@ def predict(
     encoded = classifier.encoded(texts)
     found = classifier(encoded)
     answers = [each.answer(abstain_below or 0.0) for each in found]
-    notes = command.long_notes(classifier, classifier.long_texts(encoded), len(texts))
-    for note in [*notes, *command.abstain_note(abstain_below, answers.count(None), len(texts))]:
+    counts = command.Counts(len(texts), answers.count(None), classifier.long_texts(encoded))
+    in_windows = classifier.window_stride is not None
+    for note in command.count_notes(counts, classifier.max_length, in_windows, abstain_below):
         terminal.show_note(note)
     if json:
         print(
@@ -642,7 +646,8 @@ def _predict_folder(adapter: Path, source: Path, target: Path, address: str, **o
                 **options,
             )
     there = f", {found.skipped:,} were there already" if found.skipped else ""
-    terminal.stderr.print(f"{found.files:,} files, {found.rows:,} texts -> {target}{there}", soft_wrap=True)
+    done = f"{counted(found.files, 'file')}, {counted(found.rows, 'text')}"
+    terminal.stderr.print(f"{done} -> {target}{there}", soft_wrap=True)
 
 
 @_verb

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rankwise import cores, hardware
+from rankwise.commands.checks import require_library
+from rankwise.errors import RankwiseError
 from rankwise.models import base as bases
 
 State = Literal["ok", "note", "problem"]
@@ -47,6 +49,8 @@ def examine() -> Iterator[Finding]:
     for check in CHECKS:
         try:
             yield from check()
+        except RankwiseError as error:
+            yield Finding(check.__name__.strip("_"), error.message, "problem", error.hint)
         except Exception as error:  # a check that fails is a finding too
             what = str(error).strip().splitlines()[0] if str(error).strip() else ""
             name = check.__name__.strip("_")
@@ -214,6 +218,7 @@ def _numbers() -> Iterator[Finding]:
     """Compare tiny models with transformers + PEFT, in float32 and bfloat16."""
     import torch
 
+    require_library("peft", "the numbers are compared with it")
     from rankwise.cli import selftest
 
     device = hardware.device("auto")

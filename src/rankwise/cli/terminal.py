@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rankwise.commands.reproduce import TOLERANCE, Reproduction, passed
-from rankwise.errors import RankwiseError, as_options
+from rankwise.errors import RankwiseError, as_options, on_command_line
 from rankwise.progress.bars import ProgressBars as ProgressBars
 from rankwise.progress.console import stderr as stderr
 from rankwise.progress.console import stdout as stdout
@@ -110,7 +110,9 @@ def show_error(error: RankwiseError) -> None:
 
 def show_note(text: str) -> None:
     """Print `note: ...`."""
-    stderr.print(Text.assemble(("note:", "bold yellow"), " ", printable(as_options(text))), soft_wrap=True)
+    stderr.print(
+        Text.assemble(("note:", "bold yellow"), " ", printable(on_command_line(text))), soft_wrap=True
+    )
 
 
 def show_plan(plan: Plan, seconds: Duration | None = None) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -26,9 +26,18 @@ import torch
 from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected
 from rankwise.commands.locate import adapter_folder
-from rankwise.commands.predict import Classifier, pair_columns, predict_file, require_abstaining
+from rankwise.commands.predict import (
+    Classifier,
+    Counts,
+    count_notes,
+    pair_columns,
+    predict_file,
+    require_abstaining,
+)
+from rankwise.data.tables import counted
 from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError, either
 from rankwise.models import peft_format
+from rankwise.models.peft_format import SavedAdapter
 from rankwise.paths import expanded
 from rankwise.store import files
 from rankwise.tasks.labels import labels_of
@@ -67,9 +76,13 @@ class Labeler:
         """The classifier, loaded for the first file: an actor that cannot start looks like a lost worker."""
         return Classifier.load(self._adapter, **self._loading)
 
-    def label(self, source: str, target: str, reading: Mapping[str, Any]) -> int:
-        """Label a file; the number of its rows."""
-        return predict_file(self.classifier, source, target, **reading)
+    def label(self, source: str, target: str, reading: Mapping[str, Any]) -> tuple[Counts, list[str]]:
+        """Label a file. Returns what became of its texts, and notes on how they were read."""
+        notes, counts = list[str](), list[Counts]()
+        predict_file(
+            self.classifier, source, target, on_note=notes.append, on_counts=counts.append, **reading
+        )
+        return counts[0], [note.removeprefix(f"{Path(source).name}: ") for note in notes]
 
 
 def predict_folder(
@@ -100,7 +113,7 @@ def predict_folder(
         loading: arguments of `Classifier.load`, such as `device`.
         reading: arguments of `predict_file`, such as `text_column` and `abstain_below`.
         on_file: called with each labeled file and its number of rows.
-        on_note: called with what happens to workers.
+        on_note: called with what happens to workers, and at the end with notes on the texts of all files.
 
     Raises:
         UsageError: there are no files, the target has labels of another adapter or threshold, or an argument
@@ -114,7 +127,7 @@ def predict_folder(
     if not found:
         raise UsageError(f"{source}: has no Parquet files", hint="their names end in .parquet")
     folder = adapter_folder(os.fspath(adapter)).absolute()
-    _check(folder, reading)
+    saved = _check(folder, reading)
     _claim(target, folder, loading or {}, reading.get("abstain_below"))
     files.remove_litter(target)
     waiting = deque(path for path in found if not (target / path).exists())
@@ -127,12 +140,19 @@ def predict_folder(
         room = int(ray.cluster_resources().get("CPU", 0)) // threads
         pool = _Pool(ray, threads, str(folder), loading or {}, on_note)
         number = max(1, min(len(waiting), workers or room, room))
-        done = pool.run(waiting, number, source.absolute(), target.absolute(), reading, on_file)
-    return Labeled(len(done), sum(done.values()), skipped)
+        pool.run(waiting, number, source.absolute(), target.absolute(), reading, on_file)
+    total, in_windows = sum(pool.done.values(), Counts()), bool((loading or {}).get("windows"))
+    for note in pool.summary():
+        on_note(note)
+    for note in count_notes(total, saved.max_length, in_windows, reading.get("abstain_below")):
+        on_note(note)
+    if pool.failed:
+        raise pool.complaint()
+    return Labeled(len(pool.done), total.texts, skipped)
 
 
-def _check(adapter: Path, reading: Mapping[str, Any]) -> None:
-    """Check that the arguments of `predict_file` suit the adapter, before any worker starts.
+def _check(adapter: Path, reading: Mapping[str, Any]) -> SavedAdapter:
+    """The adapter, after a check that the arguments of `predict_file` suit it, before any worker starts.
 
     Raises:
         UsageError: they do not.
@@ -141,6 +161,7 @@ def _check(adapter: Path, reading: Mapping[str, Any]) -> None:
     pair_columns(saved.text_columns, reading.get("text_column"), reading.get("text_columns"))
     if reading.get("abstain_below") is not None:
         require_abstaining(labels_of(saved.task), reading["abstain_below"])
+    return saved
 
 
 def _claim(
@@ -170,7 +191,8 @@ class _Pool:
     ) -> None:
         self.ray, self.threads, self.adapter = ray, threads, adapter
         self.loading, self.on_note = loading, on_note
-        self.done: dict[Path, int] = {}  # file -> rows
+        self.done: dict[Path, Counts] = {}
+        self.notes: dict[str, list[Path]] = {}  # note -> files that it is on
         self.failed: dict[Path, RankwiseError] = {}
         self.losses: dict[Path, int] = {}
 
@@ -182,8 +204,8 @@ class _Pool:
         target: Path,
         reading: Mapping[str, Any],
         on_file: Callable[[Path, int], None],
-    ) -> dict[Path, int]:
-        """Label all files; file -> rows."""
+    ) -> None:
+        """Label all files."""
         idle = [self._worker() for _ in range(workers)]
         running: dict[Any, tuple[Path, Any]] = {}
         while waiting or running:
@@ -197,14 +219,24 @@ class _Pool:
                 if self._take(reference, path):
                     idle.append(worker)
                     if path in self.done:
-                        on_file(path, self.done[path])
+                        on_file(path, self.done[path].texts)
                 else:
                     idle.append(self._worker())
                     if not (target / path).exists():
                         waiting.append(path)
-        if self.failed:
-            self._complain()
-        return self.done
+
+    def keep(self, path: Path, counts: Counts, notes: Sequence[str]) -> None:
+        """Keep what a worker says of a file that it has labeled."""
+        self.done[path] = counts
+        for note in notes:
+            self.notes.setdefault(note, []).append(path)
+
+    def summary(self) -> list[str]:
+        """The notes on how the files were read, each with the files that it is on."""
+        return [
+            f"{paths[0] if len(paths) == 1 else counted(len(paths), 'file')}: {note}"
+            for note, paths in self.notes.items()
+        ]
 
     def _worker(self) -> Any:
         gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
@@ -215,7 +247,7 @@ class _Pool:
         """Take in the result of a file; return False if its worker is lost."""
         errors = self.ray.exceptions
         try:
-            self.done[path] = self.ray.get(reference)
+            self.keep(path, *self.ray.get(reference))
         except errors.RayTaskError as error:
             cause = getattr(error, "cause", None)
             if not isinstance(cause, RankwiseError):
@@ -232,8 +264,11 @@ class _Pool:
             return False
         return True
 
-    def _complain(self) -> None:
+    def complaint(self) -> DataError:
+        """The error for the files that could not be read."""
         first, error = next(iter(self.failed.items()))
         message, hint = error.written
         more = f", and {len(self.failed) - 1} more files" if len(self.failed) > 1 else ""
-        raise DataError(f"{first}: {message}{more}; the other {len(self.done)} files were labeled", hint=hint)
+        return DataError(
+            f"{first}: {message}{more}; the other {len(self.done)} files were labeled", hint=hint
+        )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rankwise import hardware
 from rankwise.commands.material import Material
-from rankwise.errors import ResourceError, TrainingError, option
+from rankwise.errors import Note, ResourceError, TrainingError, option
 from rankwise.nn.bank import AdapterSpec
 from rankwise.nn.batch import Ids
 from rankwise.recipe import TrainSettings
@@ -220,4 +220,4 @@ def relieve(
             f"out of memory with one adapter and one text of {settings.max_length} tokens at a time",
             hint=f"in a new run give a smaller {option('max_length')}, or a smaller {option('base')}",
         )
-    callback.note(f"out of memory: {done}; a smaller --memory-gb avoids this from the start")
+    callback.note(Note(f"out of memory: {done}; a smaller {option('memory_gb')} avoids this from the start"))

@@ -39,15 +39,29 @@ def require_libraries() -> None:
         UsageError: one of them cannot.
     """
     for name, purpose in LIBRARIES.items():
-        try:
-            import_module(name)
-        except Exception as error:  # broken installations raise all kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            package = name.partition(".")[0]
-            hint = f"{sys.executable} -m pip install --force-reinstall {package}"
-            if sys.flags.optimize > 1:
-                hint = "transformers and peft need docstrings: unset PYTHONOPTIMIZE, or omit -OO"
-            raise UsageError(f"{package} cannot be imported, and {purpose}: {reason}", hint=hint) from error
+        require_library(name, purpose)
+
+
+def require_library(name: str, purpose: str) -> None:
+    """Check that a module can be imported.
+
+    Args:
+        name: the module.
+        purpose: what it is for, as the end of a sentence.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        import_module(name)
+    except Exception as error:  # broken installations raise all kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        package = name.partition(".")[0]
+        hint = f"{sys.executable} -m pip install --force-reinstall {package}"
+        if sys.flags.optimize > 1:
+            reason = "it needs docstrings, which this Python has removed"
+            hint = "unset PYTHONOPTIMIZE, or omit -OO"
+        raise UsageError(f"{package} cannot be imported, and {purpose}: {reason}", hint=hint) from error
 
 
 def require_room(folder: Path, plan: Plan, config_json: dict[str, Any]) -> None:

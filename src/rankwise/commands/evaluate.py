@@ -12,7 +12,8 @@ import numpy as np
 
 from rankwise.commands.predict import (
     Classifier,
-    long_notes,
+    Counts,
+    count_notes,
     require_abstaining,
     require_probability,
     wanted_by,
@@ -62,7 +63,9 @@ def evaluate(
     wanted = wanted_by(classifier, columns or {})
     split = read_labeled(source, classifier.labels, wanted=wanted, notes=notes)
     texts = classifier.encoded(split.texts)
-    for note in [*notes, *long_notes(classifier, classifier.long_texts(texts), len(split))]:
+    counts = Counts(len(split), long=classifier.long_texts(texts))
+    in_windows = classifier.window_stride is not None
+    for note in [*notes, *count_notes(counts, classifier.max_length, in_windows)]:
         if on_note:
             on_note(note)
     name = source.name if isinstance(source, Path) else split.name

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
+from rankwise.commands.checks import require_library
 from rankwise.commands.locate import adapter_folder, beside, local_place
 from rankwise.commands.predict import Classifier
 from rankwise.commands.verification import LEAST, Sample, sample
@@ -79,6 +80,8 @@ def export(
         ResourceError: the disk is full.
     """
     target = _checked(to, int8, max_loss)
+    if target != "onnx":
+        require_library("peft", "exports are verified with it")
     note = on_note or (lambda text: None)
     path = adapter_folder(os.fspath(adapter))
     place = (

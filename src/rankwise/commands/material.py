@@ -18,6 +18,7 @@ from rankwise.commands import checks
 from rankwise.commands.locate import anchored
 from rankwise.data import load as data
 from rankwise.data.audit import long_texts
+from rankwise.errors import DataError, ModelError, ResourceError, Unreachable
 from rankwise.models import base as models
 from rankwise.models import windows
 from rankwise.models.peft_format import SavedAdapter
@@ -33,7 +34,7 @@ from rankwise.tasks.registry import task_of
 from rankwise.tasks.task import Targets, Task
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
-from rankwise.training.checkpoint import Checkpoint
+from rankwise.training.checkpoint import Checkpoint, SweepState
 from rankwise.training.data import EncodedSplit
 from rankwise.training.journal import Clock
 from rankwise.training.parallel import ALONE, Group
@@ -258,6 +259,24 @@ def window_stride(recipe: Recipe, tokenizer: Tokenizer) -> int | None:
     if not train.windows:
         return None
     return windows.stride_of(train.window_stride, tokenizer.room(train.max_length))
+
+
+def require_same_inputs(recipe: Recipe, run: RunFolder, state: SweepState, callback: Callback) -> None:
+    """Check that a finished run's data and base are the ones that it was started with.
+
+    The results of a run outlive its inputs, so inputs that cannot be read are only reported.
+
+    Raises:
+        UsageError: an input differs.
+    """
+    callback.begin("inputs", None)
+    try:
+        material = read_material(recipe, run, Callback(), Clock(), Checkpoint(state))
+    except (DataError, ModelError, ResourceError, Unreachable) as error:
+        callback.note(f"not compared with the data and the base of the run: {error.message}")
+    else:
+        resuming.require_same(material.fingerprint, state.fingerprint, run.path)
+    callback.end()
 
 
 def _long(splits: Mapping[str, EncodedSplit], max_length: int, stride: int | None) -> list[str]:

@@ -27,7 +27,7 @@ from rankwise.data.ahead import ahead
 from rankwise.data.columns import Wanted
 from rankwise.data.pairs import joined_name, pair_of
 from rankwise.data.readers import SUFFIXES, suffix_of
-from rankwise.data.tables import Row, short
+from rankwise.data.tables import Row, counted, short
 from rankwise.data.unlabeled import STDIN, TextRows, is_piped, text_rows
 from rankwise.data.writers import require_writable, write_rows
 from rankwise.errors import DataError, ModelError, Unreachable, UsageError, as_keywords, either, option
@@ -117,6 +117,20 @@ class LongTexts:
     def __add__(self, other: LongTexts) -> LongTexts:
         """The sum over two lists of texts."""
         return LongTexts(self.cut + other.cut, self.windowed + other.windowed, self.windows + other.windows)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the texts of a file."""
+
+    texts: int = 0
+    unanswered: int = 0  # texts without a label
+    long: LongTexts = LongTexts()
+
+    def __add__(self, other: Counts) -> Counts:
+        """The sum over two files."""
+        texts, unanswered = self.texts + other.texts, self.unanswered + other.unanswered
+        return Counts(texts, unanswered, self.long + other.long)
 
 
 class EncodedTexts(list[str]):
@@ -504,6 +518,7 @@ def predict_file(
     on_read: Callable[[int], None] = lambda rows: None,
     on_rows: Callable[[int], None] = lambda rows: None,
     on_note: Callable[[str], None] = lambda note: None,
+    on_counts: Callable[[Counts], None] | None = None,
 ) -> int:
     """Classify every row of a file of any length, and write the results to another file.
 
@@ -528,6 +543,7 @@ def predict_file(
         on_read: called with the number of rows after each batch that was read.
         on_rows: called with the number of rows after each batch that was classified and written.
         on_note: called with notes on what was read, and how much of it was used.
+        on_counts: called at the end instead of `on_note` with the notes on them.
 
     Returns:
         The number of rows.
@@ -553,8 +569,7 @@ def predict_file(
     as_list = classifier.task.several and target.suffix.lower() not in JOINED
     blank = dict.fromkeys(added, 0.0) | {added[0]: [""] if as_list else ""}
     notes: list[str] = []
-    done = total = unanswered = 0
-    long = LongTexts()
+    total, counts = 0, Counts()
 
     def preview() -> Iterator[list[Row]]:
         nonlocal total
@@ -570,6 +585,7 @@ def predict_file(
     with write_rows(target, preview(), safe=safe_csv) as write, closing(ahead(encoded)) as batches:
         on_stage("predict", total or None)
         for batch, texts in batches:
+            unanswered = 0
             for row, found in zip(batch, classifier(texts), strict=True):
                 label = found.answer(least)
                 unanswered += label is None
@@ -577,13 +593,14 @@ def predict_file(
                 values = (said, *(round(p, 6) for p in found.probabilities.values()))
                 row |= dict(zip(added, values, strict=True))
             write([_without_pair(row, rows) for row in batch])
-            done += len(batch)
-            long += classifier.long_texts(texts)
+            counts += Counts(len(batch), unanswered, classifier.long_texts(texts))
             on_rows(len(batch))
-    more = [*long_notes(classifier, long, done), *abstain_note(abstain_below, unanswered, done)]
-    for note in [*(each for each in notes if each not in rows.notes), *more]:
+    more = count_notes(counts, classifier.max_length, classifier.window_stride is not None, abstain_below)
+    for note in [*(each for each in notes if each not in rows.notes), *(() if on_counts else more)]:
         on_note(note)
-    return done
+    if on_counts:
+        on_counts(counts)
+    return counts.texts
 
 
 def _without_pair(row: dict[str, Any], rows: TextRows) -> dict[str, Any]:
@@ -666,7 +683,10 @@ def _require_texts(texts: Sequence[str]) -> None:
     for text in texts:
         known = suffix_of(Path(text)) in SUFFIXES and len(text.split()) == 1
         if known or ("." in text and os.path.isfile(text)):
-            hint = f"to classify the texts in it: --input {shlex.quote(text)} --output labeled.csv"
+            files_given = either(
+                f"--input {shlex.quote(text)} --output labeled.csv", f"source={text!r}, target='labeled.csv'"
+            )
+            hint = f"to classify the texts in it: {files_given}"
             raise UsageError(f"{text!r} is the name of a file, not a text", hint=hint)
 
 
@@ -684,22 +704,34 @@ def lines_of_stdin(classifier: Classifier, *, skip_empty: bool, on_note: Callabl
     return texts
 
 
-def long_notes(classifier: Classifier, long: LongTexts, texts: int) -> list[str]:
-    """Notes on the texts that were cut or read in windows, if any were."""
-    length, stride = classifier.max_length, classifier.window_stride
-    if stride is None:
-        return [f"{long.cut:,} of {texts:,} texts cut at {length:,} tokens"] if long.cut else []
+def count_notes(
+    counts: Counts, length: int, in_windows: bool, abstain_below: float | None = None
+) -> list[str]:
+    """Notes on the texts that were cut or read in windows, and on those without a label, if there are any.
+
+    Args:
+        counts: their numbers.
+        length: most tokens that are read of a text, or of a window.
+        in_windows: whether long texts are read in windows instead of being cut.
+        abstain_below: least probability of a label, if there is one.
+    """
+    notes = _long_notes(counts.long, counts.texts, length, in_windows)
+    return [*notes, *_abstain_note(abstain_below, counts.unanswered, counts.texts)]
+
+
+def _long_notes(long: LongTexts, texts: int, length: int, in_windows: bool) -> list[str]:
+    if not in_windows:
+        return [f"{long.cut:,} of {texts:,} texts cut at {counted(length, 'token')}"] if long.cut else []
     notes = []
     if long.windowed:
-        said = f"{long.windowed:,} of {texts:,} texts read in windows of {length:,} tokens"
+        said = f"{long.windowed:,} of {texts:,} texts read in windows of {counted(length, 'token')}"
         notes.append(f"{said}, {long.windows:,} windows in all")
     if long.cut:
         notes.append(f"{long.cut:,} of {texts:,} texts cut at {long_windows.MOST:,} windows")
     return notes
 
 
-def abstain_note(abstain_below: float | None, unanswered: int, texts: int) -> list[str]:
-    """A note on the number of texts without a label, if there is a threshold."""
+def _abstain_note(abstain_below: float | None, unanswered: int, texts: int) -> list[str]:
     if abstain_below is None:
         return []
     return [f"{unanswered:,} of {texts:,} texts have no label: its probability is below {abstain_below:g}"]

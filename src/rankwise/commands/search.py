@@ -19,7 +19,7 @@ from rankwise import hardware, searching
 from rankwise import plan as planning
 from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks
 from rankwise.commands.locate import anchored
-from rankwise.commands.material import Material, precision_name, read_material, versions
+from rankwise.commands.material import Material, precision_name, read_material, require_same_inputs, versions
 from rankwise.commands.results import measure
 from rankwise.commands.stored import at_hand, with_stored_data
 from rankwise.commands.sweep import (
@@ -45,7 +45,7 @@ from rankwise.training import outcome as outcomes
 from rankwise.training import resume as resuming
 from rankwise.training import signals
 from rankwise.training.callbacks import Callback, Callbacks
-from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan
+from rankwise.training.checkpoint import BankPlan, Checkpoint, SearchPlan, SweepState
 from rankwise.training.journal import Clock, Journal, SaveEvery
 from rankwise.training.outcome import Outcome
 from rankwise.training.parallel import require_one
@@ -126,7 +126,7 @@ def _require_log_loss(recipe: Recipe) -> None:
 
 
 def _resume(recipe: Recipe, run: RunFolder, callback: Callback, train: TrainBanks) -> SearchResults:
-    """Resume a search. If it is complete, only return its results."""
+    """Resume a search. If it is complete, only compare its inputs and return its results."""
     saved, complaints = resuming.load(run)
     for complaint in complaints:
         callback.note(complaint)
@@ -142,8 +142,13 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, train: TrainBank
     if saved and saved.state.search:
         plan = saved.state.search
         return _search(recipe, run, callback, plan.trials, plan.places, saved, train, plan.in_waves)
+    results = run.read_search()
+    state = SweepState(
+        recipe=before.model_dump(mode="json"), fingerprint=results.fingerprint, environment={}, banks=[]
+    )
+    require_same_inputs(_as_sweep(recipe), run, state, callback)
     callback.note(f"{run.path} is complete: nothing is left to train")
-    return run.read_search()
+    return results
 
 
 def _search(
@@ -158,8 +163,7 @@ def _search(
 ) -> SearchResults:
     """Run every stage in order."""
     clock = Clock()
-    # The plan of a sweep with tuning would require texts that are held out of train.
-    plain = recipe.replace(tune=False, learning_rates=None, vary={})
+    plain = _as_sweep(recipe)
     recipe, material = anchored(recipe), read_material(plain, run, callback, clock, saved)
     material = with_stored_data(replace(material, recipe=recipe))
     recipe = material.recipe
@@ -190,6 +194,11 @@ def _search(
     build.rebuild(run)
     files.remove(run.checkpoint)  # a run with results and no checkpoint is complete
     return results
+
+
+def _as_sweep(recipe: Recipe) -> Recipe:
+    """The recipe to read data and base with: a sweep with tuning would hold texts out of train."""
+    return recipe.replace(tune=False, learning_rates=None, vary={})
 
 
 def _planned(material: Material, trials: int | None, places: int | None) -> Search:

@@ -20,13 +20,13 @@ from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
 from rankwise.commands.follow import follow, require_same
 from rankwise.commands.locate import anchored
-from rankwise.commands.material import Material, read_material, stage
+from rankwise.commands.material import Material, read_material, require_same_inputs, stage
 from rankwise.commands.results import predictions_csv, sweep_results, sweep_timing
 from rankwise.commands.run_results import Results
 from rankwise.commands.stored import at_hand, with_stored_data
 from rankwise.commands.tune import tune, with_tuned_plan
 from rankwise.data.audit import write as write_data_report
-from rankwise.errors import ResourceError, TrainingError, Unreachable, option
+from rankwise.errors import Note, ResourceError, TrainingError, Unreachable, option
 from rankwise.models import peft_format
 from rankwise.progress.choice import shown
 from rankwise.recipe import Recipe
@@ -34,7 +34,7 @@ from rankwise.report import build
 from rankwise.schema import Diverged
 from rankwise.stats.calibration import usable_temperature
 from rankwise.store import files
-from rankwise.store.run_folder import RunFolder, command, slug
+from rankwise.store.run_folder import RunFolder, slug
 from rankwise.training import outcome as outcomes
 from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
@@ -120,12 +120,12 @@ def explained(verb: str, run: RunFolder, callback: Callback) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if run.is_begun():
-            callback.note(f"saved; go on with: {command(verb, '--resume', run.path)}")
+            callback.note(Note(f"saved; go on with: {resuming.again(verb, run)}"))
         else:
             callback.note("nothing was trained yet, so there is nothing to save")
         raise
     except PeerLost as error:
-        again = f"saved; go on with: {command(verb, '--resume', run.path)}"
+        again = f"saved; go on with: {resuming.again(verb, run)}"
         hint = again if run.is_begun() else "its own messages say why"
         raise Unreachable(str(error), hint=hint) from None
     except (RuntimeError, MemoryError) as error:
@@ -146,7 +146,7 @@ class _Session:
 
 
 def _resume(recipe: Recipe, session: _Session) -> schema.Results:
-    """Resume a run. If it is complete and not extended, only return its results."""
+    """Resume a run. If it is complete and not extended, only compare its inputs and return its results."""
     run, callback = session.run, session.callback
     saved, complaints = resuming.load(run)
     for complaint in complaints:
@@ -157,10 +157,11 @@ def _resume(recipe: Recipe, session: _Session) -> schema.Results:
     recipe = resuming.merge(before, anchored(recipe), run.path)
     if run.is_complete():
         results = run.read_results()
+        saved = Checkpoint(resuming.from_results(run, before, results))
         if resuming.wanted(recipe) <= resuming.reached(results):
+            require_same_inputs(recipe, run, saved.state, callback)
             callback.note(f"{run.path} is complete: nothing is left to train")
             return results
-        saved = Checkpoint(resuming.from_results(run, before, results))
     elif complaints and saved is None:
         callback.note("no intact checkpoint is left: unfinished adapters start over")
     return _sweep(recipe, session, saved)

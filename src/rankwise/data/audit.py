@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankwise.data.load import Dataset, Split
+from rankwise.data.tables import counted
 from rankwise.models import windows
 from rankwise.schema import ClassCount, Contradiction, DataReport, Leak, SplitReport
 from rankwise.store import files
@@ -78,8 +79,9 @@ def long_texts(
     >>> long_texts({"train": 48, "validation": 18}, {"train": 3}, {}, 32, in_windows=False)
     ['3 of 48 texts of train cut at 32 tokens']
     """
-    limit = f"cut at {windows.MOST:,} windows" if in_windows else f"cut at {max_length:,} tokens"
-    told = ((windowed, f"read in windows of {max_length:,} tokens"), (cut, limit))
+    tokens = counted(max_length, "token")
+    limit = f"cut at {windows.MOST:,} windows" if in_windows else f"cut at {tokens}"
+    told = ((windowed, f"read in windows of {tokens}"), (cut, limit))
     found = (
         (", ".join(f"{n:,} of {texts[split]:,} texts of {split}" for split, n in counts.items() if n), how)
         for counts, how in told

@@ -12,7 +12,7 @@ from unicodedata import category
 from rankwise.data.names import LABEL_KEYS, SPLIT_COLUMN, SPLIT_VALUES, TEXT_KEYS, key
 from rankwise.data.readers import SUFFIXES, suffix_of
 from rankwise.data.tables import INCOMPLETE, NumberedRows, Origin, Row, Table, counted, listed, short
-from rankwise.errors import DataError, option
+from rankwise.errors import DataError, either, option
 from rankwise.recipe import OTHER_TASKS
 from rankwise.tasks.labels import ONE_LABEL, Label, Labels
 
@@ -114,7 +114,8 @@ def _usual(origin: Origin, columns: list[str], what: str, *, besides: str | None
     if len(found) < 2 or key(found[0]) == what:
         return next(iter(found), None)
     several = f"{len(found)} columns could be the {what}: {listed(found)}"
-    raise origin.error(several, hint=f"choose one: --{what}-column {shlex.quote(found[0])}")
+    chosen = either(f"--{what}-column {shlex.quote(found[0])}", f"{what}_column={found[0]!r}")
+    raise origin.error(several, hint=f"choose one: {chosen}")
 
 
 def _candidates(columns: list[str], what: str, *, besides: str | None) -> list[str]:

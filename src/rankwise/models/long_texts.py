@@ -50,26 +50,31 @@ class Cuts:
         It has at least `max_length` times as many characters as the longest token, since a token stands for
         no more characters than it has. That is not so if a tokenizer drops characters; the caller compares
         the number of tokens with `max_length`.
+
+        A text without a place to cut is cut `LONG` characters later, wherever that is. A merge depends on
+        what follows only through a chain of neighboring merges, each learned before the one on its left, and
+        such chains are short.
         """
         limit = max_length * self.longest
-        if len(text) <= max(LONG, limit) or self.before is None:
-            return text
-        found = self.before.search(text, limit)
-        return text[: found.start()] if found else text
+        return text if len(text) <= LONG else text[: self._place(text, limit, limit + LONG)]
 
     def pieces(self, text: str) -> Iterator[str]:
         """A text in pieces of about `PIECE` characters, whose tokens add up to those of the text.
 
-        A tokenizer that puts a space before each text adds a token to each piece.
+        A tokenizer that puts a space before each text adds a token to each piece, and so may a cut in a text
+        without places to cut.
         """
         begin = 0
-        while self.before is not None and len(text) - begin > PIECE:
-            found = self.before.search(text, begin + PIECE)
-            if not found:
-                break
-            yield text[begin : found.start()]
-            begin = found.start()
+        while len(text) - begin > PIECE:
+            end = self._place(text, begin + PIECE, begin + PIECE + LONG)
+            yield text[begin:end]
+            begin = end
         yield text[begin:]
+
+    def _place(self, text: str, begin: int, end: int) -> int:
+        """The first place from `begin` at which the text can be cut; `end` if there is none before."""
+        found = self.before.search(text, begin, end) if self.before else None
+        return found.start() if found else end
 
 
 def _crossed(tokens: list[str], sign: str) -> bool:

@@ -74,6 +74,10 @@ _Layers = Annotated[int | list[int], Field(description="a whole number or a list
 _Pattern = Annotated[str | list[str], Field(description="a name or a list of names")]
 
 
+def _is_saved(name: str) -> bool:
+    return name.rpartition(".")[2] in (*_HEADS, *_EMBEDDINGS)
+
+
 class AdapterConfig(BaseModel):
     """The settings read from adapter_config.json. Only plain LoRA is supported."""
 
@@ -161,10 +165,6 @@ class AdapterConfig(BaseModel):
         start = "|".join(map(re.escape, patterns)) if patterns else r"[^.]*"
         found = re.match(rf"(?:^|.*?\.)(?:{start})\.(\d+)\.", name)
         return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
-
-
-def _is_saved(name: str) -> bool:
-    return name.rpartition(".")[2] in (*_HEADS, *_EMBEDDINGS)
 
 
 def _matches(targets: str | Sequence[str], name: str) -> bool:

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from rankwise.errors import on_command_line
 from rankwise.progress import console as consoles
 from rankwise.progress.board import Board
 from rankwise.progress.lines import LogLines
@@ -36,6 +37,10 @@ class ProgressBars(Callbacks):
         console = console or consoles.stderr
         self._bars = TerminalBars(console) if console.is_terminal else None
         super().__init__(self._bars or LogLines(console))
+
+    def note(self, text: str) -> None:
+        """Show a message, in the command line's form."""
+        super().note(on_command_line(text))
 
     def __enter__(self) -> Self:
         if self._bars:

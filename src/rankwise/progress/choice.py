@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,9 @@ def shown(callback: Callback | None) -> Iterator[Callback]:
         yield Callback()
     elif hasattr(shell, "kernel"):
         display = NotebookDisplay(sys.modules["IPython.display"].display)
-        with _logged(display):
+        with _logged(display), warnings.catch_warnings():
+            # tqdm, which other libraries import, misses widgets that nothing here uses.
+            warnings.filterwarnings("ignore", "IProgress not found")
             yield display
     else:
         with _Bars() as bars, _logged(bars):
@@ -65,7 +68,11 @@ class _Notes(logging.Handler):
 
 
 class _Bars(ProgressBars):
-    """Progress bars that also show how a run ended."""
+    """Progress bars for Python that also show how a run ended."""
+
+    def note(self, text: str) -> None:
+        """Show a message, in Python's form."""
+        super().note(str(text))
 
     def finished(self, folder: Path) -> None:
         """Print the verdict and the run folder."""

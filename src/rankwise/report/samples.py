@@ -17,12 +17,14 @@ from rankwise.store.run_folder import RunFolder
 NO_LABEL = "no label"
 """What a table shows for a text without labels."""
 SAMPLE_COLUMNS = ("text", "label", "predicted label", "probability")
+MOST_CLASSES = 30
+"""Maximum number of classes with samples; if there are more, these are drawn."""
 
 
 def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_class: int = 2) -> Table:
-    """Randomly sampled texts of each class, with an adapter's predictions; each text once.
+    """Randomly sampled texts of each class, or of 30 random classes, with an adapter's predictions.
 
-    If texts have any number of labels, texts without labels are sampled like a class.
+    Each text appears once. If texts have any number of labels, texts without labels are sampled like a class.
 
     Args:
         run: a finished run. Test texts are used, or validation texts if there is no test split.
@@ -39,9 +41,10 @@ def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_c
         raise UsageError(f"{run.path}: no adapter {adapter}", hint=f"it has {', '.join(names)}")
     split, number = "test" if "test" in run.predictions else "validation", names.index(adapter)
     labels, found = run.results.labels, run.predictions[split]
-    groups = {label: run.task.has(found.targets, target) for target, label in enumerate(labels)}
+    shown = sorted(_draw(range(len(labels)), MOST_CLASSES, f"{seed}"))
+    groups = {labels[target]: run.task.has(found.targets, target) for target in shown}
     if run.task.several:
-        groups[""] = ~np.any(list(groups.values()), axis=0)
+        groups[""] = ~np.any([run.task.has(found.targets, target) for target in range(len(labels))], axis=0)
     drawn = [
         text
         for label, members in groups.items()
@@ -56,7 +59,9 @@ def sample_table(run: Run, *, adapter: str | None = None, seed: int = 110, per_c
         )
         for text in dict.fromkeys(drawn)
     ]
-    return Table(f"{split} texts, predicted by {adapter}", SAMPLE_COLUMNS, rows)
+    some = f"{split} texts of {len(shown)} of {len(labels):,} classes"
+    which = some if len(shown) < len(labels) else f"{split} texts"
+    return Table(f"{which}, predicted by {adapter}", SAMPLE_COLUMNS, rows)
 
 
 def _draw(texts: Sequence[int], most: int, seed: str) -> list[int]:

@@ -87,7 +87,7 @@ def _untuned(rates: Mapping[int, float]) -> str:
     if len(set(rates.values())) == 1:
         shared = next(iter(rates.values()))
         start = f"All ranks were trained at the learning rate {shared:g}, which was not tuned for each rank"
-    return f"{start}: at other rates their order may differ. A sweep without --no-tune tunes the rates."
+    return f"{start}: at other rates their order may differ. By default, a sweep tunes the rates."
 
 
 def _edge(ranks: Sequence[int]) -> str:

@@ -195,7 +195,7 @@ def require_kind(run: RunFolder, state: SweepState | None, wanted: Literal["swee
     if (found := kind(run, state)) != wanted:
         raise UsageError(
             f"{run.path}: holds a {found}, not a {wanted}",
-            hint=f"{_resuming(found, run)} goes on with it",
+            hint=f"{again(found, run)} goes on with it",
         )
 
 
@@ -205,28 +205,28 @@ def refusal(run: RunFolder) -> UsageError:
         return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
     found, _ = checkpoint.load_last(run.checkpoint)
     state = found.state if found else None
-    again = _resuming(kind(run, state), run)
+    resumed = again(kind(run, state), run)
     if run.search.exists() and not run.checkpoint.exists():
         return UsageError(
             f"{run.path}: holds a finished search",
-            hint=f"{again} {SHOWS}; or choose another {OUT}",
+            hint=f"{resumed} {SHOWS}; or choose another {OUT}",
         )
     if run.is_complete():
         return UsageError(
             f"{run.path}: holds a finished sweep",
-            hint=f"{again} {SHOWS}, with other {option('ranks')} or {option('seeds')} it trains more; "
+            hint=f"{resumed} {SHOWS}, with other {option('ranks')} or {option('seeds')} it trains more; "
             f"or choose another {OUT}",
         )
     is_search = kind(run, state) == "search"
     what = "holds a search that did not end" if is_search else "holds a sweep that did not end"
     return UsageError(
         f"{run.path}: {what}{_how_far(state) if state else ''}",
-        hint=f"{again} goes on with it; or choose another {OUT}",
+        hint=f"{resumed} goes on with it; or choose another {OUT}",
     )
 
 
-def _resuming(verb: str, run: RunFolder) -> str:
-    """How to resume a run, on the command line and in Python."""
+def again(verb: str, run: RunFolder) -> str:
+    """The command that resumes a run, for an error or a `Note`."""
     return either(command(verb, "--resume", run.path), f"{verb}(recipe, {str(run.path)!r}, resume=True)")
 
 

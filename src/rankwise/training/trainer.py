@@ -459,7 +459,8 @@ class Trainer:
             if not math.isfinite(loss + norm + weight):
                 texts = ", ".join(str(n + 1) for n in batches[k].tolist())
                 reason = (
-                    f"loss {loss}, gradient norm {norm} and weight norm {weight} on training texts {texts}"
+                    f"loss {loss:.4g}, gradient norm {norm:.4g} and weight norm {weight:.4g} "
+                    f"on training texts {texts}"
                 )
                 failures.append(Failure(self.bank.specs[k], self._bench.optimizer.steps[k], reason))
         return failures

@@ -195,19 +195,35 @@ def test_a_process_dies(
     assert_same_adapters(alone, run)
 
 
-@pytest.mark.skipif(not FULL, reason="make faults runs it: torchrun takes a quarter of a minute")
-def test_torchrun(gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder) -> None:
-    """Process 0 prints the table and the others nothing, and only it writes files."""
-    (tmp_path / "recipe.toml").write_text(tiny.recipe(gpt2_base, data_folder).to_toml())
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launcher, "-m", "rankwise", "sweep", "--recipe", "recipe.toml"]
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+}
+
+
+@pytest.mark.skipif(not FULL, reason="make faults runs it: a launcher takes a quarter of a minute")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers(gpt2_base: Path, data_folder: Path, tmp_path: Path, run: RunFolder, launcher: str) -> None:
+    """Process 0 prints the table and the others nothing, and only it writes files; resume, too."""
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate", reason="the extra rankwise[track] is not installed")
+    whole = tiny.recipe(gpt2_base, data_folder)
+    (tmp_path / "recipe.toml").write_text(whole.replace(ranks=whole.lora.ranks[:-1]).to_toml())
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trainable params") == 1
-    assert done.stderr.count("baselines\n") == 1
-    (made,) = (tmp_path / "runs").iterdir()
-    assert_same_adapters(RunFolder(made), run)
+
+    def launched(*words: str) -> None:
+        command = [sys.executable, *LAUNCHERS[launcher], "-m", "rankwise", "sweep", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("trainable params") == 1
+        assert done.stderr.count("baselines\n") == 1
+
+    launched("--recipe", "recipe.toml", "--out", "run")
+    launched("--resume", "run", "--ranks", str(whole.lora.ranks[-1]))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+    assert_same_adapters(RunFolder(tmp_path / "run"), run)
 
 
 def test_other_data_in_another_process(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
