@@ -146,7 +146,7 @@ class Loader:
             backbone.tokens = read.saved.embedding.to(self.device)
         merge(backbone, read.saved)
         backbone.cast(self._dtype)
-        head = Adapter(0.0, {}, read.saved.state[HEAD].to(self.device))
+        head = Adapter.merged(read.saved.state[HEAD].to(self.device))
         return self._served(name, read, base, backbone, head)
 
     def _together(self, read: Mapping[str, _Read], base: str, current: Lineup | None) -> dict[str, Served]:
