@@ -147,9 +147,10 @@ async def adapters(request: Request) -> Response:
             text_columns=list(each.text_columns) or None,
             task=each.task.name,
             thresholds=None if each.thresholds is None else list(each.thresholds),
+            label_separator=each.task.separator if each.task.several else None,
             max_length=each.max_length,
-            run=each.source.run.resolve().name if each.source.run else None,
-            report=pages.report_path(each.source.run),
+            run=each.source.run_name or None,
+            report=pages.report_path(each.source),
         )
         for each in lineup.adapters.values()
     ]

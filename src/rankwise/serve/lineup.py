@@ -32,6 +32,7 @@ class Source:
 
     folder: Path
     run: Path | None = None  # the run folder that it is part of
+    run_name: str = ""  # of the run on this server
 
 
 @dataclass(frozen=True, eq=False)
