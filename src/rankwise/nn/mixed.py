@@ -67,9 +67,10 @@ class Adapter:
         dtype = torch.float32 if device.type == "cpu" else backbone.dtype
         modules = frozenset(spec.modules if spec.rank else ())
         factors = {
-            linear: tuple(each.to(device, dtype) for each in _fused(linear, modules, spec.scale, state))
+            linear: (a_t.to(device, dtype), b_t.to(device, dtype))
             for linear in backbone.linears()
             if not modules.isdisjoint(linear.modules)
+            for a_t, b_t in [_fused(linear, modules, spec.scale, state)]
         }
         first = min(map(layer_of, modules), default=None)
         return cls(factors, first, state[HEAD].to(device, torch.float32))
@@ -124,8 +125,8 @@ class _AdaptersHook(DropoutHook):
             return y
         sizes = self._sizes[pooled]
         change = torch.empty_like(y, dtype=dtype)
-        rows = zip(factors, x.to(dtype).split(sizes), change.split(sizes), strict=True)
-        for each, of_x, of_change in rows:
+        parts = x.to(dtype).split_with_sizes(sizes), change.split_with_sizes(sizes)
+        for each, of_x, of_change in zip(factors, *parts, strict=True):
             if each:
                 torch.mm(of_x @ each[0], each[1], out=of_change)
             else:
