@@ -26,10 +26,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
-from urllib.error import HTTPError
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -58,7 +56,7 @@ class Measured:
     rate: float  # texts per second
     middle: float  # median latency, seconds
     slow: float  # 99th percentile
-    added: float = 0.0  # mean latency, less the mean time of a forward pass; only of a server that tells it
+    added: float = 0.0  # median of latency less the time of the model; only of a server that tells it
 
 
 def main() -> None:
@@ -125,8 +123,8 @@ def compare(options: argparse.Namespace, folder: Path) -> tuple[list[list[str]],
         f"{', '.join(map(str, RANKS))} in turn, random weights, bfloat16 if the CPU has it",
         "offline": f"Classifier on {OFFLINE_TEXTS} of the texts: {before['rate']:.0f} texts/s before and "
         f"{after['rate']:.0f} after; one text {1000 * before['one']:.1f} ms in the median",
-        "added by the server": f"{1000 * added:.1f} ms in the mean to the time of the forward passes, with "
-        "one client and one adapter: HTTP, JSON, tokenizing and queue",
+        "added by the server": f"{1000 * added:.2f} ms in the median over requests to the time of the "
+        "forward pass, with one client and one adapter: HTTP, JSON, tokenizing, queue, and the client itself",
     }
 
 
@@ -253,7 +251,7 @@ async def generate(options: argparse.Namespace) -> dict[str, float]:
     begin = time.perf_counter() + options.seconds / 10
     end = begin + options.seconds
     seconds: list[float] = []
-    model = passes(options.url)
+    added: list[float] = []
 
     async def client() -> None:
         url = urlsplit(options.url)
@@ -261,36 +259,29 @@ async def generate(options: argparse.Namespace) -> dict[str, float]:
         while (start := time.perf_counter()) < end:
             i = next(numbers)
             body = {"texts": texts[i % len(texts)], "adapters": names[i % len(names)]}
-            while wait := await ask(reader, writer, json.dumps(body).encode()):
-                await asyncio.sleep(wait)
+            content = json.dumps(body).encode()
+            while (reply := await ask(reader, writer, content)).wait:
+                await asyncio.sleep(reply.wait)
             if start >= begin:
                 seconds.append(time.perf_counter() - start)
+                added.append(seconds[-1] - reply.model)
         writer.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
     passed = time.perf_counter() - begin
-    of_model, number = (after - before for after, before in zip(passes(options.url), model, strict=True))
-    added = float(np.mean(seconds)) - of_model / number if number else 0.0
     middle, slow = np.quantile(seconds, [0.5, 0.99]).tolist()
-    return {"rate": len(seconds) / passed, "middle": middle, "slow": slow, "added": added}
+    return {"rate": len(seconds) / passed, "middle": middle, "slow": slow, "added": median(added)}
 
 
-def passes(url: str) -> tuple[float, float]:
-    """(seconds, number) of the server's forward passes so far; zeros if it does not tell."""
-    try:
-        with urlopen(f"{url}/metrics") as answer:
-            lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines())
-    except HTTPError:
-        return 0.0, 0.0
-    return float(lines["rankwise_batch_seconds_sum"]), float(lines["rankwise_batch_seconds_count"])
+class Reply(NamedTuple):
+    """What a response says of time, in seconds."""
+
+    wait: int = 0  # until to ask again, if the server has too much to do; 0 if this is the answer
+    model: float = 0.0  # of the forward passes; 0 if the server does not tell
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> int:
-    """Send a request, and wait for the whole response.
-
-    Returns:
-        Seconds after which to ask again, if the server has too much to do; 0 if this is the answer.
-    """
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> Reply:
+    """Send a request, and wait for the whole response."""
     head = "POST /v1/predict HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     status = (await reader.readline()).split()[1]
@@ -300,9 +291,9 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: 
         headers[name.lower()] = value
     content = await reader.readexactly(int(headers[b"content-length"]))
     if status == b"429":
-        return int(headers[b"retry-after"])
+        return Reply(wait=int(headers[b"retry-after"]))
     assert status == b"200", content
-    return 0
+    return Reply(model=float(headers.get(b"server-timing", b"=0").rpartition(b"=")[2]) / 1000)
 
 
 # The peer

@@ -280,6 +280,21 @@ def test_health_is_fast_while_the_model_works(client: httpx.Client, server: Runn
     assert sorted(seconds)[10] < (0.05 if FULL else 0.5)  # the quick tests share their cores
 
 
+def test_answers_tell_the_time_of_the_model(client: httpx.Client, server: Running) -> None:
+    asked = [
+        ("/v1/predict", {"texts": TEXTS, "adapters": "seven"}),
+        ("/v1/explain", {"text": "so very glad"}),
+        ("/classify", {"input": TEXTS}),
+        ("/predict", {"inputs": TEXTS[0]}),
+    ]
+    before = server.metric("rankwise_batch_seconds_sum")
+    told = [client.post(path, json=body).headers["server-timing"] for path, body in asked]
+    passed = server.metric("rankwise_batch_seconds_sum") - before
+    assert all(each.startswith("model;dur=") for each in told)
+    assert sum(float(each[10:]) for each in told) == pytest.approx(1000 * passed, abs=0.01)
+    assert "server-timing" not in client.get("/v1/adapters").headers
+
+
 def test_metrics_count(client: httpx.Client, server: Running) -> None:
     def counts() -> tuple[float, ...]:
         return (

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -32,6 +33,7 @@ HOSTILE = [
     "&lt;script&gt;bad()&lt;/script&gt;", "<base href=//evil.example>", "<object data=data:text/html,x>",
     "<meta http-equiv=refresh content=0>",
 ]  # fmt: skip
+THRESHOLDS = (0.3, 0.5, 0.7)
 XSS = [f"{shape} {i}" for i in range(5) for shape in HOSTILE]
 """100 texts that would run a script, or change the page, if they were inserted as HTML."""
 
@@ -55,6 +57,21 @@ def server(folder: Path) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> Iterator[Running]:
+    """A server with a run, which has a report, a multi-label adapter, and two adapters for pairs."""
+    folder = tmp_path_factory.mktemp("kinds")
+    make_adapter(folder / "a run" / "adapters" / "r4", gpt2_base, rank=4)
+    (folder / "a run" / "report.html").write_text("<title>The report</title>", encoding="utf-8")
+    several: dict[str, Any] = {"task": "multi-label", "thresholds": THRESHOLDS, "label_separator": "; "}
+    make_adapter(folder / "several", gpt2_base, seed=2, **several)
+    for name in ("pairs", "twin"):
+        make_adapter(folder / name, gpt2_base, rank=2, text_columns=("premise", "hypothesis"))
+    names = ("a run", "several", "pairs", "twin")
+    with running(*(folder / name for name in names), "--precision", "float32") as found:
         yield found
 
 
@@ -241,6 +258,78 @@ def test_problems_are_told(page: Browser) -> None:
     tick(page)
     page.click("#samples button")
     assert texts_of(page, "#problem")[0].startswith("No adapter is chosen.")
+
+
+def opened(tab: Browser, server: Running, *names: str) -> None:
+    """Open the page, and choose these adapters."""
+    tab.open(server.url)
+    tab.until("document.querySelector('#adapters input')")
+    tick(tab, *names)
+
+
+def test_the_report_of_a_run_is_a_click_away(tab: Browser, tasks: Running) -> None:
+    opened(tab, tasks)
+    assert texts_of(tab, "#links a") == ["Report of a run", "API"]
+    tab.click("#links a")
+    tab.until("document.title === 'The report'")
+    assert tab.evaluate("location.pathname") == "/reports/a%20run" and tab.complaints == []
+
+
+def test_several_labels_have_their_thresholds(tab: Browser, tasks: Running) -> None:
+    opened(tab, tasks, "several")
+    tab.click("#texts")
+    tab.type("so glad")
+    tab.click("#go")
+    tab.until(f"{IDLE} && document.querySelector('.panel')")
+    body = {"texts": "so glad", "adapters": "several"}
+    (answer,) = httpx.post(f"{tasks.url}/v1/predict", json=body).json()["predictions"][0]["answers"]
+    assert texts_of(tab, ".verdict") == [", ".join(answer["labels"]) or "no label"]
+    assert sorted(texts_of(tab, ".best th")) == sorted(answer["labels"])
+    titles = tab.evaluate("[...document.querySelectorAll('.limit')].map(each => each.title)")
+    assert sorted(titles) == [f"threshold {100 * each:.1f}\u00a0%" for each in THRESHOLDS]
+
+
+def test_who_abstains_gives_no_label(tab: Browser, tasks: Running) -> None:
+    opened(tab, tasks, "r4")
+    tab.evaluate("document.querySelector('#abstain').value = '1'")
+    tab.click("#samples button")
+    tab.until(f"{IDLE} && document.querySelector('.panel')")
+    assert texts_of(tab, ".verdict")[0].startswith("no label (") and texts_of(tab, ".best") == []
+
+
+def test_pairs_are_typed_or_dropped(tab: Browser, tasks: Running, tmp_path: Path) -> None:
+    opened(tab, tasks, "pairs", "twin")
+    assert texts_of(tab, "#texts-name, #second-name") == ["premise", "hypothesis"]
+    tab.click("#texts")
+    tab.type("so glad\nvery merry")
+    tab.click("#second")
+    tab.type("so sad")
+    tab.click("#go")
+    assert texts_of(tab, "#problem")[0].startswith("Row 2 has only one text of its pair.")
+    tab.type("\nless so")
+    tab.press("Enter", control=True)
+    tab.until(f"{IDLE} && document.querySelectorAll('.list tr.agree').length === 2")
+    body = {"texts": [["so glad", "so sad"], ["very merry", "less so"]], "adapters": "pairs"}
+    found = httpx.post(f"{tasks.url}/v1/predict", json=body).json()["predictions"]
+    cells = texts_of(tab, ".list tbody tr:not([hidden]) td:nth-child(2)")
+    assert [cell.split()[0] for cell in cells] == [each["answers"][0]["label"] for each in found]
+    tab.click(".list tbody tr .link")
+    assert len(texts_of(tab, ".panel")) == 2 and texts_of(tab, ".panel .link") == []  # words of pairs
+    source = tmp_path / "pairs.csv"
+    source.write_text("Hypothesis,id,Premise\nso sad,1,so glad\n", encoding="utf-8")
+    tab.drop(source)
+    tab.until("!document.querySelector('#table').hidden")
+    chosen = (
+        "[...document.querySelectorAll('#table select')].map(each => each.selectedOptions[0].textContent)"
+    )
+    assert tab.evaluate(chosen) == ["Premise", "Hypothesis"]
+    tab.click("#go")
+    tab.until(f"{IDLE} && document.querySelector('#output > div > .panels')")
+    assert texts_of(tab, ".verdict") == [found[0]["answers"][0]["label"]] * 2
+    tick(tab, "pairs", "several")
+    tab.click("#go")
+    assert texts_of(tab, "#problem")[0].startswith("The chosen adapters do not take the same texts.")
+    assert tab.complaints == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -24,6 +24,8 @@ from tests import tiny
 from tests.serve.made import LETTERS, logits_of, make_adapter
 
 TEXTS = [*tiny.texts(40, seed=5), "x", "glad " * 40, "naïve 😀 日本語", "a\nline"]
+WAIT = 600.0
+"""Seconds. Longer than any wait on a busy machine, for tests that are not about overload."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def offline(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with Engine(batch_tokens=256) as running:
+    with Engine(batch_tokens=256, max_wait=WAIT) as running:
         yield running
 
 
@@ -232,7 +234,7 @@ def test_a_failing_batch_ends_its_jobs_only(lineup: Lineup, monkeypatch: pytest.
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(engines, "mixed_logits", failing)
-    with Engine(batch_tokens=16) as engine:
+    with Engine(batch_tokens=16, max_wait=WAIT) as engine:
         with pytest.raises(RuntimeError, match="out of memory"):
             probabilities(engine, served, TEXTS)
         assert probabilities(engine, served, ["so glad"]).shape == (1, 3)
@@ -241,7 +243,7 @@ def test_a_failing_batch_ends_its_jobs_only(lineup: Lineup, monkeypatch: pytest.
 
 def test_closing_completes_what_waits(lineup: Lineup) -> None:
     served = lineup.adapters["three"]
-    with Engine(batch_tokens=16) as engine:
+    with Engine(batch_tokens=16, max_wait=WAIT) as engine:
         jobs = [engine.submit([(served, served.encode(TEXTS))]) for _ in range(5)]
     assert all(job.done.done() for job in jobs)
     with pytest.raises(QueueFull, match="shutting down"):

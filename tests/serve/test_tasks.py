@@ -26,7 +26,7 @@ THRESHOLDS = (0.3, 0.5, 0.7)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, gpt2_base: Path) -> Path:
     made = tmp_path_factory.mktemp("tasks")
-    several: dict[str, Any] = {"task": "multi-label", "thresholds": THRESHOLDS, "label_separator": "|"}
+    several: dict[str, Any] = {"task": "multi-label", "thresholds": THRESHOLDS, "label_separator": "; "}
     make_adapter(made / "several", gpt2_base, labels=LETTERS[:3], **several)
     make_adapter(made / "pairs", gpt2_base, rank=2, text_columns=("premise", "hypothesis"))
     make_adapter(made / "single", gpt2_base, rank=1)
@@ -74,11 +74,14 @@ def test_a_single_label_adapter_gives_no_list(tasks: Running) -> None:
 
 def test_adapters_name_task_thresholds_and_columns(tasks: Running) -> None:
     found = httpx.get(f"{tasks.url}/v1/adapters", headers=AUTHORIZED, timeout=60).json()["adapters"]
-    about = {each["name"]: (each["task"], each["thresholds"], each["text_columns"]) for each in found}
+    about = {
+        each["name"]: (each["task"], each["thresholds"], each["label_separator"], each["text_columns"])
+        for each in found
+    }
     assert about == {
-        "several": ("multi-label", list(THRESHOLDS), None),
-        "pairs": ("single-label", None, ["premise", "hypothesis"]),
-        "single": ("single-label", None, None),
+        "several": ("multi-label", list(THRESHOLDS), "; ", None),
+        "pairs": ("single-label", None, None, ["premise", "hypothesis"]),
+        "single": ("single-label", None, None, None),
     }
 
 
@@ -111,6 +114,8 @@ def test_remote_classifiers(tasks: Running, folder: Path) -> None:
     several, pairs = (RemoteClassifier(tasks.url, name, token=TOKEN) for name in ("several", "pairs"))
     here = local(folder, "several")
     assert several.predict_labels(TEXTS) == here.predict_labels(TEXTS)
+    labels = [each.label for each in several(TEXTS)]
+    assert labels == [each.label for each in here(TEXTS)] and any("; " in label for label in labels)
     np.testing.assert_allclose(several.logits(TEXTS), here.logits(TEXTS), atol=1e-3)
     assert pairs.predict(PAIRS) == local(folder, "pairs").predict(PAIRS)
     with pytest.raises(DataError, match="takes pairs of premise and hypothesis"):

@@ -15,7 +15,7 @@ computed once for each distinct text, whichever adapters read it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -36,15 +36,27 @@ from rankwise.nn.ragged.batch import pack
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """The tensors of one adapter, for forward passes only."""
+    """The tensors of one adapter, for forward passes only.
 
-    scale: float
-    factors: Mapping[str, tuple[Tensor, Tensor]]  # target module -> A (rank, in), B (out, rank)
+    A frozen layer fuses the target modules that have the same input, and so do an adapter's factors. For an
+    adapter of rank r on query and value, x A^T is one product, and zeros keep the modules apart::
+
+        A  q: r rows    B         q: r columns   v: r columns
+           v: r rows       q rows      Bq             0
+                           k rows      0              0
+                           v rows      0              Bv
+    """
+
+    factors: Mapping[Linear, tuple[Tensor, Tensor]]  # A^T (in, ranks), scaled B^T (ranks, out)
+    first_layer: int | None  # with factors; None for a linear probe
     head: Tensor  # (classes, d_model) float32
 
     @classmethod
     def of(cls, spec: AdapterSpec, state: Mapping[str, Tensor], backbone: Backbone) -> Self:
-        """An adapter with its factors on the backbone's device, in the dtype of its products.
+        """An adapter with its factors on the backbone's device.
+
+        They are float32 on CPUs, where a bfloat16 product of a few rows takes several times as long, and
+        elsewhere in the dtype of the backbone's products.
 
         Args:
             spec: the adapter.
@@ -52,14 +64,21 @@ class Adapter:
             backbone: the frozen model that it is for.
         """
         device = backbone.tokens.device
+        dtype = torch.float32 if device.type == "cpu" else backbone.dtype
+        modules = frozenset(spec.modules if spec.rank else ())
         factors = {
-            module: (
-                state[f"{module}.lora_A"].to(device, backbone.dtype),
-                state[f"{module}.lora_B"].to(device, backbone.dtype),
-            )
-            for module in (spec.modules if spec.rank else ())
+            linear: (a_t.to(device, dtype), b_t.to(device, dtype))
+            for linear in backbone.linears()
+            if not modules.isdisjoint(linear.modules)
+            for a_t, b_t in [_fused(linear, modules, spec.scale, state)]
         }
-        return cls(spec.scale, factors, state[HEAD].to(device, torch.float32))
+        first = min(map(layer_of, modules), default=None)
+        return cls(factors, first, state[HEAD].to(device, torch.float32))
+
+    @classmethod
+    def merged(cls, head: Tensor) -> Self:
+        """An adapter whose products are part of the backbone's weights, with its head (classes, d_model)."""
+        return cls({}, None, head)
 
 
 def mixed_logits(
@@ -79,7 +98,7 @@ def mixed_logits(
         ValueError: there are no texts, or a text has no tokens.
     """
     packed = pack(batches, backbone.tokens.device, shared=True)
-    first = min((layer_of(module) for adapter in adapters for module in adapter.factors), default=None)
+    first = min((each.first_layer for each in adapters if each.first_layer is not None), default=None)
     if first != 0 and len(adapters) > 1:
         packed = replace(packed, distinct=_distinct_texts(batches, packed))
     with torch.inference_mode():
@@ -94,27 +113,47 @@ class _AdaptersHook(DropoutHook):
     def __init__(self, adapters: Sequence[Adapter], packed: PackedBatch) -> None:
         super().__init__(None)
         self._adapters = adapters
-        self._rows = {False: packed.token_rows(), True: packed.text_rows()}  # by `pooled`
+        starts = {False: packed.token_starts, True: packed.adapter_starts}  # by `pooled`
+        self._sizes = {pooled: np.diff(each).tolist() for pooled, each in starts.items()}
 
     def linear(self, linear: Linear, x: Tensor, pooled: bool = False) -> Tensor:
         """The frozen layer plus every adapter's low-rank product."""
         y = linear.forward(x)
-        for adapter, rows in zip(self._adapters, self._rows[pooled], strict=True):
-            for module, columns in linear.modules.items():
-                if found := adapter.factors.get(module):
-                    a, b = found
-                    y[rows, columns].addmm_(x[rows] @ a.T, b.T, alpha=adapter.scale)
-        return y
+        factors = [adapter.factors.get(linear) for adapter in self._adapters]
+        dtype = next((each[0].dtype for each in factors if each), None)
+        if dtype is None:
+            return y
+        sizes = self._sizes[pooled]
+        change = torch.empty_like(y, dtype=dtype)
+        parts = x.to(dtype).split_with_sizes(sizes), change.split_with_sizes(sizes)
+        for each, of_x, of_change in zip(factors, *parts, strict=True):
+            if each:
+                torch.mm(of_x @ each[0], each[1], out=of_change)
+            else:
+                of_change.zero_()
+        return y.add_(change.to(y.dtype))
 
     def activated(self, linear: Linear, x: Tensor, activation: Activation, pooled: bool = False) -> Tensor:
         """`activation(linear(x))`; fused where no adapter targets the layer."""
-        if any(module in adapter.factors for adapter in self._adapters for module in linear.modules):
+        if any(linear in adapter.factors for adapter in self._adapters):
             return activation(self.linear(linear, x, pooled))
         return linear.activated(x, activation)
 
     def add(self, name: str, x: Tensor, branch: Tensor, rate: float, pooled: bool = False) -> Tensor:
         """x + branch, in place."""
         return x.add_(branch)
+
+
+def _fused(
+    linear: Linear, modules: Collection[str], scale: float, state: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A^T (in, ranks) and scale B^T (ranks, out) of an adapter's modules in a frozen layer, float32."""
+    used = [module for module in linear.modules if module in modules]
+    a = torch.cat([state[f"{module}.lora_A"].float() for module in used])
+    b = torch.zeros(len(a), linear.n_out, device=a.device)
+    for module, rows in zip(used, b.chunk(len(used)), strict=True):
+        rows[:, linear.modules[module]] = scale * state[f"{module}.lora_B"].float().T
+    return a.T.contiguous(), b
 
 
 def _distinct_texts(batches: Sequence[Sequence[Ids]], packed: PackedBatch) -> Distinct:

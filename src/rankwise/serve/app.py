@@ -83,7 +83,7 @@ async def predict(body: PredictRequest, request: Request) -> Response:
     service = _service(request)
     groups = service.select(_listed(body.adapters), _listed(body.ranks))
     texts = _joined(groups, _listed(body.texts))
-    logits, tokens = await service.logits(groups, texts, request.receive)
+    logits, tokens, seconds = await service.logits(groups, texts, request.receive)
     least = service.abstain_below if body.abstain_below is None else body.abstain_below
 
     def render() -> bytes:
@@ -97,7 +97,7 @@ async def predict(body: PredictRequest, request: Request) -> Response:
         base = service.lineup.base_name
         return _bytes(PredictResponse.model_construct(predictions=found, base=base, tokens=tokens))
 
-    return _json(await _rendered(render, logits))
+    return _json(await _rendered(render, logits), seconds)
 
 
 @router.post(
@@ -119,13 +119,13 @@ async def explain(body: ExplainRequest, request: Request) -> Response:
         texts = variants(body.text)
     except RankwiseError as error:
         raise of_rankwise(error) from None
-    logits, _ = await service.logits([group], texts, request.receive)
+    logits, _, seconds = await service.logits([group], texts, request.receive)
     found = explanation(body.text, group.labels, mean_probabilities(group, logits[0]))
     words = [ExplainedWord(text=each.text, start=each.start, effect=each.effect) for each in found.words]
     response = ExplainResponse(
         adapter=group.name, label=found.label, probability=found.probability, words=words
     )
-    return _json(_bytes(response))
+    return _json(_bytes(response), seconds)
 
 
 @router.get(
@@ -147,9 +147,10 @@ async def adapters(request: Request) -> Response:
             text_columns=list(each.text_columns) or None,
             task=each.task.name,
             thresholds=None if each.thresholds is None else list(each.thresholds),
+            label_separator=each.task.separator if each.task.several else None,
             max_length=each.max_length,
-            run=each.source.run.resolve().name if each.source.run else None,
-            report=pages.report_path(each.source.run),
+            run=each.source.run_name or None,
+            report=pages.report_path(each.source),
         )
         for each in lineup.adapters.values()
     ]
@@ -187,7 +188,7 @@ async def classify(body: ClassifyRequest, request: Request) -> Response:
     """Answers like vLLM's `POST /classify`, so that its clients can move. Errors are those of this server."""
     service = _service(request)
     (group,) = service.select(_listed(body.model))
-    logits, tokens = await service.logits([group], _listed(body.input), request.receive)
+    logits, tokens, seconds = await service.logits([group], _listed(body.input), request.receive)
     scores = _scores(group, logits[0], raw=body.use_activation is False)
     data = [
         ClassifiedText(
@@ -199,7 +200,7 @@ async def classify(body: ClassifyRequest, request: Request) -> Response:
     response = ClassifyResponse(
         id=f"classify-{uuid.uuid4().hex}", created=int(time.time()), model=group.name, data=data, usage=usage
     )
-    return _json(_bytes(response))
+    return _json(_bytes(response), seconds)
 
 
 @router.post(
@@ -220,10 +221,10 @@ async def predict_like_tei(body: TeiRequest, request: Request) -> Response:
     texts = [text for (text,) in batch]
     if body.truncate is False:
         await asyncio.to_thread(refuse_long, [group], texts)
-    logits, _ = await service.logits([group], texts, request.receive)
+    logits, _, seconds = await service.logits([group], texts, request.receive)
     scores = tei_scores(group.labels, _scores(group, logits[0], raw=body.raw_scores))
     is_batch = isinstance(body.inputs, list) and isinstance(body.inputs[0], list)
-    return _json(_TEI.dump_json(scores if is_batch else scores[0]))
+    return _json(_TEI.dump_json(scores if is_batch else scores[0]), seconds)
 
 
 @router.get("/livez", tags=["operation"], summary="Whether the server works", response_model=dict[str, str])
@@ -323,5 +324,7 @@ def _bytes(response: BaseModel) -> bytes:
     return response.model_dump_json().encode()
 
 
-def _json(content: bytes) -> Response:
-    return Response(content, media_type="application/json")
+def _json(content: bytes, seconds: float | None = None) -> Response:
+    """A response; with the seconds of the model, if it was needed (W3C, Server Timing)."""
+    timing = None if seconds is None else {"Server-Timing": f"model;dur={1000 * seconds:.3f}"}
+    return Response(content, headers=timing, media_type="application/json")

@@ -20,6 +20,7 @@ from rankwise.commands.explain import TokenEffects
 from rankwise.commands.predict import Classifier, LongTexts, Texts
 from rankwise.errors import DataError, Unreachable, UsageError, option
 from rankwise.serve.start import TOKEN
+from rankwise.tasks.labels import SEPARATOR
 from rankwise.tasks.registry import task_of
 
 CHUNK_TEXTS = 256
@@ -54,10 +55,10 @@ class RemoteClassifier(Classifier):
         self._parts = None
         about = known[adapter]
         self.labels = tuple(about["labels"])
-        self.task = task_of(about.get("task", "single-label"))
+        self.task = task_of(about.get("task", "single-label"), about.get("label_separator") or SEPARATOR)
         self.text_columns = tuple(about.get("text_columns") or ())
         self.thresholds = tuple(about["thresholds"]) if self.task.several else None
-        self.max_length = known[adapter]["max_length"]
+        self.max_length = about["max_length"]
 
     def predict_proba(self, texts: Texts) -> NDArray[np.float64]:
         """(texts, classes) probabilities, each row summing to 1 unless the adapter is multi-label.

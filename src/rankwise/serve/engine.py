@@ -134,8 +134,11 @@ class Engine:
                 answers, failure = self._compute(pieces), None
             except Exception as error:  # such as out of memory: it ends these jobs, and not the server
                 answers, failure = [], error
+            seconds = time.perf_counter() - start
             self._queue.finish(pieces)  # before the answers, so that whoever has one finds room
-            self._measure(pieces, time.perf_counter() - start)
+            self._measure(pieces, seconds)
+            for job in {piece.job for piece in pieces}:
+                job.seconds += seconds
             for piece, logits in answers:
                 piece.job.answer(piece, logits)
             if failure:

@@ -104,6 +104,8 @@ class Guard:
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         path = scope["path"] if scope["path"] in PATHS else "other"
         self._service.metrics.on_request(path, status, seconds)
+        if not log.isEnabledFor(logging.INFO):
+            return
         client = scope.get("client") or ("",)
         record = {
             "event": "request",

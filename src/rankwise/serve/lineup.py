@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rankwise.errors import UsageError
@@ -31,6 +32,7 @@ class Source:
 
     folder: Path
     run: Path | None = None  # the run folder that it is part of
+    run_name: str = ""  # of the run on this server
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,7 @@ class Lineup:
     adapters: Mapping[str, Served]
     default: str
 
-    @property
+    @cached_property
     def base_name(self) -> str:
         """The base model's name for clients, which need not know where a folder is."""
         return Path(self.base).name if Path(self.base).is_dir() else self.base

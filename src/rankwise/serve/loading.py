@@ -104,11 +104,15 @@ class Loader:
         """
         several = sum(_is_run(path) for _, path in self._sources) > 1
         found: dict[str, Source] = {}
+        runs: dict[str, Path | None] = {}
         for name, path in self._sources:
             for each, source in _expand(name, path, several):
                 if each in found:
                     hint = f"give one a name of its own: NAME={path}"
                     raise UsageError(f"two adapters have the name {each!r}", hint=hint)
+                if runs.setdefault(source.run_name, source.run) != source.run:
+                    hint = f"give one a name of its own: NAME={path}"
+                    raise UsageError(f"two runs have the name {source.run_name!r}", hint=hint)
                 found[each] = source
         if not found:
             raise UsageError("no adapters to serve", hint="give a run folder or an adapter folder")
@@ -146,7 +150,7 @@ class Loader:
             backbone.tokens = read.saved.embedding.to(self.device)
         merge(backbone, read.saved)
         backbone.cast(self._dtype)
-        head = Adapter(0.0, {}, read.saved.state[HEAD].to(self.device))
+        head = Adapter.merged(read.saved.state[HEAD].to(self.device))
         return self._served(name, read, base, backbone, head)
 
     def _together(self, read: Mapping[str, _Read], base: str, current: Lineup | None) -> dict[str, Served]:
@@ -206,9 +210,10 @@ def _expand(name: str, path: Path, several: bool) -> list[tuple[str, Source]]:
         raise UsageError(f"{path}: no such folder", hint="give a run folder or an adapter folder")
     if not _is_run(path):
         return [(name or path.resolve().name, Source(path))]
-    prefix = f"{name or path.resolve().name}/" if several or name else ""
+    run_name = name or path.resolve().name
+    prefix = f"{run_name}/" if several or name else ""
     inside = sorted(each for each in RunFolder(path).adapters.iterdir() if _is_adapter(each))
-    return [(prefix + each.name, Source(each, path)) for each in inside]
+    return [(prefix + each.name, Source(each, path, run_name)) for each in inside]
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -169,9 +169,12 @@ class AdapterInfo(BaseModel):
         list[float] | None,
         Field(description="Probabilities from which a multi-label adapter gives each label; else null."),
     ]
+    label_separator: Annotated[
+        str | None, Field(description="Joins the labels of a multi-label adapter in a cell; else null.")
+    ]
     max_length: Annotated[int, Field(description="Tokens; longer texts are truncated.")]
     run: Annotated[str | None, Field(description="Name of its run.")]
-    report: Annotated[str | None, Field(description="Path of the run's report.")]
+    report: Annotated[str | None, Field(description="Path of the run's report on this server.")]
 
 
 class AdaptersResponse(BaseModel):

@@ -13,10 +13,12 @@ import re
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 from starlette.responses import Response
 
+from rankwise.serve.lineup import Source
 from rankwise.serve.problems import Problem
 from rankwise.serve.service import Service
 from rankwise.store.run_folder import RunFolder
@@ -45,21 +47,23 @@ def add(app: FastAPI, service: Service) -> None:
     async def documentation() -> Response:
         return html(docs)
 
-    @app.get("/reports/{run}", include_in_schema=False)
+    @app.get("/reports/{run:path}", include_in_schema=False)
     async def report(run: str) -> Response:
         for each in service.lineup.adapters.values():
-            folder = each.source.run
-            if folder and report_path(folder) and folder.resolve().name == run:
+            if each.source.run_name == run and (found := _report(each.source)):
                 headers = {"Content-Security-Policy": REPORT_POLICY}
-                return Response((folder / "report.html").read_bytes(), 200, headers, "text/html")
+                return Response(found.read_bytes(), 200, headers, "text/html")
         raise Problem("not_found", "there is no such report")
 
 
-def report_path(run: Path | None) -> str | None:
-    """The path of a run's report on this server; None if it has none."""
-    if run is None or not (RunFolder(run).path / "report.html").is_file():
-        return None
-    return f"/reports/{run.resolve().name}"
+def report_path(source: Source) -> str | None:
+    """The path of the report of an adapter's run on this server; None if there is none."""
+    return f"/reports/{quote(source.run_name)}" if _report(source) else None
+
+
+def _report(source: Source) -> Path | None:
+    path = RunFolder(source.run).path / "report.html" if source.run else None
+    return path if path and path.is_file() else None
 
 
 def html(page: str) -> Response:

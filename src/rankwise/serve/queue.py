@@ -50,6 +50,7 @@ class Job:
     Attributes:
         tokens: number of tokens of all texts.
         done: for each task (texts, classes) float32 logits, once every text is answered.
+        seconds: time of the forward passes that computed its texts, so far.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -64,6 +65,7 @@ class Job:
         )
         self._missing = len(self.waiting)
         self.tokens = sum(len(piece.ids) for piece in self.waiting)
+        self.seconds = 0.0
 
     def take(self, room: int, at_least_one: bool) -> list[Piece]:
         """Remove pieces of at most `room` tokens in total, or a single larger one."""

@@ -8,6 +8,7 @@ answers what it has accepted, and exits. A second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import socket
@@ -59,6 +60,7 @@ def run(
     sys.setswitchinterval(0.001)  # the model's thread must not keep health checks waiting
     with listening(host, port) as listener, service.engine:
         service.engine.warm_up(service.lineup)
+        gc.freeze()  # what is there by now stays, so the garbage collector need not search it
         config = uvicorn.Config(
             create_app(service, token),
             http=_Protocol,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rankwise.data.pairs import pair_of
 from rankwise.errors import DataError, RankwiseError, UsageError
@@ -23,6 +23,14 @@ Made = TypeVar("Made")
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 INLINE_CHARACTERS = 4000
 """Shorter requests are tokenized in the event loop: it takes less time than a thread's start."""
+
+
+class Computed(NamedTuple):
+    """What the model computed for a request."""
+
+    logits: list[list[Logits]]  # for each group and member (texts, classes) float32
+    tokens: int
+    seconds: float  # of the forward passes
 
 
 class Service:
@@ -59,18 +67,13 @@ class Service:
         except UsageError as error:
             raise Problem("unknown_adapter", error.message, error.hint) from None
 
-    async def logits(
-        self, groups: Sequence[Group], texts: Sequence[str], receive: Receive
-    ) -> tuple[list[list[Logits]], int]:
+    async def logits(self, groups: Sequence[Group], texts: Sequence[str], receive: Receive) -> Computed:
         """Each group's logits on the same texts.
 
         Args:
             groups: adapters, or ranks.
             texts: the texts.
             receive: of the request; a client that goes away cancels its job.
-
-        Returns:
-            For each group and member (texts, classes) float32; and the number of tokens.
 
         Raises:
             Problem: a limit is exceeded, a text cannot be tokenized, the queue is full, or the client went
@@ -91,7 +94,8 @@ class Service:
         found = iter(await self._done(job, receive))
         for served, of_task in tasks:
             self.metrics.texts.labels(served.name).inc(len(of_task))
-        return [[next(found) for _ in group.members] for group in groups], tokens
+        logits = [[next(found) for _ in group.members] for group in groups]
+        return Computed(logits, tokens, job.seconds)
 
     async def _done(self, job: Job, receive: Receive) -> list[Logits]:
         """The job's logits; the job is cancelled if the client goes away first."""

@@ -63,6 +63,20 @@ def test_each_adapter_answers_as_alone(
         np.testing.assert_allclose(logits, alone(backbone, saved[k], batch), atol=1e-5, rtol=1e-5)
 
 
+def test_modules_that_share_a_layer_stay_apart(llama_base: Path, tmp_path: Path) -> None:
+    """Llama fuses query, key and value, and gate and up."""
+    backbone = backbone_of(llama_base)
+    targets = (("v_proj", "q_proj"), ("k_proj", "up_proj"), ("all-linear",))
+    saved = [
+        peft_format.load(make_adapter(tmp_path / str(i), llama_base, seed=i, rank=2 + i, targets=each))
+        for i, each in enumerate(targets)
+    ]
+    adapters = [Adapter.of(each.spec, each.state, backbone) for each in saved]
+    found = mixed_logits(backbone, adapters, [texts(1)] * 3)
+    for each, logits in zip(saved, found, strict=True):
+        np.testing.assert_allclose(logits, alone(backbone, each, texts(1)), atol=1e-5, rtol=1e-5)
+
+
 def test_a_text_of_several_adapters_is_computed_once_below_the_first(
     backbone: Backbone, saved: list[peft_format.SavedAdapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
