@@ -1,7 +1,8 @@
 """Prediction in float32, bfloat16 and int8, in turn in one process: speed, and what int8 changes.
 
-GPT-2's 124M shape with random weights, for speed alone; and an adapter of SmolLM2-135M, with the labels and the
-accuracy on labeled texts. Times are without tokenization. Each variant classifies all texts, then some one by one.
+GPT-2's 124M shape with random weights, for speed alone; and an adapter of SmolLM2-135M, with the labels and
+the accuracy on labeled texts. Times are without tokenization. Each variant classifies all texts, then some of
+them one by one.
 
     python -m bench.int8 [--adapter FOLDER --data FILE] [--texts N] [--rounds N] [--record FILE]
 """
@@ -25,7 +26,7 @@ from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
 from rankwise.nn.inference import bank_logits
 from rankwise.nn.quantize import quantize
-from rankwise.stats.intervals import wilson
+from rankwise.stats.intervals import accuracy_interval
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 SINGLY = 20
@@ -38,7 +39,7 @@ Label = Callable[[Sequence[Ids]], object]
 def main() -> None:
     """Measure the shape, then the adapter."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--adapter", type=Path, help="an adapter of SmolLM2-135M")
+    parser.add_argument("--adapter", type=Path, help="an adapter of SmolLM2-135M, in its run folder")
     parser.add_argument("--data", type=Path, help="labeled texts that it was not trained on")
     parser.add_argument("--texts", type=int, default=256, help="texts of each timed pass")
     parser.add_argument("--rounds", type=int, default=3)
@@ -47,16 +48,20 @@ def main() -> None:
     ids, _ = common.draw(options.texts + CALIBRATION)
     texts, calibration = ids[: options.texts], ids[options.texts :]
     rows = speed_rows("GPT-2 124M shape", shapes(calibration), texts, options.rounds)
-    notes = {"work": f"{len(texts)} texts of {np.mean([*map(len, texts)]):.1f} tokens in the mean, of {name()}"}
+    notes = {
+        "work": f"{len(texts)} texts of {np.mean([*map(len, texts)]):.1f} tokens in the mean, of {name()}"
+    }
     if options.adapter:
         loaded = {each: Classifier.load(options.adapter, precision=each) for each in PRECISIONS}
-        rows += speed_rows("SmolLM2-135M", {each: parts(loaded[each]) for each in loaded}, texts, options.rounds)
+        rows += speed_rows(
+            "SmolLM2-135M", {each: parts(loaded[each]) for each in loaded}, texts, options.rounds
+        )
         notes["labels"] = agreement(loaded, options.data)
     given = f" --adapter {options.adapter} --data {options.data}" if options.adapter else ""
     common.write_record(
         "Prediction in int8",
         f"python -m bench.int8{given} --texts {options.texts} --rounds {options.rounds}",
-        notes | {"undisturbed": "figures are medians over rounds; CPU time of the process"},
+        notes | {"times": "CPU time of the process, medians over rounds"},
         common.table(
             ["model", "precision", "texts/s", "times bfloat16", "one text, ms", "times bfloat16"], rows
         ),
@@ -77,7 +82,9 @@ def shapes(calibration: Sequence[Ids]) -> dict[str, Label]:
         backbone = common.gpt2({}, torch.float32 if precision == "float32" else torch.bfloat16)
         if precision == "int8":
             quantize(backbone, calibration)
-        found[precision] = labeler(backbone, Bank([AdapterSpec(0, 0.0, 0.0, 0, 0.0, ())], {}, 768, common.CLASSES))
+        found[precision] = labeler(
+            backbone, Bank([AdapterSpec(0, 0.0, 0.0, 0, 0.0, ())], {}, 768, common.CLASSES)
+        )
     return found
 
 
@@ -131,7 +138,7 @@ def agreement(loaded: dict[str, Classifier], data: Path) -> str:
     said = []
     for each, labels in found.items():
         right, same = int((labels == np.asarray(split.labels)).sum()), np.mean(labels == found["float32"])
-        low, high = wilson(right, len(split))
+        low, high = accuracy_interval(right, len(split))
         said.append(
             f"{each}: {100 * same:.2f} % equal to float32's, accuracy {100 * right / len(split):.2f} % "
             f"({100 * low:.1f} to {100 * high:.1f})"

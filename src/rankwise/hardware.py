@@ -78,7 +78,9 @@ def prediction_dtype(precision: str, on: torch.device) -> torch.dtype:
         return dtype(precision, on)
     if on.type != "cpu" or not int8.is_supported():
         what = "int8 needs a CPU with AVX512-VNNI"
-        raise UsageError(f"{option('precision', INT8)}: {what}", hint=f"use {option('precision', 'bfloat16')}")
+        raise UsageError(
+            f"{option('precision', INT8)}: {what}", hint=f"use {option('precision', 'bfloat16')}"
+        )
     return dtype("auto", on)
 
 

@@ -202,7 +202,7 @@ class Classifier:
             labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: auto, bfloat16, float32, or int8, which is calibrated on validation texts of the
-                adapter's run, or else on starter texts, and compared with bfloat16 on others.
+                adapter's run, and compared with bfloat16 on others.
             windows: read a text longer than the adapter's maximum length in overlapping windows, and take the
                 mean of their logits, instead of cutting the text.
             window_stride: tokens from the start of a window to that of the next; by default, half a window.
@@ -402,7 +402,9 @@ class Classifier:
         listed([text])
         if self._parts and self._parts.precision == hardware.INT8:
             what = "no gradients are computed in int8"
-            raise UsageError(what, hint=f"{option('precision', 'bfloat16')}, or {option('method', 'occlusion')}")
+            raise UsageError(
+                what, hint=f"{option('precision', 'bfloat16')}, or {option('method', 'occlusion')}"
+            )
         if self.long_texts([text]).windowed:
             what = f"the gradient is computed in one window of {self.max_length:,} tokens; the text is longer"
             raise UsageError(what, hint=option("method", "occlusion"))

@@ -8,9 +8,9 @@ blocked layout for the weight (forward pass) and for its transpose (backward pas
       first forward, if supported  ->  packed     replaces `plain`
       first backward               ->  transposed added to `packed`
 
-On other devices the weight stays plain. For prediction alone, `quantize` replaces either by int8. All four are
-fields of an immutable `_Layout`, and a new layout is published by a single assignment under a lock: threads
-that share a layer see either the old layout or the new one, never a mix.
+On other devices the weight stays plain. For prediction alone, `quantize` replaces either by int8. All four
+are fields of an immutable `_Layout`, and a new layout is published by a single assignment under a lock:
+threads that share a layer see either the old layout or the new one, never a mix.
 """
 
 from __future__ import annotations
