@@ -6,7 +6,7 @@
 # make check        linter, type checker and known vulnerabilities only
 # make docs         the documentation site, into site/
 # make lock         update requirements.lock: every dependency but torch, with its hashes
-# make bench        training step, sweep, prediction and startup, compared with transformers + PEFT; writes records
+# make bench        training, prediction (also in int8), a busy machine and startup, each beside its baseline; writes records
 # make reproduce    the published GPT-2 recipe, compared with its table row by row
 
 # Another PYTHON has an environment of its own: make test PYTHON=python3.12 uses .venv-python3.12.
@@ -59,6 +59,9 @@ bench: $(VENV)/dev $(VENV)/base
 	$(BIN)/python -m bench.train_step --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md
 	$(BIN)/python -m bench.sweep --record docs/records/$$(date -u +%Y-%m-%d)-sweep.md
 	$(BIN)/python -m bench.predict --record docs/records/$$(date -u +%Y-%m-%d)-predict.md
+	$(BIN)/python -m bench.int8 --record docs/records/$$(date -u +%Y-%m-%d)-int8.md
+	$(BIN)/python -m bench.busy --record docs/records/$$(date -u +%Y-%m-%d)-busy.md
+	$(BIN)/python -m bench.llama_paths
 	$(BIN)/python -m bench.startup --record docs/records/$$(date -u +%Y-%m-%d)-startup.md
 
 reproduce: $(VENV)/package

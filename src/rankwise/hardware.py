@@ -15,7 +15,10 @@ import torch
 
 from rankwise import cores, processes
 from rankwise.errors import UsageError, option
+from rankwise.nn import int8
 
+INT8 = "int8"
+"""The precision in which linear layers are multiplied in 8 bits."""
 _GROUP = "/sys/fs/cgroup"
 _NO_LIMIT = 1 << 62
 _process = os.getpid()
@@ -61,7 +64,24 @@ def dtype(precision: str, on: torch.device) -> torch.dtype:
             return torch.bfloat16
         case "float32":
             return torch.float32
-    raise UsageError(f"unknown precision {precision!r}", hint="use auto, bfloat16 or float32")
+    hint = "use auto, bfloat16 or float32; int8 is for prediction"
+    raise UsageError(f"unknown precision {precision!r}", hint=hint)
+
+
+def prediction_dtype(precision: str, on: torch.device) -> torch.dtype:
+    """As `dtype`; with `int8`, the dtype of everything but the linear layers.
+
+    Raises:
+        UsageError: the name is unknown, or this machine does not multiply in int8.
+    """
+    if precision != INT8:
+        return dtype(precision, on)
+    if on.type != "cpu" or not int8.is_supported():
+        what = "int8 needs a CPU with AVX512-VNNI"
+        raise UsageError(
+            f"{option('precision', INT8)}: {what}", hint=f"use {option('precision', 'bfloat16')}"
+        )
+    return dtype("auto", on)
 
 
 def bfloat16_by(on: torch.device) -> str:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rankwise import hardware
 from rankwise.commands.explain import Explanation, TokenEffects, explain
 from rankwise.commands.locate import adapter_folder
+from rankwise.commands.quantization import to_int8
 from rankwise.commands.run_results import Results
 from rankwise.data.ahead import ahead
 from rankwise.data.columns import Wanted
@@ -214,7 +215,8 @@ class Classifier:
             base: the base model, if it cannot be found under the name stored with the adapter.
             labels: label names in the order of the outputs, for an adapter of PEFT's, which has none.
             device: auto, cpu, cuda, cuda:N or mps.
-            precision: auto, bfloat16 or float32.
+            precision: auto, bfloat16, float32, or int8, which is calibrated on validation texts of the
+                adapter's run, and compared with bfloat16 on others.
             windows: read a text longer than the adapter's maximum length in windows, and take the mean
                 of their logits, instead of cutting the text; by default, as in training.
             window_stride: tokens from the start of a window to that of the next; by default, as in training,
@@ -223,10 +225,10 @@ class Classifier:
                 adapter was trained on; by default, it becomes a warning.
 
         Raises:
-            ModelError: the adapter or its base cannot be used.
+            ModelError: the adapter or its base cannot be used, or int8 changes too many labels.
             UsageError: the label names do not fit the adapter.
             Unreachable: the base or the adapter must be downloaded, and the Hub does not answer.
-            UsageError: this machine has no such device, the precision is unknown, or the stride is larger
+            UsageError: this machine has no such device or precision, or the stride is larger
                 than a window.
         """
         note = on_note or _warn
@@ -245,7 +247,7 @@ class Classifier:
         tokenizer = Tokenizer.load(path if Tokenizer.is_in(path) else found.folder, found.folder)
         name = os.path.abspath(found.name) if os.path.isdir(found.name) else found.name
         parts = _Parts(str(path), saved, tokenizer, name, device, precision, in_windows, stride)
-        return cls._assembled(parts, note=note)
+        return cls._assembled(parts, note=note, on_int8=on_note or (lambda text: None))
 
     @classmethod
     def _assembled(
@@ -253,9 +255,11 @@ class Classifier:
         parts: _Parts,
         results: Results | None = None,
         note: Callable[[str], None] = lambda text: None,
+        on_int8: Callable[[str], None] = lambda text: None,
     ) -> Self:
         """Load the base model, and merge the adapter into it."""
         saved, on, base = parts.saved, hardware.device(parts.device), bases.find(parts.base)
+        dtype = hardware.prediction_dtype(parts.precision, on)
         with hardware.own_torch():
             backbone, digest = load_with_digest(base, torch.float32, on)
             check_fits(saved, backbone, Path(parts.folder), base)
@@ -267,11 +271,11 @@ class Classifier:
             if saved.embedding is not None:
                 backbone.tokens = saved.embedding.to(on)
             merge(backbone, saved)
-            backbone.cast(hardware.dtype(parts.precision, on))
-            spec = replace(saved.spec, rank=0, modules=())
-            head = Bank([spec], backbone.modules(), backbone.d_model, len(saved.labels), device=on)
-            head.load(0, {HEAD: saved.state[HEAD]})
-        max_length = min(saved.max_length, backbone.max_positions)
+            backbone.cast(dtype)
+            head = head_of(saved, backbone)
+            max_length = min(saved.max_length, backbone.max_positions)
+            if parts.precision == hardware.INT8:
+                on_int8(to_int8(backbone, head, saved, Path(parts.folder), parts.tokenizer, max_length))
         task = task_of(saved.task, saved.label_separator)
         made = cls(
             backbone,
@@ -418,6 +422,11 @@ class Classifier:
     def token_effects(self, text: str) -> TokenEffects:
         """Gradient times input of each token of a text, for the method `gradient` of `explain`."""
         listed([text])
+        if self._parts and self._parts.precision == hardware.INT8:
+            what = "no gradients are computed in int8"
+            raise UsageError(
+                what, hint=f"{option('precision', 'bfloat16')}, or {option('method', 'occlusion')}"
+            )
         if self.long_texts([text]).windowed:
             what = f"the gradient is computed in one window of {self.max_length:,} tokens; the text is longer"
             raise UsageError(what, hint=option("method", "occlusion"))
@@ -817,6 +826,14 @@ def _with_labels(
         return saved
     note(f"the label names are those of {base.name}: {', '.join(names)}; {option('labels')} gives others")
     return saved.named(names)
+
+
+def head_of(saved: adapters.SavedAdapter, backbone: Backbone) -> Bank:
+    """An adapter's score head, as a bank of its own, for an adapter that is merged into the backbone."""
+    spec, on = replace(saved.spec, rank=0, modules=()), backbone.tokens.device
+    head = Bank([spec], backbone.modules(), backbone.d_model, len(saved.labels), device=on)
+    head.load(0, {HEAD: saved.state[HEAD]})
+    return head
 
 
 def check_fits(saved: adapters.SavedAdapter, backbone: Backbone, folder: Path, base: bases.Base) -> None:

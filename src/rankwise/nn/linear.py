@@ -8,9 +8,9 @@ blocked layout for the weight (forward pass) and for its transpose (backward pas
       first forward, if supported  ->  packed     replaces `plain`
       first backward               ->  transposed added to `packed`
 
-On other devices the weight stays plain. All three are fields of an immutable `_Layout`, and a new layout
-is published by a single assignment under a lock: threads that share a layer see either the old layout or
-the new one, never a mix.
+On other devices the weight stays plain. For prediction alone, `quantize` replaces either by int8. All four
+are fields of an immutable `_Layout`, and a new layout is published by a single assignment under a lock:
+threads that share a layer see either the old layout or the new one, never a mix.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rankwise.nn.activation import Activation, gelu_tanh
+from rankwise.nn.int8 import Inputs, Int8, OneScale, quantized
 
 _ROWS = 1024
 """Number of input rows that oneDNN optimizes the layout for; any other number works as well."""
@@ -32,17 +33,19 @@ _FUSED: dict[Activation, tuple[str, str]] = {gelu_tanh: ("gelu", "tanh")}
 
 
 class _Layout(NamedTuple):
-    """The storage of a weight (out, in): either `plain` or `packed` is set."""
+    """The storage of a weight (out, in): `plain`, `packed` or `int8` is set."""
 
     plain: Tensor | None
     packed: Tensor | None = None
     transposed: Tensor | None = None  # packed, (in, out)
+    int8: Int8 | None = None
 
     def dense(self) -> Tensor:
         """(out, in)."""
         if self.plain is not None:
             return self.plain
-        assert self.packed is not None
+        if self.packed is None:
+            raise RuntimeError("a layer in int8 only has a forward pass")
         return self.packed.to_dense()
 
 
@@ -50,7 +53,8 @@ class Linear:
     """A frozen linear layer. Layers with the same input are fused into one.
 
     In Llama, for example, query, key and value are one product whose output has three column ranges.
-    Forward and backward passes are thread-safe; `merge` and `cast` must not run concurrently with them.
+    Forward and backward passes are thread-safe; `merge`, `cast` and `quantize` must not run concurrently with
+    them.
 
     Args:
         weight: (out, in).
@@ -81,8 +85,16 @@ class Linear:
         self._layout = _Layout(self.weight.to(dtype))
         self.bias = None if self.bias is None else self.bias.to(dtype)
 
+    def quantize(self, inputs: Inputs) -> None:
+        """Convert the weight to int8. From then on, the layer has no backward pass, and cannot be changed.
+
+        Args:
+            inputs: its inputs on calibration texts.
+        """
+        self._layout = _Layout(None, int8=quantized(self.weight, self.bias, inputs))
+
     def __call__(self, x: Tensor) -> Tensor:
-        """x (rows, in) -> (rows, out), differentiable in x."""
+        """x (rows, in) -> (rows, out), differentiable in x, unless it is in int8."""
         if x.requires_grad and torch.is_grad_enabled():
             out: Tensor = _Frozen.apply(x, self)  # type: ignore[no-untyped-call]
             return out
@@ -91,6 +103,8 @@ class Linear:
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, in) -> (rows, out), without a gradient."""
         layout = self._laid_out(x)
+        if layout.int8 is not None:
+            return layout.int8(x)
         if layout.packed is None:
             return F.linear(x, layout.dense(), self.bias)
         return _packed_product(x, layout.packed, self.bias)
@@ -98,6 +112,8 @@ class Linear:
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
         """`activation(forward(x))`, (rows, out), without a gradient; fused where possible."""
         layout = self._laid_out(x)
+        if isinstance(layout.int8, OneScale) and activation in _FUSED:
+            return layout.int8(x, *_FUSED[activation])
         if layout.packed is None or activation not in _FUSED:
             return activation(self.forward(x))
         return _packed_product(x, layout.packed, self.bias, *_FUSED[activation])

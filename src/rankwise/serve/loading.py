@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from rankwise import hardware
-from rankwise.commands.predict import check_fits
+from rankwise.commands.predict import check_fits, head_of
+from rankwise.commands.quantization import to_int8
 from rankwise.errors import ModelError, RankwiseError, UsageError, option
 from rankwise.models import base as bases
 from rankwise.models import hub_adapters
@@ -47,7 +48,7 @@ class Loader:
         sources: run folders, adapter folders, and adapters on the Hub, each as PATH or NAME=PATH.
         base: the base model, if it is not the one that the adapters name.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, bfloat16 or float32.
+        precision: auto, bfloat16, float32, or int8, for a single adapter.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Loader:
     ) -> None:
         self._sources = [_named(source) for source in sources]
         self._base, self.device = base, hardware.device(device)
-        self._dtype = hardware.dtype(precision, self.device)
+        self._precision, self._dtype = precision, hardware.prediction_dtype(precision, self.device)
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def load(self) -> Lineup:
@@ -150,11 +151,18 @@ class Loader:
             backbone.tokens = read.saved.embedding.to(self.device)
         merge(backbone, read.saved)
         backbone.cast(self._dtype)
+        if self._precision == hardware.INT8:
+            folder, tokenizer = read.source.folder, self._tokenizer_of(read, base)
+            longest = min(read.saved.max_length, backbone.max_positions)
+            to_int8(backbone, head_of(read.saved, backbone), read.saved, folder, tokenizer, longest)
         head = Adapter.merged(read.saved.state[HEAD].to(self.device))
         return self._served(name, read, base, backbone, head)
 
     def _together(self, read: Mapping[str, _Read], base: str, current: Lineup | None) -> dict[str, Served]:
         """Adapters that share one backbone."""
+        if self._precision == hardware.INT8:
+            what = f"{option('precision', hardware.INT8)}: {len(read)} adapters share one backbone"
+            raise UsageError(what, hint=f"serve one adapter, or use {option('precision', 'bfloat16')}")
         before = dict(current.adapters) if current and len(current.adapters) > 1 else {}
         if before:
             backbone = next(iter(before.values())).backbone
@@ -173,10 +181,14 @@ class Loader:
         return found
 
     def _served(self, name: str, read: _Read, base: str, backbone: Backbone, adapter: Adapter) -> Served:
-        folder = read.source.folder
-        tokenizer = self._tokenizer(folder if Tokenizer.is_in(folder) else bases.find(base).folder)
+        tokenizer = self._tokenizer_of(read, base)
         longest = min(read.saved.max_length, backbone.max_positions)
         return Served(name, read.source, read.digest, read.saved, tokenizer, backbone, adapter, longest)
+
+    def _tokenizer_of(self, read: _Read, base: str) -> Tokenizer:
+        """An adapter's tokenizer, which is that of the base if it has none of its own."""
+        folder = read.source.folder
+        return self._tokenizer(folder if Tokenizer.is_in(folder) else bases.find(base).folder)
 
     def _tokenizer(self, folder: Path) -> Tokenizer:
         """The folder's tokenizer. Equal files share one."""

@@ -43,7 +43,7 @@ def serve(
         sources: run folders, adapter folders, and adapters on the Hub, each as PATH or NAME=PATH.
         base: the base model, if it is not the one that the adapters name.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, bfloat16 or float32.
+        precision: auto, bfloat16, float32, or int8, for a single adapter.
         host: address to listen on.
         port: port to listen on; 0 for any free one.
         token_file: file with the bearer token; by default, the environment variable `RANKWISE_TOKEN`.
