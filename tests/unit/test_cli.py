@@ -272,6 +272,15 @@ def test_placeholders_have_one_style() -> None:
     assert all(style.fullmatch(each) for each in named - {None})
 
 
+def test_no_placeholder_is_the_name_of_its_option() -> None:
+    """Typer 0.27 would take `--device DEVICE` for an option called --DEVICE."""
+    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for verb, command in verbs.items():
+        for each in command.params:
+            names = {name.lstrip("-").replace("-", "_") for name in each.opts}
+            assert str(each.metavar).lower() not in names, f"{verb}: {each.opts}"
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [

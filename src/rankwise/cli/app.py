@@ -56,7 +56,10 @@ Adapter = Annotated[
 ]
 Base = Annotated[str | None, typer.Option(help="Base model, if it is not the one that the adapter names.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
-Precision = Annotated[str, typer.Option(help="Precision: auto, bfloat16, float32 or int8.")]
+Precision = Annotated[
+    str,
+    typer.Option(metavar="auto|bfloat16|float32|int8", help="Precision: auto, bfloat16, float32 or int8."),
+]
 Metric = Annotated[
     str | None,
     typer.Option(

@@ -32,7 +32,7 @@ PLACEHOLDERS = {
     **{"data": "FILE", "validation": "FILE", "test": "FILE", "input": "FILE", "output": "FILE"},
     **{"recipe": "FILE", "resume": "RUN", "out": "FOLDER", "base": "MODEL", "adapter": "NAME"},
     **{"preset": "NAME", "text_column": "NAME", "label_column": "NAME", "data_config": "NAME"},
-    **{"device": "DEVICE", "precision": "auto|bfloat16|float32", "vary": "NAME=A,B,..."},
+    **{"device": "NAME", "precision": "auto|bfloat16|float32", "vary": "NAME=A,B,..."},
     **{"class_weights": "none|balanced|LABEL=W,...", "metric": "accuracy|log-loss|macro-f1"},
 }
 """Option -> what its value is called in help texts, where its type does not say it."""
