@@ -129,6 +129,19 @@ def test_losses_and_gradients_are_those_of_a_ragged_step(family: str, weights: T
     assert all(models.close(ours, each, 1e-5) for ours, each in zip(grads, theirs, strict=True))
 
 
+def test_a_batch_packed_ahead_is_used_for_its_step_alone() -> None:
+    """Packed for the step itself, and for another one that does not come."""
+    backbone = models.backbone("gpt2")
+    bank = models.trained_bank(backbone, unlike(backbone, dropout=0.3))
+    step = StaticStep(backbone, bank, CrossEntropy(), base_dropout=True)
+    expected, theirs = done(step, bank, BATCHES, number=3)
+    for ahead in (3, 4):
+        step.prepare(BATCHES, targets_of(BATCHES), [ahead] * len(BATCHES))
+        losses, grads = done(step, bank, BATCHES if ahead == 4 else [[], [], []], number=3)
+        assert torch.equal(losses, expected)
+        assert all(torch.equal(ours, each) for ours, each in zip(grads, theirs, strict=True))
+
+
 @families
 def test_adapters_of_the_last_layer_and_linear_probes(family: str) -> None:
     """The layers below the adapters run once per distinct batch."""
