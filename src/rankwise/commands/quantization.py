@@ -21,8 +21,8 @@ from rankwise.tasks.task import Predicted
 LEAST, MOST = 200, 768
 """Numbers of validation texts that are needed and used; a third of them calibrates."""
 AGREEMENT = 0.985
-"""Least share of the other texts whose labels stay the same. With 512 of them, an adapter that changes 0.7 % of
-all labels passes with a probability of 97 % (binomial, at most 7 changes)."""
+"""Least share of the other texts whose labels stay the same. With 512 of them, an adapter that changes 0.7 %
+of all labels passes with a probability of 97 % (binomial, at most 7 changes)."""
 
 
 def to_int8(
