@@ -13,12 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from rankwise.models import registry
 from rankwise.nn import activation, attention, fused, norms, rotary
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.fused import HeadMask
+from rankwise.nn.inference import bank_logits
+from rankwise.nn.loss import CrossEntropy
 from rankwise.nn.static.batch import pack, unpack
 from rankwise.nn.static.masks import MicroBatch, StepMasks, _crc, _decided, _hashed, keys
+from rankwise.nn.static.step import StaticStep
 from rankwise.training.optimizer import AdamW
+from tests.unit.nn import models
+from tests.unit.nn.static.test_step import BATCHES, done, unlike
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and fused.has_triton()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -166,6 +172,33 @@ def test_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append([bank.flat.detach(), optimizer.exp_avg, optimizer.exp_avg_sq, norms])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_whole_models(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training step, and the logits of texts that share prefixes, whose rows are not adjacent."""
+    backbone = models.backbone(family)
+    backbone.tokens = backbone.tokens.to(DEVICE)
+    if DEVICE == "cuda":
+        backbone = registry.build(
+            models.CONFIGS[family], models.RandomWeights(), torch.float32, torch.device(DEVICE)
+        )
+    bank = models.trained_bank(backbone, unlike(backbone))
+    texts = [np.array(text) for text in ([1, 2, 3], [1, 2, 4, 5], [1, 6], [1, 2, 4, 7, 8])]
+    found = []
+    for is_fused in (True, False):
+        monkeypatch.setattr(fused, "used_on", lambda x, is_fused=is_fused: is_fused)
+        logits = bank_logits(backbone, bank, texts)
+        step = StaticStep(backbone, bank, CrossEntropy(), base_dropout=False)
+        found.append([torch.from_numpy(logits), *flatten(done(step, bank, BATCHES))])
+    for ours, theirs in zip(*found, strict=True):
+        assert models.close(ours, theirs, 1e-4)
+
+
+def flatten(result: tuple[Tensor, list[Tensor]]) -> list[Tensor]:
+    losses, gradients = result
+    return [losses, *gradients]
 
 
 def _spans(last: Tensor) -> list[tuple[int, int]]:

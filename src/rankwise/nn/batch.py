@@ -81,6 +81,7 @@ class PackedBatch:
     token_starts: NDArray[np.int64]  # (adapters + 1,), in rows
     buckets: tuple[LengthBucket, ...]
     distinct: Distinct | None = None  # None: no two adapters have the same batch
+    is_contiguous: bool = False  # whether each text has rows of its own, one after another
     layouts: dict[Any, Any] = field(default_factory=dict, compare=False)  # see `layout.layout_of`
 
     @property

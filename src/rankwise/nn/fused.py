@@ -40,7 +40,7 @@ class HeadMask(NamedTuple):
 
 def fits(packed: PackedBatch) -> bool:
     """Whether the fused kernels can attend within the texts of this packed batch."""
-    return used_on(packed.ids) and widest(packed) <= MOST_TOKENS
+    return used_on(packed.ids) and packed.is_contiguous and widest(packed) <= MOST_TOKENS
 
 
 def used_on(x: Tensor) -> bool:

@@ -85,6 +85,7 @@ def pack(
         token_starts=token_starts,
         buckets=tuple(_buckets(lengths, starts, row_of_token, device)),
         distinct=_distinct(batches, device, same or range(len(batches)), shared),
+        is_contiguous=not shared,
     )
 
 

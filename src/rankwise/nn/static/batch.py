@@ -223,6 +223,7 @@ def _packed(shape: Shape, arrays: Mapping[str, Tensor], prefix: str) -> PackedBa
             )
             for i, (_, width) in enumerate(shape.groups)
         ),
+        is_contiguous=True,
     )
 
 
