@@ -215,14 +215,14 @@ def test_two_texts_are_asked_about(tmp_path: Path, header: str) -> None:
     one, other, _ = header.split(",")
     message = refused(path)
     assert "2 columns could be the text: " in message and one in message and other in message
-    assert "hint: choose one: --text-column " in message
+    assert "hint: choose one: text_column=" in message
     assert whole(path, text_column=one).train.texts == ["a", "c"]
     assert whole(path, text_column=other).train.texts == ["b", "d"]
 
 
 def test_two_labels_are_asked_about(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "review,stars,category\na,1,x\nb,2,y\n")
-    assert "2 columns could be the label: category, stars\nhint: choose one: --label-column" in refused(path)
+    assert "2 columns could be the label: category, stars\nhint: choose one: label_column=" in refused(path)
     assert whole(path, label_column="stars").labels == ("1", "2")
 
 

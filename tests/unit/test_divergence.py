@@ -199,7 +199,7 @@ def test_a_bank_is_halved(
         "out of memory: the bank of 3 adapters is split into 2 and 1",
         "out of memory: the bank of 2 adapters is split into 1 and 1",
     ]
-    assert all("--memory-gb" in note for note in ears.notes)
+    assert all("memory_gb" in note for note in ears.notes)
     for name in ("r1-s110", "r2-s110", "r4-s110"):
         one, other = (adapters.load(each.adapters / name).state for each in (whole, folder))
         assert_alike(one, other, 1e-4)

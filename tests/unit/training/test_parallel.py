@@ -183,7 +183,7 @@ def test_a_process_dies(
     line, *hint = (each for each in err.splitlines() if each.startswith(("Unreachable", "hint")))
     if process:
         assert line.startswith("Unreachable: another of the 2 processes has ended or does not answer")
-        assert hint == ["hint: saved; go on with: rankwise sweep --resume run"]
+        assert hint == ["hint: saved; go on with: sweep(recipe, 'run', resume=True)"]
     else:
         assert line == "Unreachable: process 0 has ended or does not answer"
     folder = RunFolder(tmp_path / "run")
