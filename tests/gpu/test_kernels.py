@@ -76,9 +76,9 @@ def test_attention(
     if not pooled:  # rows that belong to no text have no result
         weight = torch.zeros_like(weight).index_copy(0, rows.to(DEVICE), weight[rows])
 
-    def done(mask: list[Tensor] | HeadMask | None, function: object) -> tuple[Tensor, Tensor]:
+    def done(mask: list[Tensor] | HeadMask | None, function: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         leaf = qkv.clone().requires_grad_()
-        out = function(packed, leaf, heads, mask, rate, pooled)  # type: ignore[operator]  # either function
+        out = function(packed, leaf, heads, mask, rate, pooled)
         (gradient,) = torch.autograd.grad((out * weight).sum(), leaf)
         return out.detach(), gradient
 

@@ -63,8 +63,13 @@ def attend(
     packed: PackedBatch, qkv: Tensor, heads: int, mask: HeadMask | None, rate: float, pooled: bool
 ) -> Tensor:
     """See `attention.attend`. The rows of the result that belong to no text are zero."""
-    out: Tensor = _Attention.apply(qkv.contiguous(), packed, heads, mask, rate, pooled)  # type: ignore[no-untyped-call]
-    return out
+    return _applied(_Attention, qkv.contiguous(), packed, heads, mask, rate, pooled)
+
+
+def _applied(function: Any, *arguments: Any) -> Tensor:
+    """The result of an autograd function; torch gives `apply` no types."""
+    result: Tensor = function.apply(*arguments)
+    return result
 
 
 class _Attention(torch.autograd.Function):
@@ -170,8 +175,7 @@ def decided(keys: Tensor, numbers: Tensor, rates: Sequence[float]) -> Tensor:
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     """Layer norm of x (rows, width) float32, in `dtype`; RMS norm if there is no bias. See `norms`."""
-    out: Tensor = _Norm.apply(x, weight, bias, eps, dtype)  # type: ignore[no-untyped-call]
-    return out
+    return _applied(_Norm, x, weight, bias, eps, dtype)
 
 
 class _Norm(torch.autograd.Function):
@@ -207,8 +211,7 @@ class _Norm(torch.autograd.Function):
 
 def add_dropped(x: Tensor, branch: Tensor, mask: Tensor, scale: float) -> Tensor:
     """x + scale * mask * branch; x (rows, width) float32, the others the same shape, mask uint8."""
-    out: Tensor = _AddDropped.apply(x.contiguous(), branch.contiguous(), mask.contiguous(), scale)  # type: ignore[no-untyped-call]
-    return out
+    return _applied(_AddDropped, x.contiguous(), branch.contiguous(), mask.contiguous(), scale)
 
 
 class _AddDropped(torch.autograd.Function):
@@ -239,8 +242,7 @@ class _AddDropped(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """See `activation.swiglu`."""
-    out: Tensor = _SwiGLU.apply(gate_up.contiguous())  # type: ignore[no-untyped-call]
-    return out
+    return _applied(_SwiGLU, gate_up.contiguous())
 
 
 class _SwiGLU(torch.autograd.Function):
