@@ -6,7 +6,7 @@ Without a CUDA device they run in Triton's interpreter if TRITON_INTERPRET=1 is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -35,8 +35,12 @@ LENGTHS = [[1, 5, 17, 30], [2, 2, 9, 40]]
 
 
 @pytest.fixture(autouse=True)
-def _exact_products() -> None:
+def _exact_products() -> Iterator[None]:
+    """Disable TF32."""
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -62,6 +62,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Commands
 
 
+def commands() -> dict[str, Any]:
+    """Name -> command, as typer builds it. A group has more attributes than the type that typer declares."""
+    group: Any = typer.main.get_command(app)
+    found: dict[str, Any] = group.commands
+    return found
+
+
 def test_sweep(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
     result = rankwise("sweep", "--base", gpt2_base, "--data", data_folder, *SETTINGS, *HERE, "--out", "r")
     assert "rank" in result.stdout and "macro-F1" in result.stdout
@@ -252,7 +259,7 @@ def test_version_and_help() -> None:
 
 
 def test_every_command_has_examples_that_it_accepts() -> None:
-    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    verbs = commands()
     assert verbs.keys() == EXAMPLES.keys()
     for verb, examples in EXAMPLES.items():
         shown = rankwise(verb, "--help").stdout
@@ -264,7 +271,7 @@ def test_every_command_has_examples_that_it_accepts() -> None:
 
 
 def test_placeholders_have_one_style() -> None:
-    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    verbs = commands()
     named = {
         each.metavar for verb in verbs.values() for each in verb.params if each.param_type_name == "option"
     }
@@ -274,7 +281,7 @@ def test_placeholders_have_one_style() -> None:
 
 def test_no_placeholder_is_the_name_of_its_option() -> None:
     """Typer 0.27 would take `--device DEVICE` for an option called --DEVICE."""
-    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    verbs = commands()
     for verb, command in verbs.items():
         for each in command.params:
             names = {name.lstrip("-").replace("-", "_") for name in each.opts}
