@@ -20,6 +20,7 @@ from rankwise.cli import doctor, selftest
 from rankwise.cli.app import app
 from rankwise.cli.doctor import Finding
 from rankwise.models.registry import FAMILIES
+from rankwise.nn import fused
 
 CPU = torch.device("cpu")
 
@@ -136,6 +137,18 @@ def test_precision_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert findings(doctor._machine)["precision"].found == "auto takes bfloat16: amx_bf16 multiplies bfloat16"
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert "auto takes float32: cpu does not" in findings(doctor._machine)["precision"].found
+
+
+def test_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "fused kernels" not in findings(doctor._machine)
+    monkeypatch.setattr(hardware, "device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(hardware, "bfloat16_by", lambda device: "a GPU")
+    monkeypatch.setattr(fused, "has_triton", lambda: False)
+    found = findings(doctor._machine)["fused kernels"]
+    assert (found.state, "install triton" in found.hint) == ("note", True)
+    monkeypatch.setattr(fused, "has_triton", lambda: True)
+    monkeypatch.setattr(doctor, "version", lambda name: "3.6.0")
+    assert findings(doctor._machine)["fused kernels"].found == "used: triton 3.6.0 is installed"
 
 
 def test_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,18 @@ def _machine() -> Iterator[Finding]:
     by = hardware.bfloat16_by(device)
     why = f"{by} multiplies bfloat16" if by else f"{device} does not multiply bfloat16 natively"
     yield Finding("precision", f"auto takes {'bfloat16' if by else 'float32'}: {why}")
+    if device.type == "cuda":
+        yield _fused_kernels()
+
+
+def _fused_kernels() -> Finding:
+    """Whether a CUDA device can use rankwise's own kernels, which Triton compiles."""
+    from rankwise.nn import fused
+
+    if fused.has_triton():
+        return Finding("fused kernels", f"used: triton {version('triton')} is installed")
+    hint = "install triton, which torch's CUDA builds for Linux bring along, for several times the speed"
+    return Finding("fused kernels", "not used: triton is not installed", "note", hint)
 
 
 def _cpu_name() -> str:
