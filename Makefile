@@ -57,6 +57,8 @@ lock: $(VENV)/dev
 
 bench: $(VENV)/dev $(VENV)/base
 	$(BIN)/python -m bench.train_step --record docs/records/$$(date -u +%Y-%m-%d)-train-step.md
+	$(BIN)/python -m bench.train_step --base smollm2-135m \
+	  --record docs/records/$$(date -u +%Y-%m-%d)-train-step-smollm2.md
 	$(BIN)/python -m bench.sweep --record docs/records/$$(date -u +%Y-%m-%d)-sweep.md
 	$(BIN)/python -m bench.predict --record docs/records/$$(date -u +%Y-%m-%d)-predict.md
 	$(BIN)/python -m bench.int8 --record docs/records/$$(date -u +%Y-%m-%d)-int8.md

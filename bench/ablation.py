@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import common
-from bench.train_step import RANK, Way, ours
+from bench.train_step import GPT2, RANK, Way, Work, ours
 from rankwise.models import gpt2
+from rankwise.models.registry import KNOWN
 from rankwise.nn import activation, attention, dropout, linear
 from rankwise.nn.batch import LengthBucket, PackedBatch
 from rankwise.nn.ragged import lora, masks
@@ -72,7 +73,7 @@ def contend(name: str, dtype: str, steps: int) -> None:
         for change in VARIANTS[name]:
             for home, attribute, older in undo(change, getattr(torch, dtype)):
                 stack.enter_context(mock.patch.object(home, attribute, older))
-        ours(Way(dtype), {}, texts, labels, BATCH)
+        ours(Way(dtype), Work(KNOWN[GPT2], batch=BATCH), texts, labels)
 
 
 def undo(change: str, dtype: torch.dtype) -> Iterator[tuple[Any, str, Any]]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rankwise.data import load as data
 from rankwise.hardware import limit_kernels
+from rankwise.models.config import ModelConfig
 from rankwise.models.gpt2 import GPT2, GPT2Config
 from rankwise.nn.batch import Ids
 from rankwise.nn.linear import Linear
@@ -70,7 +71,8 @@ class RandomWeights:
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Return a random tensor of the shape."""
-        return torch.randn(shape) * 0.02 + (1.0 if "ln_" in name and name.endswith("weight") else 0.0)
+        scale = ("ln_" in name or "norm" in name) and name.endswith("weight")
+        return torch.randn(shape) * 0.02 + (1.0 if scale else 0.0)
 
 
 def gpt2(shape: dict[str, Any], dtype: torch.dtype) -> GPT2:
@@ -78,40 +80,64 @@ def gpt2(shape: dict[str, Any], dtype: torch.dtype) -> GPT2:
     return GPT2(GPT2Config.from_json(shape), RandomWeights(), dtype)
 
 
-def train_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
-    """Floating-point operations of the frozen matrix products needed to train on these texts.
+def products(config: ModelConfig) -> list[tuple[int, int]]:
+    """(in, out) of the frozen products of a layer, in order. Modules with the same input are one product."""
+    fused: dict[str, tuple[int, int]] = {}
+    same = config.layer_memory().same_input
+    for module, (n_in, n_out) in config.layer_shapes().items():
+        key = same.get(module, module)
+        fused[key] = n_in, n_out + fused.get(key, (n_in, 0))[1]
+    return list(fused.values())
 
-    Counts the forward pass and the backward pass to the activations. The first layer's input needs no
-    gradient, and the last layer only works on last tokens, except for its queries, keys and values.
-    Attention and the adapters' products, a few percent, are not counted.
+
+def predict_flop(config: ModelConfig, lengths: Sequence[int]) -> int:
+    """Floating-point operations of the frozen matrix products that a forward pass over these texts needs.
+
+    The last layer only works on last tokens, except for its queries, keys and values. Attention and the
+    adapters' products, a few percent, are not counted.
     """
-    tokens, texts, d = sum(lengths), len(lengths), config.d_model
-    attn, rest = 3 * d * d, d * d + 2 * d * config.d_ff
-    forward = tokens * (config.layers * attn + (config.layers - 1) * rest) + texts * rest
-    return 2 * (2 * forward - tokens * attn)
+    qkv, *rest = (n_in * n_out for n_in, n_out in products(config))
+    rows = (config.layers - 1) * sum(lengths) + len(lengths)
+    return 2 * (config.layers * sum(lengths) * qkv + rows * sum(rest))
 
 
-def predict_flop(config: GPT2Config, lengths: Sequence[int]) -> int:
-    """The same for the forward pass only."""
-    tokens, d = sum(lengths), config.d_model
-    attn, rest = 3 * d * d, d * d + 2 * d * config.d_ff
-    return 2 * (tokens * (config.layers * attn + (config.layers - 1) * rest) + len(lengths) * rest)
+def train_flop(config: ModelConfig, lengths: Sequence[int]) -> int:
+    """The same for the forward pass and the backward pass to the activations.
+
+    The first layer's input needs no gradient.
+    """
+    n_in, n_out = products(config)[0]
+    return 2 * predict_flop(config, lengths) - 2 * sum(lengths) * n_in * n_out
 
 
 def matrix_rate(dtype: torch.dtype, rows: int) -> float:
-    """GFLOP/s of the (rows, 768) x (768, 3072) product: the faster of torch's product and of one with a
-    prepacked weight, each the median of thirty alternating runs."""
-    x, weight = torch.randn(rows, 768).to(dtype), torch.randn(3072, 768).to(dtype)
+    """GFLOP/s of the (rows, 768) x (768, 3072) product."""
+    return 2 * rows * 768 * 3072 / _product_seconds(dtype, rows, 768, 3072) / 1e9
+
+
+def own_rate(dtype: torch.dtype, rows: int, config: ModelConfig) -> float:
+    """GFLOP/s of a layer's own frozen products, one after another: with its weights, and with their
+    transposes, as in the backward pass. Smaller products have a lower rate."""
+    shapes = products(config)
+    shapes += [(n_out, n_in) for n_in, n_out in shapes]
+    seconds = sum(_product_seconds(dtype, rows, *shape, repeats=10) for shape in shapes)
+    return 2 * rows * sum(n_in * n_out for n_in, n_out in shapes) / seconds / 1e9
+
+
+def _product_seconds(dtype: torch.dtype, rows: int, n_in: int, n_out: int, repeats: int = 30) -> float:
+    """Time of the (rows, in) x (in, out) product: the faster of torch's product and of one with a
+    prepacked weight, each the median of alternating runs."""
+    x, weight = torch.randn(rows, n_in).to(dtype), torch.randn(n_out, n_in).to(dtype)
     ways: list[tuple[Callable[[Tensor], Tensor], list[float]]] = [
         (partial(F.linear, weight=weight), []),
         (Linear(weight, None, {}).forward, []),
     ]
-    for _ in range(30):
+    for _ in range(repeats):
         for product, times in ways:
             start = time.perf_counter()
             product(x)
             times.append(time.perf_counter() - start)
-    return 2 * rows * 768 * 3072 / min(median(times) for _, times in ways) / 1e9
+    return min(median(times) for _, times in ways)
 
 
 def resident(peak: bool = False) -> int:
@@ -241,9 +267,12 @@ def cpu_name() -> str:
     return str(name or platform.processor() or platform.machine())
 
 
-def rates(rows: Sequence[int] = (640, 3200)) -> dict[torch.dtype, dict[int, float]]:
-    """Matrix product rates of this run, in GFLOP/s."""
-    return {d: {n: matrix_rate(d, n) for n in rows} for d in (torch.float32, torch.bfloat16)}
+def rates(
+    rate: Callable[[torch.dtype, int], float] = matrix_rate,
+    dtypes: Iterable[torch.dtype] = (torch.float32, torch.bfloat16),
+) -> dict[torch.dtype, dict[int, float]]:
+    """Matrix product rates of this run, in GFLOP/s, by dtype and number of rows."""
+    return {dtype: {rows: rate(dtype, rows) for rows in (640, 3200)} for dtype in dtypes}
 
 
 def rates_note(found: dict[torch.dtype, dict[int, float]]) -> str:

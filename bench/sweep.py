@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from bench import common
-from bench.train_step import EPOCH, RANKS, Way, ours
+from bench.train_step import EPOCH, GPT2, RANKS, Way, Work, ours
+from rankwise.models.registry import KNOWN
 
 PASS = "five ranks in one pass"
 
@@ -37,7 +38,8 @@ def main() -> None:
     if options.ranks:
         texts, labels = common.draw((options.steps + 1) * options.batch)
         way = Way(options.dtype, tuple(json.loads(options.ranks)))
-        return ours(way, json.loads(options.shape), texts, labels, options.batch)
+        work = Work(KNOWN[GPT2] | json.loads(options.shape), batch=options.batch)
+        return ours(way, work, texts, labels)
     settings = ["--dtype", options.dtype, "--shape", options.shape]
     settings += ["--steps", str(options.steps), "--batch", str(options.batch)]
     runs = {PASS: RANKS} | {f"rank {rank} alone": (rank,) for rank in RANKS}

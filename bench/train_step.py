@@ -1,11 +1,12 @@
 """The training step of rankwise compared with transformers' Trainer + PEFT, on the same texts.
 
-GPT-2's 124M shape with random weights, LoRA rank 4 on c_attn, dropout on, the published recipe. Each
-contender is a separate process, which also reports its memory. They alternate over several rounds, so that
-changes in the machine's speed affect all of them. In each round, every contender trains on the same texts
-once, after a warmup step.
+The shape of GPT-2 (124M) or SmolLM2-135M with random weights, LoRA rank 4 on PEFT's default target modules
+of every layer, dropout as in the published recipe. Each contender is a separate process, which also reports
+its memory. They alternate over several rounds, so that changes in the machine's speed affect all of them. In
+each round, every contender trains on the same texts once, after a warmup step.
 
-    python -m bench.train_step [--steps N] [--rounds N] [--batch N] [--only REGEX] [--full] [--record FILE]
+    python -m bench.train_step [--base NAME] [--targets NAMES] [--steps N] [--rounds N] [--batch N]
+        [--only REGEX] [--full] [--record FILE]
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import argparse
 import json
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ import numpy as np
 import torch
 
 from bench import common
+from rankwise.models.llama import SMOLLM2
+from rankwise.models.registry import KNOWN, build, family_of, parse_config
 from rankwise.nn.bank import AdapterSpec, match_modules
 from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
@@ -29,6 +34,8 @@ from rankwise.training.trainer import Trainer, TrainingData
 
 RANK, EPOCH = 4, 16_000
 RANKS = (1, 2, 4, 8, 16)
+GPT2 = "gpt2"
+BASES = {GPT2: "GPT-2 124M shape", SMOLLM2: "SmolLM2-135M shape"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,20 @@ class Way:
     ranks: tuple[int, ...] = (RANK,)
     padded: int | None = None  # tokens; None: to the longest text of the batch, or no padding
     grouped: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a contender trains."""
+
+    json: dict[str, Any]  # the base model's config.json
+    targets: tuple[str, ...] = ()  # target modules; empty: PEFT's default
+    batch: int = 32  # texts
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Target modules, as PEFT names them."""
+        return self.targets or family_of(self.json).default_targets
 
 
 PUBLISHED = "PEFT, float32, padded to 128 (the published recipe)"
@@ -57,6 +78,8 @@ WAYS = {
 def main() -> None:
     """Run the contenders alternately and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", choices=BASES, default=GPT2)
+    parser.add_argument("--targets", default="", help="target modules, such as q_proj,v_proj or all-linear")
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each contender")
     parser.add_argument("--batch", type=int, default=32, help="texts of one adapter in a step")
@@ -64,41 +87,36 @@ def main() -> None:
         "--only", default="", help="only contenders whose name this regular expression is found in"
     )
     parser.add_argument("--full", action="store_true", help="a whole epoch of 16,000 texts; takes hours")
-    parser.add_argument("--shape", default="{}", help='overrides of GPT-2, such as {"n_layer": 2}')
+    parser.add_argument("--shape", default="{}", help='overrides of the base, such as {"n_layer": 2}')
     parser.add_argument("--record", type=Path, help="Markdown file to write the table to")
     parser.add_argument("--contender", help="for the benchmark itself: run as this one")
     options = parser.parse_args()
     if options.full:
         options.steps = EPOCH // options.batch
-    shape = json.loads(options.shape)
+    targets = tuple(filter(None, options.targets.split(",")))
+    work = Work(KNOWN[options.base] | json.loads(options.shape), targets, options.batch)
     if options.contender:
-        return contend(options.contender, shape, options.steps, options.batch)
-    arguments = [
-        *("-m", "bench.train_step"),
-        "--shape",
-        options.shape,
-        "--steps",
-        str(options.steps),
-        "--batch",
-        str(options.batch),
-    ]
+        return contend(options.contender, work, options.steps)
+    arguments = ["-m", "bench.train_step"]
+    for name in ("base", "targets", "shape", "steps", "batch"):
+        arguments += [f"--{name}", str(getattr(options, name))]
     names = [name for name in WAYS if re.search(options.only, name)]
-    before = common.rates()
+    before = rates(work, names)
     done = common.take_turns({name: [*arguments, "--contender", name] for name in names}, options.rounds)
-    report(done, shape, options, before)
+    report(done, work, options, before)
 
 
-def contend(name: str, shape: dict[str, Any], steps: int, batch: int) -> None:
+def contend(name: str, work: Work, steps: int) -> None:
     """Run one contender."""
-    texts, labels = common.draw((steps + 1) * batch)
+    texts, labels = common.draw((steps + 1) * work.batch)
     run = peer if name.startswith("PEFT") else ours
-    run(WAYS[name], shape, texts, labels, batch)
+    run(WAYS[name], work, texts, labels)
 
 
-def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], batch: int) -> None:
+def ours(way: Way, work: Work, texts: list[Ids], labels: list[int]) -> None:
     """rankwise's training loop; the last batch of texts is for the warmup step."""
-    backbone = common.gpt2(shape, getattr(torch, way.dtype))
-    modules = match_modules(list(backbone.modules()), backbone.default_targets)
+    backbone, batch = build(work.json, common.RandomWeights(), getattr(torch, way.dtype)), work.batch
+    modules = match_modules(list(backbone.modules()), work.modules)
     specs = [AdapterSpec(rank, 0.8, 0.8 / rank, 110, 0.1, modules, learning_rate=5e-4) for rank in way.ranks]
     settings = Recipe(epochs=1, batch_size=batch, learning_rate=5e-4).train
     names, targets = [str(i) for i in range(common.CLASSES)], np.array(labels)
@@ -113,18 +131,24 @@ def ours(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], b
     clock.tell()
 
 
-def peer(way: Way, shape: dict[str, Any], texts: list[Ids], labels: list[int], batch: int) -> None:
+def peer(way: Way, work: Work, texts: list[Ids], labels: list[int]) -> None:
     """transformers' Trainer with PEFT's model, as a user would write it."""
     import peft
     import transformers
 
-    config = transformers.GPT2Config(
-        **shape | {"num_labels": common.CLASSES, "pad_token_id": 0, "use_cache": False}
-    )
-    model: Any = transformers.GPT2ForSequenceClassification(config)
+    family, batch = family_of(work.json), work.batch
+    settings = work.json | {"num_labels": common.CLASSES, "pad_token_id": 0, "use_cache": False}
+    config = getattr(transformers, family.peer.config)(**settings)
+    model: Any = getattr(transformers, family.architecture)(config)
     alpha: Any = 0.8  # a fraction, as in the published recipe; PEFT's annotation asks for a whole number
+    targets = "all-linear" if "all-linear" in work.modules else list(work.modules)
     lora = peft.LoraConfig(
-        task_type=peft.TaskType.SEQ_CLS, r=RANK, lora_alpha=alpha, lora_dropout=0.1, fan_in_fan_out=True
+        task_type=peft.TaskType.SEQ_CLS,
+        r=RANK,
+        lora_alpha=alpha,
+        lora_dropout=0.1,
+        target_modules=targets,
+        fan_in_fan_out=family.fan_in_fan_out,
     )
     model = peft.get_peft_model(model, lora)
     rows = [{"input_ids": ids, "labels": label} for ids, label in zip(texts, labels, strict=True)]
@@ -186,35 +210,47 @@ def clock_callback(clock: common.Clock) -> Any:
     return Callback()
 
 
-def report(
-    done: dict[str, common.Contender],
-    shape: dict[str, Any],
-    options: argparse.Namespace,
-    before: dict[torch.dtype, dict[int, float]],
-) -> None:
-    """Print the record and write it to a file."""
-    from rankwise.models.gpt2 import GPT2Config
+@dataclass(frozen=True)
+class Rates:
+    """Rates of matrix products, in GFLOP/s."""
 
+    peak: dict[torch.dtype, dict[int, float]]  # of one large product, by dtype and rows
+    own: dict[torch.dtype, dict[int, float]]  # of the base's own products
+
+
+def rates(work: Work, names: Iterable[str]) -> Rates:
+    """The rates at present, of the precisions of these contenders."""
+    dtypes = dict.fromkeys(getattr(torch, WAYS[name].dtype) for name in names)
+    own = partial(common.own_rate, config=parse_config(work.json))
+    return Rates(common.rates(dtypes=dtypes), common.rates(own, dtypes))
+
+
+def report(done: dict[str, common.Contender], work: Work, options: argparse.Namespace, before: Rates) -> None:
+    """Print the record and write it to a file."""
     texts, _ = common.draw((options.steps + 1) * options.batch)
     lengths = [len(ids) for ids in texts[: -options.batch]]
-    rates = {
+    speed = {
         name: options.rounds * len(lengths) * len(WAYS[name].ranks) / sum(done[name].seconds) for name in done
     }
-    peers = [rate for name, rate in rates.items() if name.startswith("PEFT")] or [float("nan")]
-    after, flop = common.rates(), common.train_flop(GPT2Config.from_json(shape), lengths) / len(lengths)
+    peers = [rate for name, rate in speed.items() if name.startswith("PEFT")] or [float("nan")]
+    after, flop = rates(work, done), common.train_flop(parse_config(work.json), lengths) / len(lengths)
     rows = []
-    for name, rate in rates.items():
+    for name, rate in speed.items():
         way = WAYS[name]
         dtype, size = getattr(torch, way.dtype), 3200 if len(way.ranks) > 1 else 640
-        limit = max(before[dtype][size], after[dtype][size])
+        limit, own = (
+            max(a[dtype][size], b[dtype][size])
+            for a, b in ((before.peak, after.peak), (before.own, after.own))
+        )
         rows.append(
             [
                 name,
                 f"{rate:.1f}",
                 f"{rate * np.mean(lengths):,.0f}",
                 f"{100 * rate * flop / 1e9 / limit:.0f} %",
+                f"{100 * rate * flop / 1e9 / own:.0f} %",
                 f"{done[name].beyond / 1e9:.2f}",
-                f"{rate / rates[PUBLISHED]:.1f}" if PUBLISHED in rates else "-",
+                f"{rate / speed[PUBLISHED]:.1f}" if PUBLISHED in speed else "-",
                 f"{rate / max(peers):.2f}",
             ]
         )
@@ -223,21 +259,29 @@ def report(
         "texts/s",
         "real tokens/s",
         "of the matrix rate",
+        "of its own products' rate",
         "GB beyond the model",
         "times the published recipe",
         "times PEFT's best",
     ]
     notes = {
-        "work": f"GPT-2 124M shape, random weights, LoRA rank {RANK} (or {RANKS}) on c_attn, dropout on, "
+        "work": f"{BASES[options.base]}, random weights, LoRA rank {RANK} (or {RANKS}) on "
+        f"{', '.join(work.modules)} of every layer, dropout on, "
         f"batch {options.batch}, {len(lengths)} {common.labelled_texts()[0]} texts of {np.mean(lengths):.1f} "
         f"tokens in the mean, {flop / 1e9:.2f} GFLOP a text",
-        "matrix products, GFLOP/s before": common.rates_note(before),
-        "and after": common.rates_note(after),
+        "matrix rate, GFLOP/s before": common.rates_note(before.peak),
+        "and after": common.rates_note(after.peak),
+        "rate of the model's own products before": common.rates_note(before.own),
+        "the same after": common.rates_note(after.own),
         "CPU time": common.undisturbed(done.values()),
     }
-    settings = f"--steps {options.steps} --rounds {options.rounds} --batch {options.batch}"
+    settings = (
+        f"--base {options.base} --steps {options.steps} --rounds {options.rounds} --batch {options.batch}"
+    )
+    settings += f" --targets {options.targets}" if options.targets else ""
     settings += f' --only "{options.only}"' if options.only else ""
     title = "Training step: rankwise beside transformers + PEFT"
+    title += "" if options.base == GPT2 else f", {BASES[options.base]}"
     common.write_record(
         title, f"python -m bench.train_step {settings}", notes, common.table(header, rows), options.record
     )

@@ -46,7 +46,10 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer 2020, arXiv 2002.05202) of (rows, 2 * d_ff), gate first -> (rows, d_ff)."""
+    """silu(gate) * up (Shazeer 2020, arXiv 2002.05202) of (rows, 2 * d_ff), gate first -> (rows, d_ff).
+
+    The backward pass may overwrite `gate_up`.
+    """
     if fused.used_on(gate_up):
         return fused.swiglu(gate_up)
     out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
@@ -54,7 +57,10 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Saves its input for the backward pass."""
+    """Saves its input, which the backward pass overwrites with the gradient.
+
+    Nothing else reads the input. A new tensor of this size would cost time: the system clears its pages.
+    """
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -66,11 +72,10 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor]:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, -1)
-        d_gate_up = torch.empty_like(gate_up)
-        d_gate, d_up = d_gate_up.chunk(2, -1)
-        torch.mul(grads[0], F.silu(gate), out=d_up)
-        d_gate.copy_(torch.ops.aten.silu_backward(grads[0] * up, gate))
-        return (d_gate_up,)
+        opened = F.silu(gate)
+        torch.ops.aten.silu_backward.grad_input(up.mul_(grads[0]), gate, grad_input=gate)
+        torch.mul(grads[0], opened, out=up)
+        return (gate_up,)
 
 
 class _GeluTanh(torch.autograd.Function):

@@ -48,4 +48,4 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         weighted = grads[0] * weight  # (rows, d_model) float32
         dot = torch.linalg.vecdot(weighted, x)[:, None]
-        return (weighted * scale).addcmul_(x, dot * scale**3, value=-1 / x.shape[-1]), None, None, None
+        return weighted.mul_(scale).addcmul_(x, dot * scale**3, value=-1 / x.shape[-1]), None, None, None

@@ -81,4 +81,13 @@ def test_gelu_in_bfloat16() -> None:
 def test_swiglu() -> None:
     (x,) = leaves((7, 12))
     gate, up = x[:, :6], x[:, 6:]
-    compare(swiglu(x), gate * torch.sigmoid(gate) * up, (x,))
+    compare(swiglu(x * 1), gate * torch.sigmoid(gate) * up, (x,))  # a copy, because it is overwritten
+
+
+def test_swiglu_refuses_a_second_backward_pass() -> None:
+    """The first one overwrites the input, so a second one would be wrong."""
+    (x,) = leaves((7, 12))
+    y = swiglu(x * 1).sum()
+    torch.autograd.grad(y, x, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y, x)
