@@ -11,7 +11,8 @@ the largest input of the calibration texts, and larger ones are clamped.
 
 Inputs whose rows differ too much for one scale, mostly those of the MLP's last layer, get a scale for each
 row. H is a Hadamard matrix on blocks of 64 columns, which spreads a single large number over its block
-(QuaRot, Ashkboos et al. 2024, arXiv 2404.00456).
+(QuaRot, Ashkboos et al. 2024, arXiv 2404.00456). If a layer has few outputs, this rounding takes longer than
+the product saves, so in bfloat16 such a layer stays as it is.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _SMOOTHING = 0.8
 """Share of a column's range that moves into the weight."""
 _ONE_SCALE = 0.015
 """Largest relative error of a row, as a root mean square over rows, with which inputs have one scale."""
+_WIDE = 1024
+"""Least number of outputs with which a scale per row is faster than a product in bfloat16."""
 _MIDDLE = torch.tensor(128.5)
 """The zero point, and a half, so that rounding down rounds to the nearest."""
 _ROWS = 1024
@@ -89,10 +92,15 @@ class OneScale:
 
     def rounded(self, x: Tensor) -> Tensor:
         """(rows, in) uint8."""
+        if x.numel() <= CHUNK:
+            return self._rounded_at_once(x)
         q = torch.empty(x.shape, dtype=torch.uint8)
         for part in _parts(x):
-            _write(torch.addcmul(_MIDDLE, x[part].float(), self.factors).clamp_(0, 255), q[part])
+            q[part] = self._rounded_at_once(x[part])
         return q
+
+    def _rounded_at_once(self, x: Tensor) -> Tensor:
+        return _bytes(torch.addcmul(_MIDDLE, x.float(), self.factors).clamp_(0, 255))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +118,7 @@ class RowScales:
             rotated = _in_blocks(x[part], self.rotation).float()
             largest = torch.maximum(rotated.amax(1, keepdim=True), rotated.amin(1, keepdim=True).neg_())
             scales[part] = largest.clamp_min_(_TINY)
-            _write(torch.addcmul(_MIDDLE, rotated, 127 / largest), q[part])
+            q[part] = _bytes(torch.addcmul(_MIDDLE, rotated, 127 / largest))
         y = self.weight.times(q, None, x.dtype)
         return y.mul_(scales) if self.bias is None else torch.addcmul(self.bias, y, scales)
 
@@ -118,8 +126,10 @@ class RowScales:
 Int8 = OneScale | RowScales
 
 
-def quantized(weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Int8:
+def quantized(weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Int8 | None:
     """A linear layer in int8, with one input scale if that is exact enough on the calibration inputs.
+
+    None if it is not, and the layer is about as fast without.
 
     Args:
         weight: (out, in).
@@ -131,7 +141,10 @@ def quantized(weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Int8:
     error = layer.weight.times(layer.rounded(inputs.rows), None, torch.float32).sub_(exact)
     # Row by row, because a few large rows would hide the errors of the others.
     relative = error.square().sum(1) / exact.square().sum(1).clamp_min(_TINY)
-    return layer if relative.mean() <= _ONE_SCALE**2 else _with_row_scales(weight, bias)
+    if relative.mean() <= _ONE_SCALE**2:
+        return layer
+    is_slow = weight.dtype == torch.float32 or len(weight) >= _WIDE
+    return _with_row_scales(weight, bias) if is_slow else None
 
 
 def _with_one_scale(weight: Tensor, bias: Tensor | None, largest: Tensor) -> OneScale:
@@ -165,9 +178,10 @@ def _parts(x: Tensor) -> Iterator[slice]:
     yield from (slice(start, start + rows) for start in range(0, len(x), rows))
 
 
-def _write(rounded: Tensor, q: Tensor) -> None:
+def _bytes(numbers: Tensor) -> Tensor:
     """Round float32 numbers from 0 to 255 down to uint8."""
-    q.copy_(rounded.to(torch.int16))  # torch converts float32 to uint8 directly six times slower
+    # Directly, torch converts many numbers six times slower.
+    return numbers.to(torch.int16).to(torch.uint8)
 
 
 def _in_blocks(x: Tensor, matrix: Tensor) -> Tensor:
