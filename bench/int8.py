@@ -1,8 +1,8 @@
 """Prediction in float32, bfloat16 and int8, in turn in one process: speed, and what int8 changes.
 
-GPT-2's 124M shape with random weights, for speed alone; and an adapter of SmolLM2-135M, with the labels and
-the accuracy on labeled texts. Times are without tokenization. Each variant classifies all texts, then some of
-them one by one.
+GPT-2's 124M shape with random weights, for speed alone; and SmolLM2-135M, or an adapter of it, with the
+labels and the accuracy on labeled texts. Times are without tokenization. Each variant classifies all texts,
+then some of them one by one.
 
     python -m bench.int8 [--adapter FOLDER --data FILE] [--texts N] [--rounds N] [--record FILE]
 """
@@ -21,6 +21,7 @@ import torch
 from bench import common
 from rankwise import Classifier
 from rankwise.data.load import read_labeled
+from rankwise.models import base as bases
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.batch import Ids
@@ -47,7 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     ids, _ = common.draw(options.texts + CALIBRATION)
     texts, calibration = ids[: options.texts], ids[options.texts :]
-    rows = speed_rows("GPT-2 124M shape", shapes(calibration), texts, options.rounds)
+    gpt2 = models(lambda dtype: common.gpt2({}, dtype), calibration)
+    rows = speed_rows("GPT-2 124M shape", gpt2, texts, options.rounds)
     notes = {
         "work": f"{len(texts)} texts of {np.mean([*map(len, texts)]):.1f} tokens in the mean, of {name()}"
     }
@@ -57,6 +59,8 @@ def main() -> None:
             "SmolLM2-135M", {each: parts(loaded[each]) for each in loaded}, texts, options.rounds
         )
         notes["labels"] = agreement(loaded, options.data)
+    else:
+        rows += speed_rows("SmolLM2-135M", models(smollm2, calibration), texts, options.rounds)
     given = f" --adapter {options.adapter} --data {options.data}" if options.adapter else ""
     common.write_record(
         "Prediction in int8",
@@ -74,18 +78,22 @@ def name() -> str:
     return common.labelled_texts()[0]
 
 
-def shapes(calibration: Sequence[Ids]) -> dict[str, Label]:
-    """GPT-2's shape in each precision, from the same weights."""
+def models(build: Callable[[torch.dtype], Backbone], calibration: Sequence[Ids]) -> dict[str, Label]:
+    """A base model in each precision, from the same weights."""
     found: dict[str, Label] = {}
     for precision in PRECISIONS:
         torch.manual_seed(0)
-        backbone = common.gpt2({}, torch.float32 if precision == "float32" else torch.bfloat16)
+        backbone = build(torch.float32 if precision == "float32" else torch.bfloat16)
         if precision == "int8":
             quantize(backbone, calibration)
-        found[precision] = labeler(
-            backbone, Bank([AdapterSpec(0, 0.0, 0.0, 0, 0.0, ())], {}, 768, common.CLASSES)
-        )
+        bank = Bank([AdapterSpec(0, 0.0, 0.0, 0, 0.0, ())], {}, backbone.d_model, common.CLASSES)
+        found[precision] = labeler(backbone, bank)
     return found
+
+
+def smollm2(dtype: torch.dtype) -> Backbone:
+    """SmolLM2-135M."""
+    return bases.load_backbone(bases.find(bases.SMOLLM2), dtype, torch.device("cpu"))
 
 
 def parts(classifier: Classifier) -> Label:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rankwise.nn import fused
+from rankwise.nn import fused, gradient
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -52,8 +52,15 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """
     if fused.used_on(gate_up):
         return fused.swiglu(gate_up)
+    if not gradient.is_needed(gate_up):
+        return _swiglu(gate_up)
     out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
     return out
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate).mul_(up)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -65,8 +72,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate).mul_(up)
+        return _swiglu(gate_up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor]:

@@ -11,7 +11,8 @@ the largest input of the calibration texts, and larger ones are clamped.
 
 Inputs whose rows differ too much for one scale, mostly those of the MLP's last layer, get a scale for each
 row. H is a Hadamard matrix on blocks of 64 columns, which spreads a single large number over its block
-(QuaRot, Ashkboos et al. 2024, arXiv 2404.00456).
+(QuaRot, Ashkboos et al. 2024, arXiv 2404.00456). If a layer has few outputs, this rounding takes longer than
+the product saves, so in bfloat16 such a layer stays as it is.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _SMOOTHING = 0.8
 """Share of a column's range that moves into the weight."""
 _ONE_SCALE = 0.015
 """Largest relative error of a row, as a root mean square over rows, with which inputs have one scale."""
+_WIDE = 1024
+"""Least number of outputs with which a scale per row is faster in batches than a product in bfloat16."""
 _MIDDLE = torch.tensor(128.5)
 """The zero point, and a half, so that rounding down rounds to the nearest."""
 _ROWS = 1024
@@ -90,9 +93,15 @@ class OneScale:
     def rounded(self, x: Tensor) -> Tensor:
         """(rows, in) uint8."""
         q = torch.empty(x.shape, dtype=torch.uint8)
-        for part in _parts(x):
-            _write(torch.addcmul(_MIDDLE, x[part].float(), self.factors).clamp_(0, 255), q[part])
+        if x.numel() <= CHUNK:  # in a short text, slices take a third of the time
+            self._round(x, q)
+        else:
+            for part in _parts(x):
+                self._round(x[part], q[part])
         return q
+
+    def _round(self, x: Tensor, q: Tensor) -> None:
+        _write(torch.addcmul(_MIDDLE, x.float(), self.factors).clamp_(0, 255), q)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +127,10 @@ class RowScales:
 Int8 = OneScale | RowScales
 
 
-def quantized(weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Int8:
+def quantized(weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Int8 | None:
     """A linear layer in int8, with one input scale if that is exact enough on the calibration inputs.
+
+    None if it is not, and the layer is about as fast without.
 
     Args:
         weight: (out, in).
@@ -131,7 +142,10 @@ def quantized(weight: Tensor, bias: Tensor | None, inputs: Inputs) -> Int8:
     error = layer.weight.times(layer.rounded(inputs.rows), None, torch.float32).sub_(exact)
     # Row by row, because a few large rows would hide the errors of the others.
     relative = error.square().sum(1) / exact.square().sum(1).clamp_min(_TINY)
-    return layer if relative.mean() <= _ONE_SCALE**2 else _with_row_scales(weight, bias)
+    if relative.mean() <= _ONE_SCALE**2:
+        return layer
+    is_slow = weight.dtype == torch.float32 or len(weight) >= _WIDE
+    return _with_row_scales(weight, bias) if is_slow else None
 
 
 def _with_one_scale(weight: Tensor, bias: Tensor | None, largest: Tensor) -> OneScale:

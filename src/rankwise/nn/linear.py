@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rankwise.nn import gradient
 from rankwise.nn.activation import Activation, gelu_tanh
 from rankwise.nn.int8 import Inputs, Int8, OneScale, quantized
 
@@ -86,16 +87,20 @@ class Linear:
         self.bias = None if self.bias is None else self.bias.to(dtype)
 
     def quantize(self, inputs: Inputs) -> None:
-        """Convert the weight to int8. From then on, the layer has no backward pass, and cannot be changed.
+        """Convert the weight to int8, unless that would not make the layer faster.
+
+        From then on, a layer in int8 has no backward pass, and cannot be changed.
 
         Args:
             inputs: its inputs on calibration texts.
         """
-        self._layout = _Layout(None, int8=quantized(self.weight, self.bias, inputs))
+        int8 = quantized(self.weight, self.bias, inputs)
+        if int8 is not None:
+            self._layout = _Layout(None, int8=int8)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (rows, in) -> (rows, out), differentiable in x, unless it is in int8."""
-        if x.requires_grad and torch.is_grad_enabled():
+        if gradient.is_needed(x):
             out: Tensor = _Frozen.apply(x, self)  # type: ignore[no-untyped-call]
             return out
         return self.forward(x)

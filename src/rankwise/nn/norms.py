@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rankwise.nn import fused
+from rankwise.nn import fused, gradient
 
 
 class NormWeights(NamedTuple):
@@ -29,8 +29,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467) of x (rows, d_model) float32, in `dtype`."""
     if fused.used_on(x):
         return fused.norm(x, weight, None, eps, dtype)
+    if not gradient.is_needed(x):
+        return _normalized(x, _inverse_rms(x, eps), weight, dtype)
     out: Tensor = _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
     return out
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(rows, 1): the scale that makes the root mean square of each row 1."""
+    mean_square: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]
+    return (mean_square + eps).rsqrt_()
+
+
+def _normalized(x: Tensor, scale: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return (x * scale).mul_(weight).to(dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -38,10 +50,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
+        scale = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, scale)
-        y: Tensor = (x * scale).mul_(weight).to(dtype)
-        return y
+        return _normalized(x, scale, weight, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankwise.nn import fused
+from rankwise.nn import fused, gradient
 from rankwise.nn.batch import PackedBatch
 
 
@@ -62,7 +62,12 @@ def rotation(packed: PackedBatch, frequencies: Tensor, dtype: torch.dtype) -> tu
 
 
 def rotate(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first `heads` heads of x (tokens, all heads, head_dim); the value heads are copied."""
+    """Rotate the first `heads` heads of x (tokens, all heads, head_dim); the value heads stay as they are.
+
+    Without a gradient, x may be modified in place.
+    """
+    if not gradient.is_needed(x) and not fused.used_on(x):
+        return _turn_in_place(x, heads, cos, sin)
     out: Tensor = _Rotate.apply(x, heads, cos, sin)  # type: ignore[no-untyped-call]
     return out
 
@@ -89,6 +94,14 @@ def _turn(x: Tensor, heads: int, cos: Tensor, sin: Tensor, sign: int = 1) -> Ten
     torch.mul(a, cos, out=left).addcmul_(b, sin, value=-1)
     torch.mul(b, cos, out=right).addcmul_(a, sin)
     return out
+
+
+def _turn_in_place(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x[:, :heads, : 2 * cos.shape[-1]].chunk(2, -1)
+    before = a.clone()
+    a.mul_(cos).addcmul_(b, sin, value=-1)
+    b.mul_(cos).addcmul_(before, sin)
+    return x
 
 
 class _Rotate(torch.autograd.Function):

@@ -55,3 +55,17 @@ def test_attention(heads: int, kv_heads: int, pooled: bool, rate: float) -> None
     q, k, v = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
     theirs = attention_by_text(packed, q[packed.last] if pooled else q, k, v, mask, rate, pooled)
     compare(ours, theirs, (qkv,))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("length", [1, 9, 33])
+def test_one_text_without_a_gradient(length: int, heads: int, kv_heads: int, pooled: bool) -> None:
+    packed = pack([texts([length])], shared=True)
+    (qkv,) = leaves((length, heads + 2 * kv_heads, 4))
+    with torch.no_grad():
+        ours = attend(packed, qkv, heads, None, 0.0, pooled)
+    q, k, v = qkv[:, :heads], qkv[:, heads:-kv_heads], qkv[:, -kv_heads:]
+    theirs = attention_by_text(packed, q[-1:] if pooled else q, k, v, {}, 0.0, pooled)
+    assert not packed.layouts  # no length buckets were laid out
+    torch.testing.assert_close(ours.double(), theirs.flatten(1).detach(), rtol=0, atol=1e-6)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from rankwise.nn.activation import gelu_tanh, swiglu
 from rankwise.nn.norms import rms_norm
@@ -91,3 +94,19 @@ def test_swiglu_refuses_a_second_backward_pass() -> None:
     torch.autograd.grad(y, x, retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(y, x)
+
+
+def _rotated(x: Tensor) -> Tensor:
+    angles = leaves((7, 1, 2))[0].detach()
+    return rotate(x.view(7, 2, 6), 1, angles.cos(), angles.sin())
+
+
+@pytest.mark.parametrize(
+    "function", [swiglu, _rotated, lambda x: rms_norm(x, torch.arange(12.0), 1e-6, torch.float32)]
+)
+def test_without_a_gradient(function: Callable[[Tensor], Tensor]) -> None:
+    """The autograd function is left out, and the result is bit-identical."""
+    (x,) = leaves((7, 12))
+    ours = function(x)
+    assert ours.requires_grad
+    assert torch.equal(function(x.detach().clone()), ours.detach())

@@ -89,6 +89,23 @@ def _largest(x: Tensor) -> Tensor:
     return (x.abs().amax(0) / smoothing).amax() * smoothing[None]
 
 
+@pytest.mark.parametrize(("x", "kind"), [(even(), OneScale), (uneven(), RowScales)])
+def test_wide_layers_in_bfloat16(x: Tensor, kind: type) -> None:
+    made = Linear(drawn(1024, 96).bfloat16(), None, {})
+    made.quantize(Inputs(x.abs().amax(0), x.bfloat16()))
+    assert isinstance(made._layout.int8, kind)
+    assert close(made.forward(x.bfloat16()).float(), F.linear(x, drawn(1024, 96)), 0.03)
+
+
+def test_narrow_layers_in_bfloat16_with_uneven_inputs_stay() -> None:
+    """A scale per row would cost more than the product saves."""
+    x, weight = uneven().bfloat16(), drawn(40, 96).bfloat16()
+    made = Linear(weight, None, {})
+    made.quantize(Inputs(x.abs().amax(0).float(), x))
+    assert made._layout.int8 is None
+    assert torch.equal(made.forward(x), Linear(weight, None, {}).forward(x))
+
+
 def test_there_is_no_way_back() -> None:
     made = layer(even())
     x = even().requires_grad_()
