@@ -55,5 +55,5 @@ def test_the_head_of_a_response_is_sent_with_its_body() -> None:
     head = h11.Response(status_code=200, headers=[("Content-Length", "2")])
     assert connection.send(head) == b""
     sent = connection.send(h11.Data(data=b"ok"))
-    assert sent and sent.startswith(b"HTTP/1.1 200") and sent.endswith(b"\r\n\r\nok")
+    assert sent.startswith(b"HTTP/1.1 200") and sent.endswith(b"\r\n\r\nok")
     assert connection.send(h11.EndOfMessage()) == b""

@@ -79,6 +79,7 @@ class _Route(APIRoute):
         if self.body_field is None:
             return super().get_route_handler()
         endpoint, model = self.endpoint, self.body_field.field_info.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
 
         async def answer(request: Request) -> Response:
             response: Response = await endpoint(await _body(request, model), request)

@@ -111,7 +111,8 @@ class Connection(h11.Connection):
 
     _head = b""
 
-    def send(self, event: h11.Event) -> bytes | None:
+    # h11 declares overloads: bytes for most events, None for one that a server does not send.
+    def send(self, event: h11.Event) -> bytes:  # type: ignore[override]
         """The bytes to write for an event; those of a response's head come with the next event."""
         data = super().send(event) or b""
         if isinstance(event, h11.Response):
