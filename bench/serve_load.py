@@ -4,7 +4,8 @@ Both servers run at the same time and are loaded in turn, by a load generator in
 client waits for its answer before it sends the next text; one that is refused (429) asks again when the
 server says, and its latency counts from the first time. The adapters have random weights; texts are of the
 starter data or of emotion. The peer answers one request at a time, as such servers usually do, and switches
-PEFT adapters between requests.
+PEFT adapters between requests. The load generator runs on the same cores; the last column says how busy it
+keeps one of them.
 
     python -m bench.serve_load [--base NAME] [--adapters 1,5,100] [--clients 1,8,64] [--record FILE]
 """
@@ -57,6 +58,7 @@ class Measured:
     middle: float  # median latency, seconds
     slow: float  # 99th percentile
     added: float = 0.0  # median of latency less the time of the model; only of a server that tells it
+    load: float = 0.0  # cores that the load generator kept busy
 
 
 def main() -> None:
@@ -71,6 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         rows, notes = compare(options, Path(name))
     header = ["adapters", "clients", "server", "texts/s", "of offline", "of the peer", "median ms", "99 % ms"]
+    header.append("load, % of a core")
     command = f"python -m bench.serve_load --base {options.base} --adapters {options.adapters}"
     common.write_record(
         "Serving: rankwise beside a transformers pipeline",
@@ -140,6 +143,7 @@ def rows_of(adapters: int, clients: int, found: dict[str, Measured], offline: fl
             f"{each.rate / found['pipeline'].rate:.2f}",
             f"{1000 * each.middle:.1f}",
             f"{1000 * each.slow:.1f}",
+            f"{100 * each.load:.1f}",
         ]
 
 
@@ -248,10 +252,12 @@ async def generate(options: argparse.Namespace) -> dict[str, float]:
     """Load a server, and return its rate and latencies. The first tenth of the time does not count."""
     texts, names = json.loads(options.texts_file.read_text("utf-8")), options.names.split(",")
     clients, numbers = int(options.clients), count()
+    began, busy = time.perf_counter(), time.process_time()
     begin = time.perf_counter() + options.seconds / 10
     end = begin + options.seconds
     seconds: list[float] = []
     added: list[float] = []
+    answered: list[float] = []
 
     async def client() -> None:
         url = urlsplit(options.url)
@@ -262,15 +268,38 @@ async def generate(options: argparse.Namespace) -> dict[str, float]:
             content = json.dumps(body).encode()
             while (reply := await ask(reader, writer, content)).wait:
                 await asyncio.sleep(reply.wait)
+            answered.append(time.perf_counter())
             if start >= begin:
-                seconds.append(time.perf_counter() - start)
+                seconds.append(answered[-1] - start)
                 added.append(seconds[-1] - reply.model)
         writer.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    passed = time.perf_counter() - begin
     middle, slow = np.quantile(seconds, [0.5, 0.99]).tolist()
-    return {"rate": len(seconds) / passed, "middle": middle, "slow": slow, "added": median(added)}
+    load = (time.process_time() - busy) / (time.perf_counter() - began)
+    return {
+        "rate": steady_rate([began, *answered], begin, end),
+        "middle": middle,
+        "slow": slow,
+        "added": median(added),
+        "load": load,
+    }
+
+
+def steady_rate(times: Sequence[float], begin: float, end: float) -> float:
+    """Answers per second between the last one before `begin` and the last one before `end`.
+
+    Servers answer in batches. A span that cut one would count its time and not its answers.
+
+    Args:
+        times: when the load began, and when each answer came, in this order.
+        begin: when the measurement begins.
+        end: when the clients stop to ask.
+    """
+    counted = [time for time in times if time <= end]
+    first = max(i for i, time in enumerate(counted) if time <= begin)
+    span = counted[-1] - counted[first]
+    return (len(counted) - 1 - first) / span if span else 0.0
 
 
 class Reply(NamedTuple):

@@ -24,7 +24,8 @@ def mean_probabilities(group: Group, logits: Sequence[Logits]) -> Probabilities:
     temperatures = [each.saved.temperature or 1.0 for each in group.members]
     pairs = zip(logits, temperatures, strict=True)
     calibrated = [each.astype(np.float64) / temperature for each, temperature in pairs]
-    return np.asarray(np.mean([group.task.probabilities(each) for each in calibrated], axis=0))
+    found = [group.task.probabilities(each) for each in calibrated]
+    return np.asarray(np.mean(found, axis=0)) if len(found) > 1 else found[0]
 
 
 def predictions(

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -74,12 +73,6 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return Problem("invalid_json", "the body cannot be read as JSON").response()
 
 
-async def on_invalid(request: Request, error: Exception) -> Response:
-    """Handle a body that does not match the model of the request."""
-    assert isinstance(error, RequestValidationError)
-    return invalid(error.errors()).response()
-
-
 async def on_crash(request: Request, error: Exception) -> Response:
     """Handle an error in the server; the message says nothing about it."""
     return Problem("internal", "internal error", "the server's log has the details").response()
@@ -92,9 +85,7 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     comes from the type that was meant.
     """
     error = max(errors, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
-    kind, place = str(error["type"]), error["loc"][1:]
-    if kind == "json_invalid":
-        return Problem("invalid_json", "the body is not valid JSON")
+    kind, place = str(error["type"]), error["loc"]
     if not place:
         hint = "send Content-Type: application/json"
         return Problem("invalid_request", "the body must be a JSON object", hint)

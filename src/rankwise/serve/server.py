@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -29,6 +30,8 @@ from rankwise.serve.service import Service
 STOP_SECONDS = 30.0
 """Time for the answers in progress, after the server has stopped listening."""
 _BACKLOG = 2048
+_HEAD_BYTES = 1 << 16
+"""Most bytes of a request's line and headers, which uvicorn's default is, too."""
 
 
 def run(
@@ -100,11 +103,31 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+class Connection(h11.Connection):
+    """Sends the head of a response together with the start of its body.
+
+    A write of its own for the head costs a system call, and wakes the client before there is an answer.
+    """
+
+    _head = b""
+
+    # h11 declares overloads: bytes for most events, None for one that a server does not send.
+    def send(self, event: h11.Event) -> bytes:  # type: ignore[override]
+        """The bytes to write for an event; those of a response's head come with the next event."""
+        data = super().send(event) or b""
+        if isinstance(event, h11.Response):
+            self._head = data
+            return b""
+        data, self._head = self._head + data, b""
+        return data
+
+
 class _Protocol(H11Protocol):
     """A connection that is closed if its client is too slow to send headers or to read an answer."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.conn = Connection(h11.SERVER, _HEAD_BYTES)
         self._deadline: asyncio.TimerHandle | None = None
 
     # asyncio declares BaseTransport here. A TCP server always passes a Transport, which uvicorn declares too.

@@ -101,15 +101,16 @@ class Service:
         """The job's logits; the job is cancelled if the client goes away first."""
         answer = asyncio.wrap_future(job.done)
         gone = asyncio.ensure_future(_disconnected(receive))
+        gone.add_done_callback(lambda _: answer.cancel())
         try:
-            waited: set[asyncio.Future[Any]] = {answer, gone}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise Problem("client_closed", "the client went away")
-            return answer.result()
+            return await answer
+        except asyncio.CancelledError:
+            if gone.done() and not gone.cancelled():
+                raise Problem("client_closed", "the client went away") from None
+            raise
         finally:
             gone.cancel()
-            if not answer.done():
+            if answer.cancelled() or not answer.done():
                 self.engine.cancel(job)
 
     def overload(self) -> Problem:
