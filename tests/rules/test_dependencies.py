@@ -31,8 +31,8 @@ SERVER = {
     for name in ("answers", "app", "guard", "messages", "metrics", "pages", "problems", "server", "service")
 }
 """Modules that need the extra `serve`."""
-SERVED_BY = {"h11", "starlette"}
-"""Parts of uvicorn and FastAPI that are imported by their own names."""
+SERVED_BY = {"starlette"}
+"""A part of FastAPI that is imported by its own name."""
 DEVICE_KERNELS = "nn.kernels"
 """The module that needs Triton, which comes with torch's builds for CUDA."""
 TRACKERS = {"wandb", "mlflow", "trackio"}

@@ -25,7 +25,7 @@ import pytest
 from rankwise import Classifier
 from rankwise.serve import limits
 from tests import tiny
-from tests.serve.load import ask_patiently, connected, request
+from tests.serve.load import Connection, Reply, ask_patiently, connected, request
 from tests.serve.running import AUTHORIZED, TOKEN, Running, allow_connections, running
 
 FULL = os.environ.get("RANKWISE_FAULTS") == "full"
@@ -248,6 +248,54 @@ def test_clients_that_leave_leave_nothing_behind(loaded: Running) -> None:
     assert wait_until(lambda: loaded.metric("rankwise_queue_tokens") == 0, 120)
     assert is_well(loaded)
     assert loaded.memory - before < SPARE
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /livez HTTP/1.1\r\nX: ",
+        b"GET /",
+        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+    ids=["header", "path", "trailer"],
+)
+def test_what_has_no_end_is_cut_off(loaded: Running, start: bytes) -> None:
+    async def send_on() -> bytes:
+        reader, writer = await asyncio.open_connection(*loaded.address)
+        writer.write(start)
+        received = asyncio.create_task(reader.read(1 << 16))
+        for _ in range(100):
+            if received.done() or writer.is_closing():
+                break
+            writer.write(b"y" * 10_000)
+            await asyncio.sleep(0.02)
+        writer.close()
+        return await received
+
+    assert asyncio.run(send_on()).startswith(b"HTTP/1.1 400 ")
+    assert is_well(loaded)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_request_to_upgrade_is_answered_without(loaded: Running, pieces: int) -> None:
+    """As of Java's client, which asks for HTTP/2. The connection can be used again."""
+    asked = request("/v1/predict", {"texts": "so glad"})
+    upgrade = asked.replace(b"Host", b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHost", 1)
+    size = -(-len(upgrade) // pieces)
+
+    async def answers() -> list[Reply]:
+        reader, writer = await asyncio.open_connection(*loaded.address)
+        found = []
+        for data in (upgrade, asked):
+            for start in range(0, len(data), size):
+                writer.write(data[start : start + size])
+                await asyncio.sleep(0.05)
+            found.append(await Connection(reader, writer).reply())
+        writer.close()
+        return found
+
+    first, second = asyncio.run(answers())
+    assert first.status == 200 and first.json["predictions"] == second.json["predictions"]
 
 
 def test_slow_clients_are_cut_off(loaded: Running) -> None:

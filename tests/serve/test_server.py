@@ -7,12 +7,11 @@ import socket
 import threading
 from pathlib import Path
 
-import h11
 import pytest
 
 from rankwise.serve.lineup import Lineup
 from rankwise.serve.loading import Changes, Loader
-from rankwise.serve.server import Connection, listening
+from rankwise.serve.server import listening
 from rankwise.serve.service import Service
 from tests.serve.made import make_adapter
 
@@ -45,15 +44,3 @@ def test_adapters_are_read_in_a_thread_that_ends(
     service = Service(Loader([str(adapter)], device="cpu", precision="float32"))
     asyncio.run(service.reload())
     assert len(readers) == 2 and not any(reader.is_alive() for reader in readers)
-
-
-def test_the_head_of_a_response_is_sent_with_its_body() -> None:
-    connection = Connection(h11.SERVER)
-    connection.receive_data(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-    assert isinstance(connection.next_event(), h11.Request)
-    assert isinstance(connection.next_event(), h11.EndOfMessage)
-    head = h11.Response(status_code=200, headers=[("Content-Length", "2")])
-    assert connection.send(head) == b""
-    sent = connection.send(h11.Data(data=b"ok"))
-    assert sent.startswith(b"HTTP/1.1 200") and sent.endswith(b"\r\n\r\nok")
-    assert connection.send(h11.EndOfMessage()) == b""

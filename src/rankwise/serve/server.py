@@ -18,9 +18,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import h11
+import httptools
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rankwise.errors import UsageError
 from rankwise.serve import limits
@@ -31,7 +31,7 @@ STOP_SECONDS = 30.0
 """Time for the answers in progress, after the server has stopped listening."""
 _BACKLOG = 2048
 _HEAD_BYTES = 1 << 16
-"""Most bytes of a request's line and headers, which uvicorn's default is, too."""
+"""Most bytes of a request's line and headers, or of anything else that the parser collects beside a body."""
 
 
 def run(
@@ -103,32 +103,13 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class Connection(h11.Connection):
-    """Sends the head of a response together with the start of its body.
-
-    A write of its own for the head costs a system call, and wakes the client before there is an answer.
-    """
-
-    _head = b""
-
-    # h11 declares overloads: bytes for most events, None for one that a server does not send.
-    def send(self, event: h11.Event) -> bytes:  # type: ignore[override]
-        """The bytes to write for an event; those of a response's head come with the next event."""
-        data = super().send(event) or b""
-        if isinstance(event, h11.Response):
-            self._head = data
-            return b""
-        data, self._head = self._head + data, b""
-        return data
-
-
-class _Protocol(H11Protocol):
-    """A connection that is closed if its client is too slow to send headers or to read an answer."""
+class _Protocol(HttpToolsProtocol):
+    """A connection that is closed if its client is too slow, or if it sends a head without end."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.conn = Connection(h11.SERVER, _HEAD_BYTES)
         self._deadline: asyncio.TimerHandle | None = None
+        self._unparsed = 0  # bytes since the last complete head or part of a body
 
     # asyncio declares BaseTransport here. A TCP server always passes a Transport, which uvicorn declares too.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -136,12 +117,52 @@ class _Protocol(H11Protocol):
         self._expect(limits.HEADER_SECONDS)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         in_progress = self.cycle is not None and not self.cycle.response_complete
         if in_progress:
             self._expect(None)
         elif self._deadline is None:
             self._expect(limits.HEADER_SECONDS)
+
+    def _feed(self, data: bytes) -> None:
+        self._unparsed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            self._feed_without_upgrade(data[stop.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("The request is not HTTP.")
+        else:
+            if self._unparsed > _HEAD_BYTES:
+                self.send_400_response("The headers are too long.")
+
+    def _feed_without_upgrade(self, rest: bytes) -> None:
+        """Parse a head again without its request to upgrade, as of Java's client, which asks for HTTP/2.
+
+        The parser takes what follows such a head for another protocol, and not for the body.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            return self.send_400_response("This is no proxy.")
+        kept = [each for each in self.headers if each[0] not in (b"connection", b"upgrade")]
+        head = [b"%s %s HTTP/%s" % (method, self.url, version.encode()), *map(b": ".join, kept)]
+        self.parser = httptools.HttpRequestParser(self)
+        return self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
+
+    def on_headers_complete(self) -> None:
+        self._unparsed = 0
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unparsed = 0
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
