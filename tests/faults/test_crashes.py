@@ -29,7 +29,7 @@ from tests.faults.runs import sample
 from tests.faults.server import Ended, Server
 
 FULL = os.environ.get("RANKWISE_FAULTS") == "full"
-KILLS, KILLS_IN_SAVES = (140, 60) if FULL else (3, 4)
+KILLS, KILLS_IN_SAVES = (140, 60) if FULL else (2, 2)
 DAMAGES = 2000 if FULL else 200
 SWEEP = ["sweep", "--recipe", "recipe.toml", "--out", "run", "--checkpoint-steps", "2"]
 RESUME = ["sweep", "--resume", "run", "--checkpoint-steps", "2"]
@@ -127,7 +127,7 @@ def test_killed_inside_a_save(place: Place, whole: tuple[dict[str, str], Ended])
 def test_killed_at_any_operation(place: Place, whole: tuple[dict[str, str], Ended]) -> None:
     """At any disk operation, including while a finished adapter or a result is written."""
     operations = int(whole[1].output.splitlines()[-1])
-    step = 8 if FULL else operations // 3
+    step = 8 if FULL else operations // 2
     for at in range(operations, 0, -step):
         place.fresh()
         assert place.server.run("command", SWEEP, at, "kill").status == -signal.SIGKILL
@@ -177,7 +177,7 @@ def test_signals_at_random_moments(place: Place, whole: tuple[dict[str, str], En
 
 
 def test_signals_inside_a_save(place: Place, whole: tuple[dict[str, str], Ended]) -> None:
-    for at in range(3, 200, 20 if FULL else 90):
+    for at in range(3, 200, 20 if FULL else 100):
         place.fresh()
         ended = place.server.run("command", SWEEP, at, "term", True)
         assert ended.status == 143, ended.output

@@ -179,8 +179,11 @@ def full(
     monkeypatch.setattr(computing, "logits", logits)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("after", [0, STEPS + 3])
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [*((error, 0) for error in ERRORS), (ERRORS[0], STEPS + 3)],
+    ids=lambda each: str(each) if isinstance(each, int) else type(each).__name__,
+)
 def test_a_bank_is_halved(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     error: Exception, after: int,
