@@ -269,7 +269,7 @@ async def generate(options: argparse.Namespace) -> dict[str, float]:
             while (reply := await ask(reader, writer, content)).wait:
                 await asyncio.sleep(reply.wait)
             answered.append(time.perf_counter())
-            if start >= begin:
+            if answered[-1] >= begin:  # a slow server answers no request that began later
                 seconds.append(answered[-1] - start)
                 added.append(seconds[-1] - reply.model)
         writer.close()
