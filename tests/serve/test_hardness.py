@@ -255,7 +255,8 @@ def test_clients_that_leave_leave_nothing_behind(loaded: Running) -> None:
     [
         b"GET /livez HTTP/1.1\r\nX: ",
         b"GET /",
-        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+        b"POST /v1/predict HTTP/1.1\r\nAuthorization: Bearer %s\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
+        % TOKEN.encode(),
     ],
     ids=["header", "path", "trailer"],
 )
