@@ -78,9 +78,9 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor]:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, -1)
-        opened = F.silu(gate)
+        silu = F.silu(gate)
         torch.ops.aten.silu_backward.grad_input(up.mul_(grads[0]), gate, grad_input=gate)
-        torch.mul(grads[0], opened, out=up)
+        torch.mul(grads[0], silu, out=up)
         return (gate_up,)
 
 
