@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import rankwise
-from rankwise.models import registry as families
-from rankwise.nn.backbone import Backbone
-from rankwise.nn.bank import Bank
 from rankwise.nn.loss import CrossEntropy, Loss
 from rankwise.nn.ragged.step import RaggedStep
-from rankwise.nn.static.graphs import CudaRecorder
+from rankwise.nn.static.graphs import CudaRecorder, Graph
 from rankwise.nn.static.step import StaticStep
 from tests import tiny
+from tests.gpu.devices import bank_on
 from tests.unit.nn import models
 from tests.unit.nn.static.test_step import (
     BATCHES,
@@ -27,7 +27,6 @@ from tests.unit.nn.static.test_step import (
     done,
     each_loss,
     targets_for,
-    unlike,
 )
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -41,18 +40,6 @@ def _exact_products() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(before)
-
-
-def bank_on(device: str, family: str, dropout: float = 0.0) -> tuple[Backbone, Bank]:
-    backbone = families.build(
-        models.CONFIGS[family], models.RandomWeights(), torch.float32, torch.device(device)
-    )
-    specs = unlike(backbone, dropout)
-    bank = Bank(specs, backbone.modules(), backbone.d_model, models.CLASSES, backbone.head_std, device)
-    filled = models.trained_bank(models.backbone(family), specs)
-    for k in range(len(specs)):
-        bank.load(k, filled.state(k))
-    return backbone, bank
 
 
 @each_family
@@ -123,6 +110,35 @@ def test_every_loss_is_the_cpus(loss: Loss) -> None:
         losses, grads = done(step, bank, UNEQUAL, **given)
         torch.testing.assert_close(losses.cpu(), expected)
         assert all(models.close(ours.cpu(), each, 1e-4) for ours, each in zip(grads, theirs, strict=True))
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_graph_is_freed_while_another_is_recorded() -> None:
+    """That would end the recording. Here a graph becomes garbage in the middle of one."""
+    backbone, bank = bank_on("cuda", "llama")
+    recorder = CudaRecorder(bank.flat.device)
+    owners: list[Any] = []
+
+    def drop_owners_and_record(run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        def drop_owners_and_run() -> Tensor:
+            owners.clear()
+            gc.set_threshold(1)  # the collector would run at once
+            return run()
+
+        return recorder(drop_owners_and_run)
+
+    thresholds = gc.get_threshold()
+    try:
+        for record in (recorder, drop_owners_and_record):
+            step: Any = StaticStep(backbone, bank, CrossEntropy(), True, record)
+            for number in range(2):
+                done(step, bank, BATCHES, number)
+            assert len(step._replayed._graphs) == 1
+            step.cycle = step
+            owners.append(step)
+            del step
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def on_cuda(loss: Loss) -> Loss:

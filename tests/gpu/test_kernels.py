@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwise.models import registry
 from rankwise.nn import activation, attention, fused, norms, rotary
 from rankwise.nn.bank import AdapterSpec, Bank
 from rankwise.nn.fused import HeadMask
@@ -23,8 +22,9 @@ from rankwise.nn.static.batch import pack, unpack
 from rankwise.nn.static.masks import MicroBatch, StepMasks, _crc, _decided, _hashed, keys
 from rankwise.nn.static.step import StaticStep
 from rankwise.training.optimizer import AdamW
+from tests.gpu.devices import bank_on
 from tests.unit.nn import models
-from tests.unit.nn.static.test_step import BATCHES, done, unlike
+from tests.unit.nn.static.test_step import BATCHES, done
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and fused.has_triton()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -182,13 +182,7 @@ def test_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_whole_models(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training step, and the logits of texts that share prefixes, whose rows are not adjacent."""
-    backbone = models.backbone(family)
-    backbone.tokens = backbone.tokens.to(DEVICE)
-    if DEVICE == "cuda":
-        backbone = registry.build(
-            models.CONFIGS[family], models.RandomWeights(), torch.float32, torch.device(DEVICE)
-        )
-    bank = models.trained_bank(backbone, unlike(backbone))
+    backbone, bank = bank_on(DEVICE, family)
     texts = [np.array(text) for text in ([1, 2, 3], [1, 2, 4, 5], [1, 6], [1, 2, 4, 7, 8])]
     found = []
     for is_fused in (True, False):

@@ -470,7 +470,7 @@ def test_resume(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
         "the settings of the run, which --epochs and --tune would change: epochs is 1, tune is off" in shown
     )
     assert "start a new run" in shown
-    again = rankwise("sweep", "--resume", "r")
+    again = rankwise("sweep", "--resume", "r", "--device", "cpu")
     assert again.stderr == "inputs\nr is complete: nothing is left to train\n"
     assert "macro-F1" in again.stdout and "written to r\n" in again.stdout
     more_ranks = rankwise("sweep", "--resume", "r", "--ranks", "1", "--json")

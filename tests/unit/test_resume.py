@@ -18,6 +18,7 @@ from rankwise.errors import on_command_line
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
+from rankwise.training.resume import changes
 from tests import tiny
 
 SAME = ("predictions.csv", "history.jsonl", "results.json", "table.md", "samples.md", "recipe.toml")
@@ -193,6 +194,35 @@ def test_another_setting_is_refused(run: RunFolder, gpt2_base: Path, data_folder
     recipe = tiny.recipe(gpt2_base, data_folder, epochs=4)
     with pytest.raises(UsageError, match="epochs is 3 in this run, and 4 was asked for"):
         sweep(recipe, run.path, resume=True)
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_run_goes_on_where_its_inputs_have_moved_to(
+    gpt2_base: Path, tmp_path: Path, is_finished: bool
+) -> None:
+    """On another machine: data, base and device have other names there."""
+    data, base, folder = tiny.data_folder(tmp_path / "data"), tmp_path / "base", tmp_path / "run"
+    shutil.copytree(gpt2_base, base)
+    recipe = tiny.recipe(base, data, device="auto")
+    stopped(recipe, folder, Stop(3))
+    if is_finished:
+        sweep(recipe, folder, resume=True)
+    data.rename(tmp_path / "moved-data")
+    base.rename(tmp_path / "moved-base")
+    moved = recipe.replace(data=str(tmp_path / "moved-data"), base=str(tmp_path / "moved-base"), device="cpu")
+    results = sweep(moved, folder, resume=True)
+    assert RunFolder(folder).is_complete()
+    assert {row.name for row in results.adapters} == {"r0-s110", "r1-s110", "r4-s110"}
+    if not is_finished:
+        assert Recipe.load(folder / "recipe.toml").data.source == str(tmp_path / "moved-data")
+
+
+def test_the_environment_that_changed() -> None:
+    gpu, cpu = {"device": "cuda:1", "threads": "16"}, {"device": "cpu", "threads": "2"}
+    assert changes(gpu, gpu | {"threads": "8"}) == "threads 16 -> 8; the last digits may differ"
+    assert changes(gpu, gpu | {"device": "cuda"}).endswith("the last digits may differ")
+    assert changes(cpu, gpu).endswith("dropout is drawn in another way there, so the results may differ")
+    assert changes(gpu, gpu) == ""
 
 
 def test_other_data_or_another_base_is_refused(gpt2_base: Path, tmp_path: Path) -> None:

@@ -29,9 +29,6 @@ from rankwise.training import resume as resuming
 from rankwise.training.callbacks import Callback
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 
-FREE = (*resuming.CHANGEABLE, "base", "data", "validation", "test", "device")
-"""Settings that may differ: adapters do not depend on them, or they are paths, whose content is compared."""
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -98,7 +95,7 @@ def _require_alike(first: _Part, other: _Part) -> None:
     where = f"{first.run.path} and {other.run.path}"
     ours, theirs = first.recipe.flat(), other.recipe.flat()
     for name, value in ours.items():
-        if name not in FREE and theirs[name] != value:
+        if name not in resuming.CHANGEABLE and theirs[name] != value:
             raise UsageError(
                 f"{where} have another recipe: {name} is {value!r} and {theirs[name]!r}",
                 hint="only runs that differ in ranks and seeds can be merged",

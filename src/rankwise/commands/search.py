@@ -138,7 +138,7 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, train: TrainBank
     resuming.require_kind(run, saved.state if saved else None, "search")
     before = anchored(resuming.stored_recipe(run, saved.state if saved else None))
     before, recipe = at_hand(before, recipe, run)
-    resuming.require_unchanged(before, anchored(recipe), run.path, ("memory_gb", "bank_size"))
+    resuming.require_unchanged(before, anchored(recipe), run.path, resuming.MOVED)
     if saved and saved.state.search:
         plan = saved.state.search
         return _search(recipe, run, callback, plan.trials, plan.places, saved, train, plan.in_waves)

@@ -236,7 +236,7 @@ def open_journal(
     if saved is None:
         return Journal(run, state, {}, clock, every)
     if changed := resuming.changes(saved.state.environment, environment):
-        callback.note(f"the environment of this run has changed: {changed}; the last digits may differ")
+        callback.note(f"the environment of this run has changed: {changed}")
     if files.size(run.history) < saved.state.history_bytes:
         callback.note(f"{run.history}: some recorded lines are missing")
     files.truncate(run.history, saved.state.history_bytes)

@@ -19,7 +19,9 @@ from rankwise.training import checkpoint
 from rankwise.training.checkpoint import BankPlan, Checkpoint, SweepState
 from rankwise.training.data import EncodedSplit
 
-CHANGEABLE = ("ranks", "seeds", "on_nan", "memory_gb", "bank_size")
+MOVED = ("base", "data", "validation", "test", "device", "memory_gb", "bank_size")
+"""Settings of a machine: its devices and memory, and paths, whose content is compared (`fingerprint`)."""
+CHANGEABLE = ("ranks", "seeds", "on_nan", *MOVED)
 """Settings that may change on resume, because they do not affect the adapters trained so far."""
 OUT = either("--out", "folder")
 """The argument that names a run folder."""
@@ -172,13 +174,21 @@ def environment(
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The differences between two environments, such as `torch 2.10 -> 2.11`; empty if there are none."""
+    """The differences between two environments and what they mean; empty if there are none.
+
+    >>> changes({"torch": "2.10"}, {"torch": "2.11"})
+    'torch 2.10 -> 2.11; the last digits may differ'
+    """
     before, now = ({"processes": "1"} | dict(each) for each in (before, now))
-    return ", ".join(
+    changed = ", ".join(
         f"{name} {before.get(name)} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     )
+    kinds = [environment.get("device", "").partition(":")[0] for environment in (before, now)]
+    if "cuda" in kinds and kinds[0] != kinds[1]:
+        return f"{changed}; dropout is drawn in another way there, so the results may differ"
+    return changed and f"{changed}; the last digits may differ"
 
 
 def kind(run: RunFolder, state: SweepState | None) -> Literal["sweep", "search"]:

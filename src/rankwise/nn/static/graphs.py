@@ -8,11 +8,17 @@ launch them. A graph launches them all with one call. When a shape occurs::
     later     recorded buffer <- numbers; replay
 
 All changing inputs are in one buffer, and the result is always in the same tensor.
+
+While a graph is recorded, no other graph may be freed: CUDA gives up the recording. So Python's collector
+pauses, and `Replayed` does not keep the function that it records. The object that owns both is then in no
+reference cycle: it frees its graphs when it is dropped, and not in a later recording.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import gc
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -36,13 +42,12 @@ Record = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]
 
 
 class Replayed(Generic[Key]):
-    """A function of a key and a tensor of integers that is recorded when a key recurs, and then replayed.
+    """The graphs of a function of a key and a tensor of integers, recorded when a key recurs.
 
     For a given key, the function must always launch the same kernels. Apart from `numbers`, it may only
     read tensors whose addresses do not change. It must not synchronize with the device.
 
     Args:
-        run: the function. Its result is valid until the next call.
         device: where it runs.
         record: records a graph; None if the device has no graphs.
         on_failure: called once with the reason if recording fails; from then on everything runs eagerly.
@@ -50,19 +55,19 @@ class Replayed(Generic[Key]):
 
     def __init__(
         self,
-        run: Callable[[Key, Tensor], Tensor],
         device: torch.device,
         record: Record | None = None,
         on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self.run, self.device, self.record, self.on_failure = run, device, record, on_failure
+        self.device, self.record, self.on_failure = device, record, on_failure
         self._seen: set[Key] = set()
         self._graphs: dict[Key, tuple[Graph, Tensor, Tensor]] = {}
 
-    def __call__(self, key: Key, numbers: Tensor) -> Tensor:
-        """Return the function's result.
+    def __call__(self, run: Callable[[Key, Tensor], Tensor], key: Key, numbers: Tensor) -> Tensor:
+        """Return the function's result, which is valid until the next call.
 
         Args:
+            run: the function, the same in every call.
             key: determines the kernels.
             numbers: (n,) int64 on the host.
         """
@@ -72,24 +77,37 @@ class Replayed(Generic[Key]):
             graph.replay()
             return result
         buffer = numbers.to(self.device)
-        result = self.run(key, buffer)
+        result = run(key, buffer)
         if key in self._seen:
-            self._record(key, buffer)
+            self._record(key, buffer, lambda: run(key, buffer))
         self._seen.add(key)
         return result
 
-    def _record(self, key: Key, buffer: Tensor) -> None:
+    def _record(self, key: Key, buffer: Tensor, run: Callable[[], Tensor]) -> None:
         """Record the function for a key; recording does not execute it."""
         if self.record is None or len(self._graphs) >= MOST_GRAPHS:
             return
         try:
-            graph, result = self.record(lambda: self.run(key, buffer))
+            with _without_collector():
+                graph, result = self.record(run)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self.record = None
             return self.on_failure(str(error))
         self._graphs[key] = graph, buffer, result
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause Python's collector of reference cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CudaRecorder:

@@ -117,7 +117,7 @@ class StaticStep:
         self.loss, self.base_dropout = loss, base_dropout
         self.micro_batches, self.share = micro_batches, share
         self._stacked, self._mask_names = StackedBank(bank), Names()
-        self._replayed = Replayed(self._run, bank.flat.device, record, on_failure)
+        self._replayed = Replayed[StepShape](bank.flat.device, record, on_failure)
         self._ahead: tuple[list[int], list[_Piece]] | None = None  # step numbers and what was prepared
 
     def __call__(
@@ -129,7 +129,7 @@ class StaticStep:
             ahead = list(numbers), self._pieces(batches, targets, numbers, windows)
         loss = torch.zeros(len(numbers), dtype=torch.float32, device=self.bank.flat.device)
         for piece in ahead[1]:
-            loss += self._replayed(piece.shape, piece.numbers)
+            loss += self._replayed(self._run, piece.shape, piece.numbers)
         return loss
 
     def prepare(

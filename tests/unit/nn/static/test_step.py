@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -235,6 +238,39 @@ def test_a_replayed_step_is_the_step(family: str) -> None:
         assert all(torch.equal(ours, each) for ours, each in zip(grads, theirs, strict=True))
     assert recorder.recorded == 1
     assert recorder.replays == 3
+
+
+class _Forgetful:
+    """Records nothing, and keeps nothing."""
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        return self, run()
+
+    def replay(self) -> None:
+        pass
+
+
+def test_a_trainer_that_is_dropped_frees_its_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: if the collector of cycles freed them, it could do so while another graph is recorded."""
+    backbone = models.backbone("gpt2")
+    texts = models.texts([4] * 8)
+    (labels,) = targets_of([texts])
+    recipe = Recipe(epochs=3, batch_size=4, learning_rate=5e-3, base_dropout=False)
+    monkeypatch.setattr(training, "step_of", static_steps(_Forgetful()))
+    data = training.TrainingData(texts, labels, [str(i) for i in range(models.CLASSES)])
+    specs = [replace(spec, learning_rate=5e-3, epochs=3) for spec in unlike(backbone)]
+    gc.disable()
+    try:
+        trainer = training.Trainer(backbone, specs, data, recipe.train)
+        while not trainer.done:
+            trainer.step()
+        step: Any = trainer._bench.backward
+        assert step._replayed._graphs
+        alive = weakref.ref(step)
+        del trainer, step
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @families
