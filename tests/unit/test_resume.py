@@ -217,6 +217,17 @@ def test_a_run_goes_on_where_its_inputs_have_moved_to(
         assert Recipe.load(folder / "recipe.toml").data.source == str(tmp_path / "moved-data")
 
 
+@pytest.mark.parametrize(("size", "expected"), [(None, [1, 2, 3, 4]), (2, [1, 2, 2, 3])])
+def test_banks_that_have_not_begun_are_planned_again(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, size: int | None, expected: list[int]
+) -> None:
+    recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 2, 3, 4), bank_size=1, epochs=1, baselines=False)
+    stopped(recipe, tmp_path / "run", Stop(3))
+    again = recipe.replace(bank_size=size) if size else recipe
+    results = sweep(again, tmp_path / "run", resume=True)
+    assert [row.bank for row in results.adapters] == expected
+
+
 def test_the_environment_that_changed() -> None:
     gpu, cpu = {"device": "cuda:1", "threads": "16"}, {"device": "cpu", "threads": "2"}
     assert changes(gpu, gpu | {"threads": "8"}) == "threads 16 -> 8; the last digits may differ"

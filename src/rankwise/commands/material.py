@@ -221,7 +221,8 @@ def read_material(
         memory_bytes=memory_bytes,
         number_bytes=precision.itemsize,
     )
-    plan = planned(decided=[bank.adapters for bank in saved.state.banks] if saved else [])
+    settled = resuming.settled(saved.state, recipe, run) if saved else []
+    plan = planned(decided=[bank.adapters for bank in settled])
     with stage("load", callback, clock):
         backbone, digest = models.load_with_digest(base, precision, device)
     for split in splits.values():

@@ -240,12 +240,13 @@ def open_journal(
     if files.size(run.history) < saved.state.history_bytes:
         callback.note(f"{run.history}: some recorded lines are missing")
     files.truncate(run.history, saved.state.history_bytes)
+    settled = resuming.settled(saved.state, material.recipe, run)
     state = saved.state.model_copy(
         update={
             "recipe": state.recipe,
             "fingerprint": state.fingerprint,
             "environment": environment,
-            "banks": saved.state.banks + planned[len(saved.state.banks) :],
+            "banks": settled + planned[len(settled) :],
         }
     )
     return Journal(run, state, dict(saved.adapters), clock, every)
