@@ -192,7 +192,7 @@ class DataSettings(_Settings):
     task: TaskName = "single-label"
     """What labels a text has: single-label = exactly one; multi-label = any number."""
     label_separator: str = "|"
-    """Sign between the labels of a text, for multi-label data without lists, and in tables."""
+    """Separator between the labels of a text, for multi-label data without lists, and in tables."""
     labels: tuple[str, ...] | None = None
     """Label names in the order of the model's outputs, as a line of CSV (default: the dataset's own order,
     numeric order for whole numbers, or order of first appearance in train)."""
@@ -411,7 +411,7 @@ class MachineSettings(_Settings):
     """Memory limit of one bank in GB. Adapters that do not fit train in further banks (default: 60 % of free
     memory)."""
     bank_size: int | None = Field(None, ge=1)
-    """Most adapters that train together in one bank (default: as many as fit in memory)."""
+    """Maximum number of adapters that train together in one bank (default: as many as fit in memory)."""
 
     @field_validator("device")
     @classmethod

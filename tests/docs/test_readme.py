@@ -229,3 +229,11 @@ def _names(line: str) -> Iterator[str]:
         if not FILE.fullmatch(word):
             return
         yield word
+
+
+def test_the_site_starts_as_the_readme_does() -> None:
+    """The introduction of docs/index.md is README's, from the title to the figure's verdict."""
+    readme, index = ((ROOT / name).read_text("utf-8").split() for name in ("README.md", "docs/index.md"))
+    site = " ".join(index[: index.index("##")])
+    assert len(site) > 500
+    assert site in " ".join(readme).replace("docs/records/", "records/").replace("docs/concepts", "concepts")

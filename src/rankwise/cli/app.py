@@ -72,7 +72,7 @@ Ray = Annotated[
 ]
 RayCpus = Annotated[int | None, typer.Option(help="Cores of each worker [default: as many as here].", min=1)]
 RayWorkers = Annotated[
-    int | None, typer.Option(help="Most workers [default: as many as the cluster has room for].", min=1)
+    int | None, typer.Option(help="Maximum number of workers [default: as many as the cluster has room for].", min=1)
 ]
 Margin = Annotated[
     float | None,
@@ -108,7 +108,7 @@ Windows = Annotated[
 WindowStride = Annotated[
     int | None,
     typer.Option(
-        help="Tokens from a window to the next [default: as in training, or a window].",
+        help="Tokens from the start of a window to that of the next [default: as in training, or a window's length].",
         metavar="N",
         min=1,
     ),
@@ -543,7 +543,7 @@ def predict(
     ray_workers: RayWorkers = None,
     json: Json = False,
 ) -> None:
-    """Label texts given as arguments or in stdin, one per line, or a file of any length."""
+    """Label texts given as arguments or on stdin, one per line, or a file of any length."""
     from rankwise.cli import terminal
     from rankwise.commands import predict as command
 
@@ -669,7 +669,7 @@ def explain(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Show which words of a text carried its label, by leaving out each word in turn, or by gradients."""
+    """Show which words of a text contributed to its label, by leaving out each in turn, or by gradients."""
     from rankwise.cli import serving
     from rankwise.commands.explain import explain as run
     from rankwise.commands.predict import Classifier
@@ -937,7 +937,7 @@ def report(
     target_accuracy: Annotated[
         float | None,
         typer.Option(
-            help="Accuracy for which to choose a threshold of abstaining, such as 0.95.", metavar="P"
+            help="Target accuracy for which to choose an abstention threshold, such as 0.95.", metavar="P"
         ),
     ] = None,
     json: Json = False,

