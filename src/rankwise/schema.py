@@ -370,6 +370,11 @@ class Comparison(BaseModel):
     headline: str
     verdict: str
 
+    @property
+    def has_choice(self) -> bool:
+        """Whether there is more than one rank to choose from; the linear probe, rank 0, is a baseline."""
+        return sum(each.rank > 0 for each in self.ranks) > 1
+
 
 class RunSummary(BaseModel):
     """One run in a list; unknown values are null."""

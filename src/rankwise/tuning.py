@@ -12,8 +12,8 @@ Trials of a rank, here with four learning rates and two finalists::
     chosen                              1e-3                       within a standard error (0.06) of the best
 
 The lowest rate that is about as good as the best one is chosen, by the rule of one standard error (Breiman,
-Friedman, Olshen and Stone 1984, section 3.4.3). Two such rates cannot be told apart on the tuning texts, and
-the higher one is closer to the rates at which some seeds fail.
+Friedman, Olshen and Stone 1984, section 3.4.3), because a higher rate is closer to those at which some seeds
+fail. The standard error is that of a mean, not of the difference, so the rule gives up a little log loss.
 
 The rungs are those of successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), with two of them.
 Every trial has a complete schedule of its own, because the loss in the middle of a long schedule says little

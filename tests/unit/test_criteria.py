@@ -132,7 +132,7 @@ def test_a_lower_log_loss_is_better(made: Run) -> None:
     [
         ("accuracy", 0.5, "loses less than 50 points"),
         ("macro-f1", 0.5, "loses less than 50 points"),
-        ("log-loss", 2.0, "loses less than 2 nats"),
+        ("log-loss", 2.0, "It is shown to lose less than 2 nats"),
     ],
 )
 def test_the_wording_has_the_metrics_unit(made: Run, metric: MetricName, margin: float, phrase: str) -> None:

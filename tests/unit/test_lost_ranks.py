@@ -55,6 +55,7 @@ def test_one_seed_of_a_rank(tmp_path: Path) -> None:
     assert found.seeds == [0, 2]
     assert "Rank 16 lost the adapter of seed 1, which diverged." in found.verdict
     assert "The comparison is by the seeds that all of its ranks have." in found.verdict
+    assert found.verdict.count("seeds that diverge are left out, which favors their rank") == 1
     found = verdict(tmp_path / "other", (0, 1), [(16, 1)])
     assert "One seed is compared, so this speaks of these adapters" in found.verdict
     assert "One seed was trained" not in found.verdict

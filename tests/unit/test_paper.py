@@ -50,6 +50,16 @@ def test_what_was_not_done_is_not_claimed(tmp_path: Path) -> None:
         assert word not in text
 
 
+def test_the_rules_that_were_used_are_named(tmp_path: Path) -> None:
+    text = prose(made_run(tmp_path / "run", accuracies={1: 0.8, 4: 0.8}, seeds=(1, 2, 3)))
+    assert "Banerjee" in text and "\\cite{dorfman1992}" not in text
+    assert "called the best if it was shown to be better than each of the others" in text
+    assert "were skipped" in text
+    assert "No rank was shown to be sufficient or the best; we took the smallest" in text
+    decided = prose(made_run(tmp_path / "other", accuracies={1: 0.6, 4: 0.95}, seeds=(1, 2, 3)))
+    assert "No rank was shown" not in decided
+
+
 @pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
 def test_every_citation_is_defined(tmp_path: Path, seeds: tuple[int, ...]) -> None:
     cited = set(re.findall(r"\\cite\{(\w+)\}", prose(made_run(tmp_path / "run", seeds=seeds))))

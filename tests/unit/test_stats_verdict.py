@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 
 from rankwise.stats.advice import advise
 from rankwise.stats.paired import mcnemar
-from rankwise.stats.verdict import LOG_LOSS, PROBE, decide, judge, verdict_curve
+from rankwise.stats.verdict import LOG_LOSS, MACRO_F1, PROBE, decide, judge, verdict_curve
 from rankwise.stats.wording import explain, headline
 
 Floats = NDArray[np.float64]
@@ -67,6 +67,7 @@ def test_the_best_is_better_than_each_of_the_others() -> None:
     assert headline(found) == "Rank 8 is the best of those tried"
     assert "A larger rank may be better still" in explain(found)
     assert all(pair.apart for pair in found.pairs)
+    assert found.advice is None  # nothing is left to settle
 
 
 def test_the_smallest_rank_is_the_best_only_if_larger_ones_are_shown_to_be_worse() -> None:
@@ -115,6 +116,40 @@ def test_a_smaller_rank_that_is_left_open_is_named_with_advice() -> None:
     found = judge(scores({1: [0.93, 0.90, 0.87], 4: [0.9, 0.9, 0.9], 16: [0.95, 0.95, 0.95]}), 0.1)
     found = replace(found, claims=replace(found.claims, enough=4, best=None))
     assert "Whether rank 1 is enough too is undecided" in explain(found)
+
+
+def test_a_smaller_rank_that_is_worse_but_perhaps_within_the_margin_is_left_open() -> None:
+    """Rank 1 is told apart, which says that it is worse, not that it loses more than the margin."""
+    found = judge(sweep({1: 0.925, 4: 0.932, 16: 0.932}, alike=0.97), 0.0075)
+    assert found.recommended == 4 and found.apart(1, 4) and not found.claims.passed_over
+    assert "Whether rank 1 is enough too is undecided" in explain(found)
+
+
+def test_advice_is_a_new_sweep() -> None:
+    """A second look at the same seeds and texts would have an error rate of its own."""
+    text = explain(judge(sweep({1: 0.928, 8: 0.93}, texts=500, alike=0.5), 0.005))
+    assert re.search(r"a new sweep with about (\d+ seeds|[\d,]+ validation texts)", text)
+
+
+def test_perfect_macro_f1_is_as_cautious_as_one_error() -> None:
+    """Pseudo-values of perfect answers are all 1, but they are no counts of right and wrong."""
+    perfect = np.ones((1, 2000))
+    found = judge({1: perfect, 4: perfect}, 0.005, MACRO_F1, step=50.5)
+    assert found.recommended is None and not found.binary
+    assert all(each.low < 0.98 and each.high == 1.0 for each in found.ranks)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_single_log_loss_shows_nothing(seeds: int) -> None:
+    found = judge({1: np.full((seeds, 1), -1.0), 4: np.full((seeds, 1), -0.2)}, 0.01, LOG_LOSS)
+    assert found.recommended is None and found.pairs[0].p == 1
+    assert "With 1 text, rare" in explain(found)
+
+
+def test_baselines_without_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="baselines are finite"):
+        judge(sweep({1: 0.9, 4: 0.9}), 0.01, baselines={"SVM": np.full(2000, np.nan)})
 
 
 def test_baselines_are_in_the_headline() -> None:
@@ -210,7 +245,7 @@ def test_log_loss_uses_the_same_machinery() -> None:
     worse = judge(losses, 0.5, LOG_LOSS, {"a rival": np.full(400, -0.2)})
     assert worse.claims.enough == 1
     text = explain(worse)
-    assert "it loses less than 0.5 nats to each of the others" in text.replace("With 95 % confidence ", "")
+    assert "It is shown to lose less than 0.5 nats to each of the others" in text
     # The log loss of rank 1 is higher, as a loss is, although its score is lower.
     assert re.search(r"\+0\.1\d{3} nats from rank 8, which has the best mean", text)
     found_ends = re.search(r"a rival: \+0\.1\d{3} nats \(\+(0\.\d{4}) to \+(0\.\d{4})\)", text)

@@ -72,7 +72,8 @@ Ray = Annotated[
 ]
 RayCpus = Annotated[int | None, typer.Option(help="Cores of each worker [default: as many as here].", min=1)]
 RayWorkers = Annotated[
-    int | None, typer.Option(help="Maximum number of workers [default: as many as the cluster has room for].", min=1)
+    int | None,
+    typer.Option(help="Maximum number of workers [default: as the cluster has room for].", min=1),
 ]
 Margin = Annotated[
     float | None,
@@ -108,7 +109,7 @@ Windows = Annotated[
 WindowStride = Annotated[
     int | None,
     typer.Option(
-        help="Tokens from the start of a window to that of the next [default: as in training, or a window's length].",
+        help="Tokens from one window's start to the next [default: as in training, or a window's length].",
         metavar="N",
         min=1,
     ),

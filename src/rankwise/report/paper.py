@@ -15,7 +15,7 @@ from rankwise.report.scores import Score, ScoreRow, baseline_rows, rank_rows, sp
 from rankwise.report.tables import one_line
 from rankwise.report.verdict import Chosen
 from rankwise.schema import Comparison
-from rankwise.stats.verdict import CLOSE
+from rankwise.stats.verdict import CLOSE, LEVEL, PASSED_OVER
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
@@ -70,6 +70,27 @@ REFERENCES = r"""@inproceedings{hu2022lora,
   year = {2007},
 }
 
+@article{banerjee1960,
+  author = {Saibal Kumar Banerjee},
+  title = {Approximate Confidence Interval for Linear Functions of Means of k Populations When the Population
+           Variances Are Not Equal},
+  journal = {Sankhya},
+  volume = {22},
+  pages = {357--358},
+  year = {1960},
+}
+
+@article{dorfman1992,
+  author = {Donald D. Dorfman and Kevin S. Berbaum and Charles E. Metz},
+  title = {Receiver Operating Characteristic Rating Analysis: Generalization to the Population of Readers and
+           Patients with the Jackknife Method},
+  journal = {Investigative Radiology},
+  volume = {27},
+  number = {9},
+  pages = {723--731},
+  year = {1992},
+}
+
 @article{berger1982,
   author = {Roger L. Berger},
   title = {Multiparameter Hypothesis Testing and Acceptance Sampling},
@@ -115,8 +136,8 @@ def methods(run: Run, found: Comparison, choice: Chosen) -> str:
         _training(run),
         _rates(run),
         _optimization(run),
-        *([_comparison(run, found), _claim(found)] if len(found.ranks) > 1 else []),
-        _result(run, choice),
+        *([_comparison(run, found), _claim(found)] if found.has_choice else []),
+        _result(run, found, choice),
         *_against(found),
         _software(run),
     ]
@@ -205,10 +226,17 @@ def _comparison(run: Run, found: Comparison) -> str:
         sample = "texts as a random sample; one seed was trained, so the comparison is of these adapters"
     else:
         design = f"text by text and seed by seed on the same {texts} and {len(found.seeds)} seeds"
-        sample = "texts and seeds as crossed random samples \\cite{hillis2007}"
+        sample = (
+            "texts and seeds as crossed random samples \\cite{hillis2007}, with Banerjee's conservative "
+            "bound for the sum of their variances \\cite{banerjee1960}"
+        )
     accuracy = "share of texts whose labels are all right" if run.task.several else "accuracy"
     by = accuracy if found.metric == "accuracy" else CRITERIA[found.metric].short
-    score = " with score tests \\cite{tango1998}" if found.metric == "accuracy" else ""
+    methods = {
+        "accuracy": " with score tests \\cite{tango1998}",
+        "macro-f1": " with jackknife pseudo-values \\cite{dorfman1992}",
+    }
+    score = methods.get(found.metric, "")
     thresholds = (
         " Each label had the threshold with its highest F1 on the validation texts; the validation texts "
         "themselves were judged by thresholds from the other four fifths of them."
@@ -223,19 +251,27 @@ def _claim(found: Comparison) -> str:
     return (
         f"A rank was called sufficient if it was shown to lose less than {margin} to each of the others "
         f"\\cite{{berger1982}}, at a one-sided level of {100 * CLOSE:g}\\,\\% each, testing ranks from the "
-        "largest down until one failed \\cite{maurer1995}. Intervals and $p$-values of pairs are "
-        "Bonferroni-adjusted for all pairs."
+        "largest down until one failed \\cite{maurer1995}; ranks shown to lose more than the margin, at "
+        f"{100 * PASSED_OVER:g}\\,\\% divided among the others, were skipped. A rank was called the best if "
+        "it was shown to be better than each of the others, at a one-sided level of "
+        f"{100 * LEVEL / 2:g}\\,\\% each. "
+        "Intervals and $p$-values of pairs are Bonferroni-adjusted for all pairs."
     )
 
 
-def _result(run: Run, choice: Chosen) -> str:
+def _result(run: Run, found: Comparison, choice: Chosen) -> str:
     row = next(row for row in rank_rows(run) if row.rank == choice.rank)
     over = "texts" if run.seeds == 1 else "texts and seeds"
     parts = [f"{_percent(score)} on {split}" for split, score in row.scores.items()]
     test = " The test texts were not used for any choice." if "test" in row.scores else ""
     accuracy = "a subset accuracy" if run.task.several else "an accuracy"
     wilson = " (Wilson \\cite{wilson1927})" if run.seeds == 1 else ""
-    return (
+    is_open = found.has_choice and found.enough is None
+    verdict = (
+        "No rank was shown to be sufficient or the best; we took the smallest that was not shown to be worse "
+        "than the one with the best mean. "
+    )
+    return (verdict if is_open else "") + (
         f"We used rank {choice.rank}, with {accuracy} of {_listed(parts)} "
         f"(95\\,\\% intervals over {over}{wilson})."
         f"{test}"
@@ -257,7 +293,7 @@ def _against(found: Comparison) -> list[str]:
         return []
     return [
         f"Its difference in {by.short} on validation is {'; '.join(parts)} "
-        "(adjusted for the baselines and for the choice among the ranks)."
+        f"(adjusted for the baselines{' and for the choice among the ranks' * found.has_choice})."
     ]
 
 

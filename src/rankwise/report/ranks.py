@@ -132,7 +132,7 @@ def summary_table(found: Comparison) -> Table:
 
 def baseline_table(found: Comparison) -> Table:
     """One row per baseline: the recommended rank minus the baseline, with interval and p-value."""
-    by = CRITERIA[found.metric]
+    by, choice = CRITERIA[found.metric], " and for the choice among the ranks" * found.has_choice
     rows = [
         (
             each.baseline,
@@ -146,7 +146,7 @@ def baseline_table(found: Comparison) -> Table:
         f"Rank {found.recommended} minus each baseline, {by.short}",
         ("baseline", "difference", "95 % of it", "p"),
         rows,
-        note="Intervals and p-values are both adjusted for all baselines and for the choice among the ranks.",
+        note=f"Intervals and p-values are both adjusted for all baselines{choice}.",
     )
 
 

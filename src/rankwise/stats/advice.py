@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtri, ndtri, stdtrit
 
-from rankwise.stats.crossed import Floats
-from rankwise.stats.paired import CONTINUITY, PSEUDO_TEXTS, Paired, pair_up
+from rankwise.stats.crossed import PSEUDO_TEXTS, Floats
+from rankwise.stats.paired import CONTINUITY, Paired, pair_up
 
 LEVEL = 0.05
 FAILURES = 0.25

@@ -11,7 +11,7 @@ Hillis 2007, Statistics in Medicine 26):
 The first term has seeds - 1 degrees of freedom, which is 1 or 2 in most sweeps. Hillis (2007) combines
 both terms into one t distribution by Satterthwaite's formula. This is nearly exact with five or more seeds,
 but with two seeds the error rate of a one-sided 5 % test reaches 8 %, and it is worse at the small levels
-needed for many comparisons. Claims are therefore based on Banerjee's bound (1960, Biometrika 47), which is
+needed for many comparisons. Claims are therefore based on Banerjee's bound (1960, Sankhya 22), which is
 conservative:
 
     half width ^ 2  =  t(seeds - 1) ^ 2 * first term  +  t(texts - 1) ^ 2 * second term
@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 
 STEP = 0.125
 """Variance over seeds, in texts squared, to add to counts, which may coincide by chance."""
+PSEUDO_TEXTS = 0.5
+"""Texts added to a variance, so that no observed disagreement, or no error, does not imply no variance."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Variance:
 
     def tail(self, distance: Floats) -> Floats:
         """The inverse of `half_width`: the one-sided p-value of a distance, at most 0.5."""
-        low, high = np.full(np.shape(distance), -700.0), np.full(np.shape(distance), np.log(0.5))
+        # With one degree of freedom, the square of a quantile at a smaller p-value overflows.
+        low, high = np.full(np.shape(distance), -340.0), np.full(np.shape(distance), np.log(0.5))
         for _ in range(60):
             middle = (low + high) / 2
             wide = self.half_width(np.exp(middle)) > distance

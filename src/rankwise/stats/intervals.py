@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 from scipy.stats import binomtest
 
-from rankwise.stats.crossed import STEP, Floats, Variance, mean_squares
+from rankwise.stats.crossed import PSEUDO_TEXTS, STEP, Floats, Variance, mean_squares
 
 NORMAL = float(ndtri(0.975))
 """Quantile of the normal distribution for two-sided 95 %."""
@@ -70,9 +70,19 @@ def mean_accuracy_interval(answers: Answers, confidence: float = 0.95) -> tuple[
     return wilson(mean, number, _quantile(variance, confidence))
 
 
-def mean_interval(scores: Floats, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of the mean of any (seeds, texts) score, over texts and seeds."""
+def mean_interval(scores: Floats, confidence: float = 0.95, step: float | None = None) -> tuple[float, float]:
+    """Confidence interval of the mean of any (seeds, texts) score, over texts and seeds.
+
+    Args:
+        scores: (seeds, texts).
+        confidence: of the interval.
+        step: by how much the score of a text changes with its label; None if continuously. A few wrong labels
+            say little about how often labels are wrong, so some are added to the variance.
+    """
     variance = mean_squares(scores).variance()
+    if step is not None:
+        few = PSEUDO_TEXTS * (step / scores.shape[1]) ** 2
+        variance = replace(variance, by_text=variance.by_text + few)
     mean, half = float(scores.mean()), _quantile(variance, confidence) * math.sqrt(float(variance.total[0]))
     return mean - half, mean + half
 

@@ -23,12 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, f
 
-from rankwise.stats.crossed import STEP, Floats, MeanSquares, Variance, is_binary
+from rankwise.stats.crossed import PSEUDO_TEXTS, STEP, Floats, MeanSquares, Variance, is_binary
 
 CONTINUITY = 0.5
 """Continuity correction of a difference of binary scores, in texts: half a step of a count."""
-PSEUDO_TEXTS = 0.5
-"""Texts added to the variance, so that zero observed disagreement does not imply zero variance."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,13 @@ class Paired:
 
     def exceeds(self, value: Floats | float, tail: float) -> NDArray[np.bool_]:
         """Whether a one-sided test at this level shows the difference to exceed a value."""
-        return self._distance(value) > self.variance_at(value).half_width(tail)
+        shown = self._distance(value) > self.variance_at(value).half_width(tail)
+        return shown & self._has_variance
 
     def p(self) -> Floats:
         """Two-sided p-value of no difference; for one seed and binary scores, at least McNemar's exact."""
+        if not self._has_variance:
+            return np.ones_like(self.mean)
         p = np.minimum(1.0, 2 * self.variance_at(0.0).tail(self._distance(0.0, np.abs(self.mean))))
         if self.seeds == 1 and self.disagreement is not None and self.step == 1:
             counts = np.rint(self.texts * np.array([self.disagreement, self.mean])).astype(int)
@@ -106,6 +107,11 @@ class Paired:
         by_seed = factor * (self.variance.by_seed + apart)
         return replace(self.variance, by_seed=by_seed, by_text=by_text)
 
+    @property
+    def _has_variance(self) -> bool:
+        """Whether there is a variance over texts: a single text shows none, unless its score has steps."""
+        return self.texts > 1 or self.step is not None
+
     def _distance(self, value: Floats | float, mean: Floats | None = None) -> Floats:
         reduced = 0.0 if self.step is None else CONTINUITY * self.step / self.texts
         return np.asarray((self.mean if mean is None else mean) - value - reduced)
@@ -133,7 +139,8 @@ def pair_up(
     """
     table = np.stack([np.asarray(each, dtype=np.float64) for each in scores])
     _, seeds, texts = table.shape
-    step = 1.0 if is_binary(table) else step
+    if step is None and is_binary(table):
+        step = 1.0
     one, other = np.array(list(combinations(range(len(table)), 2)) if pairs is None else pairs).T
     table = table - table.mean()
     means = table.mean(axis=(1, 2))

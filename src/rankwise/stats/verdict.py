@@ -186,6 +186,8 @@ def judge(
         ValueError: the tables differ in shape or contain non-finite values, or the margin is not positive.
     """
     tables = _checked(scores, margin)
+    if not all(np.isfinite(table).all() for table in (baselines or {}).values()):
+        raise ValueError("scores of baselines are finite")
     candidates = {rank: tables[rank] for rank in _candidates(list(tables))}
     seeds, texts = next(iter(tables.values())).shape
     found = Verdict(
@@ -193,8 +195,8 @@ def judge(
         margin=margin,
         seeds=seeds,
         texts=texts,
-        binary=all(is_binary(table) for table in tables.values()),
-        ranks=tuple(_score(rank, table) for rank, table in tables.items()),
+        binary=step is None and all(is_binary(table) for table in tables.values()),
+        ranks=tuple(_score(rank, table, metric or Metric(), step) for rank, table in tables.items()),
         pairs=_compare_all(tables, step),
         leader=max(candidates, key=lambda rank: (round(float(candidates[rank].mean()), 12), -rank)),
         claims=decide(candidates, margin, step),
@@ -283,8 +285,13 @@ def _all(shown: NDArray[np.bool_], places: list[tuple[int, int]], ranks: int) ->
     return np.asarray(table.all(axis=1))
 
 
-def _score(rank: int, table: Floats) -> RankScore:
-    low, high = mean_accuracy_interval(table.astype(bool)) if is_binary(table) else mean_interval(table)
+def _score(rank: int, table: Floats, metric: Metric, step: float | None) -> RankScore:
+    if step is None and is_binary(table):
+        low, high = mean_accuracy_interval(table.astype(bool))
+    else:
+        low, high = mean_interval(table, step=step)
+    if metric.percent:
+        low, high = max(0.0, low), min(1.0, high)
     spread = float(table.mean(axis=1).std(ddof=1)) if len(table) > 1 else None
     return RankScore(rank, float(table.mean()), low, high, spread)
 
@@ -333,7 +340,11 @@ def _comparisons(names: Sequence[tuple[int, int | str]], pairs: Paired, tests: i
 
 
 def _open(found: Verdict) -> list[int]:
-    """The leader and the candidates not told apart from it; empty if the verdict is decided."""
+    """The leader and the candidates not told apart from it; empty if the verdict is decided.
+
+    A rank that is the best is better than each of the others, so nothing is left to settle.
+    """
     ranks = [rank for rank in found.candidates if rank == found.leader or not found.apart(rank, found.leader)]
     smallest = found.recommended
-    return [] if smallest is not None and smallest <= min(ranks) else ranks
+    is_decided = smallest is not None and (smallest <= min(ranks) or smallest == found.claims.best)
+    return [] if is_decided else ranks
