@@ -29,9 +29,10 @@ test: check
 	$(BIN)/python -m pytest tests/serve
 
 # Old packages warn about newer packages that they depend on, so deprecations are not errors here.
+WITHOUT_DEPRECATIONS := PYTHONWARNINGS=ignore::DeprecationWarning
 test-oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning $(SIDE_BY_SIDE)
-	$(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning tests/serve
+	$(WITHOUT_DEPRECATIONS) $(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning $(SIDE_BY_SIDE)
+	$(WITHOUT_DEPRECATIONS) $(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning tests/serve
 
 coverage: $(VENV)/dev $(VENV)/base
 	$(BIN)/python -m pytest --cov=rankwise --cov-report=term-missing:skip-covered

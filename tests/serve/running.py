@@ -67,8 +67,13 @@ class Running:
 
 @contextmanager
 def running(*arguments: object, token: str = "", **environment: str) -> Iterator[Running]:
-    """Start `rankwise serve` on a free port, and stop it at the end."""
-    command = [sys.executable, "-W", "error", "-m", "rankwise", "serve", *map(str, arguments), "--port", "0"]
+    """Start `rankwise serve` on a free port, and stop it at the end.
+
+    Warnings are errors in it, except for those that PYTHONWARNINGS ignores.
+    """
+    ignored = [f"-W{each}" for each in os.environ.get("PYTHONWARNINGS", "").split(",") if each]
+    python = [sys.executable, "-W", "error", *ignored]
+    command = [*python, "-m", "rankwise", "serve", *map(str, arguments), "--port", "0"]
     variables = {name: value for name, value in os.environ.items() if name != "RANKWISE_TOKEN"}
     variables |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **environment}
     variables |= {"RANKWISE_TOKEN": token} if token else {}
