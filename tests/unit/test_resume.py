@@ -218,7 +218,7 @@ def test_a_run_goes_on_where_its_inputs_have_moved_to(
 
 
 @pytest.mark.parametrize(("size", "expected"), [(None, [1, 2, 3, 4]), (2, [1, 2, 2, 3])])
-def test_banks_that_have_not_begun_are_planned_again(
+def test_banks_that_have_not_started_are_planned_again(
     gpt2_base: Path, data_folder: Path, tmp_path: Path, size: int | None, expected: list[int]
 ) -> None:
     recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1, 2, 3, 4), bank_size=1, epochs=1, baselines=False)

@@ -169,7 +169,7 @@ def settled(state: SweepState, recipe: Recipe, run: RunFolder) -> list[BankPlan]
     """The banks of a run that stay as they are when it is resumed.
 
     On the same machine these are all of them, so that the result is bit-identical. If the settings of the
-    machine have changed, the banks behind the last one that has begun are planned again.
+    machine have changed, the banks after the last one that has started are planned again.
 
     Args:
         state: the last checkpoint's.
@@ -179,8 +179,8 @@ def settled(state: SweepState, recipe: Recipe, run: RunFolder) -> list[BankPlan]
     if state.recipe.get("machine") == recipe.machine.model_dump(mode="json"):
         return state.banks
     finished = {path.name for path in run.adapters.iterdir()} if run.adapters.is_dir() else set()
-    begun = finished | state.progress.keys() | {adapter.name for adapter in state.diverged}
-    numbers = [number for number, bank in enumerate(state.banks, 1) if begun.intersection(bank.adapters)]
+    started = finished | state.progress.keys() | {adapter.name for adapter in state.diverged}
+    numbers = [number for number, bank in enumerate(state.banks, 1) if started.intersection(bank.adapters)]
     return state.banks[: max(numbers, default=0)]
 
 
