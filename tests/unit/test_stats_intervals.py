@@ -79,9 +79,9 @@ def test_the_interval_covers_as_often_as_it_says(seeds: int, spread: float) -> N
     assert 930 <= hits <= 980
 
 
-@pytest.mark.parametrize("counts", [[25] * 4, [150, 40, 8, 2]])
-def test_macro_f1_with_few_errors_is_covered(counts: list[int]) -> None:
-    """3 % of the labels are wrong. Without the variance of a step, 80 and 86 % of the intervals cover."""
+def test_macro_f1_with_few_errors_is_covered() -> None:
+    """3 % of the labels are wrong. Without the variance of a step, 87 % of the intervals cover."""
+    counts = [150, 40, 8, 2]
     rng, classes = np.random.default_rng(0), len(counts)
 
     def answers(times: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
