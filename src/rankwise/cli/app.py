@@ -73,7 +73,7 @@ Ray = Annotated[
 RayCpus = Annotated[int | None, typer.Option(help="Cores of each worker [default: as many as here].", min=1)]
 RayWorkers = Annotated[
     int | None,
-    typer.Option(help="Maximum number of workers [default: as the cluster has room for].", min=1),
+    typer.Option(help="Maximum number of workers [default: as many as fit in the cluster].", min=1),
 ]
 Margin = Annotated[
     float | None,

@@ -76,8 +76,8 @@ def mean_interval(scores: Floats, confidence: float = 0.95, step: float | None =
     Args:
         scores: (seeds, texts).
         confidence: of the interval.
-        step: by how much the score of a text changes with its label; None if continuously. A few wrong labels
-            say little about how often labels are wrong, so some are added to the variance.
+        step: by how much the score of a text changes with its label; None if continuously. With few wrong
+            labels, their variance is estimated poorly, so that of `PSEUDO_TEXTS` further ones is added.
     """
     variance = mean_squares(scores).variance()
     if step is not None:
