@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, MutableMapping
-from pathlib import Path
+from collections.abc import MutableMapping
+
+from rankwise.cgroups import quota
 
 SPINS = 3000
 """Rounds that a thread of GNU's OpenMP spins at a barrier before it sleeps; the default is 300,000."""
@@ -19,7 +20,6 @@ BLOCKTIME_MS = 1
 GNU_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 INTEL_WAITING = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 THREADS = "OMP_NUM_THREADS"
-_CGROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def share_fairly(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -44,46 +44,3 @@ def cores() -> int:
 def usable() -> int:
     """Threads that can run at the same time, at least 1: the cores, or the quota rounded up if it is less."""
     return max(1, min(cores(), math.ceil(min(quota(), cores()))))
-
-
-def quota() -> float:
-    """The processor time that Linux's control groups grant this process, in cores; infinite without a limit.
-
-    A group's own limit and those of the groups around it all apply, so the least counts.
-    """
-    return min((found for folder in _groups() if (found := _quota_of(folder)) is not None), default=math.inf)
-
-
-def _groups() -> Iterator[Path]:
-    """Folders of the control groups that may limit this process, in either version of the interface.
-
-    In a container, the groups' names are often those outside of it; its own group is then the root.
-    """
-    try:
-        lines = _OWN_GROUPS.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    yield _CGROUPS
-    yield _CGROUPS / "cpu"
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = _CGROUPS / "cpu" if controllers else _CGROUPS
-        group = root / name.lstrip("/")
-        while group != root:
-            yield group
-            group = group.parent
-
-
-def _quota_of(group: Path) -> float | None:
-    """The quota of one control group in cores, or None without a limit."""
-    try:
-        if (group / "cpu.max").is_file():  # version 2
-            quota, period = (group / "cpu.max").read_text().split()
-        else:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        found = int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # no such group, or "max"
-        return None
-    return found if found > 0 else None  # version 1 has -1 for no limit

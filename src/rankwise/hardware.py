@@ -13,14 +13,12 @@ from threading import get_ident
 
 import torch
 
-from rankwise import cores, processes
+from rankwise import cgroups, cores, processes
 from rankwise.errors import UsageError, option
 from rankwise.nn import int8
 
 INT8 = "int8"
 """The precision in which linear layers are multiplied in 8 bits."""
-_GROUP = "/sys/fs/cgroup"
-_NO_LIMIT = 1 << 62
 _process = os.getpid()
 """The process that torch's threads belong to."""
 _computing: set[int] = set()
@@ -177,21 +175,13 @@ def free_memory(on: torch.device) -> int:
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     import psutil
 
-    return min(int(psutil.virtual_memory().available), _container_limit())
-
-
-def _container_limit() -> int:
-    """Bytes left under the Linux cgroup's memory limit, which system-wide figures do not reflect."""
-    try:
-        with open(f"{_GROUP}/memory.max") as limit, open(f"{_GROUP}/memory.current") as used:
-            return int(limit.read()) - int(used.read())
-    except (OSError, ValueError):  # no cgroup, or "max"
-        return _NO_LIMIT
+    free, limited = int(psutil.virtual_memory().available), cgroups.free_memory()
+    return free if limited is None else min(free, limited)
 
 
 def is_limited() -> bool:
     """Whether a container limits this process's memory."""
-    return _container_limit() < _NO_LIMIT
+    return cgroups.free_memory() is not None
 
 
 def threads() -> int:

@@ -9,8 +9,8 @@ import pytest
 from tests.rules.source import imported, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "schema", "in_memory", "paths", "cores", "processes"),
-    ("recipe",),
+    ("errors", "schema", "in_memory", "paths", "cgroups", "processes"),
+    ("cores", "recipe"),
     ("nn", "store"),
     ("hub",),
     ("models", "hardware", "stats"),

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from rankwise import hardware
+from rankwise import cgroups, hardware
 from rankwise.errors import UsageError
 
 HERE = torch.device("cpu")
@@ -75,8 +75,11 @@ def test_free_memory() -> None:
 
 
 def test_a_container_may_have_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_container_limit", lambda: 12345)
+    monkeypatch.setattr(cgroups, "free_memory", lambda: 12345)
     assert hardware.free_memory(HERE) == 12345
+    assert hardware.is_limited()
+    monkeypatch.setattr(cgroups, "free_memory", lambda: None)
+    assert not hardware.is_limited()
 
 
 def test_threads() -> None:
