@@ -14,12 +14,15 @@ from tests import tiny
 from tests.unit.test_cli import HERE, SETTINGS, rankwise
 
 
-def test_a_sweep_without_tuning(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+def test_a_sweep_without_tuning(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     found = duration(tiny.recipe(gpt2_base, data_folder))
     assert found.tuning == 0
     assert found.training > 0 and found.evaluation > 0
     assert found.timed_steps == 2 * STEPS  # the bank of ranks 1 and 4, and the linear probe's
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [], "nothing is left in the working directory"
 
 
 def test_the_estimate_grows_with_the_epochs(gpt2_base: Path, data_folder: Path) -> None:

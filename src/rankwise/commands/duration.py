@@ -16,6 +16,7 @@ from rankwise.nn.bank import AdapterSpec
 from rankwise.nn.inference import bank_logits
 from rankwise.plan import epochs_of, tuned_ranks
 from rankwise.recipe import Recipe
+from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 from rankwise.training.journal import Clock
@@ -75,8 +76,8 @@ def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
         Unreachable: data or base must be downloaded, and the Hub does not answer.
         ResourceError: out of memory or disk space.
     """
-    callback, run = callback or Callback(), RunFolder("plan")
-    with explained("plan", run, callback):
+    callback = callback or Callback()
+    with files.scratch_folder({}, {}) as scratch, explained("plan", run := RunFolder(scratch), callback):
         material = read_material(recipe, run, callback, Clock(), None)
         callback.begin("timing", None)
         paces = [_pace(bank, material.training_data, material) for bank in material.plan.banks]
