@@ -17,6 +17,7 @@ from rankwise import Recipe, UsageError, sweep
 from rankwise.errors import on_command_line
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
+from rankwise.training import checkpoint
 from rankwise.training.callbacks import Callback
 from rankwise.training.resume import changes
 from tests import tiny
@@ -371,6 +372,22 @@ def test_damaged_checkpoints(
     assert ("no intact checkpoint is left" in ears.notes[-1]) == (damaged == 2)
     assert ears.steps == (2 * STEPS if damaged == 1 else 3 * STEPS)
     assert content(folder) == content(run.path)
+
+
+def test_a_checkpoint_of_another_version_is_neither_used_nor_removed(
+    gpt2_base: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = tiny.recipe(gpt2_base, data_folder), tmp_path / "cut"
+    stopped(recipe, folder, Stop(3))
+    before = tree(folder)
+    monkeypatch.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
+    with pytest.raises(UsageError, match=r"has schema version 3, but this rankwise reads version 4"):
+        sweep(recipe, folder, resume=True)
+    assert tree(folder) == before
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("part", ["logits/r1-s110.safetensors", "adapters/r1-s110/adapter_model.safetensors"])

@@ -35,6 +35,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from rankwise.errors import UsageError
 from rankwise.schema import Diverged, Trial
 from rankwise.store import files
 from rankwise.training.state import AdapterState, Kept
@@ -142,6 +143,9 @@ def load_last(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
     Returns:
         The checkpoint, or None if none is intact; and a message for each newer, damaged one.
+
+    Raises:
+        UsageError: it has another schema version.
     """
     complaints: list[str] = []
     for number in sorted(_numbers(folder), reverse=True):
@@ -158,12 +162,10 @@ def load(path: Path) -> Checkpoint:
 
     Raises:
         Damaged: a file is missing, does not match the manifest, or has invalid contents.
+        UsageError: it has another schema version.
     """
     content = _verified(path)
     try:
-        version = json.loads(content[STATE])["schema_version"]
-        if version != SCHEMA:
-            raise Damaged(f"schema version {version}, and this version of rankwise reads {SCHEMA}")
         state = SweepState.model_validate_json(content[STATE])
         tensors = safetensors.torch.load(content[TENSORS])
         _check_finite(tensors)
@@ -228,16 +230,32 @@ def _manifest(content: Mapping[str, bytes]) -> bytes:
 
 
 def _verified(path: Path) -> dict[str, bytes]:
-    """The contents of the files. The manifest must match them byte for byte."""
+    """The contents of the files. The manifest must match them byte for byte.
+
+    Another schema version is no damage: as `Damaged`, the checkpoint would be passed over and later removed.
+    """
     try:
         content = {name: (path / name).read_bytes() for name in (STATE, TENSORS)}
         manifest = (path / MANIFEST).read_bytes()
     except OSError as error:
         raise Damaged(f"{Path(error.filename or path).name}: {error.strerror}") from None
+    if (version := _version(manifest)) != SCHEMA:
+        raise UsageError(
+            f"{path}: has schema version {version}, but this rankwise reads version {SCHEMA}",
+            hint="resume with the version of rankwise that wrote it, or start the run in a new folder",
+        )
     expected = _manifest(content)
     if manifest != expected:
         raise Damaged(_difference(manifest, expected))
     return content
+
+
+def _version(manifest: bytes) -> int:
+    """The schema version in a manifest; this one's if none can be read."""
+    try:
+        return int(json.loads(manifest)["schema_version"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return SCHEMA
 
 
 def _difference(manifest: bytes, expected: bytes) -> str:
