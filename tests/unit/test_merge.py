@@ -97,6 +97,17 @@ def test_other_data(made: Runs, tmp_path: Path, data_folder: Path) -> None:
         merge_runs([first, made(copy, ranks=(4,), seeds=(5,))], tmp_path / "other")
 
 
+def test_a_split_that_one_run_lacks(made: Runs, tmp_path: Path, data_folder: Path) -> None:
+    """In either order, and nothing is written."""
+    copy = Path(shutil.copytree(data_folder, tmp_path / "copy"))
+    tiny.write_csv(copy / "test.csv", tiny.rows(12, 3))
+    parts = [made(ranks=(1,), seeds=(5,)), made(copy, ranks=(8,), seeds=(5,))]
+    for runs in (parts, parts[::-1]):
+        with pytest.raises(UsageError, match="have another test split"):
+            merge_runs(runs, tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+
+
 def test_runs_that_are_not_finished_or_too_few(made: Runs, tmp_path: Path) -> None:
     first = made(ranks=(1,), seeds=(5,))
     with pytest.raises(UsageError, match="at least two runs"):

@@ -100,8 +100,9 @@ def _require_alike(first: _Part, other: _Part) -> None:
                 f"{where} have another recipe: {name} is {value!r} and {theirs[name]!r}",
                 hint="only runs that differ in ranks and seeds can be merged",
             )
-    for name, digest in first.results.fingerprint.items():
-        if other.results.fingerprint.get(name) != digest:
+    before, after = first.results.fingerprint, other.results.fingerprint
+    for name in sorted(before.keys() | after.keys()):  # either may have a split that the other lacks
+        if before.get(name) != after.get(name):
             raise UsageError(
                 f"{where} have another {resuming.called(name)}",
                 hint="only runs of the same base and data can be merged",
