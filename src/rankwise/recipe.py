@@ -153,9 +153,13 @@ def _weights(text: str) -> dict[str, float]:
     try:
         (cells,) = csv.reader([text], skipinitialspace=True, strict=True)
         pairs = [cell.rpartition("=") for cell in cells]
-        return {label.strip(): float(weight) for label, _, weight in pairs}
+        weights = [(label.strip(), float(weight)) for label, _, weight in pairs]
     except (csv.Error, ValueError):
         return {}
+    labels = [label for label, _ in weights]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"{twice[0]!r} has two weights")
+    return dict(weights)
 
 
 ClassWeights = Annotated[Literal["none", "balanced"] | dict[str, float], BeforeValidator(_class_weights)]
@@ -454,22 +458,6 @@ class Recipe(_Settings):
         return _sectioned(values)
 
     @model_validator(mode="after")
-    def _check_alpha(self) -> Self:
-        """Reject an alpha with which the adapters could not be loaded again."""
-        tried = self.tune.vary.get("alpha", ()) if self.tune.enabled else ()
-        modes = self.tune.vary.get("alpha_mode", ()) if self.tune.enabled else ()
-        for alpha in (self.lora.alpha, *tried):
-            for mode in (self.lora.alpha_mode, *modes):
-                lora = self.lora.model_copy(update={"alpha": alpha, "alpha_mode": mode})
-                rank = max(self.lora.ranks)
-                if lora.alpha_of(rank) > LARGEST_ALPHA:
-                    raise ValueError(
-                        f"alpha: {alpha:g} gives rank {rank} a lora_alpha of {lora.alpha_of(rank):g}; "
-                        f"the largest is {LARGEST_ALPHA:g}"
-                    )
-        return self
-
-    @model_validator(mode="after")
     def _check_task(self) -> Self:
         if self.data.task == "multi-label" and self.train.logit_adjustment:
             raise ValueError(
@@ -480,6 +468,7 @@ class Recipe(_Settings):
 
     @model_validator(mode="after")
     def _check_tuning(self) -> Self:
+        self._with_alpha_of({})
         tune = self.tune
         listed = [
             name
@@ -500,6 +489,7 @@ class Recipe(_Settings):
             )
         for setting in self.grid():
             self._with_unchecked(setting)
+            self._with_alpha_of(setting)
         return self
 
     def _with_unchecked(self, setting: Mapping[str, Any]) -> None:
@@ -510,6 +500,16 @@ class Recipe(_Settings):
                 _SECTIONS[section].model_validate({field: value})
             except ValidationError as error:
                 raise ValueError(f"vary: {name}: {_what(error.errors()[0])}") from None
+
+    def _with_alpha_of(self, setting: Mapping[str, Any]) -> None:
+        """Raise ValueError at an alpha with which the adapters could not be loaded again."""
+        own = {name: setting[name] for name in ("alpha", "alpha_mode") if name in setting}
+        lora, rank = self.lora.model_copy(update=own), max(self.lora.ranks)
+        if lora.alpha_of(rank) > LARGEST_ALPHA:
+            raise ValueError(
+                f"alpha: {lora.alpha:g} gives rank {rank} a lora_alpha of {lora.alpha_of(rank):g}; "
+                f"the largest is {LARGEST_ALPHA:g}"
+            )
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """Every combination of the values to choose from, by name of the setting.
@@ -539,9 +539,9 @@ class Recipe(_Settings):
             for name, (section, field) in _PLACES.items()
         }
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, _where: str = "recipe", /, **changes: Any) -> Self:
         """A copy of this recipe with some settings changed, by flat name."""
-        return type(self)(**_laid_over(self.flat(), changes))
+        return type(self)(_where, **_laid_over(self.flat(), changes))
 
     @classmethod
     def load(cls, path: Path | str, **changes: Any) -> Self:
@@ -589,7 +589,9 @@ _PLACES: dict[str, tuple[str, str]] = {"base": ("", "base")} | {
 
 
 def _sectioned(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Move settings given by flat name into their sections. Sections are left as they are.
+    """Move settings given by flat name into their sections.
+
+    Sections are left as they are. So is `train = "train.csv"`, which is refused later.
 
     >>> _sectioned({"data": "reviews.csv", "lora": {"ranks": [1]}, "alpha": 4})
     {'data': {'source': 'reviews.csv'}, 'lora': {'ranks': [1], 'alpha': 4}}
@@ -600,7 +602,9 @@ def _sectioned(values: Mapping[str, Any]) -> dict[str, Any]:
         if _is_section(name, value):
             found[name] = found.get(name, {}) | dict(value)
         elif section:
-            found.setdefault(section, {})[field] = value
+            found.setdefault(section, {})
+            if isinstance(found[section], dict):
+                found[section][field] = value
         else:
             found[name] = value
     return found
@@ -624,8 +628,10 @@ def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     below, above = _sectioned(values), _sectioned(changes)
     if above.get("tune", {}).get("enabled") is False and "tune" in below:
         below["tune"] = {k: v for k, v in below["tune"].items() if k not in ("learning_rates", "vary")}
-    joint = {name: below[name] | above[name] for name in _SECTIONS if name in below and name in above}
-    return below | above | joint
+    for name in below.keys() & above.keys() & _SECTIONS.keys():
+        no_section = [value for value in (below[name], above[name]) if not isinstance(value, dict)]
+        above[name] = no_section[0] if no_section else below[name] | above[name]
+    return below | above
 
 
 def _plain(name: str, value: Any) -> Any:

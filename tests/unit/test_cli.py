@@ -477,6 +477,17 @@ def test_resume(gpt2_base: Path, data_folder: Path, elsewhere: Path) -> None:
     assert [row["rank"] for row in json.loads(more_ranks.stdout)["adapters"]] == [0, 1, 2]
 
 
+def test_resume_with_the_options_of_the_start(gpt2_base: Path, tmp_path: Path, elsewhere: Path) -> None:
+    """Options that only go together are compared together."""
+    windows = ["--windows", "--window-stride", "16"]
+    data = tiny.data_folder(tmp_path / "data")
+    rankwise("sweep", "--base", gpt2_base, "--data", data, *SETTINGS, *HERE, *windows, "--out", "r")
+    again = rankwise("sweep", "--resume", "r", *windows)
+    assert "r is complete" in again.stderr
+    shown = refusal("sweep", "--resume", "r", "--windows", "--window-stride", "8", status=2)
+    assert "which --window-stride would change: window_stride is 16" in shown
+
+
 def test_bad_data(adapter: Path, gpt2_base: Path, elsewhere: Path) -> None:
     assert "none.csv: no such file" in refusal("evaluate", adapter, "--data", "none.csv", status=3)
     tiny.write_csv(elsewhere / "bad.csv", [("so glad", "joy"), ("", "fear")])

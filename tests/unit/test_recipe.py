@@ -154,6 +154,18 @@ def test_changes_are_laid_over_a_file(tmp_path: Path) -> None:
     assert recipe == Recipe(epochs=7, ranks=(8,), base="gpt2")
 
 
+def test_what_is_no_section_is_refused_with_changes_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('train = "train.csv"\n', "utf-8")
+    for load in (
+        lambda: Recipe.load(path, epochs=3),
+        lambda: Recipe.preset("quickstart", train="train.csv"),
+        lambda: Recipe(epochs=3).replace(train="train.csv"),
+    ):
+        with pytest.raises(UsageError, match=r"train: 'train\.csv' is not a group of settings"):
+            load()
+
+
 def test_every_field_has_a_text() -> None:
     assert [name for name, field in Recipe.settings().items() if not field.description] == []
 
@@ -222,6 +234,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"memory_gb": 0}, "memory_gb: 0 is not a number above 0"),
     ({"base": 5}, "base: 5 is not text"),
     ({"lora": 5}, "lora: 5 is not a group of settings"),
+    ({"train": "a.csv", "epochs": 2}, "train: 'a.csv' is not a group of settings"),
+    ({"epochs": 2, "train": "a.csv"}, "train: 'a.csv' is not a group of settings"),
+    ({"class_weights": "a=1,b=1,a=2"}, "class_weights: 'a' has two weights"),
+    ({"vary": {"alpha": [[1]]}}, "vary: alpha: [1] is not a number above 0"),
+    ({"vary": {"alpha": [1, 1e5], "alpha_mode": ["ratio"]}}, "alpha: 100000 gives rank 16 a lora_alpha of "),
     ({"vary": 5}, "vary: 5 is not a group of settings"),
     ({"vary": {"wd": [0]}}, "vary: wd cannot vary within a rank; alpha, "),
     ({"vary": {"epochs": ["x"]}}, "vary: epochs: 'x' is not a number"),

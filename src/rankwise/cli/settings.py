@@ -219,16 +219,16 @@ def _resumed(run: Path, given: dict[str, Any]) -> Recipe:
     folder = RunFolder(run)
     folder.require_begun()
     stored = Recipe.load(folder.recipe)
-    asked = {name: Recipe(OPTION, **{name: value}).flat()[name] for name, value in given.items()}
-    other = {name: value for name, value in asked.items() if name not in CHANGEABLE}
-    if wrong := [name for name, value in other.items() if not _same(name, value, stored.flat()[name])]:
-        now = ", ".join(f"{name} is {_shown(stored.flat()[name])}" for name in wrong)
+    before, after = stored.flat(), stored.replace(OPTION, **given).flat()
+    fixed = [name for name in given if name not in CHANGEABLE]
+    if wrong := [name for name in fixed if not _same(name, after[name], before[name])]:
+        now = ", ".join(f"{name} is {_shown(before[name])}" for name in wrong)
         options = " and ".join(f"--{name.replace('_', '-')}" for name in wrong)
         raise UsageError(
             f"{run}: --resume goes on with the settings of the run, which {options} would change: {now}",
             hint="leave them out, or start a new run: without --resume, with another --out",
         )
-    return stored.replace(**{name: value for name, value in asked.items() if name in CHANGEABLE})
+    return stored.replace(**{name: after[name] for name in given if name in CHANGEABLE})
 
 
 def _same(name: str, value: Any, stored: Any) -> bool:
