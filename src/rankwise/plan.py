@@ -19,7 +19,7 @@ from rankwise.memory import expected_memory, trained_parameters
 from rankwise.models.config import ModelConfig
 from rankwise.models.registry import family_of, parse_config
 from rankwise.nn.bank import AdapterSpec, layer_of, match_modules
-from rankwise.recipe import Recipe
+from rankwise.recipe import VARIABLE, Recipe
 
 PROBE = "linear-probe"
 """Name of the linear probe among a run's adapters."""
@@ -137,7 +137,7 @@ def adapter(
         name: its name (default: `rRANK-sSEED`).
         share: length of its schedule as a share of the recipe's.
     """
-    recipe = recipe.replace(tune=False, learning_rates=None, vary={}, **settings)
+    recipe = _own(recipe, settings)
     return AdapterSpec(
         rank=rank,
         alpha=recipe.lora.alpha_of(rank),
@@ -152,6 +152,21 @@ def adapter(
         epochs=recipe.train.epochs * share,
         share=share,
     )
+
+
+def own_settings(recipe: Recipe, settings: Settings) -> dict[str, Any]:
+    """The value of every setting that may differ between adapters, by name.
+
+    >>> own_settings(Recipe(), {"alpha": 32.0})["alpha"]
+    32.0
+    """
+    values = _own(recipe, settings).flat()
+    return {name: values[name] for name in ("learning_rate", *VARIABLE)}
+
+
+def _own(recipe: Recipe, settings: Settings) -> Recipe:
+    """The recipe of one adapter, whose settings replace the recipe's."""
+    return recipe.replace(tune=False, learning_rates=None, vary={}, **settings)
 
 
 def _targets(recipe: Recipe, modules: Sequence[str], default_targets: Sequence[str]) -> tuple[str, ...]:

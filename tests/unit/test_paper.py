@@ -11,6 +11,7 @@ from rankwise.report import build
 from rankwise.report.paper import REFERENCES, methods, rank_tex
 from rankwise.report.run import load
 from rankwise.report.scores import rank_rows
+from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 from tests.made import made_run
 from tests.tuned import made_tuning, tune
@@ -37,6 +38,22 @@ def test_the_methods_have_the_numbers_of_the_run(tmp_path: Path) -> None:
         "The test texts were not used for any choice", "rankwise 0.1.0", "AdamW",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_the_layers_are_those_that_tuning_chose(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.8, 2: 0.8, 4: 0.9}, seeds=(0,))
+    assert ") on PEFT's default target modules; " in prose(made)
+    wide = {"targets": (["all-linear"], ["c_attn"]), "last_layers": (6,)}
+    results = tune(made, made_tuning({1: 9e-3, 2: 9e-3, 4: 9e-3}, rates=(), added=(), others=wide))
+    narrow = results.adapters[-1].model_copy(
+        update={"settings": results.adapters[-1].settings | {"targets": ["c_attn"]}}
+    )
+    files.write_text(
+        made.results,
+        results.model_copy(update={"adapters": [*results.adapters[:-1], narrow]}).model_dump_json(),
+    )
+    wide_ranks = "all linear layers of the last 6 layers (ranks 1 and 2)"
+    assert f"on {wide_ranks} and c\\_attn of the last 6 layers (rank 4);" in prose(made)
 
 
 def test_what_was_not_done_is_not_claimed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rankwise import Recipe, TrainingError, UsageError, sweep
+from rankwise.recipe import VARIABLE
 from rankwise.schema import Trial
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.data import hold_out
@@ -329,6 +330,7 @@ def test_a_tuned_sweep(tuned: RunFolder) -> None:
     assert lost.log_loss is None and lost.diverged is not None
     rates = {each.rank: each.settings["learning_rate"] for each in tuning.chosen}
     assert all(row.settings["learning_rate"] == rates[row.rank] for row in results.adapters)
+    assert all(row.settings.keys() == {"learning_rate", *VARIABLE} for row in results.adapters)
     assert [row.name for row in results.adapters] == ["r1-s1", "r4-s1", "r1-s2", "r4-s2"]
     assert results.diverged == []
     assert {path.name for path in tuned.adapters.iterdir()} >= {"r1-s1", "r4-s2"}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from rankwise.commands.material import Material, precision_name, versions
 from rankwise.data.writers import csv_line
 from rankwise.models.peft_format import WEIGHTS, stored_temperature
 from rankwise.nn.bank import AdapterSpec
-from rankwise.plan import PlannedAdapter
+from rankwise.plan import PlannedAdapter, own_settings
 from rankwise.schema import AdapterResult, Baseline, CutResult, Metrics, Results, Timing, Tuning
 from rankwise.tasks.single import SINGLE
 from rankwise.tasks.task import Decisions, Task
@@ -77,6 +78,7 @@ def adapter_result(
     outcome: Outcome,
     measured: Mapping[str, Metrics],
     *,
+    settings: Mapping[str, Any],
     bank: int,
     folder: Path,
 ) -> AdapterResult:
@@ -87,19 +89,14 @@ def adapter_result(
         spec: the adapter.
         outcome: its training outcome.
         measured: split -> metrics.
+        settings: its settings, by name in the recipe.
         bank: number of the bank that trained it, from 1.
         folder: folder of the adapter.
     """
     return AdapterResult(
         alpha=spec.alpha,
         scale=spec.scale,
-        settings={
-            "learning_rate": spec.learning_rate,
-            "weight_decay": spec.weight_decay,
-            "lora_plus_ratio": spec.lora_plus_ratio,
-            "lora_dropout": spec.dropout,
-            "epochs": spec.epochs,
-        },
+        settings=dict(settings),
         adapter_bytes=(folder / WEIGHTS).stat().st_size,
         train_loss=outcome.train_loss,
         kept_epoch=outcome.kept_epoch,
@@ -169,6 +166,7 @@ def sweep_results(
 ) -> Results:
     """The contents of results.json."""
     planned = dict(zip(material.plan.names, material.plan.rows, strict=True))
+    tuned = {each.rank: each.settings for each in tuning.chosen} if tuning else {}
     return Results(
         rankwise=version("rankwise"),
         base=material.base.name,
@@ -188,6 +186,7 @@ def sweep_results(
                 material.specs[outcome.name],
                 outcome,
                 measure(outcome.logits, material.evaluated, material.corpus.labels, material.task),
+                settings=own_settings(material.recipe, tuned.get(planned[outcome.name].rank, {})),
                 bank=journal.bank_of(outcome.name),
                 folder=material.run.adapters / outcome.name,
             )

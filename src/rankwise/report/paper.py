@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rankwise.recipe import Recipe
 from rankwise.report.criteria import CRITERIA
 from rankwise.report.ranks import shown
 from rankwise.report.run import Run
 from rankwise.report.scores import Score, ScoreRow, baseline_rows, rank_rows, splits
 from rankwise.report.tables import one_line
 from rankwise.report.verdict import Chosen
-from rankwise.schema import Comparison
+from rankwise.schema import AdapterResult, Comparison
 from rankwise.stats.verdict import CLOSE, LEVEL, PASSED_OVER
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -158,29 +159,37 @@ def _training(run: Run) -> str:
 
 
 def _targets(run: Run) -> str:
-    """The layers with adapters, if the recipe names them."""
-    lora = run.recipe.lora
-    modules = f" on {_listed([tex(name) for name in lora.targets])}" if lora.targets else ""
-    return modules + (f" of the last {lora.last_layers} layers" if lora.last_layers else "")
+    """The layers with adapters; empty if only the head was trained."""
+    layers = {row.rank: _layers(run.recipe, row) for row in run.results.adapters if row.rank}
+    return f" on {_by_rank(layers)}" if layers else ""
+
+
+def _layers(recipe: Recipe, row: AdapterResult) -> str:
+    """Such as `q_proj and v_proj of the last 15 layers`."""
+    targets = row.settings.get("targets", recipe.lora.targets) or ["PEFT's default target modules"]
+    last = row.settings.get("last_layers", recipe.lora.last_layers)
+    names = ["all linear layers" if name == "all-linear" else tex(name) for name in targets]
+    return _listed(names) + (f" of the last {last} layers" if last else "")
 
 
 def _scale(run: Run) -> str:
-    scales = {row.rank: row.scale for row in run.results.adapters if row.rank}
+    scales = {row.rank: f"{row.scale:g}" for row in run.results.adapters if row.rank}
     return f"the low-rank product was scaled by {_by_rank(scales)}" if scales else "only the head was trained"
 
 
-def _by_rank(values: Mapping[int, float]) -> str:
+def _by_rank(values: Mapping[int, str]) -> str:
     """Such as `2`, or `0.01 (ranks 1 and 2) and 0.003 (rank 4)`."""
-    ranks: dict[float, list[int]] = {}
+    ranks: dict[str, list[int]] = {}
     for rank, value in sorted(values.items()):
         ranks.setdefault(value, []).append(rank)
     if len(ranks) == 1:
-        return f"{next(iter(ranks)):g}"
-    return _listed([f"{value:g} (rank{'s' * (len(of) > 1)} {_listed(of)})" for value, of in ranks.items()])
+        return next(iter(ranks))
+    return _listed([f"{value} (rank{'s' * (len(of) > 1)} {_listed(of)})" for value, of in ranks.items()])
 
 
 def _rates(run: Run) -> str:
-    rate, tuning = _by_rank(run.learning_rates), run.results.tuning
+    rates = {rank: f"{rate:g}" for rank, rate in run.learning_rates.items()}
+    rate, tuning = _by_rank(rates), run.results.tuning
     if tuning is None:
         return f"The learning rate was {rate} and was not tuned."
     varied = _listed([name.replace("_", " ") for name in tuning.varied])
