@@ -45,6 +45,20 @@ def test_the_hub_reads_it(made: RunFolder) -> None:
         assert results[split, "f1"] == pytest.approx(metrics.macro_f1, abs=1e-6)
 
 
+def test_an_edited_card_is_left_as_it_is(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.6, 4: 0.9}, seeds=(0,))
+    build.rebuild(made)
+    edited, own = made.adapters / "r4-s0" / "README.md", made.path / "README.md"
+    before = own.read_text("utf-8")
+    text = edited.read_text("utf-8").replace("license: other", "license: apache-2.0")
+    edited.write_text(text, "utf-8")
+    own.unlink()
+    build.rebuild(made, margin=0.2)
+    assert edited.read_text("utf-8") == text
+    assert "apache-2.0" not in (made.adapters / "r1-s0" / "README.md").read_text("utf-8")
+    assert own.read_text("utf-8") != before, "a card that is not edited is written again"
+
+
 def test_words_and_labels_have_spaces(made: RunFolder) -> None:
     """Values are escaped, which removes spaces at their ends."""
     for name in ("r0-s0", "r4-s0"):
@@ -112,6 +126,8 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
             assert found["license"] == "other" and "datasets" not in found and "base_model" not in found
             body = text.split("---\n", 2)[2]
             assert 'from_pretrained(\n    "BASE",' in text
+        body, _, mark = body.rpartition(card.MARK)
+        assert re.fullmatch(r" SHA-256 [0-9a-f]{64} -->\n", mark)
         tokens = MarkdownIt("commonmark").enable("table").parse(body)
         inline = [child for token in tokens for child in token.children or []]
         assert {token.type for token in [*tokens, *inline]} & {

@@ -127,7 +127,7 @@ def test_the_errors_of_a_run_can_be_applied_to_its_data(
     run: RunFolder, data_folder: Path, tmp_path: Path
 ) -> None:
     """From errors.csv, through somebody's corrections, to a fixed file."""
-    with (run.path / "errors.csv").open(encoding="utf-8", newline="") as file:
+    with (run.path / "errors.csv").open(encoding="utf-8-sig", newline="") as file:
         errors = list(csv.DictReader(file))
     for each in errors:
         each["corrected_label"] = each["predicted"]

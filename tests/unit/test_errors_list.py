@@ -13,6 +13,8 @@ import safetensors.numpy
 from scipy.special import softmax
 
 from rankwise.data.writers import csv_line
+from rankwise.errors import UsageError
+from rankwise.report import build
 from rankwise.report.errors import COLUMNS, errors_csv, errors_table, wrong_texts
 from rankwise.report.run import Run, load
 from rankwise.store.run_folder import RunFolder
@@ -93,7 +95,8 @@ def test_the_list_for_people_who_correct_labels(tmp_path: Path) -> None:
     """No cell is a formula, even if texts and labels look like one."""
     lines = line("x", *[("=y", 0.9)] * 3, text=" \uff1dcmd|'x'!A1"), line("x", *[("x", 0.9)] * 3)
     found = errors_csv(wrong_texts(run_of(tmp_path / "run", *lines)))
-    rows = list(csv.reader(io.StringIO(found)))
+    assert found.startswith("\ufeff"), "which Excel needs"
+    rows = list(csv.reader(io.StringIO(found.removeprefix("\ufeff"))))
     assert rows[0] == list(COLUMNS)
     assert dict(zip(rows[0], rows[1], strict=True)) == {
         "split": "validation", "number": "1", "source": "", "text": "' \uff1dcmd|'x'!A1", "label": "x",
@@ -116,8 +119,35 @@ def test_of_a_run(run: RunFolder) -> None:
     ]
     assert sorted(each.text for each in found) == sorted(each["text"] for each in expected)
     assert {each.source.partition(":")[0] for each in found} == {"validation.csv"}
-    written = list(csv.DictReader(io.StringIO((run.path / "errors.csv").read_text("utf-8"))))
+    written = list(csv.DictReader(io.StringIO((run.path / "errors.csv").read_text("utf-8-sig"))))
     assert [each["text"] for each in written] == [each.text for each in found]
     assert all(each["corrected_label"] == "" for each in written)
     table = errors_table(found, len(names), most=2)
     assert [row[0] for row in table.rows] == [each.text for each in found[:2]]
+
+
+def test_corrected_labels_are_kept_when_the_report_is_rebuilt(tmp_path: Path) -> None:
+    """By split and number; a text that is not listed any more keeps its row, at the end."""
+    made = made_run(tmp_path / "run", accuracies={1: 0.5, 4: 0.5}, seeds=(0,))
+    build.rebuild(made)
+    path = made.path / "errors.csv"
+    rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+    rows[1]["corrected_label"] = "joy"
+    rows[2] |= {"split": "test", "corrected_label": "=fear"}
+    text = "".join(csv_line(cells) for cells in (COLUMNS, *(row.values() for row in rows)))
+    path.write_text(text, "utf-8")
+    build.rebuild(made)
+    again = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+    assert [row["number"] for row in again[:-1]] == [row["number"] for row in rows]
+    assert {i for i, row in enumerate(again) if row["corrected_label"]} == {1, len(rows)}
+    assert again[1] == rows[1]
+    assert again[-1] == rows[2] | {"corrected_label": "'=fear"}
+
+
+def test_corrections_that_cannot_be_read_are_not_overwritten(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "run", accuracies={1: 0.5}, seeds=(0,))
+    path = made.path / "errors.csv"
+    path.write_text('split,number\n"validation,1\n', "utf-8")
+    with pytest.raises(UsageError, match="corrected labels in it would be lost"):
+        build.rebuild(made)
+    assert path.read_text("utf-8") == 'split,number\n"validation,1\n'

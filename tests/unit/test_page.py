@@ -149,7 +149,8 @@ def test_commands_are_quoted_for_the_shell(tmp_path: Path) -> None:
 def test_links_of_a_copy_lead_to_the_run_folder(made: RunFolder, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere" / "page.html"
     copy.parent.mkdir()
-    assert build.report([made], copy) == copy
+    for _ in range(2):  # a page of rankwise may be replaced
+        assert build.report([made], copy) == copy
     shown = Page(copy.read_text("utf-8"))
     links = [value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")]
     links = [link for link in links if not link.startswith("#")]

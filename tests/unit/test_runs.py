@@ -106,6 +106,12 @@ def test_what_cannot_be_reported(runs: Path) -> None:
         build.report([unfinished])
     with pytest.raises(UsageError, match="not a finished run"):
         build.report([done, unfinished], runs / "page.html")
+    data = runs / "train.csv"
+    data.write_text("text,label\n", "utf-8")
+    for folders in ([done], [done, done]):
+        with pytest.raises(UsageError, match=r"train\.csv: already exists, and is no page of rankwise"):
+            build.report(folders, data)
+    assert data.read_text("utf-8") == "text,label\n"
     with pytest.raises(UsageError, match=r"predictions\.csv"):
         done.predictions.write_text("split,text,label\n", "utf-8")
         build.report([done])

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from rankwise.errors import RankwiseError, UsageError, option
+from rankwise.errors import DataError, RankwiseError, UsageError, option
 from rankwise.report import card, diagnostics, export, figures, paper, samples, search, tables
 from rankwise.report.confidence import confidence
 from rankwise.report.contrast import contrast
 from rankwise.report.cost import accuracy_by_cost
 from rankwise.report.drawing import Drawing
-from rankwise.report.errors import WrongText, errors_csv, wrong_texts
+from rankwise.report.errors import WrongText, corrected_rows, errors_csv, wrong_texts
 from rankwise.report.html import Story, run_page
 from rankwise.report.learning import learning_curves
 from rankwise.report.margins import verdict_by_margin
@@ -84,7 +84,7 @@ def rebuild(
         if folder.search.exists():
             if extras != replace(PLAIN, interactive=extras.interactive):
                 raise UsageError(
-                    f"{folder.path}: holds a search, whose report has no such files", hint=EXTRAS
+                    f"{folder.path}: contains a search, whose report has no such files", hint=EXTRAS
                 )
             search.write(folder, folder.read_search())
             _write_pages(folder, partial(search_page, folder), extras, copy)
@@ -129,6 +129,13 @@ def write(
         _write_pages(folder, partial(run_page, story), extras, copy)  # last, because it links to the others
 
 
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page that may be replaced."""
+    with suppress(OSError), path.open("rb") as file:
+        return b'<meta name="generator" content="rankwise">' in file.read(4096)
+    return False
+
+
 class _Page(Protocol):
     """Renders a page."""
 
@@ -144,7 +151,15 @@ def _write_pages(folder: RunFolder, page: _Page, extras: Extras, copy: Path | No
 
 
 def _write_errors(folder: RunFolder, wrong: Sequence[WrongText], run: Run, extras: Extras) -> None:
-    files.write_text(folder.path / "errors.csv", errors_csv(wrong))
+    path = folder.path / "errors.csv"
+    try:
+        corrected = corrected_rows(path)
+    except DataError as error:
+        raise UsageError(
+            f"{path}: cannot be read, and corrected labels in it would be lost: {error.message}",
+            hint=f"move it elsewhere; then {command('report', folder.path)}",
+        ) from None
+    files.write_text(path, errors_csv(wrong, corrected))
     if extras.argilla:
         files.write_text(folder.path / "errors-argilla.json", export.argilla_records(wrong, run.task))
     if extras.label_studio:
@@ -243,10 +258,13 @@ def report(
         extras: what to write besides; for one run only.
 
     Raises:
-        UsageError: several runs and no `out`, several runs and `extras`, or a run that is not finished or
-            cannot be read.
+        UsageError: several runs and no `out`, several runs and `extras`, `out` exists and is no page of
+            rankwise, or a run that is not finished or cannot be read.
         ResourceError: the disk is full.
     """
+    if out is not None and out.exists() and not _is_page(out):
+        hint = f"choose another {option('out')}, or remove the file"
+        raise UsageError(f"{out}: already exists, and is no page of rankwise", hint=hint)
     if len(folders) > 1:
         if out is None:
             raise UsageError(

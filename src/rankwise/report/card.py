@@ -6,6 +6,7 @@ cannot know, such as the license, the card has a placeholder to fill in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ HUB_NAMES = {
 """Short name of a base -> its name on the Hub."""
 PACKAGED = "smollm2-135m"
 """The base from a Python package, whose weights are 4-bit quantized and differ from the Hub's."""
+MARK = "<!-- Written by rankwise, which leaves an edited card as it is."
+"""Start of a card's last line, a comment with the digest of what is above it."""
 MOST_CLASSES = 30
 """Maximum number of classes in the table of a card; if there are more, the weakest are shown."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -46,12 +49,32 @@ LICENSE = (
 
 
 def write_cards(folder: RunFolder, run: Run, comparison: Comparison, choice: Chosen) -> None:
-    """Write README.md of the run and of each existing adapter folder."""
-    files.write_text(folder.path / "README.md", run_card(run, comparison, choice))
+    """Write README.md of the run and of each existing adapter folder, unless somebody has edited it."""
+    _write(folder.path / "README.md", run_card(run, comparison, choice))
     for row in run.results.adapters:
         own = folder.adapters / row.name
         if own.is_dir():
-            files.write_text(own / "README.md", adapter_card(run.results, run.recipe, row, choice.best.name))
+            _write(own / "README.md", adapter_card(run.results, run.recipe, row, choice.best.name))
+
+
+def _write(path: Path, card: str) -> None:
+    """Write a card that ends with its own digest, unless there is one that has been edited."""
+    if not path.exists() or _is_unedited(path):
+        files.write_text(path, card + _mark(card))
+
+
+def _is_unedited(path: Path) -> bool:
+    """Whether a card is as it was written."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    card = text[: text.rfind(MARK)]
+    return text == card + _mark(card)
+
+
+def _mark(card: str) -> str:
+    return f"{MARK} SHA-256 {hashlib.sha256(card.encode()).hexdigest()} -->\n"
 
 
 def adapter_card(results: Results, recipe: Recipe, row: AdapterResult, recommended: str) -> str:

@@ -6,12 +6,14 @@ there, make its test metrics too good.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankwise.data.readers import open_table
 from rankwise.data.writers import csv_line
 from rankwise.errors import UsageError
 from rankwise.report.run import Run, SplitPredictions
@@ -22,6 +24,7 @@ COLUMNS = (
     "split", "number", "source", "text", "label", "label_probability", "predicted", "confidence", "wrong",
     "predictions", "corrected_label",
 )  # fmt: skip
+CORRECTED = COLUMNS[-1]
 FEWEST = 0.5
 """Fraction of the adapters that must be wrong for a text to be listed."""
 
@@ -107,8 +110,28 @@ def _wrong(
     )
 
 
-def errors_csv(found: Sequence[WrongText]) -> str:
-    """CSV for correcting labels, with an empty column `corrected_label` to fill in."""
+def corrected_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of an errors.csv in which somebody has filled in `corrected_label`; none without a file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    with open_table(path, labeled=False) as table:
+        rows = [{name: str(row.get(name) or "") for name in COLUMNS} for _, row in table.rows]
+    return [row for row in rows if row[CORRECTED]]
+
+
+def errors_csv(found: Sequence[WrongText], corrected: Sequence[Mapping[str, str]] = ()) -> str:
+    """CSV for correcting labels, with a column `corrected_label` to fill in.
+
+    Args:
+        found: the misclassified texts.
+        corrected: rows that are corrected already. Their labels are kept, also those of texts that are not
+            among the misclassified ones any more, whose rows come last.
+    """
+    kept = {(row["split"], row["number"]): row for row in corrected}
     rows = [
         (
             each.split,
@@ -121,11 +144,13 @@ def errors_csv(found: Sequence[WrongText]) -> str:
             f"{each.confidence:.4f}",
             f"{each.wrong:.4f}",
             _votes(each),
-            "",
+            kept.pop((each.split, str(each.number)), {}).get(CORRECTED, ""),
         )
         for each in found
     ]
-    return "".join(csv_line(cells, safe=True) for cells in (COLUMNS, *rows))
+    others = [tuple(row[name] for name in COLUMNS) for row in kept.values()]
+    # Without a byte-order mark, Excel takes the file for one in a regional encoding.
+    return "\ufeff" + "".join(csv_line(cells, safe=True) for cells in (COLUMNS, *rows, *others))
 
 
 def errors_table(found: Sequence[WrongText], adapters: int, most: int = 20) -> Table:
