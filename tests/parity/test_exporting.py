@@ -405,7 +405,7 @@ def test_options_that_contradict(ours: Path, options: dict[str, Any], message: s
 
 
 def test_a_folder_in_use(ours: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         export(ours, "onnx", ours)
 
 

@@ -68,7 +68,7 @@ def test_targets_are_named_shortly_where_that_names_just_them(run: RunFolder, tm
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         adapters.save(tmp_path, saved_adapter(), CONFIG, [])
 
 

@@ -84,7 +84,7 @@ def test_what_the_hub_refuses(hub: Hub, tmp_path: Path) -> None:
     messages = [answer["message"] for answer in answers.values()]
     assert messages == [
         "me/missing: neither a folder here nor a model on the Hub",
-        "me/gated: closed to you",
+        "me/gated: access is restricted",
         "me/tiny: has no revision 'v9' on the Hub",
     ]
     assert "hf auth login" in answers["find('me/gated')"]["hint"]

@@ -330,7 +330,7 @@ def test_a_run_that_did_not_end(run: RunFolder, elsewhere: Path) -> None:
         ["report", "half"],
     ):
         shown = refusal(*line, status=2)
-        assert "half: holds a run that did not end\nhint: rankwise sweep --resume half" in shown
+        assert "half: contains an unfinished run\nhint: rankwise sweep --resume half" in shown
 
 
 def test_a_base_model_that_is_unpacked_is_announced(
@@ -394,6 +394,14 @@ def test_a_bad_value_is_named(options: list[str], message: str) -> None:
         (["plan", "--max"], "no such option: --max", "did you mean --max-"),
         (["predict", "A", "-5 degrees"], "no such option: -5", "rankwise predict ADAPTER -- '-5 ...'"),
         (["predict", "A", "-- so"], "no such option: -- so", "rankwise predict ADAPTER -- '-- so'"),
+        (["predict", "A", "--it's so"], "no such option: --it's so", "ADAPTER -- '--it'\"'\"'s so'"),
+        (["explain", "A", "-5 degrees"], "no such option: -5", "rankwise explain ADAPTER -- '-5 ...'"),
+        (
+            ["serve", "A", "--port", "99999"],
+            "--port: not a whole number of at least 0 and of at most 65535",
+            "",
+        ),
+        (["predict", "A", "so", "--abstain-below", "90"], "--abstain-below: not a number ", "such as"),
         (["predict"], "missing ADAPTER", "such as: rankwise predict"),
         (["cut", "A", "--rank", "four"], "--rank: not a whole number", "such as: rankwise cut"),
         (["evaluate", "A", "x.csv", "y.csv"], "got unexpected extra argument", "such as: rankwise evaluate"),
@@ -456,7 +464,7 @@ def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
 def test_a_folder_in_use(gpt2_base: Path, data_folder: Path, run: RunFolder) -> None:
     before = sorted(path.name for path in run.path.rglob("*"))
     shown = refusal("sweep", "--base", gpt2_base, "--data", data_folder, "--out", run.path, status=2)
-    assert "holds a finished sweep" in shown and "\nhint: rankwise sweep --resume" in shown
+    assert "contains a finished sweep" in shown and "\nhint: rankwise sweep --resume" in shown
     assert sorted(path.name for path in run.path.rglob("*")) == before
 
 

@@ -17,7 +17,13 @@ from rankwise.data import load as data
 from rankwise.data.audit import normalized, report
 from rankwise.models import base as bases
 from rankwise.models.tokenizer import Tokenizer
-from rankwise.report.data_tables import contradiction_table, leak_table, source_table, split_table
+from rankwise.report.data_tables import (
+    class_table,
+    contradiction_table,
+    leak_table,
+    source_table,
+    split_table,
+)
 from rankwise.schema import DataReport
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
@@ -25,8 +31,9 @@ from tests import tiny
 from tests.emotion import EMOTION, needs_emotion
 
 
-def dataset(**splits: list[tuple[str, str]]) -> data.Dataset:
-    labels = ("joy", "fear", "anger")
+def dataset(
+    labels: tuple[str, ...] = ("joy", "fear", "anger"), **splits: list[tuple[str, str]]
+) -> data.Dataset:
     made = {
         name: data.Split(name, [text for text, _ in rows], [labels.index(label) for _, label in rows])
         for name, rows in splits.items()
@@ -56,6 +63,14 @@ def test_counts_by_hand() -> None:
     assert (validation.duplicates, test.texts) == (0, 3)
     assert (train.tokens_mean, train.tokens_p50, train.tokens_p95, train.tokens_max) == (2.0, 2, 4, 4)
     assert train.truncated is None and report(FOUND, 3).unit == "words"
+
+
+def test_a_table_of_many_classes_shows_the_rarest() -> None:
+    lines = [(f"{n} {copy}", f"class {n:02}") for n in range(40) for copy in range(1 + n)]
+    labels = tuple(f"class {n:02}" for n in range(40))
+    table = class_table(report(dataset(labels, train=lines, validation=lines), 3))
+    assert [row[0] for row in table.rows] == list(labels[:30])
+    assert "The 30 rarest of 40 classes" in table.note
 
 
 def test_contradictions_within_and_between_splits() -> None:
@@ -121,6 +136,10 @@ class Ears(Callback):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def read(self, text: str) -> None:
         self.lines.append(text)
@@ -141,6 +160,15 @@ def test_a_sweep_says_what_it_read(gpt2_base: Path, tmp_path: Path) -> None:
     found = DataReport.model_validate_json((tmp_path / "run" / "data.json").read_text("utf-8"))
     assert source_table(found).rows[1] == ("validation.csv", "validation", "7", "text", "label", "more")
     assert split_table(found).note == f"{ears.lines[2]}."
+
+
+def test_a_warmup_that_never_ends_is_said(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
+    ears = Ears()
+    recipe = tiny.recipe(gpt2_base, data_folder, ranks=(1,), epochs=1, warmup_steps=6)
+    sweep(recipe, tmp_path / "run", ears)
+    assert ears.notes == [
+        "warmup takes 6 steps and training has 6, so the learning rate never reaches its peak"
+    ]
 
 
 def test_lines_of_text_have_no_columns(tmp_path: Path) -> None:

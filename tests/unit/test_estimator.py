@@ -87,7 +87,7 @@ def test_labels_of_any_kind(estimator: RankwiseClassifier, labels: Any) -> None:
 def test_a_folder_that_is_kept(estimator: RankwiseClassifier, tmp_path: Path) -> None:
     estimator.set_params(folder=tmp_path / "run").fit(TEXTS, NAMES)
     assert Results.load(tmp_path / "run") == estimator.results_
-    with pytest.raises(UsageError, match="holds a finished sweep"):
+    with pytest.raises(UsageError, match="contains a finished sweep"):
         estimator.fit(TEXTS, NAMES)
 
 

@@ -199,13 +199,13 @@ def test_existing_things_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("full", "file", "dangling"):
-        with pytest.raises(UsageError, match="is there already"), files.new_folder(tmp_path / name):
+        with pytest.raises(UsageError, match="already exists"), files.new_folder(tmp_path / name):
             pass
     assert names(tmp_path) == ["dangling", "file", "full"]
 
 
 def test_a_folder_filled_by_someone_else_meanwhile_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is there already"), files.new_folder(tmp_path / "one"):
+    with pytest.raises(UsageError, match="already exists"), files.new_folder(tmp_path / "one"):
         (tmp_path / "one").mkdir()
         (tmp_path / "one" / "theirs").touch()
     assert names(tmp_path) == ["one"]

@@ -125,7 +125,7 @@ def test_what_is_refused(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     assert "use_dora must be null" in found["dora"]["message"]
     assert found["pickled"]["message"].endswith("no adapter_model.safetensors")
     assert "damaged: it is not as it was written" in found["damaged"]["message"]
-    assert found["gated"]["message"] == "me/gated: closed to you"
+    assert found["gated"]["message"] == "me/gated: access is restricted"
     assert found["missing"]["message"] == "me/missing: neither a folder here nor a model on the Hub"
     assert found["pickled@v9"]["message"] == "me/pickled: has no revision 'v9' on the Hub"
     fetched = [path for path in hub.asked if "/resolve/" in path]

@@ -12,6 +12,7 @@ import pytest
 
 from rankwise import Recipe, UsageError, sweep
 from rankwise.commands.merge import merge_runs
+from rankwise.errors import as_options
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
 
@@ -112,10 +113,12 @@ def test_runs_that_are_not_finished_or_too_few(made: Runs, tmp_path: Path) -> No
     first = made(ranks=(1,), seeds=(5,))
     with pytest.raises(UsageError, match="at least two runs"):
         merge_runs([first], tmp_path / "merged")
-    with pytest.raises(UsageError, match="not a finished sweep"):
-        merge_runs([first, tmp_path / "nothing"], tmp_path / "merged")
+    with pytest.raises(UsageError, match="not a finished sweep") as caught:
+        merge_runs([first, tmp_path / "not here"], tmp_path / "merged")
+    hint = as_options(caught.value.written[1])
+    assert hint == f"finish it first: rankwise sweep --resume '{tmp_path / 'not here'}'"
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         merge_runs([first, made(ranks=(4,), seeds=(5,))], tmp_path / "taken")
     assert not RunFolder(tmp_path / "merged").is_begun()

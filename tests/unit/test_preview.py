@@ -80,6 +80,13 @@ def test_the_plan_is_what_the_sweep_does(run: RunFolder, gpt2_base: Path, data_f
     assert plan.tokens == pytest.approx(tokens / 2, rel=0.6)  # two banks; an estimate without the tokenizer
 
 
+def test_long_texts_count_as_they_are_read(gpt2_base: Path, tmp_path: Path) -> None:
+    data = tiny.data_folder(tmp_path / "data")
+    tiny.write_csv(data / "train.csv", [(f"{label} " * 1000, label) for label in tiny.LABELS] * 2)
+    plan = preview(tiny.recipe(gpt2_base, data, epochs=1, max_length=32))
+    assert plan.tokens == 2 * len(tiny.LABELS) * 32
+
+
 def test_what_does_not_fit_is_said(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"max_length 65: .* has 64 positions"):
         preview(tiny.recipe(gpt2_base, data_folder, max_length=65))

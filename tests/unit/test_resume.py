@@ -337,13 +337,13 @@ def test_a_finished_run_is_not_extended_on_another_base(
 
 def test_the_same_command_again(run: RunFolder, gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(gpt2_base, data_folder)
-    with pytest.raises(UsageError, match="holds a finished sweep") as caught:
+    with pytest.raises(UsageError, match="contains a finished sweep") as caught:
         sweep(recipe, run.path)
     assert f"sweep(recipe, '{run.path}', resume=True) returns its results" in caught.value.hint
     stopped(recipe, tmp_path / "cut", Stop(2))
-    with pytest.raises(UsageError, match="a sweep that did not end, saved with r0-s110 at step 2") as caught:
+    with pytest.raises(UsageError, match="an unfinished sweep, saved with r0-s110 at step 2") as caught:
         sweep(recipe, tmp_path / "cut")
-    assert f"sweep(recipe, '{tmp_path / 'cut'}', resume=True) goes on" in caught.value.hint
+    assert f"sweep(recipe, '{tmp_path / 'cut'}', resume=True) resumes" in caught.value.hint
 
 
 def test_nothing_to_resume(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_two_processes(gpt2_base: Path, data_folder: Path, tmp_path: Path) -> No
     other = context.Process(target=_hold, args=(str(folder), ready, done))
     other.start()
     assert ready.wait(60)
-    with pytest.raises(UsageError, match="another process is at work in this folder"):
+    with pytest.raises(UsageError, match="in use by another process"):
         sweep(recipe, folder)
     done.set()
     other.join(30)

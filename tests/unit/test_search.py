@@ -258,19 +258,19 @@ def test_ranks_alone(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_sweep_is_not_a_search(found: RunFolder, run: RunFolder, recipe: Recipe, tmp_path: Path) -> None:
     shutil.copytree(found.path, tmp_path / "search")
     shutil.copytree(run.path, tmp_path / "sweep")
-    with pytest.raises(UsageError, match="holds a search, not a sweep") as caught:
+    with pytest.raises(UsageError, match="contains a search, not a sweep") as caught:
         sweep(recipe, tmp_path / "search", resume=True)
-    assert caught.value.hint == f"search(recipe, '{tmp_path / 'search'}', resume=True) goes on with it"
-    with pytest.raises(UsageError, match="holds a sweep, not a search") as caught:
+    assert caught.value.hint == f"search(recipe, '{tmp_path / 'search'}', resume=True) resumes it"
+    with pytest.raises(UsageError, match="contains a sweep, not a search") as caught:
         search(recipe, tmp_path / "sweep", resume=True)
-    assert caught.value.hint == f"sweep(recipe, '{tmp_path / 'sweep'}', resume=True) goes on with it"
+    assert caught.value.hint == f"sweep(recipe, '{tmp_path / 'sweep'}', resume=True) resumes it"
 
 
 def test_an_unfinished_search_is_not_a_sweep(recipe: Recipe, tmp_path: Path) -> None:
     interrupted(recipe, tmp_path / "run", Stop(step=3), places=5)
-    with pytest.raises(UsageError, match="holds a search, not a sweep"):
+    with pytest.raises(UsageError, match="contains a search, not a sweep"):
         sweep(recipe, tmp_path / "run", resume=True)
-    with pytest.raises(UsageError, match="holds a search that did not end") as caught:
+    with pytest.raises(UsageError, match="contains an unfinished search") as caught:
         sweep(recipe, tmp_path / "run")
     assert "search(recipe, " in caught.value.hint
     with pytest.raises(UsageError, match="a resumed search keeps its trials and places"):
@@ -280,7 +280,7 @@ def test_an_unfinished_search_is_not_a_sweep(recipe: Recipe, tmp_path: Path) -> 
 
 
 def test_a_folder_with_a_search(found: RunFolder, recipe: Recipe) -> None:
-    with pytest.raises(UsageError, match="holds a finished search"):
+    with pytest.raises(UsageError, match="contains a finished search"):
         search(recipe, found.path)
 
 
@@ -381,7 +381,7 @@ def test_the_page(page: Page) -> None:
     links = [value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")]
     assert "search.csv" in links and f"adapters/{results.best}/" in links
     assert all((page.folder.path / link).exists() for link in links if not link.startswith("#"))
-    with pytest.raises(UsageError, match="holds a search"):
+    with pytest.raises(UsageError, match="contains a search"):
         build.rebuild(page.folder, extras=build.Extras(paper=True))
 
 
@@ -511,7 +511,7 @@ def test_command(recipe: Recipe, tmp_path: Path) -> None:
     assert "report.html" in rankwise("report", out).stdout
     for line in (["compare", out], ["samples", out], ["report", out, out, "--out", "x.html"]):
         shown = refusal(*line, status=2)
-        assert f"{out}: holds a search, not a sweep" in shown
+        assert f"{out}: contains a search, not a sweep" in shown
         assert f"hint: rankwise search --resume {out} prints its trials" in shown
         assert "its best settings: rankwise sweep " in shown
     predicted = rankwise("predict", out, "so glad", "--json")

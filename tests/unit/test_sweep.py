@@ -306,7 +306,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(
     gpt2_base: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         sweep(tiny.recipe(gpt2_base, data_folder), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

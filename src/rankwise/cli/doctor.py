@@ -109,7 +109,7 @@ def _fused_kernels() -> Finding:
 
     if fused.has_triton():
         return Finding("fused kernels", f"used: triton {version('triton')} is installed")
-    hint = "install triton, which torch's CUDA builds for Linux bring along, for several times the speed"
+    hint = "install triton, which torch's CUDA builds for Linux include, for several times the speed"
     return Finding("fused kernels", "not used: triton is not installed", "note", hint)
 
 

@@ -39,19 +39,19 @@ def require_sweep(path: Path, verb: str, hint: str = "") -> None:
     """Check that a folder is not one that surely holds no finished sweep.
 
     Raises:
-        UsageError: it holds a search, a run that did not end, or an adapter.
+        UsageError: it contains a search, an unfinished run, or an adapter.
     """
     run = RunFolder(path)
     if run.search.exists():
         best = run.read_search().command
         raise UsageError(
-            f"{path}: holds a search, not a sweep",
+            f"{path}: contains a search, not a sweep",
             hint=f"{command('search', '--resume', path)} prints its trials; its best settings: {best}",
         )
     if run.is_begun() and not run.results.exists():
         again = command(_kind(run), "--resume", path)
         raise UsageError(
-            f"{path}: holds a run that did not end", hint=f"{again} goes on with it{hint and '; '}{hint}"
+            f"{path}: contains an unfinished run", hint=f"{again} resumes it{hint and '; '}{hint}"
         )
     if (path / ADAPTER_FILE).exists() and path.parent.name == "adapters":
         raise UsageError(f"{path}: is an adapter, not a run", hint=command(verb, path.parent.parent))

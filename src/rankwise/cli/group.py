@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -113,10 +114,16 @@ def _what(error: Any, message: str) -> str:
         return f"missing {_name(parameter)}"
     if parameter is not None and message.startswith("Invalid value"):
         kind = "a whole number" if getattr(parameter, "metavar", "") == "N" else "a number"
-        bounds = (getattr(each, "min", None) for each in (parameter, getattr(parameter, "type", None)))
-        least = next((each for each in bounds if each is not None), None)  # older versions: of its type
-        return f"{_name(parameter)}: not {kind}{'' if least is None else f' of at least {least}'}"
+        least, most = _bound(parameter, "min"), _bound(parameter, "max")
+        limits = [f"of at least {least}"] * (least is not None) + [f"of at most {most}"] * (most is not None)
+        return f"{_name(parameter)}: not {kind} {' and '.join(limits)}".rstrip()
     return f"{message[:1].lower()}{message[1:]}"
+
+
+def _bound(parameter: Any, name: str) -> Any:
+    """`min` or `max` of a parameter; in older versions, of its type."""
+    bounds = (getattr(each, name, None) for each in (parameter, getattr(parameter, "type", None)))
+    return next((each for each in bounds if each is not None), None)
 
 
 def _name(parameter: Any) -> str:
@@ -134,10 +141,10 @@ def _unknown_command(name: str) -> UsageError:
 def _unknown_option(option: str, command: Any) -> UsageError:
     message = f"no such option: {option}"
     is_text = " " in option or not option.startswith("--")
-    if is_text and any(each.name == "texts" for each in command.params):
+    if is_text and any(each.name in ("text", "texts") for each in command.params):
         # The parser names only the first letter of a text such as "-5 degrees".
         text = option if " " in option else f"{option} ..."
-        shown = f"rankwise {command.name} ADAPTER -- '{text}'"
+        shown = f"rankwise {command.name} ADAPTER -- {shlex.quote(text)}"
         return UsageError(message, hint=f"put -- before a text that starts with a dash: {shown}")
     known = [name for each in command.params for name in (*each.opts, *each.secondary_opts)]
     spelled = [name for name in known if name.startswith("--")]

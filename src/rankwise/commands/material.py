@@ -223,6 +223,11 @@ def read_material(
     )
     settled = resuming.settled(saved.state, recipe, run) if saved else []
     plan = planned(decided=[bank.adapters for bank in settled])
+    if saved is None and plan.steps and recipe.train.warmup_steps >= plan.steps:
+        callback.note(
+            f"warmup takes {recipe.train.warmup_steps:,} steps and training has {plan.steps:,}, "
+            "so the learning rate never reaches its peak"
+        )
     with stage("load", callback, clock):
         backbone, digest = models.load_with_digest(base, precision, device)
     for split in splits.values():

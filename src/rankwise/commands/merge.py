@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rankwise.commands.run_results import Results
 from rankwise.commands.sweep import sweep
-from rankwise.errors import UsageError, either, option
+from rankwise.errors import UsageError, option
 from rankwise.plan import PROBE
 from rankwise.recipe import Recipe
 from rankwise.schema import MergedRun, Timing, Trial
@@ -72,7 +72,7 @@ def merge_runs(
     parts = [_read(RunFolder(Path(run))) for run in runs]
     target = RunFolder(Path(output))
     if not files.is_free(target.path):
-        raise UsageError(f"{target.path}: is there already", hint="choose another folder")
+        raise UsageError(f"{target.path}: already exists", hint="choose another folder")
     for part in parts[1:]:
         _require_alike(parts[0], part)
     recipe = _merged_recipe(parts)
@@ -85,7 +85,7 @@ def merge_runs(
 
 def _read(run: RunFolder) -> _Part:
     if not run.is_complete():
-        hint = f"finish it first: {either(f'rankwise sweep --resume {run.path}', 'sweep(..., resume=True)')}"
+        hint = f"finish it first: {resuming.again('sweep', run)}"
         raise UsageError(f"{run.path}: not a finished sweep", hint=hint)
     return _Part(run, Recipe.load(run.recipe), run.read_results(), run.read_timing())
 

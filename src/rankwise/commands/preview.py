@@ -58,6 +58,8 @@ def _facts(recipe: Recipe) -> tuple[int | None, int, float | None]:
     if train.windows:
         stride = windows.stride_of(train.window_stride, train.max_length)
         lengths = [windows.tokens_read(each, train.max_length, stride) for each in lengths]
+    else:
+        lengths = [min(each, train.max_length) for each in lengths]
     return len(dataset.train), len(dataset.labels), sum(lengths) / len(lengths)
 
 

@@ -131,7 +131,9 @@ def explained(verb: str, run: RunFolder, callback: Callback) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not hardware.is_out_of_memory(error):
             raise
-        raise ResourceError("out of memory", hint="close other programs, or take a smaller base") from None
+        raise ResourceError(
+            "out of memory", hint="close other programs, or use a smaller base model"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ def _refused(name: str, revision: str | None, error: Exception) -> RankwiseError
     if isinstance(error, errors.HFValidationError):
         return ModelError(f"{name}: neither a folder here nor a Hub id", hint="check the spelling")
     if isinstance(error, errors.GatedRepoError):
-        return ModelError(f"{name}: closed to you", hint="accept its terms on the Hub, then: hf auth login")
+        return ModelError(
+            f"{name}: access is restricted", hint="accept its terms on the Hub, then: hf auth login"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelError(
             f"{name}: neither a folder here nor a model on the Hub",

@@ -69,20 +69,30 @@ def split_table(found: DataReport) -> Table:
     return Table("Splits", columns, rows, note=note)
 
 
-def class_table(found: DataReport) -> Table:
-    """One row per class: texts in each split, with their share in percent."""
+def class_table(found: DataReport, most: int = 30) -> Table:
+    """One row per class: texts in each split, with their share in percent.
+
+    Args:
+        found: the report.
+        most: if there are more classes, the table has this many, rarest in the first split first.
+    """
+    by_class = list(zip(*(split.classes for split in found.splits), strict=True))
+    note = "Texts, and percent of the split."
+    if len(by_class) > most:
+        note = f"{note} The {most} rarest of {len(by_class):,} classes; the JSON output has all."
+        by_class = sorted(by_class, key=lambda classes: classes[0].texts)[:most]
     rows = [
         (
             classes[0].label,
             *(_share(each.texts, split.texts) for each, split in zip(classes, found.splits, strict=True)),
         )
-        for classes in zip(*(split.classes for split in found.splits), strict=True)
+        for classes in by_class
     ]
     return Table(
         "Classes",
         ("label", *(split.name for split in found.splits)),
         rows,
-        note="Texts, and percent of the split.",
+        note=note,
     )
 
 

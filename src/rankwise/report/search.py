@@ -208,9 +208,13 @@ def _option(name: str, value: Any) -> list[str]:
 
     >>> _option("ranks", (1, 4)), _option("tune", False), _option("alpha", 2.0)
     (['--ranks', '1,4'], ['--no-tune'], ['--alpha', '2.0'])
+    >>> _option("class-weights", {"joy": 2.0, "fear": 0.5})
+    ['--class-weights', 'joy=2,fear=0.5']
     """
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, Mapping):
+        value = tuple(f"{label}={weight:.15g}" for label, weight in value.items())
     return [f"--{name}", csv_line(value).rstrip("\n") if isinstance(value, tuple) else str(value)]
 
 

@@ -266,7 +266,7 @@ def locked(folder: Path | str) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise UsageError(
-                f"{folder}: another process is at work in this folder",
+                f"{folder}: in use by another process",
                 hint="wait for it, or use another folder",
             ) from None
     try:
@@ -378,7 +378,7 @@ def _refuse_existing(target: Path) -> None:
     if target.is_dir() and not any(target.iterdir()):
         return
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target}: is there already", hint="choose another name, or remove it")
+        raise UsageError(f"{target}: already exists", hint="choose another name, or remove it")
 
 
 def _beside(target: Path) -> Path:

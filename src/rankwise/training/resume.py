@@ -219,38 +219,38 @@ def require_kind(run: RunFolder, state: SweepState | None, wanted: Literal["swee
     """Check that a folder holds what is to be resumed.
 
     Raises:
-        UsageError: it holds a search instead of a sweep, or the other way round.
+        UsageError: it contains a search instead of a sweep, or the other way round.
     """
     if (found := kind(run, state)) != wanted:
         raise UsageError(
-            f"{run.path}: holds a {found}, not a {wanted}",
-            hint=f"{again(found, run)} goes on with it",
+            f"{run.path}: contains a {found}, not a {wanted}",
+            hint=f"{again(found, run)} resumes it",
         )
 
 
 def refusal(run: RunFolder) -> UsageError:
     """The error for starting a sweep or a search in a folder that is not empty."""
     if not run.is_begun():
-        return UsageError(f"{run.path}: is there already", hint="choose another name, or remove it")
+        return UsageError(f"{run.path}: already exists", hint="choose another name, or remove it")
     found, _ = checkpoint.load_last(run.checkpoint)
     state = found.state if found else None
     resumed = again(kind(run, state), run)
     if run.search.exists() and not run.checkpoint.exists():
         return UsageError(
-            f"{run.path}: holds a finished search",
+            f"{run.path}: contains a finished search",
             hint=f"{resumed} {SHOWS}; or choose another {OUT}",
         )
     if run.is_complete():
         return UsageError(
-            f"{run.path}: holds a finished sweep",
+            f"{run.path}: contains a finished sweep",
             hint=f"{resumed} {SHOWS}, with other {option('ranks')} or {option('seeds')} it trains more; "
             f"or choose another {OUT}",
         )
     is_search = kind(run, state) == "search"
-    what = "holds a search that did not end" if is_search else "holds a sweep that did not end"
+    what = "contains an unfinished search" if is_search else "contains an unfinished sweep"
     return UsageError(
         f"{run.path}: {what}{_how_far(state) if state else ''}",
-        hint=f"{resumed} goes on with it; or choose another {OUT}",
+        hint=f"{resumed} resumes it; or choose another {OUT}",
     )
 
 
