@@ -3,8 +3,9 @@
     python examples/compare_alpha_modes.py [--base NAME] [--data DATA] [--out FOLDER]
 
 The alphas are chosen so that all modes have scale 2 at rank 8, where they train the same adapter up
-to rounding. At rank 1 the scales differ: 16 with `fixed`, 2 with `ratio`, 5.7 with `rslora`. With
-`fixed` and `rslora`, a difference between ranks is therefore an effect of both rank and scale.
+to rounding. At rank 1 the scales differ: 16 with `fixed`, 2 with `ratio`, 5.7 with `rslora`. At one
+learning rate, a step changes a layer about equally at every rank with `fixed`, and more at a larger
+rank with `ratio`; see docs/concepts.md, "Alpha and the scale".
 """
 
 from __future__ import annotations

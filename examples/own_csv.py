@@ -77,9 +77,9 @@ def main() -> None:
             "validation_fraction": 1 / 3,
             "max_length": 64,  # in tokens; enough for texts as short as these
             "ranks": [1, 8],
-            # The scale is the same for both ranks, so that only the rank differs.
-            "alpha": 2.0,
-            "alpha_mode": "ratio",
+            # Scale alpha / r: one learning rate suits both ranks (docs/concepts.md, "Alpha and the scale").
+            "alpha": 16.0,
+            "alpha_mode": "fixed",
             "epochs": 4,
             "batch_size": 4,
             # Tuning the rate of each rank takes more texts; without "tune": False, a sweep does it.

@@ -372,8 +372,8 @@ class TuneSettings(_Settings):
     """Other settings to choose, each with its values: alpha, alpha_mode, epochs, last_layers, lora_dropout,
     lora_plus_ratio, targets, weight_decay. The modules of targets are joined by +."""
     tuning_texts: int | None = Field(None, ge=1)
-    """Number of training texts held out to choose the settings (default: a tenth of train, but at least 20
-    per class and at most 2,000)."""
+    """Number of training texts held out to choose the settings (default: a tenth of train, at most
+    2,000, but at least 20 times the number of classes)."""
     tuning_share: float | None = Field(None, gt=0, le=1)
     """Length of the short schedule as a share of the full one (default: 0.25, but at least 20 steps)."""
     finalists: int = Field(2, ge=1)
