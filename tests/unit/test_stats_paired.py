@@ -15,13 +15,12 @@ from sklearn.metrics import f1_score
 from rankwise.stats.crossed import Variance, mean_squares
 from rankwise.stats.paired import (
     Paired,
-    f_test,
     macro_f1_pseudo_values,
     macro_f1_step,
     mcnemar,
-    obuchowski_rockette,
     pair_up,
 )
+from tests.unit.obuchowski_rockette import f_test, obuchowski_rockette
 
 Floats = NDArray[np.float64]
 

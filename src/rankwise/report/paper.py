@@ -17,6 +17,7 @@ from rankwise.report.tables import one_line
 from rankwise.report.verdict import Chosen
 from rankwise.schema import AdapterResult, Comparison
 from rankwise.stats.verdict import CLOSE, LEVEL, PASSED_OVER
+from rankwise.stats.wording import joined
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
@@ -152,9 +153,9 @@ def _training(run: Run) -> str:
     return (
         f"We fine-tuned {tex(results.base)} into a {several}classifier of {len(results.labels):,} classes "
         f"with LoRA \\cite{{hu2022lora}} on {results.texts['train']:,} training texts, "
-        f"at rank{'s' * (len(ranks) > 1)} {_listed(ranks)} with "
+        f"at rank{'s' * (len(ranks) > 1)} {joined(ranks)} with "
         f"{len(seeds)} seed{'s' * (len(seeds) > 1)} per rank "
-        f"({_listed(seeds)}){_targets(run)}; {_scale(run)}."
+        f"({joined(seeds)}){_targets(run)}; {_scale(run)}."
     )
 
 
@@ -169,7 +170,7 @@ def _layers(recipe: Recipe, row: AdapterResult) -> str:
     targets = row.settings.get("targets", recipe.lora.targets) or ["PEFT's default target modules"]
     last = row.settings.get("last_layers", recipe.lora.last_layers)
     names = ["all linear layers" if name == "all-linear" else tex(name) for name in targets]
-    return _listed(names) + (f" of the last {last} layers" if last else "")
+    return joined(names) + (f" of the last {last} layers" if last else "")
 
 
 def _scale(run: Run) -> str:
@@ -184,7 +185,7 @@ def _by_rank(values: Mapping[int, str]) -> str:
         ranks.setdefault(value, []).append(rank)
     if len(ranks) == 1:
         return next(iter(ranks))
-    return _listed([f"{value} (rank{'s' * (len(of) > 1)} {_listed(of)})" for value, of in ranks.items()])
+    return joined([f"{value} (rank{'s' * (len(of) > 1)} {joined(of)})" for value, of in ranks.items()])
 
 
 def _rates(run: Run) -> str:
@@ -192,7 +193,7 @@ def _rates(run: Run) -> str:
     rate, tuning = _by_rank(rates), run.results.tuning
     if tuning is None:
         return f"The learning rate was {rate} and was not tuned."
-    varied = _listed([name.replace("_", " ") for name in tuning.varied])
+    varied = joined([name.replace("_", " ") for name in tuning.varied])
     lowest = "; of learning rates within one standard error of the best, we took the lowest"
     return (
         f"For each rank, the {varied} was chosen by the {CRITERIA[tuning.metric].short} on "
@@ -206,7 +207,7 @@ def _optimization(run: Run) -> str:
     epochs = sorted({float(row.settings.get("epochs", train.epochs)) for row in run.results.adapters})
     return (
         f"Adapters were trained with AdamW \\cite{{loshchilov2019adamw}} for "
-        f"{_listed([f'{each:g}' for each in epochs])} epoch{'s' * (epochs != [1.0])} "
+        f"{joined([f'{each:g}' for each in epochs])} epoch{'s' * (epochs != [1.0])} "
         f"in batches of {train.batch_size}, with a {train.schedule} schedule after {train.warmup_steps:,} "
         f"warmup steps and texts of at most {train.max_length:,} tokens.{_windows(run)}"
     )
@@ -281,7 +282,7 @@ def _result(run: Run, found: Comparison, choice: Chosen) -> str:
         "than the one with the best mean. "
     )
     return (verdict if is_open else "") + (
-        f"We used rank {choice.rank}, with {accuracy} of {_listed(parts)} "
+        f"We used rank {choice.rank}, with {accuracy} of {joined(parts)} "
         f"(95\\,\\% intervals over {over}{wilson})."
         f"{test}"
     )
@@ -318,12 +319,6 @@ def _software(run: Run) -> str:
         f"We used rankwise {tex(results.rankwise)} in {results.precision} on {tex(results.device)} "
         f"({', '.join(versions)})."
     )
-
-
-def _listed(items: Sequence[object]) -> str:
-    """Such as `1, 2 and 4`."""
-    words = [str(item) for item in items]
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def rank_tex(run: Run, choice: Chosen) -> str:

@@ -15,6 +15,7 @@ from rankwise.report.drawing import LIGHT, WIDTH, Drawing, shorten
 from rankwise.report.tables import Table, escape, percent
 from rankwise.schema import Importance, SearchResults, SearchTrial
 from rankwise.stats import importance
+from rankwise.stats.wording import joined
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder, command
 
@@ -145,18 +146,13 @@ def sentences(results: SearchResults) -> list[str]:
 
 def best_settings(results: SearchResults) -> str:
     """The searched settings of the best trial, such as `rank 4 and learning rate 0.003`."""
-    return _listed([f"{name.replace('_', ' ')} {best_value(results, name)}" for name in _chosen(results)])
+    return joined([f"{name.replace('_', ' ')} {best_value(results, name)}" for name in _chosen(results)])
 
 
 def best_value(results: SearchResults, setting: str) -> str:
     """The best trial's value of a setting; empty if it does not have the setting."""
     values = _values(best_trial(results))
     return _shown(values[setting]) if setting in values else ""
-
-
-def _listed(words: Sequence[str]) -> str:
-    """Such as `a, b and c`."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _chosen(results: SearchResults) -> list[str]:
@@ -184,7 +180,7 @@ def mattered(results: SearchResults) -> str:
     rough = " With few trials, these shares are rough estimates." if len(results.trials) < FEW else ""
     return (
         f"Of the variance of the log loss after {_part(results.shares[0])} of the schedule, "
-        f"{_listed(shares)}.{rough}"
+        f"{joined(shares)}.{rough}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rankwise.data.writers import csv_line
 from rankwise.report.tables import Table, percent
 from rankwise.schema import Trial, TunedRank, Tuning
+from rankwise.stats.wording import joined
 
 RATE = "learning_rate"
 """The setting that the figure has on its axis."""
@@ -30,9 +31,9 @@ RESULT_COLUMNS = ("log_loss", "log_loss_error", "accuracy", "macro_f1", "diverge
 
 def about(tuning: Tuning) -> str:
     """What was tuned on which texts, in plain English."""
-    settings = _listed([title(name) for name in tuning.varied])
+    settings = joined([title(name) for name in tuning.varied])
     others = [title(name) for name in tuning.varied if name != RATE]
-    best = f" At each learning rate, the figure shows the best {_listed(others)}." if others else ""
+    best = f" At each learning rate, the figure shows the best {joined(others)}." if others else ""
     rule = "Of learning rates within one standard error of that, it uses the lowest. "
     return (
         f"Each rank uses the {settings} that had the {BEST[tuning.metric]} on {tuning.texts:,} tuning texts. "
@@ -179,10 +180,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def trials_csv(tuning: Tuning) -> str:

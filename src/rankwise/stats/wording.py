@@ -262,7 +262,7 @@ def _was(ranks: Sequence[int]) -> str:
 
 def _seeds(seeds: Sequence[int], one: str, several: str) -> str:
     """Such as `the adapter of seed 7` or `the adapters of seeds 7 and 8`."""
-    listed = _list([str(seed) for seed in seeds], "and")
+    listed = joined(seeds)
     return f"{one} of seed {listed}" if len(seeds) == 1 else f"{several} of seeds {listed}"
 
 
@@ -319,15 +319,21 @@ def _ends(found: Verdict, each: Comparison) -> str:
 
 def _ranks(ranks: Sequence[int], word: str, capital: bool = False) -> str:
     several = "s" * (len(ranks) > 1 and word == "and")
-    return f"{'R' if capital else 'r'}ank{several} {_list([str(rank) for rank in ranks], word)}"
+    return f"{'R' if capital else 'r'}ank{several} {joined(ranks, word)}"
 
 
 def _names(baselines: Sequence[Comparison], word: str = "and") -> str:
-    return _list([str(each.other) for each in baselines], word)
+    return joined([each.other for each in baselines], word)
 
 
-def _list(names: Sequence[str], word: str) -> str:
-    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def joined(items: Sequence[object], word: str = "and") -> str:
+    """The items as an enumeration.
+
+    >>> joined([1, 2, 4]), joined(["a", "b"], "or"), joined(["a"])
+    ('1, 2 and 4', 'a or b', 'a')
+    """
+    words = [str(item) for item in items]
+    return f" {word} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _round(texts: int) -> int:
