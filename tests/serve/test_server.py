@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import shutil
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -50,6 +51,20 @@ def test_adapters_are_read_in_a_thread_that_ends(
     service = Service(Loader([str(adapter)], device="cpu", precision="float32"))
     asyncio.run(service.reload())
     assert len(readers) == 2 and not any(reader.is_alive() for reader in readers)
+
+
+def test_a_small_queue_has_room_for_a_text(tmp_path: Path, gpt2_base: Path) -> None:
+    """Whatever the options, the server starts, and a text that an adapter reads can be answered."""
+    adapter = make_adapter(tmp_path / "served", gpt2_base, max_length=16)
+    options = {"batch_tokens": 1, "queue_tokens": 1, "max_wait": 600.0}
+    service = Service(Loader([str(adapter)], device="cpu", precision="float32"), **options)
+    assert service.engine.capacity == 16
+    with service.engine:
+        service.engine.warm_up(service.lineup)
+    shutil.rmtree(adapter)
+    make_adapter(adapter, gpt2_base, max_length=24)
+    asyncio.run(service.reload())
+    assert service.engine.capacity == 24
 
 
 # Clients that do not read

@@ -706,7 +706,9 @@ def serve(
     batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens per batch [default: 1024; 8192 on a GPU].", min=1)
     ] = None,
-    queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait.", min=1)] = 65_536,
+    queue_tokens: Annotated[
+        int, typer.Option(help="Tokens that may wait; at least a batch and a text.", min=1)
+    ] = 65_536,
     max_wait: Annotated[
         float, typer.Option(help="Seconds; requests that would wait longer are refused.", min=0.01)
     ] = 1.5,

@@ -49,7 +49,7 @@ def serve(
         token_file: file with the bearer token; by default, the environment variable `RANKWISE_TOKEN`.
         no_auth: whether to listen on any address without a token.
         batch_tokens: token budget of a batch; by default 1,024 on a CPU and 8,192 on other devices.
-        queue_tokens: maximum number of tokens that wait.
+        queue_tokens: maximum number of tokens that wait; at least a batch, and a text of any adapter.
         max_wait: seconds; requests that would wait longer are refused.
         drain_seconds: time between SIGTERM and the end of listening.
         access_log: whether to log each request to stderr.
