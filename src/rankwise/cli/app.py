@@ -698,7 +698,10 @@ def serve(
         Path | None, typer.Option(help="File with the bearer token [default: the variable RANKWISE_TOKEN].")
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Listen on any address without a token.")
+        bool,
+        typer.Option(
+            "--no-auth", help="Listen on any address, and answer to any host name, without a token."
+        ),
     ] = False,
     base: Base = None,
     device: Device = "auto",

@@ -42,6 +42,7 @@ def run(
     host: str,
     port: int,
     token: str,
+    only_local: bool,
     access_log: bool,
     drain_seconds: float,
     on_listening: Callable[[str], None],
@@ -53,6 +54,7 @@ def run(
         host: address to listen on.
         port: port to listen on; 0 for any free one.
         token: bearer token that requests need; empty for none.
+        only_local: whether to refuse requests whose header Host names another host than this machine.
         access_log: whether to log each request as a line of JSON to stderr.
         drain_seconds: time between the signal and the end of listening.
         on_listening: called with the URL once the server listens.
@@ -67,7 +69,7 @@ def run(
         service.engine.warm_up(service.lineup)
         gc.freeze()  # what is there by now stays, so the garbage collector need not search it
         config = uvicorn.Config(
-            create_app(service, token),
+            create_app(service, token, only_local=only_local),
             http=_Protocol,
             ws="none",
             lifespan="off",

@@ -47,7 +47,7 @@ def serve(
         host: address to listen on.
         port: port to listen on; 0 for any free one.
         token_file: file with the bearer token; by default, the environment variable `RANKWISE_TOKEN`.
-        no_auth: whether to listen on any address without a token.
+        no_auth: whether to listen on any address, and to answer to any name of it, without a token.
         batch_tokens: token budget of a batch; by default 1,024 on a CPU and 8,192 on other devices.
         queue_tokens: maximum number of tokens that wait; at least a batch, and a text of any adapter.
         max_wait: seconds; requests that would wait longer are refused.
@@ -86,6 +86,7 @@ def serve(
         host=host,
         port=port,
         token=token,
+        only_local=not token and not no_auth,
         access_log=access_log,
         drain_seconds=drain_seconds,
         on_listening=lambda url: on_listening(url, lineup.base, len(lineup.adapters)),
