@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from bench import common
-from rankwise.commands.predict import Classifier
+from rankwise.commands.classifier import Classifier
 from rankwise.models import base as bases
 from rankwise.models import peft_format
 from rankwise.models.base import load_backbone

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from rankwise.commands.classifier import Classifier
 from rankwise.commands.explain import TokenEffects
-from rankwise.commands.predict import Classifier, LongTexts, Texts
+from rankwise.commands.texts import LongTexts, Texts
 from rankwise.errors import DataError, Unreachable, UsageError, option
 from rankwise.serve import limits
 from rankwise.serve.start import TOKEN
@@ -52,6 +53,7 @@ class RemoteClassifier(Classifier):
         self._token = os.environ.get(TOKEN, "").strip() if token is None else token
         self._open = urllib.request.build_opener(_NoRedirects).open
         self._parts = None
+        self.temperature, self.window_stride, self.results = 1.0, None, None
         listed = self._patiently("/v1/adapters")
         with _understood(self._url):
             known = {each["name"]: each for each in listed["adapters"]}
