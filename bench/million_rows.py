@@ -136,7 +136,8 @@ def _load(path: Path, folder: Path) -> int:
 
 def _predict(folder: Path, suffix: str) -> int:
     from rankwise.cli import terminal
-    from rankwise.commands.predict import Classifier, predict_file
+    from rankwise.commands.classifier import Classifier
+    from rankwise.commands.predict import predict_file
 
     classifier = Classifier.load(folder / "adapter", device="cpu", precision="float32")
     with terminal.ProgressBars() as bars:

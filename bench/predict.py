@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bench import common
-from rankwise.commands.predict import Classifier
+from rankwise.commands.classifier import Classifier
 from rankwise.models import base as bases
 from rankwise.models.gpt2 import GPT2Config
 from rankwise.models.tokenizer import Tokenizer

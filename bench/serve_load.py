@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from bench import common
-from rankwise.commands.predict import Classifier
+from rankwise.commands.classifier import Classifier
 from rankwise.models import base as bases
 from rankwise.models import peft_format
 from rankwise.models.base import load_backbone
@@ -311,7 +311,7 @@ class Reply(NamedTuple):
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> Reply:
     """Send a request, and wait for the whole response."""
-    head = "POST /v1/predict HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     status = (await reader.readline()).split()[1]
     headers: dict[bytes, bytes] = {}

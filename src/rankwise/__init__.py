@@ -7,11 +7,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankwise.commands.classifier import Classifier, Prediction
     from rankwise.commands.compare import compare
     from rankwise.commands.cut import cut
     from rankwise.commands.evaluate import evaluate
     from rankwise.commands.export import export
-    from rankwise.commands.predict import Classifier, Prediction
     from rankwise.commands.push import push
     from rankwise.commands.run_results import Recommendation, Results
     from rankwise.commands.search import search
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "Classifier": "commands.predict",
+    "Classifier": "commands.classifier",
     "Comparison": "schema",
     "Cut": "schema",
     "DataError": "errors",
     "Export": "schema",
     "Metrics": "schema",
     "ModelError": "errors",
-    "Prediction": "commands.predict",
+    "Prediction": "commands.classifier",
     "Push": "schema",
     "RankwiseClassifier": "estimator",
     "RankwiseError": "errors",

@@ -18,7 +18,8 @@ from pyarrow import parquet
 
 from rankwise import Classifier, Recipe, UsageError, search, sweep
 from rankwise.commands.bank import train_banks
-from rankwise.commands.predict import Counts, LongTexts
+from rankwise.commands.predict import Counts
+from rankwise.commands.texts import LongTexts
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 from tests import tiny
@@ -118,7 +119,8 @@ PROGRAM = """
 import json, os, signal, sys
 from rankwise import Recipe, sweep
 from rankwise.cluster.banks import Cluster
-from rankwise.commands.predict import Counts, LongTexts
+from rankwise.commands.predict import Counts
+from rankwise.commands.texts import LongTexts
 from rankwise.store.run_folder import RunFolder
 from rankwise.training.callbacks import Callback
 

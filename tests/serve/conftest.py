@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from tests.serve.running import Running
 
 NEED_EXTRA = (
-    *("test_api.py", "test_browser.py", "test_client.py", "test_confidence.py", "test_hardness.py"),
-    *("test_reload.py", "test_reports.py", "test_server.py", "test_tasks.py"),
+    *("test_api.py", "test_browser.py", "test_client.py", "test_client_refused.py", "test_confidence.py"),
+    *("test_guard.py", "test_hardness.py", "test_reload.py", "test_reports.py", "test_server.py"),
+    "test_tasks.py",
 )
 collect_ignore = [] if find_spec("fastapi") and find_spec("httpx") else list(NEED_EXTRA)
 """Without the extra `serve`, only the engine can be tested."""

@@ -12,7 +12,7 @@ from typing import Any
 from tests.serve.running import AUTHORIZED
 
 HEAD = (
-    "{method} {path} HTTP/1.1\r\nHost: server\r\nAuthorization: " + AUTHORIZED["Authorization"] + "\r\n"
+    "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: " + AUTHORIZED["Authorization"] + "\r\n"
     "Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
 )
 

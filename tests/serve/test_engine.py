@@ -241,6 +241,30 @@ def test_a_failing_batch_ends_its_jobs_only(lineup: Lineup, monkeypatch: pytest.
     assert engine.tokens == 0
 
 
+@pytest.mark.parametrize("ends", ["in a failure", "cancelled"])
+def test_only_computed_batches_tell_the_speed(
+    lineup: Lineup, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """A batch that ends at once would let the queue look faster than it is."""
+    served = lineup.adapters["three"]
+
+    def failing(*arguments: object) -> list[np.ndarray]:
+        raise RuntimeError("out of memory")
+
+    engine = Engine(batch_tokens=256, max_wait=WAIT)
+    engine._rate = 1000.0
+    task = (served, served.encode(TEXTS))
+    if ends == "in a failure":
+        monkeypatch.setattr(engines, "mixed_logits", failing)
+        job = engine.submit([task])
+    else:
+        job = engine.submit([task])
+        job.done.cancel()  # not in the queue, as if it were cancelled between there and the model
+    with engine:
+        pass
+    assert job.done.done() and engine._rate == 1000.0 and engine.tokens == 0
+
+
 def test_closing_completes_what_waits(lineup: Lineup) -> None:
     served = lineup.adapters["three"]
     with Engine(batch_tokens=16, max_wait=WAIT) as engine:

@@ -89,7 +89,7 @@ def test_a_broken_adapter_leaves_the_old_one(run: Path, damage: str, gpt2_base: 
     elif damage == "config":
         (folder / "adapter_config.json").write_text("{}")
     else:
-        (folder / "config.json").write_text("[")
+        (folder / "classifier.json").write_text("[")
     new, changes = source.reload(old)
     assert list(changes.failed) == ["one"] and changes.failed["one"]
     np.testing.assert_array_equal(answers(new, "one"), before)
@@ -169,7 +169,7 @@ def test_answers_under_load_are_old_or_new(server: Running, run: Path, gpt2_base
             await asyncio.sleep(0.5)
             replace(folder, gpt2_base, seed=seed)
             found = (await asyncio.to_thread(reload, server)).json()
-            assert found == {"added": [], "replaced": ["one"], "removed": [], "failed": {}}
+            assert found == {"added": [], "replaced": ["one"], "removed": [], "failed": {}, "notes": []}
         await asyncio.sleep(0.5)
         stop = True
 

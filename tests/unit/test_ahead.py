@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rankwise import Classifier, DataError
-from rankwise.commands.predict import EncodedTexts, predict_file
+from rankwise.commands.predict import predict_file
+from rankwise.commands.texts import EncodedTexts
 from rankwise.data.ahead import ahead
 
 

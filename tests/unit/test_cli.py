@@ -21,7 +21,7 @@ from rankwise.cli import app as cli
 from rankwise.cli.app import app
 from rankwise.cli.examples import EXAMPLES
 from rankwise.cli.help import ORDER
-from rankwise.commands.predict import Classifier
+from rankwise.commands.classifier import Classifier
 from rankwise.models import download, packaged
 from rankwise.recipe import Recipe
 from rankwise.report.ranks import compare

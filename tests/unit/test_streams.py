@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rankwise.cli import streams
-from rankwise.commands.predict import Classifier
+from rankwise.commands.classifier import Classifier
 from rankwise.store.run_folder import RunFolder
 from tests import tiny
 from tests.unit.test_cli import HERE, SETTINGS, raising, rankwise, refusal

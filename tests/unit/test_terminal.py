@@ -12,8 +12,8 @@ from rich.console import Console
 
 from rankwise import Recipe
 from rankwise.cli import terminal
+from rankwise.commands.classifier import Prediction
 from rankwise.commands.duration import Duration
-from rankwise.commands.predict import Prediction
 from rankwise.commands.preview import preview
 from rankwise.errors import DataError
 from rankwise.progress.bars import ProgressBars

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from rankwise import Classifier, UsageError, evaluate
 from rankwise.cli.app import app
-from rankwise.commands.predict import LongTexts, predict_file
+from rankwise.commands.predict import predict_file
+from rankwise.commands.texts import LongTexts
 from rankwise.data.pairs import pair_of
 from rankwise.models import windows
 from rankwise.models.long_texts import LONG, Cuts
@@ -179,9 +180,8 @@ def test_probabilities_labels_and_abstaining_follow(windowed: Classifier) -> Non
 def like(classifier: Classifier, **options: Any) -> Classifier:
     """A classifier with the same weights and windows, and other options."""
     network = (classifier._backbone, classifier._head, classifier._tokenizer)
-    made = Classifier(*network, classifier.labels, WIDTH, **options)
-    made.window_stride = classifier.window_stride
-    return made
+    stride = classifier.window_stride
+    return Classifier(*network, classifier.labels, WIDTH, window_stride=stride, **options)
 
 
 def test_several_labels(windowed: Classifier) -> None:

@@ -546,7 +546,9 @@ def predict(
 ) -> None:
     """Label texts given as arguments or on stdin, one per line, or a file of any length."""
     from rankwise.cli import terminal
+    from rankwise.commands import arguments
     from rankwise.commands import predict as command
+    from rankwise.commands.classifier import Classifier
 
     if ray:
         read = {"windows": windows, "window_stride": window_stride}
@@ -565,11 +567,11 @@ def predict(
         return
     if ray_cpus or ray_workers:
         raise UsageError("--ray-cpus and --ray-workers need a cluster", hint="such as --ray local")
-    source = command.source_of(texts or [], input, output)
+    source = arguments.source_of(texts or [], input, output)
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
     if output:
-        command.require_target(output, overwrite=overwrite, safe_csv=safe_csv)
+        arguments.require_target(output, overwrite=overwrite, safe_csv=safe_csv)
     if url:
         from rankwise.serve.client import RemoteClassifier
 
@@ -577,9 +579,9 @@ def predict(
             raise UsageError("with --url, --base, --labels, --device and --precision are up to the server")
         if windows or window_stride:
             raise UsageError("--windows: a server cuts long texts", hint="leave out --url or --windows")
-        classifier: command.Classifier = RemoteClassifier(url, str(adapter))
+        classifier: Classifier = RemoteClassifier(url, str(adapter))
     else:
-        classifier = command.Classifier.load(
+        classifier = Classifier.load(
             adapter,
             base=base,
             labels=label_names(labels),
@@ -590,7 +592,7 @@ def predict(
             on_note=terminal.show_note,
         )
     if abstain_below is not None:
-        command.require_abstaining(classifier.task, abstain_below)
+        arguments.require_abstaining(classifier.task, abstain_below)
     if source and output:
         with terminal.ProgressBars() as bars:
             rows = command.predict_file(
@@ -672,8 +674,8 @@ def explain(
 ) -> None:
     """Show which words of a text contributed to its label, by leaving out each in turn, or by gradients."""
     from rankwise.cli import serving
+    from rankwise.commands.classifier import Classifier
     from rankwise.commands.explain import explain as run
-    from rankwise.commands.predict import Classifier
 
     found = run(Classifier.load(adapter, base=base, device=device, precision=precision), text, method)
     if json:
@@ -698,7 +700,10 @@ def serve(
         Path | None, typer.Option(help="File with the bearer token [default: the variable RANKWISE_TOKEN].")
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Listen on any address without a token.")
+        bool,
+        typer.Option(
+            "--no-auth", help="Listen on any address, and answer to any host name, without a token."
+        ),
     ] = False,
     base: Base = None,
     device: Device = "auto",
@@ -706,7 +711,9 @@ def serve(
     batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens per batch [default: 1024; 8192 on a GPU].", min=1)
     ] = None,
-    queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait.", min=1)] = 65_536,
+    queue_tokens: Annotated[
+        int, typer.Option(help="Tokens that may wait; at least a batch and a text.", min=1)
+    ] = 65_536,
     max_wait: Annotated[
         float, typer.Option(help="Seconds; requests that would wait longer are refused.", min=0.01)
     ] = 1.5,
@@ -717,7 +724,7 @@ def serve(
     abstain_below: AbstainBelow = None,
 ) -> None:
     """Serve adapters of one base model over HTTP, with a page to try them."""
-    from rankwise.cli import serving
+    from rankwise.cli import serving, terminal
     from rankwise.serve.start import serve as run
 
     run(
@@ -735,6 +742,7 @@ def serve(
         drain_seconds=drain_seconds,
         access_log=access_log,
         abstain_below=abstain_below,
+        on_note=terminal.show_note,
         on_listening=serving.show_listening,
     )
 

@@ -31,9 +31,9 @@ from rankwise.store.run_folder import RunFolder, command
 
 if TYPE_CHECKING:
     from rankwise.cli.doctor import Finding
+    from rankwise.commands.classifier import Prediction
     from rankwise.commands.corrections import Corrected
     from rankwise.commands.duration import Duration
-    from rankwise.commands.predict import Prediction
     from rankwise.plan import Plan
     from rankwise.schema import Abstaining, Metrics
 

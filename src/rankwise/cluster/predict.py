@@ -25,15 +25,10 @@ import torch
 
 from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected
+from rankwise.commands.arguments import require_abstaining
+from rankwise.commands.classifier import Classifier
 from rankwise.commands.locate import adapter_folder
-from rankwise.commands.predict import (
-    Classifier,
-    Counts,
-    count_notes,
-    pair_columns,
-    predict_file,
-    require_abstaining,
-)
+from rankwise.commands.predict import Counts, count_notes, pair_columns, predict_file
 from rankwise.data.tables import counted
 from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError, either
 from rankwise.models import peft_format

@@ -10,14 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rankwise.commands.predict import (
-    Classifier,
-    Counts,
-    count_notes,
-    require_abstaining,
-    require_probability,
-    wanted_by,
-)
+from rankwise.commands.arguments import require_abstaining, require_probability
+from rankwise.commands.classifier import Classifier
+from rankwise.commands.predict import Counts, count_notes, wanted_by
 from rankwise.data.load import read_labeled
 from rankwise.in_memory import InMemory
 from rankwise.paths import expanded

@@ -13,9 +13,9 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from rankwise.commands.checks import require_library
+from rankwise.commands.classifier import Classifier
 from rankwise.commands.known_texts import Sample
 from rankwise.commands.locate import adapter_folder, beside, local_place
-from rankwise.commands.predict import Classifier
 from rankwise.commands.verification import LEAST, sample
 from rankwise.errors import ModelError, UsageError, option
 from rankwise.exporting import folders, verify

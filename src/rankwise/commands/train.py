@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
-from rankwise.commands.predict import Classifier
+from rankwise.commands.classifier import Classifier
 from rankwise.commands.sweep import sweep
 from rankwise.recipe import Recipe
 from rankwise.training.callbacks import Callback
@@ -48,5 +48,4 @@ def train(
     results = sweep(recipe, folder, callback, resume=resume)
     machine = recipe.machine
     made = Classifier.load(results.recommended.folder, device=machine.device, precision=machine.precision)
-    made.results = results
-    return made
+    return made.of_sweep(results)

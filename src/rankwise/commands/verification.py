@@ -8,8 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from rankwise.commands.classifier import Classifier
 from rankwise.commands.known_texts import Sample, counted, of_run
-from rankwise.commands.predict import Classifier, wanted_by
+from rankwise.commands.predict import wanted_by
 from rankwise.data.columns import Wanted
 from rankwise.data.load import read_labeled
 from rankwise.data.unlabeled import text_rows

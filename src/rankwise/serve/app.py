@@ -61,7 +61,7 @@ def _errors(*codes: str) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-PROTECTED = ("unauthorized", "internal", "unavailable", "request_timeout", "too_large")
+PROTECTED = ("unauthorized", "forbidden", "internal", "unavailable", "request_timeout", "too_large")
 ANSWERED = (
     *("invalid_json", "unknown_adapter", "too_many_texts", "text_too_long"),
     *("invalid_request", "invalid_text", "overloaded", *PROTECTED),
@@ -185,7 +185,7 @@ async def adapters(request: Request) -> Response:
     tags=["adapters"],
     summary="Read the adapters from disk again",
     response_model=ReloadResponse,
-    responses=_errors("forbidden", "invalid_request", *PROTECTED),
+    responses=_errors("invalid_request", *PROTECTED),
 )
 async def reload(request: Request) -> Response:
     """Pick up adapters that were added, replaced or removed on disk. Needs a server with a token.
@@ -281,12 +281,13 @@ async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
-def create_app(service: Service, token: str = "") -> App:
+def create_app(service: Service, token: str = "", *, only_local: bool = False) -> App:
     """The ASGI application.
 
     Args:
         service: the adapters and the engine.
         token: bearer token that requests need; empty for none.
+        only_local: whether to refuse requests whose header Host names another host than this machine.
     """
     app = FastAPI(
         title="rankwise",
@@ -302,7 +303,7 @@ def create_app(service: Service, token: str = "") -> App:
     app.state.service, app.state.has_token = service, bool(token)
     app.include_router(router)
     pages.add(app, service)
-    return Guard(app, service, token)
+    return Guard(app, service, token, only_local)
 
 
 async def _body(request: Request, model: type[BaseModel]) -> BaseModel:

@@ -39,7 +39,7 @@ class Engine:
 
     Args:
         batch_tokens: token budget of a batch.
-        queue_tokens: maximum number of tokens that wait or are computed.
+        queue_tokens: maximum number of tokens that wait or are computed; at least those of a batch.
         max_wait: seconds; a job that would wait longer is refused.
         on_batch: called in the model's thread after each batch.
 
@@ -93,6 +93,11 @@ class Engine:
         """Whether a new job would wait too long."""
         return self.wait > self.max_wait
 
+    def make_room(self, lineup: Lineup) -> None:
+        """Let the queue hold the longest text that an adapter reads, however small it was meant to be."""
+        longest = max(served.max_length for served in lineup.adapters.values())
+        self._queue.capacity = max(self._queue.capacity, longest)
+
     def submit(self, tasks: Sequence[Task]) -> Job:
         """Queue the texts of a request. `Job.done` has their logits.
 
@@ -136,7 +141,8 @@ class Engine:
                 answers, failure = [], error
             seconds = time.perf_counter() - start
             self._queue.finish(pieces)  # before the answers, so that whoever has one finds room
-            self._measure(pieces, seconds)
+            if answers:  # otherwise every job was cancelled, or the batch failed, perhaps at once
+                self._measure([piece for piece, _ in answers], seconds)
             for job in {piece.job for piece in pieces}:
                 job.seconds += seconds
             for piece, logits in answers:
@@ -164,7 +170,7 @@ class Engine:
         return [each for pair in answers for each in zip(*pair, strict=True)]
 
     def _measure(self, pieces: Sequence[Piece], seconds: float) -> None:
-        """Update the rate from batches that are large enough to be limited by it."""
+        """Count the pieces that were computed; batches large enough to be limited by the rate update it."""
         tokens = sum(len(piece.ids) for piece in pieces)
         if tokens >= self.batch_tokens // 4:
             rate = tokens / seconds

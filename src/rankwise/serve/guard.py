@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -31,6 +32,8 @@ OPEN = HEALTH | {"/", "/docs", "/openapi.json"}
 MODEL = frozenset({"/v1/predict", "/v1/explain", "/classify", "/predict"})
 """Paths that run the model."""
 PATHS = OPEN | MODEL | {"/v1/adapters", "/v1/adapters/reload", "/metrics"}
+LOCAL = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
+"""The header Host of a request that was meant for this machine."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -45,10 +48,12 @@ class Guard:
         app: the application.
         service: the service, for its metrics and its state.
         token: bearer token that requests need; empty for none.
+        only_local: whether to refuse requests that name another host than this machine. A page on the web can
+            let the name of its own host point to 127.0.0.1 (DNS rebinding), and then read what it answers.
     """
 
-    def __init__(self, app: App, service: Service, token: str) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: App, service: Service, token: str, only_local: bool = False) -> None:
+        self._app, self._service, self._only_local = app, service, only_local
         self._expected = f"Bearer {token}".encode() if token else b""
         self._held = 0  # bytes of all bodies in progress
 
@@ -75,6 +80,8 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         """Refuse what can be refused by the headers alone."""
         path = scope["path"]
+        if self._only_local:
+            _require_local(scope)
         headers = dict(scope["headers"])
         given = headers.get(b"authorization", b"")
         if self._expected and path not in OPEN and not hmac.compare_digest(given, self._expected):
@@ -162,6 +169,14 @@ class _Response:
                 added.append((b"connection", b"close"))
             message["headers"] = [*message.get("headers", ()), *added]
         await self._send(message)
+
+
+def _require_local(scope: Scope) -> None:
+    """Refuse a request for another host; a browser always names one."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if not all(LOCAL.fullmatch(host) for host in hosts):
+        what = "without a token, the server answers to localhost, 127.0.0.1 and [::1] only"
+        raise Problem("forbidden", what, "start it with RANKWISE_TOKEN or --token-file, or with --no-auth")
 
 
 def _too_large() -> Problem:

@@ -47,6 +47,7 @@ class Served:
     backbone: Backbone
     adapter: Adapter
     max_length: int  # tokens
+    notes: tuple[str, ...] = ()  # what the user should know, such as a base of another version
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -118,6 +119,14 @@ class Group:
         return tuple(sum(each) / len(found) for each in zip(*filter(None, found), strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """The frozen backbone that several adapters share."""
+
+    backbone: Backbone
+    digest: str  # of the base model
+
+
 @dataclass(frozen=True)
 class Lineup:
     """Every adapter in service, by name."""
@@ -125,6 +134,7 @@ class Lineup:
     base: str
     adapters: Mapping[str, Served]
     default: str
+    shared: Shared | None  # None for a single adapter, which is merged into a backbone of its own
 
     @cached_property
     def base_name(self) -> str:

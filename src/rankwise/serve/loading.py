@@ -10,23 +10,23 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from rankwise import hardware
-from rankwise.commands.predict import check_fits, head_of
-from rankwise.commands.quantization import to_int8
+from rankwise.commands.assemble import Prepared, check_fits, load_merged, prepare, version_note
 from rankwise.errors import ModelError, RankwiseError, UsageError, option
 from rankwise.models import base as bases
 from rankwise.models import hub_adapters
 from rankwise.models import peft_format as adapters
-from rankwise.models.base import load_backbone
-from rankwise.models.peft_format import SavedAdapter, merge
+from rankwise.models.base import Base, load_with_digest
+from rankwise.models.peft_format import SavedAdapter
 from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD
 from rankwise.nn.mixed import Adapter
-from rankwise.serve.lineup import Lineup, Served, Source
+from rankwise.serve.lineup import Lineup, Served, Shared, Source
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
 
@@ -39,6 +39,7 @@ class Changes:
     replaced: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # name -> message; the old adapter stays
+    notes: list[str] = field(default_factory=list)  # on what was added and replaced
 
 
 class Loader:
@@ -73,27 +74,35 @@ class Loader:
             Unreachable: the base model must be downloaded, and the Hub does not answer.
         """
         read = {name: _read(source) for name, source in self.folders().items()}
-        return self._line_up(read, None)
+        base = bases.find(self._base or _common_base(read))
+        return self._line_up({name: self._prepared(each, base) for name, each in read.items()}, base)
 
     def reload(self, current: Lineup) -> tuple[Lineup, Changes]:
         """Read what changed on disk. An adapter that cannot be used leaves the old one in service.
 
         Raises:
             UsageError: no adapter would be left, or two have the same name.
+            ModelError: the only adapter in service cannot share a backbone with those that were added.
         """
-        folders, changes = self.folders(), Changes()
-        read = {}
+        folders, changes, base = self.folders(), Changes(), bases.find(current.base)
+        shared = self._shared(len(folders), base, current) if len(folders) > 1 else None
+        backbone = shared.backbone if shared else next(iter(current.adapters.values())).backbone
+        ready = {}
         for name, source in folders.items():
             old = current.adapters.get(name)
             try:
-                read[name] = self._changed(source, old, current)
+                ready[name] = self._changed(source, old, base)
+                if not old or ready[name].saved is not old.saved:
+                    check_fits(ready[name].prepared, backbone)
+                    _check_embedding(ready[name], shared)
             except RankwiseError as error:
                 changes.failed[name] = error.message
+                ready.pop(name, None)
                 if old:
-                    read[name] = _Read(old.source, old.digest, old.saved)
-        if not read:
+                    ready[name] = _Ready.of(old, base)
+        if not ready:
             raise UsageError("no adapter would be left", hint="; ".join(changes.failed.values()))
-        lineup = self._line_up(read, current)
+        lineup = self._line_up(ready, base, current, shared)
         _compare(current, lineup, changes)
         return lineup, changes
 
@@ -119,89 +128,113 @@ class Loader:
             raise UsageError("no adapters to serve", hint="give a run folder or an adapter folder")
         return found
 
-    def _changed(self, source: Source, old: Served | None, current: Lineup) -> _Read:
-        """The adapter on disk, checked against the backbone in service; not read again if it is the same."""
+    def _changed(self, source: Source, old: Served | None, base: Base) -> _Ready:
+        """The adapter on disk; not read again if it is the same."""
         if old and old.digest == _digest(source.folder):
-            return _Read(old.source, old.digest, old.saved)
+            return _Ready.of(old, base)
         read = _read(source)
-        backbone = next(iter(current.adapters.values())).backbone
-        check_fits(read.saved, backbone, source.folder, bases.find(current.base))
-        self._tokenizer(source.folder)
-        if read.saved.base != current.base and not self._base:
-            raise ModelError(f"{source.folder}: is for {read.saved.base}, not for {current.base}")
-        return read
+        if read.saved.base != base.name and not self._base:
+            raise ModelError(f"{source.folder}: is for {read.saved.base}, not for {base.name}")
+        return self._prepared(read, base)
 
-    def _line_up(self, read: Mapping[str, _Read], current: Lineup | None) -> Lineup:
-        base = self._base or _common_base(read)
-        if len(read) == 1:
-            ((name, only),) = read.items()
-            served = {name: self._alone(name, only, base, current)}
+    def _prepared(self, read: _Read, base: Base) -> _Ready:
+        """An adapter with what it takes from its base. Equal tokenizers are one."""
+        prepared = prepare(read.source.folder, read.saved, base)
+        key = " ".join(f"{path.name} {files.sha256(path)}" for path in prepared.tokenizer.files())
+        tokenizer = self._tokenizers.setdefault(key, prepared.tokenizer)
+        return _Ready(read.source, read.digest, replace(prepared, tokenizer=tokenizer))
+
+    def _line_up(
+        self,
+        ready: Mapping[str, _Ready],
+        base: Base,
+        current: Lineup | None = None,
+        shared: Shared | None = None,
+    ) -> Lineup:
+        if len(ready) == 1:
+            ((name, only),) = ready.items()
+            served, shared = {name: self._alone(name, only, current)}, None
         else:
-            served = self._together(read, base, current)
-        return Lineup(base, served, _default(served))
+            shared = shared or self._shared(len(ready), base, current)
+            served = self._together(ready, shared, current)
+        return Lineup(base.name, served, _default(served), shared)
 
-    def _alone(self, name: str, read: _Read, base: str, current: Lineup | None) -> Served:
+    def _alone(self, name: str, ready: _Ready, current: Lineup | None) -> Served:
         """An adapter merged into a backbone of its own."""
-        old = current.adapters.get(name) if current and len(current.adapters) == 1 else None
-        if old and old.saved is read.saved:
+        old = current.adapters.get(name) if current and not current.shared else None
+        if old and old.saved is ready.saved:
             return old
-        backbone = load_backbone(bases.find(base), torch.float32, self.device)
-        check_fits(read.saved, backbone, read.source.folder, bases.find(base))
-        if read.saved.embedding is not None:
-            backbone.tokens = read.saved.embedding.to(self.device)
-        merge(backbone, read.saved)
-        backbone.cast(self._dtype)
-        if self._precision == hardware.INT8:
-            folder, tokenizer = read.source.folder, self._tokenizer_of(read, base)
-            longest = min(read.saved.max_length, backbone.max_positions)
-            to_int8(backbone, head_of(read.saved, backbone), read.saved, folder, tokenizer, longest)
-        head = Adapter.merged(read.saved.state[HEAD].to(self.device))
-        return self._served(name, read, base, backbone, head)
+        model = load_merged(ready.prepared, self.device, self._precision)
+        adapter = Adapter.merged(ready.saved.state[HEAD].to(self.device))
+        return ready.served(name, model.backbone, adapter, model.note, model.verified)
 
-    def _together(self, read: Mapping[str, _Read], base: str, current: Lineup | None) -> dict[str, Served]:
-        """Adapters that share one backbone."""
+    def _shared(self, number: int, base: Base, current: Lineup | None) -> Shared:
+        """The backbone that several adapters share; that in service, if there is one."""
         if self._precision == hardware.INT8:
-            what = f"{option('precision', hardware.INT8)}: {len(read)} adapters share one backbone"
+            what = f"{option('precision', hardware.INT8)}: {number} adapters share one backbone"
             raise UsageError(what, hint=f"serve one adapter, or use {option('precision', 'bfloat16')}")
-        before = dict(current.adapters) if current and len(current.adapters) > 1 else {}
-        if before:
-            backbone = next(iter(before.values())).backbone
-        else:
-            backbone = load_backbone(bases.find(base), self._dtype, self.device)
+        if current and current.shared:
+            return current.shared
+        return Shared(*load_with_digest(base, self._dtype, self.device))
+
+    def _together(
+        self, ready: Mapping[str, _Ready], shared: Shared, current: Lineup | None
+    ) -> dict[str, Served]:
+        """Adapters that share one backbone."""
+        before = current.adapters if current and current.shared else {}
         found = {}
-        for name, each in read.items():
+        for name, each in ready.items():
             old = before.get(name)
             if old and old.saved is each.saved:
                 found[name] = old
                 continue
-            check_fits(each.saved, backbone, each.source.folder, bases.find(base))
-            _check_embedding(each, backbone)
-            adapter = Adapter.of(each.saved.spec, each.saved.state, backbone)
-            found[name] = self._served(name, each, base, backbone, adapter)
+            check_fits(each.prepared, shared.backbone)
+            _check_embedding(each, shared)
+            adapter = Adapter.of(each.saved.spec, each.saved.state, shared.backbone)
+            note = version_note(each.prepared, shared.digest)
+            found[name] = each.served(name, shared.backbone, adapter, note)
         return found
-
-    def _served(self, name: str, read: _Read, base: str, backbone: Backbone, adapter: Adapter) -> Served:
-        tokenizer = self._tokenizer_of(read, base)
-        longest = min(read.saved.max_length, backbone.max_positions)
-        return Served(name, read.source, read.digest, read.saved, tokenizer, backbone, adapter, longest)
-
-    def _tokenizer_of(self, read: _Read, base: str) -> Tokenizer:
-        """An adapter's tokenizer, which is that of the base if it has none of its own."""
-        folder = read.source.folder
-        return self._tokenizer(folder if Tokenizer.is_in(folder) else bases.find(base).folder)
-
-    def _tokenizer(self, folder: Path) -> Tokenizer:
-        """The folder's tokenizer. Equal files share one."""
-        tokenizer = Tokenizer.load(folder)
-        key = " ".join(f"{path.name} {files.sha256(path)}" for path in tokenizer.files())
-        return self._tokenizers.setdefault(key, tokenizer)
 
 
 @dataclass(frozen=True)
 class _Read:
+    """An adapter as it was read from its folder."""
+
     source: Source
     digest: str
     saved: SavedAdapter
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An adapter with all that it needs but a backbone."""
+
+    source: Source
+    digest: str
+    prepared: Prepared
+
+    @classmethod
+    def of(cls, served: Served, base: Base) -> Self:
+        """An adapter in service."""
+        folder = served.source.folder
+        return cls(served.source, served.digest, Prepared(folder, served.saved, base, served.tokenizer))
+
+    @property
+    def saved(self) -> SavedAdapter:
+        """The adapter, with its label names."""
+        return self.prepared.saved
+
+    def served(self, name: str, backbone: Backbone, adapter: Adapter, *notes: str) -> Served:
+        """The adapter on a backbone, with notes on it, of which some may be empty."""
+        folder, saved = self.source.folder, self.saved
+        longest = min(saved.max_length, backbone.max_positions)
+        if self.prepared.label_note:
+            notes = (f"{folder}: {self.prepared.label_note}", *notes)
+        if saved.window_stride is not None:
+            cut = f"the server cuts them at {longest:,} tokens"
+            notes = (*notes, f"{folder}: reads long texts in windows; {cut}")
+        told, tokenizer = tuple(filter(None, notes)), self.prepared.tokenizer
+        return Served(name, self.source, self.digest, saved, tokenizer, backbone, adapter, longest, told)
 
 
 def _named(source: str) -> tuple[str, Path]:
@@ -274,11 +307,14 @@ def _common_base(read: Mapping[str, _Read]) -> str:
     return name
 
 
-def _check_embedding(read: _Read, backbone: Backbone) -> None:
+def _check_embedding(ready: _Ready, shared: Shared | None) -> None:
     """PEFT saves the embeddings if a pad token was added; the others must be those of the base model."""
-    own, shared = read.saved.embedding, backbone.tokens
-    if own is not None and not torch.equal(own[: len(shared)].to(shared.device), shared):
-        what = f"{read.source.folder}: has embeddings of its own, which cannot be shared"
+    own = ready.saved.embedding
+    if shared is None or own is None:
+        return
+    tokens = shared.backbone.tokens
+    if not torch.equal(own[: len(tokens)].to(tokens.device, tokens.dtype), tokens):
+        what = f"{ready.source.folder}: has embeddings of its own, which cannot be shared"
         raise ModelError(what, hint="serve it alone")
 
 
@@ -288,6 +324,8 @@ def _compare(old: Lineup, new: Lineup, changes: Changes) -> None:
             changes.added.append(name)
         elif old.adapters[name].digest != served.digest:
             changes.replaced.append(name)
+        if name in changes.added + changes.replaced:
+            changes.notes += served.notes
     changes.removed += [name for name in old.adapters if name not in new.adapters]
 
 

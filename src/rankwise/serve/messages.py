@@ -195,6 +195,7 @@ class ReloadResponse(BaseModel):
         dict[str, str],
         Field(description="Adapters that cannot be used, with the reason. The old ones stay in service."),
     ]
+    notes: Annotated[list[str], Field(description="What to know about the adapters that were read.")]
 
 
 class ClassifyRequest(BaseModel):

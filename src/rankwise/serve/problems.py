@@ -21,7 +21,7 @@ from rankwise.errors import RankwiseError
 CODES: dict[str, tuple[int, str]] = {
     "invalid_json": (400, "the body is not JSON"),
     "unauthorized": (401, "the bearer token is missing or wrong"),
-    "forbidden": (403, "the server was started without a token, which this needs"),
+    "forbidden": (403, "the server was started without a token, which this path or the header Host needs"),
     "not_found": (404, "there is no such path"),
     "unknown_adapter": (404, "there is no such adapter or rank"),
     "method_not_allowed": (405, "the path has another method"),

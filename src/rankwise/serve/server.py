@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -30,6 +31,7 @@ from rankwise.serve.service import Service
 STOP_SECONDS = 30.0
 """Time for the answers in progress, after the server has stopped listening."""
 _BACKLOG = 2048
+_OPEN_FILES = 65_536
 _HEAD_BYTES = 1 << 16
 """Most bytes of a request's line and headers, or of anything else that the parser collects beside a body."""
 
@@ -40,6 +42,7 @@ def run(
     host: str,
     port: int,
     token: str,
+    only_local: bool,
     access_log: bool,
     drain_seconds: float,
     on_listening: Callable[[str], None],
@@ -51,6 +54,7 @@ def run(
         host: address to listen on.
         port: port to listen on; 0 for any free one.
         token: bearer token that requests need; empty for none.
+        only_local: whether to refuse requests whose header Host names another host than this machine.
         access_log: whether to log each request as a line of JSON to stderr.
         drain_seconds: time between the signal and the end of listening.
         on_listening: called with the URL once the server listens.
@@ -65,7 +69,7 @@ def run(
         service.engine.warm_up(service.lineup)
         gc.freeze()  # what is there by now stays, so the garbage collector need not search it
         config = uvicorn.Config(
-            create_app(service, token),
+            create_app(service, token, only_local=only_local),
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -173,19 +177,25 @@ class _Protocol(HttpToolsProtocol):
         self._expect(None)
 
     def on_response_complete(self) -> None:
-        self._expect(None)
+        # A connection that is to be closed still waits until the client has read everything.
+        self._expect(limits.WRITE_SECONDS if self.transport.is_closing() else None)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # there is nothing left to be written
         self._expect(None)
-        super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         self._expect(limits.WRITE_SECONDS)
 
     def _expect(self, seconds: float | None) -> None:
-        """Abort the connection after some seconds, unless something is called before."""
+        """Abort the connection after some seconds, unless something is called before.
+
+        While a client does not read, its deadline stays: its next request would wait for it without one.
+        """
+        if seconds is None and self.flow.write_paused:
+            return
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
@@ -227,5 +237,9 @@ def _log_to_stderr(access_log: bool) -> None:
 
 def _allow_connections() -> None:
     """Raise the limit of open files, of which each connection is one, as far as the system allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with suppress(ValueError, OSError):  # macOS refuses some limits although there is no hard one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

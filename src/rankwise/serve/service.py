@@ -53,6 +53,7 @@ class Service:
         self.lineup: Lineup = _apart(loader.load)
         self.metrics = Metrics(lambda: self.engine.tokens, lambda: len(self.lineup.adapters))
         self.engine = Engine(on_batch=self.metrics.on_batch, **engine_options)
+        self.engine.make_room(self.lineup)
         self.draining = False
         self._reloading = asyncio.Lock()
 
@@ -130,6 +131,7 @@ class Service:
                 lineup, changes = await asyncio.to_thread(_apart, partial(self._loader.reload, self.lineup))
             except RankwiseError as error:
                 raise Problem("invalid_request", error.message, error.hint) from None
+            self.engine.make_room(lineup)
             self.lineup = lineup
         return changes
 

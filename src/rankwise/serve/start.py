@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from rankwise.commands.predict import require_probability
+from rankwise.commands.arguments import require_probability
 from rankwise.errors import UsageError, option
 from rankwise.serve.engine import BATCH_TOKENS, DEVICE_TOKENS, MAX_WAIT, QUEUE_TOKENS
 from rankwise.serve.loading import Loader
@@ -35,6 +35,7 @@ def serve(
     drain_seconds: float = DRAIN_SECONDS,
     access_log: bool = True,
     abstain_below: float | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
     on_listening: Callable[[str, str, int], None] = lambda url, base, adapters: None,
 ) -> None:
     """Serve adapters of one base model until a signal stops the process.
@@ -47,14 +48,15 @@ def serve(
         host: address to listen on.
         port: port to listen on; 0 for any free one.
         token_file: file with the bearer token; by default, the environment variable `RANKWISE_TOKEN`.
-        no_auth: whether to listen on any address without a token.
+        no_auth: whether to listen on any address, and to answer to any name of it, without a token.
         batch_tokens: token budget of a batch; by default 1,024 on a CPU and 8,192 on other devices.
-        queue_tokens: maximum number of tokens that wait.
+        queue_tokens: maximum number of tokens that wait; at least a batch, and a text of any adapter.
         max_wait: seconds; requests that would wait longer are refused.
         drain_seconds: time between SIGTERM and the end of listening.
         access_log: whether to log each request to stderr.
         abstain_below: an answer with a lower probability than this has no label, unless its request names a
             threshold of its own.
+        on_note: called with what the user should know about an adapter, such as a base of another version.
         on_listening: called with the URL, the base model and the number of adapters.
 
     Raises:
@@ -81,11 +83,15 @@ def serve(
         max_wait=max_wait,
     )
     lineup = service.lineup
+    for served in lineup.adapters.values():
+        for note in served.notes:
+            on_note(note)
     run(
         service,
         host=host,
         port=port,
         token=token,
+        only_local=not token and not no_auth,
         access_log=access_log,
         drain_seconds=drain_seconds,
         on_listening=lambda url: on_listening(url, lineup.base, len(lineup.adapters)),
