@@ -451,6 +451,36 @@ def test_all_bad_values_are_named_at_once() -> None:
     assert all(f"--{field}: " in shown for field in ("ranks", "epochs", "keep"))
 
 
+def test_options_without_effect_are_refused(adapter: Path, elsewhere: Path) -> None:
+    (elsewhere / "in.csv").write_text("text\nso glad\n", "utf-8")
+    for words, message in (
+        (["so glad", "--text-column", "text"], "--text-column: no effect, because the texts are arguments"),
+        (["so glad", "--skip-empty"], "--skip-empty: no effect, because the texts are arguments"),
+        (["--input", "-", "--text-columns", "a,b"], "--text-columns: no effect, because every line of stdin"),
+        (
+            ["--input", "in.csv", "--output", "out.csv", "--json"],
+            "--json: no effect, because the labels go to",
+        ),
+    ):
+        assert message in refusal("predict", adapter, *words, status=2)
+    assert not (elsewhere / "out.csv").exists()
+
+
+def test_explain_says_what_predict_says(adapter: Path, tmp_path: Path) -> None:
+    """Notes as for `predict`, and names for the labels of an adapter without any."""
+    shown = rankwise("explain", adapter, "so glad " * 40)
+    assert "note: 1 of 1 texts cut at 32 tokens" in " ".join(shown.stderr.split())
+    other = shutil.copytree(adapter, tmp_path / "other")
+    settings = json.loads((other / "classifier.json").read_text("utf-8"))
+    settings["rankwise"]["base_sha256"] = "0" * 64
+    (other / "classifier.json").write_text(json.dumps(settings), "utf-8")
+    (other / "sha256.json").unlink(missing_ok=True)
+    shown = rankwise("explain", other, "so glad today")
+    assert "was trained on another version of" in " ".join(shown.stderr.split())
+    assert "Warning" not in shown.stderr
+    assert "label names" in refusal("explain", adapter, "so glad today", "--labels", "a,b", status=2)
+
+
 def test_usage(adapter: Path, run: RunFolder, elsewhere: Path) -> None:
     assert "no preset 'x'" in refusal("plan", "--preset", "x", status=2)
     assert "cannot be combined" in refusal("plan", "--preset", "emotion", "--recipe", "x.toml", status=2)

@@ -250,7 +250,7 @@ def test_csv_takes_ragged_rows(
 
 def test_the_file_can_be_written_over(classifier: Classifier, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "same.csv", [{"text": text} for text in TEXTS])
-    with pytest.raises(UsageError, match=r"same\.csv exists"):
+    with pytest.raises(UsageError, match=r"same\.csv: already exists"):
         predict_file(classifier, path, path)
     assert predict_file(classifier, path, path, overwrite=True) == len(TEXTS)
     assert [row["text"] for row in read_rows(path)] == TEXTS

@@ -81,7 +81,7 @@ def test_an_output_is_only_replaced_if_asked_to(adapter: Path, tmp_path: Path) -
     source = written(tmp_path / "in.csv", "text\nso glad\n")
     target = written(tmp_path / "out.csv", "precious")
     message = refusal(adapter, "--input", source, "--output", target)
-    assert "out.csv exists\nhint: give another --output, or --overwrite to replace it" in message
+    assert "out.csv: already exists\nhint: give another --output, or --overwrite to replace it" in message
     assert target.read_text() == "precious"
     done = CliRunner().invoke(
         app, ["predict", str(adapter), "--input", str(source), "--output", str(target), "--overwrite", *HERE]

@@ -32,6 +32,7 @@ from rankwise.training import signals
 
 if TYPE_CHECKING:
     from rankwise.cluster.banks import Cluster
+    from rankwise.commands.classifier import Classifier
     from rankwise.commands.duration import Duration
     from rankwise.commands.run_results import Results
 
@@ -545,43 +546,46 @@ def predict(
     json: Json = False,
 ) -> None:
     """Label texts given as arguments or on stdin, one per line, or a file of any length."""
-    from rankwise.cli import terminal
     from rankwise.commands import arguments
-    from rankwise.commands import predict as command
-    from rankwise.commands.classifier import Classifier
 
+    if output:
+        _refuse({"--json": json}, "the labels go to a file", "an --output that ends in .jsonl")
     if ray:
-        read = {"windows": windows, "window_stride": window_stride}
-        names = label_names(labels)
-        loading = read | {"base": base, "labels": names, "device": device, "precision": precision}
-        reading = {
-            "text_column": text_column,
-            "text_columns": column_names(text_columns),
-            "skip_empty": skip_empty,
-            "abstain_below": abstain_below,
-        }
         if texts or url or safe_csv or overwrite or not input or not output:
             raise UsageError("--ray labels a folder", hint="give --input FOLDER --output FOLDER")
-        going_on = {"cpus": ray_cpus, "workers": ray_workers, "loading": loading, "reading": reading}
-        _predict_folder(adapter, input, output, ray, **going_on)
+        loading = {"base": base, "labels": label_names(labels), "device": device, "precision": precision}
+        reading = {"text_column": text_column, "text_columns": column_names(text_columns)}
+        _predict_folder(
+            adapter,
+            input,
+            output,
+            ray,
+            cpus=ray_cpus,
+            workers=ray_workers,
+            loading=loading | {"windows": windows, "window_stride": window_stride},
+            reading=reading | {"skip_empty": skip_empty, "abstain_below": abstain_below},
+        )
         return
     if ray_cpus or ray_workers:
         raise UsageError("--ray-cpus and --ray-workers need a cluster", hint="such as --ray local")
     source = arguments.source_of(texts or [], input, output)
+    columns = {"--text-column": text_column, "--text-columns": text_columns}
+    if not source:
+        _refuse(columns | {"--skip-empty": skip_empty}, "the texts are arguments", "--input FILE")
+    elif not output:
+        _refuse(columns, "every line of stdin is a text", "--input FILE")
     if safe_csv and not output:
         raise UsageError("--safe-csv applies to an output file", hint="give --input FILE --output FILE.csv")
     if output:
         arguments.require_target(output, overwrite=overwrite, safe_csv=safe_csv)
     if url:
-        from rankwise.serve.client import RemoteClassifier
-
         if base or labels or (device, precision) != ("auto", "auto"):
             raise UsageError("with --url, --base, --labels, --device and --precision are up to the server")
         if windows or window_stride:
             raise UsageError("--windows: a server cuts long texts", hint="leave out --url or --windows")
-        classifier: Classifier = RemoteClassifier(url, str(adapter))
+        classifier = _remote(url, adapter)
     else:
-        classifier = Classifier.load(
+        classifier = _loaded(
             adapter,
             base=base,
             labels=label_names(labels),
@@ -589,47 +593,87 @@ def predict(
             precision=precision,
             windows=windows,
             window_stride=window_stride,
-            on_note=terminal.show_note,
         )
     if abstain_below is not None:
         arguments.require_abstaining(classifier.task, abstain_below)
     if source and output:
+        _predict_file(
+            classifier,
+            source,
+            output,
+            text_column=text_column,
+            text_columns=column_names(text_columns),
+            safe_csv=safe_csv,
+            overwrite=overwrite,
+            skip_empty=skip_empty,
+            abstain_below=abstain_below,
+        )
+    else:
+        _predict_texts(classifier, None if source else texts, skip_empty, abstain_below, json)
+
+
+def _refuse(given: Mapping[str, Any], why: str, instead: str) -> None:
+    """Refuse options that would have no effect."""
+    if found := [name for name, value in given.items() if value]:
+        what = f"{' and '.join(found)}: no effect, because {why}"
+        raise UsageError(what, hint=f"leave it out, or give {instead}")
+
+
+def _loaded(adapter: Path, **options: Any) -> Classifier:
+    """An adapter on this machine; notes go to the terminal."""
+    from rankwise.cli import terminal
+    from rankwise.commands.classifier import Classifier
+
+    return Classifier.load(adapter, **options, on_note=terminal.show_note)
+
+
+def _remote(url: str, adapter: Path) -> Classifier:
+    """An adapter on a server."""
+    from rankwise.serve.client import RemoteClassifier
+
+    return RemoteClassifier(url, str(adapter))
+
+
+def _predict_file(classifier: Classifier, source: Path, target: Path, **options: Any) -> None:
+    """Label a file; a signal removes what was written so far."""
+    with signals.stopping():
+        from rankwise.cli import terminal
+        from rankwise.commands.predict import predict_file
+
         with terminal.ProgressBars() as bars:
-            rows = command.predict_file(
+            rows = predict_file(
                 classifier,
                 source,
-                output,
-                text_column=text_column,
-                text_columns=column_names(text_columns),
-                safe_csv=safe_csv,
-                overwrite=overwrite,
-                skip_empty=skip_empty,
-                abstain_below=abstain_below,
+                target,
                 on_stage=bars.begin,
                 on_read=bars.advance,
                 on_rows=bars.advance,
                 on_note=bars.note,
+                **options,
             )
-        terminal.stderr.print(f"{counted(rows, 'text')} -> {output}", soft_wrap=True)
-        return
-    if source:
+    terminal.stderr.print(f"{counted(rows, 'text')} -> {target}", soft_wrap=True)
+
+
+def _predict_texts(
+    classifier: Classifier, texts: list[str] | None, skip_empty: bool, abstain_below: float | None, json: bool
+) -> None:
+    """Label the texts that are given, or those on stdin."""
+    from rankwise.cli import terminal
+    from rankwise.commands import predict as command
+
+    if not texts:
         texts = command.lines_of_stdin(classifier, skip_empty=skip_empty, on_note=terminal.show_note)
-    texts = texts or []
     encoded = classifier.encoded(texts)
     found = classifier(encoded)
-    answers = [each.answer(abstain_below or 0.0) for each in found]
+    threshold = abstain_below or 0.0
+    answers = [each.answer(threshold) for each in found]
     counts = command.Counts(len(texts), answers.count(None), classifier.long_texts(encoded))
     in_windows = classifier.window_stride is not None
     for note in command.count_notes(counts, classifier.max_length, in_windows, abstain_below):
         terminal.show_note(note)
     if json:
-        print(
-            jsonlib.dumps(
-                [{"text": t} | p.to_json(abstain_below or 0.0) for t, p in zip(texts, found, strict=True)],
-                indent=1,
-                ensure_ascii=False,
-            )
-        )
+        rows = [{"text": t} | p.to_json(threshold) for t, p in zip(texts, found, strict=True)]
+        print(jsonlib.dumps(rows, indent=1, ensure_ascii=False))
     else:
         terminal.show_predictions(texts, found, answers)
 
@@ -668,16 +712,21 @@ def explain(
         ),
     ] = "occlusion",
     base: Base = None,
+    labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
     """Show which words of a text contributed to its label, by leaving out each in turn, or by gradients."""
-    from rankwise.cli import serving
-    from rankwise.commands.classifier import Classifier
-    from rankwise.commands.explain import explain as run
+    from rankwise.cli import serving, terminal
+    from rankwise.commands.predict import Counts, count_notes
 
-    found = run(Classifier.load(adapter, base=base, device=device, precision=precision), text, method)
+    names = label_names(labels)
+    classifier = _loaded(adapter, base=base, labels=names, device=device, precision=precision)
+    counts, in_windows = Counts(1, 0, classifier.long_texts([text])), classifier.window_stride is not None
+    for note in count_notes(counts, classifier.max_length, in_windows):
+        terminal.show_note(note)
+    found = classifier.explain(text, method=method)
     if json:
         print(jsonlib.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:

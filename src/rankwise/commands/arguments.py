@@ -40,7 +40,7 @@ def require_target(target: Path, *, overwrite: bool, safe_csv: bool = False) -> 
         raise UsageError(f"{target}: not a file")
     if target.exists() and not overwrite:
         hint = f"give another {either('--output', 'target')}, or {option('overwrite', True)} to replace it"
-        raise UsageError(f"{target} exists", hint=hint)
+        raise UsageError(f"{target}: already exists", hint=hint)
 
 
 def _require_texts(texts: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def require_probability(abstain_below: float) -> float:
     Raises:
         UsageError: it is not a number from 0 to 1.
     """
-    if not 0 <= abstain_below <= 1:
+    if not isinstance(abstain_below, int | float) or not 0 <= abstain_below <= 1:
         what = f"{option('abstain_below', abstain_below)}: not a probability"
         raise UsageError(what, hint="give a number from 0 to 1")
     return abstain_below
