@@ -179,3 +179,15 @@ def test_an_error_of_the_system_is_not_ours(adapter: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Classifier, "load", raising(OSError(5, "Input/output error", "/x/y")))
     shown = refusal("predict", adapter, "text", status=6)
     assert shown.startswith("error: /x/y: Input/output error\nhint: ")
+
+
+def test_sigterm_leaves_no_half_of_a_file(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\n" + "so glad\n" * 300_000, "utf-8")
+    line = """
+        rankwise predict "$1" --input in.csv --output out.csv & child=$!
+        for i in $(seq 300); do ls -A | grep -q tmp && break; sleep 0.1; done
+        kill -TERM $child; wait $child; echo "status $?"
+    """
+    done = shell(line, adapter, cwd=tmp_path)
+    assert "status 143" in done.stdout and "error: ended by SIGTERM" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
