@@ -1,0 +1,189 @@
+"""A folder that is labeled by workers, without Ray: workers are objects of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+
+from rankwise import Classifier, Unreachable
+from rankwise.cluster import pool, predict
+from rankwise.cluster.predict import Labeled, predict_folder
+from tests import tiny
+
+LOADING = {"device": "cpu", "precision": "float32"}
+
+
+class Failed(Exception):
+    """Stands in for an error in a worker's code."""
+
+
+class Lost(Exception):
+    """Stands in for an error of Ray."""
+
+
+@dataclass(eq=False)
+class Call:
+    """A reference to the result of a call, which is made when the result is asked for."""
+
+    made: Callable[[], Any]
+    starts: bool  # whether the actor fits on a machine
+
+
+class Machines:
+    """Stands in for Ray, on machines of (cores, GPUs). An actor that fits on none of them never starts."""
+
+    exceptions = SimpleNamespace(RayTaskError=Failed, RayError=Lost)
+
+    def __init__(self, *machines: tuple[int, int], lost: Callable[[str], bool] = lambda call: False) -> None:
+        self.machines, self.free, self.lost = machines, list(machines), lost
+        self.started, self.waits = 0, 0
+
+    def cluster_resources(self) -> dict[str, float]:
+        cpus, gpus = (sum(each) for each in zip(*self.machines, strict=True))
+        return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+
+    def remote(self, kind: type[Any]) -> Any:
+        def options(num_cpus: int, num_gpus: int) -> Any:
+            return SimpleNamespace(remote=partial(self._start, kind, num_cpus, num_gpus))
+
+        return SimpleNamespace(options=options)
+
+    def _start(self, kind: type[Any], cpus: int, gpus: int, *given: Any) -> Any:
+        fitting = [i for i, free in enumerate(self.free) if free[0] >= cpus and free[1] >= gpus]
+        place = fitting[0] if fitting else None
+        self._claim(place, cpus, gpus)
+        self.started += place is not None
+        made = kind(*given)
+
+        def call(name: str, *given: Any) -> Call:
+            def of_actor() -> Any:
+                if self.lost(name):
+                    self._claim(place, -cpus, -gpus)
+                    raise Lost("the actor died\nits machine is gone")
+                return getattr(made, name)(*given)
+
+            return Call(of_actor, place is not None)
+
+        names = "greet", "label"
+        return SimpleNamespace(**{name: SimpleNamespace(remote=partial(call, name)) for name in names})
+
+    def _claim(self, place: int | None, cpus: int, gpus: int) -> None:
+        if place is not None:
+            free = self.free[place]
+            self.free[place] = free[0] - cpus, free[1] - gpus
+
+    def wait(self, references: Sequence[Call], timeout: float) -> tuple[list[Call], list[Call]]:
+        self.waits += 1
+        ready = next((each for each in references if each.starts), None)
+        assert ready or self.waits < 100, "waits for actors that never start"
+        return [each for each in references if each is ready], [
+            each for each in references if each is not ready
+        ]
+
+    def get(self, reference: Call) -> Any:
+        return reference.made()
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machines], Machines]:
+    """Connects to machines that stand in for a cluster."""
+
+    def connect(machines: Machines) -> Machines:
+        @contextmanager
+        def connected(*given: Any, **options: Any) -> Iterator[Machines]:
+            yield machines
+
+        monkeypatch.setattr(predict, "connected", connected)
+        monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+        return machines
+
+    return connect
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder of five Parquet files with two columns of texts."""
+    for number in range(5):
+        path = tmp_path / "texts" / f"{number}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        columns = {"text": tiny.texts(4, number), "review": tiny.texts(4, 9 + number)}
+        parquet.write_table(pa.table(columns), path)
+    return tmp_path / "texts"
+
+
+def label(adapter: Path, texts: Path, target: Path, notes: list[str] | None = None, **given: Any) -> Labeled:
+    """Label the texts on the machines."""
+    given = {"loading": LOADING, "reading": {"text_column": "text"}} | given
+    on_note = (list[str]() if notes is None else notes).append
+    return predict_folder(adapter, texts, target, "auto", on_note=on_note, **given)
+
+
+@pytest.mark.parametrize(
+    ("machines", "cpus", "started"),
+    [([(16, 1)], 4, 1), ([(24, 0), (24, 0)], 16, 2), ([(16, 2), (16, 0)], 4, 2)],
+    ids=["one GPU", "cores that are divided", "GPUs of one machine"],
+)
+def test_workers_that_do_not_fit_get_no_files(
+    machines: list[tuple[int, int]],
+    cpus: int,
+    started: int,
+    adapter: Path,
+    classifier: Classifier,
+    texts: Path,
+    tmp_path: Path,
+    on: Callable[[Machines], Machines],
+) -> None:
+    """The other workers label them."""
+    cluster = on(Machines(*machines))
+    assert label(adapter, texts, tmp_path / "labels", cpus=cpus) == Labeled(5, 20, 0)
+    assert cluster.started == started
+    for path in texts.iterdir():
+        table = parquet.read_table(tmp_path / "labels" / path.name)
+        assert table["predicted_label"].to_pylist() == classifier.predict(table["text"].to_pylist())
+
+
+def test_lost_workers(adapter: Path, texts: Path, tmp_path: Path, on: Callable[[Machines], Machines]) -> None:
+    """Every third call fails: other workers start, and label the files."""
+    calls, notes = iter(range(100)), list[str]()
+    on(Machines((2, 0), lost=lambda call: next(calls) % 3 == 2))
+    assert label(adapter, texts, tmp_path / "labels", notes, cpus=1) == Labeled(5, 20, 0)
+    assert any(note.startswith("a worker is lost; ") for note in notes)
+    on(Machines((2, 0), lost=lambda call: call == "label"))
+    with pytest.raises(Unreachable, match=r"\d.parquet: has lost 4 workers: the actor died$"):
+        label(adapter, texts, tmp_path / "more", cpus=1)
+
+
+def test_workers_that_cannot_start(
+    adapter: Path, texts: Path, tmp_path: Path, on: Callable[[Machines], Machines]
+) -> None:
+    cluster = on(Machines((2, 0), lost=lambda call: call == "greet"))
+    with pytest.raises(Unreachable, match="11 workers in a row could not start: the actor died") as caught:
+        label(adapter, texts, tmp_path / "labels", cpus=1)
+    assert "the logs of the cluster say why" in caught.value.hint
+    assert cluster.started >= 11
+
+
+def test_no_worker_starts(
+    adapter: Path,
+    texts: Path,
+    tmp_path: Path,
+    on: Callable[[Machines], Machines],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The user is told, and the cluster may still grow."""
+    monkeypatch.setattr(pool, "PATIENCE_SECONDS", -1.0)
+    notes = list[str]()
+    on(Machines((2, 0)))
+    with pytest.raises(AssertionError, match="waits for actors that never start"):
+        label(adapter, texts, tmp_path / "labels", notes, cpus=4)
+    assert notes[0] == "no worker has started yet; ray status shows what the cluster lacks"
