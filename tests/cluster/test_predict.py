@@ -15,7 +15,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from rankwise import Classifier, Unreachable
+from rankwise import Classifier, Unreachable, UsageError
 from rankwise.cluster import pool, predict
 from rankwise.cluster.predict import Labeled, predict_folder
 from tests import tiny
@@ -102,6 +102,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machines], Machines]:
         @contextmanager
         def connected(*given: Any, **options: Any) -> Iterator[Machines]:
             yield machines
+            machines.free = list(machines.machines)
 
         monkeypatch.setattr(predict, "connected", connected)
         monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
@@ -187,3 +188,35 @@ def test_no_worker_starts(
     with pytest.raises(AssertionError, match="waits for actors that never start"):
         label(adapter, texts, tmp_path / "labels", notes, cpus=4)
     assert notes[0] == "no worker has started yet; ray status shows what the cluster lacks"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"text_column": "review"}, {"skip_empty": True}, {"abstain_below": 0.5}, {}], ids=str
+)
+def test_other_ways_of_reading_are_not_mixed(
+    changed: dict[str, Any], adapter: Path, texts: Path, tmp_path: Path, on: Callable[[Machines], Machines]
+) -> None:
+    """In a folder that was begun with one text column; options that are at their defaults say nothing."""
+    target = tmp_path / "labels"
+    on(Machines((1, 0)))
+    label(adapter, texts, target, cpus=1)
+    (target / "3.parquet").unlink()
+    reading = {"text_column": "text", "text_columns": None, "skip_empty": False, "abstain_below": None}
+    if not changed:
+        assert label(adapter, texts, target, cpus=1, reading=reading) == Labeled(1, 4, 4)
+        return
+    with pytest.raises(UsageError, match="has labels of another adapter, or of other options") as caught:
+        label(adapter, texts, target, cpus=1, reading=reading | changed)
+    assert "give another target, or the same adapter and options" in caught.value.hint
+    assert not (target / "3.parquet").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"[]", b'{"adapter": "\xff"}'])
+def test_damaged_settings(content: bytes, adapter: Path, texts: Path, tmp_path: Path) -> None:
+    target = tmp_path / "labels"
+    target.mkdir()
+    (target / "predict.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"labels/predict\.json: ") as caught:
+        label(adapter, texts, target)
+    assert "give another target" in caught.value.hint
+    assert (target / "predict.json").read_bytes() == content

@@ -376,7 +376,7 @@ def test_options_that_do_not_suit_the_adapter(
 
 def test_labels_of_two_adapters_are_not_mixed(run: RunFolder, texts: Path, tmp_path: Path) -> None:
     target = tmp_path / "labels"
-    _claim(target, run.adapters / "r1-s110", {"device": "cpu"})
+    _claim(target, run.adapters / "r1-s110", {"device": "cpu"}, {})
     with pytest.raises(UsageError, match="has labels of another adapter"):
         predict_folder(run.adapters / "r4-s110", texts, target, "local", loading={"device": "cpu"})
     with pytest.raises(UsageError, match="has no Parquet files"):

@@ -6,12 +6,11 @@ others are labeled. A file whose worker dies is labeled by another one::
 
     source/a.parquet        target/a.parquet
     source/b/c.parquet      target/b/c.parquet
-                            target/predict.json      the adapter, so that the labels of two are not mixed
+                            target/predict.json      the adapter and options, so that no others add labels
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +35,7 @@ from rankwise.commands.predict import (
     require_abstaining,
 )
 from rankwise.data.tables import counted
-from rankwise.errors import DataError, Unreachable, UsageError, either
+from rankwise.errors import DataError, ModelError, Unreachable, UsageError, either
 from rankwise.models import peft_format
 from rankwise.models.peft_format import SavedAdapter
 from rankwise.paths import expanded
@@ -120,8 +119,8 @@ def predict_folder(
         on_note: called with what happens to workers, and at the end with notes on the texts of all files.
 
     Raises:
-        UsageError: there are no files, the target has labels of another adapter or threshold, or an argument
-            does not suit the adapter.
+        UsageError: there are no files, the target has labels of another adapter or of other options, or an
+            argument does not suit the adapter.
         DataError: files cannot be read; all others have been labeled.
         ModelError: the adapter cannot be used.
         Unreachable: there is no cluster at this address, or a file has lost one worker after another.
@@ -132,7 +131,7 @@ def predict_folder(
         raise UsageError(f"{source}: has no Parquet files", hint="their names end in .parquet")
     folder = adapter_folder(os.fspath(adapter)).absolute()
     saved = _check(folder, reading)
-    _claim(target, folder, loading or {}, reading.get("abstain_below"))
+    _claim(target, folder, loading or {}, reading)
     files.remove_litter(target)
     waiting = deque(path for path in found if not (target / path).exists())
     skipped = len(found) - len(waiting)
@@ -173,22 +172,31 @@ def _check(adapter: Path, reading: Mapping[str, Any]) -> SavedAdapter:
     return saved
 
 
-def _claim(
-    target: Path, adapter: Path, loading: Mapping[str, Any], abstain_below: float | None = None
-) -> None:
-    """Note which adapter's labels are in a folder, or check that they are this one's."""
-    given = {**loading, "abstain_below": abstain_below}
+def _claim(target: Path, adapter: Path, loading: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
+    """Note which adapter's labels are in a folder, and how they were made, or check that these are the same.
+
+    Raises:
+        UsageError: they are not, or the note cannot be read.
+    """
+    used = {name: value for name, value in reading.items() if value is not False}  # False is the default
     settings = {
         "adapter": files.sha256(adapter / peft_format.WEIGHTS),
-        **{name: str(value) for name, value in sorted(given.items()) if value is not None},
+        **{name: str(value) for name, value in sorted({**loading, **used}.items()) if value is not None},
     }
     path = target / SETTINGS
     if not path.exists():
         files.write_json(path, settings)
-    elif json.loads(path.read_text("utf-8")) != settings:
+        return
+    another = f"give another {either('--output', 'target')}"
+    try:
+        found = files.read_object(path)
+    except ModelError as error:
+        hint = f"{another}; this one does not say whose labels it has"
+        raise UsageError(error.message, hint=hint) from None
+    if found != settings:
         raise UsageError(
             f"{target}: has labels of another adapter, or of other options",
-            hint=f"give another {either('--output', 'target')}, or the same adapter and options",
+            hint=f"{another}, or the same adapter and options",
         )
 
 
