@@ -220,3 +220,14 @@ def test_damaged_settings(content: bytes, adapter: Path, texts: Path, tmp_path: 
         label(adapter, texts, target)
     assert "give another target" in caught.value.hint
     assert (target / "predict.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["texts", "texts/labeled", "texts/../texts/labeled", "link/labeled"])
+def test_labels_do_not_go_among_the_texts(name: str, adapter: Path, texts: Path, tmp_path: Path) -> None:
+    """They would be read as texts when the command is started again."""
+    (tmp_path / "link").symlink_to(texts)
+    before = sorted(texts.rglob("*"))
+    with pytest.raises(UsageError, match=r"the labels would be among the texts of .*/texts") as caught:
+        label(adapter, texts, tmp_path / name)
+    assert caught.value.hint == "give a target outside of it"
+    assert sorted(texts.rglob("*")) == before

@@ -119,13 +119,18 @@ def predict_folder(
         on_note: called with what happens to workers, and at the end with notes on the texts of all files.
 
     Raises:
-        UsageError: there are no files, the target has labels of another adapter or of other options, or an
-            argument does not suit the adapter.
+        UsageError: there are no files, the target is in the source or has labels of another adapter or of
+            other options, or an argument does not suit the adapter.
         DataError: files cannot be read; all others have been labeled.
         ModelError: the adapter cannot be used.
         Unreachable: there is no cluster at this address, or a file has lost one worker after another.
     """
     source, target, reading = expanded(Path(source)), expanded(Path(target)), reading or {}
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"{target}: the labels would be among the texts of {source}, and be read as texts the next time",
+            hint=f"give {either('an --output', 'a target')} outside of it",
+        )
     found = sorted(path.relative_to(source) for path in source.rglob("*.parquet") if path.is_file())
     if not found:
         raise UsageError(f"{source}: has no Parquet files", hint="their names end in .parquet")
