@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from pyarrow import parquet
 from rankwise import Classifier, Unreachable, UsageError
 from rankwise.cluster import pool, predict
 from rankwise.cluster.predict import Labeled, predict_folder
+from rankwise.models.peft_format import OWN
+from rankwise.store import files
 from tests import tiny
 
 LOADING = {"device": "cpu", "precision": "float32"}
@@ -231,3 +235,29 @@ def test_labels_do_not_go_among_the_texts(name: str, adapter: Path, texts: Path,
         label(adapter, texts, tmp_path / name)
     assert caught.value.hint == "give a target outside of it"
     assert sorted(texts.rglob("*")) == before
+
+
+def test_notes_of_all_files(
+    adapter: Path, texts: Path, tmp_path: Path, on: Callable[[Machines], Machines]
+) -> None:
+    """An adapter that was trained on windows reads windows; and one note counts the texts without a label."""
+    windowed = tmp_path / "windowed"
+    shutil.copytree(adapter, windowed)
+    own = json.loads((windowed / OWN).read_text())
+    own["rankwise"] |= {"window_stride": 4, "max_length": 32}
+    (windowed / OWN).write_text(json.dumps(own))
+    (windowed / files.DIGESTS).unlink(missing_ok=True)
+    for number, length in enumerate((20, 300)):
+        path = texts / f"{number}.parquet"
+        parquet.write_table(pa.table({"text": ["so glad " * length, "so cross"]}), path)
+    given: dict[str, Any] = {"cpus": 1, "reading": {"text_column": "text", "abstain_below": 1.0}}
+    for windows, expected in (
+        (None, ["2 of 16 texts read in windows of 32 tokens", "1 of 16 texts cut at 100 windows"]),
+        (False, ["2 of 16 texts cut at 32 tokens"]),
+    ):
+        on(Machines((1, 0)))
+        notes, loading = list[str](), LOADING | {"windows": windows}
+        label(windowed, texts, tmp_path / str(windows), notes, loading=loading, **given)
+        *counts, abstaining = notes[-len(expected) - 1 :]
+        assert [note.partition(",")[0] for note in counts] == expected
+        assert abstaining == "16 of 16 texts have no label: its probability is below 1"

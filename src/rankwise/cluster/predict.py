@@ -32,6 +32,7 @@ from rankwise.commands.predict import (
     count_notes,
     pair_columns,
     predict_file,
+    reads_windows,
     require_abstaining,
 )
 from rankwise.data.tables import counted
@@ -154,7 +155,8 @@ def predict_folder(
         )
         labeling = _Labeling(pool, on_note)
         labeling.run(waiting, source.absolute(), target.absolute(), reading, on_file)
-    total, in_windows = sum(labeling.done.values(), Counts()), bool((loading or {}).get("windows"))
+    total = sum(labeling.done.values(), Counts())
+    in_windows = reads_windows(saved, (loading or {}).get("windows"))
     for note in labeling.summary():
         on_note(note)
     for note in count_notes(total, saved.max_length, in_windows, reading.get("abstain_below")):
