@@ -365,8 +365,8 @@ class _Stage:
 
     def _length(self, names: Sequence[str]) -> int:
         """Steps of a bank's longest schedule."""
-        per_epoch = -(-len(self.training.data.targets) // self.training.settings.batch_size)
-        return max(max(1, round(self.training.specs[name].epochs * per_epoch)) for name in names)
+        settings, texts = self.training.settings, len(self.training.data.targets)
+        return max(settings.schedule_steps(self.training.specs[name].epochs, texts) for name in names)
 
 
 @dataclass(frozen=True)
