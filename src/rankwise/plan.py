@@ -249,7 +249,7 @@ def make(
         classes=classes,
         rows=tuple(_rows(banks, specs, config, classes, has_pad_token)),
         banks=banks,
-        steps=max(epochs) * math.ceil(texts / recipe.train.batch_size) if texts else None,
+        steps=max(epochs) * recipe.train.steps_per_epoch(texts) if texts else None,
         tokens=round(max(epochs) * texts * tokens_per_text) if texts and tokens_per_text else None,
         memory_bytes=max(map(estimate, filter(None, banks))),
         probe=probe,
@@ -283,7 +283,7 @@ def _tuning(
         return None
     held = tuning.tuning_size(recipe, texts, classes) if texts else None
     left = texts - held if texts and held else None
-    steps = tuning.fewest_epochs(recipe) * math.ceil(left / recipe.train.batch_size) if left else None
+    steps = tuning.fewest_epochs(recipe) * recipe.train.steps_per_epoch(left) if left else None
     share = tuning.share_of(recipe, steps) if steps else recipe.tune.tuning_share or tuning.SHARE
     trials, length = tuning.cost(recipe, ranks, share)
     tokens = (

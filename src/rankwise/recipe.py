@@ -349,6 +349,18 @@ class TrainSettings(_Settings):
     def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return _distinct("seeds", seeds, largest=2**63 - 1)
 
+    def steps_per_epoch(self, texts: int) -> int:
+        """Number of steps in which an adapter trains once on each text; the last batch may be smaller."""
+        return math.ceil(texts / self.batch_size)
+
+    def schedule_steps(self, epochs: float, texts: int) -> int:
+        """Number of steps of a schedule of so many epochs, which need not be whole.
+
+        >>> [TrainSettings(batch_size=16).schedule_steps(epochs, texts=40) for epochs in (3, 0.5, 0.1)]
+        [9, 2, 1]
+        """
+        return max(1, round(epochs * self.steps_per_epoch(texts)))
+
 
 class TuneSettings(_Settings):
     """How to choose each rank's settings, by log loss on texts that are taken from train.

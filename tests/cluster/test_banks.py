@@ -72,7 +72,7 @@ class Here:
 def cluster(ray: Here) -> Cluster:
     made = Cluster.__new__(Cluster)
     made.address, made.cpus, made._gpus, made._workers = "here", torch.get_num_threads(), 0, None
-    made._idle, made._starting, made._base = [], {}, None
+    made._pool, made._base = None, None
     made._ray = ray  # type: ignore[assignment]  # in place of the package
     return made
 

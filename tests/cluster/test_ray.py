@@ -27,7 +27,8 @@ from tests import tiny
 pytest.importorskip("ray", reason="the extra rankwise[ray] is not installed")
 
 from rankwise.cluster.banks import Cluster
-from rankwise.cluster.predict import Labeler, _claim, _Pool, predict_folder
+from rankwise.cluster.pool import Pool
+from rankwise.cluster.predict import Labeler, _claim, _Labeling, predict_folder
 
 FULL = os.environ.get("RANKWISE_FAULTS") == "full"
 in_full = pytest.mark.skipif(not FULL, reason="make faults runs it: a Ray cluster takes half a minute")
@@ -333,12 +334,12 @@ def test_notes_on_files_are_summed(adapter: Path, texts: Path, tmp_path: Path) -
     for name in ("long.parquet", "more/longer.parquet"):
         parquet.write_table(long, texts / name)
     labeler = Labeler(1, str(adapter), {"device": "cpu", "precision": "float32"})
-    pool = _Pool(None, 1, str(adapter), {}, print)
+    labeling = _Labeling(Pool(None, lambda: None, lambda: 1), print)
     for path in sorted(texts.rglob("*.parquet")):
         target = tmp_path / "labels" / path.relative_to(texts)
-        pool.keep(path, *labeler.label(str(path), str(target), {}))
-    assert pool.summary() == ["3 files: text: text", "2 files: text: text; kept as they are: id"]
-    assert sum(pool.done.values(), Counts()) == Counts(19, 0, LongTexts(cut=2))
+        labeling.keep(path, *labeler.label(str(path), str(target), {}))
+    assert labeling.summary() == ["3 files: text: text", "2 files: text: text; kept as they are: id"]
+    assert sum(labeling.done.values(), Counts()) == Counts(19, 0, LongTexts(cut=2))
 
 
 def test_a_classifier_that_cannot_be_loaded_is_no_lost_worker(
@@ -377,7 +378,7 @@ def test_options_that_do_not_suit_the_adapter(
 
 def test_labels_of_two_adapters_are_not_mixed(run: RunFolder, texts: Path, tmp_path: Path) -> None:
     target = tmp_path / "labels"
-    _claim(target, run.adapters / "r1-s110", {"device": "cpu"})
+    _claim(target, run.adapters / "r1-s110", {"device": "cpu"}, {})
     with pytest.raises(UsageError, match="has labels of another adapter"):
         predict_folder(run.adapters / "r4-s110", texts, target, "local", loading={"device": "cpu"})
     with pytest.raises(UsageError, match="has no Parquet files"):

@@ -319,3 +319,13 @@ def test_turning_tuning_off_removes_the_values_to_choose_from(tmp_path: Path) ->
 def test_a_recipe_is_not_changed_by_accident() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe().base = "gpt2"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("texts", "epochs", "per_epoch", "steps"),
+    [(32, 3, 2, 6), (33, 3, 3, 9), (1, 1, 1, 1), (160, 0.25, 10, 2), (160, 0.35, 10, 4), (16, 0.1, 1, 1)],
+)
+def test_steps_of_a_schedule(texts: int, epochs: float, per_epoch: int, steps: int) -> None:
+    """The last batch may be smaller; a half is rounded to an even number, and there is at least one step."""
+    train = Recipe(batch_size=16).train
+    assert (train.steps_per_epoch(texts), train.schedule_steps(epochs, texts)) == (per_epoch, steps)

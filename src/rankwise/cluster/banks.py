@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 
 from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected, ray_module
+from rankwise.cluster.pool import Pool, cause_of, room
 from rankwise.cluster.shipping import ShippedBase, ShippedData, ShippedTexts
-from rankwise.cluster.worker import Machine, Report, Worker, own_versions
+from rankwise.cluster.worker import Greeting, Machine, Report, Worker, own_versions
 from rankwise.commands.bank import Order, Training, drop, relieve
 from rankwise.commands.material import Material
-from rankwise.errors import RankwiseError, Unreachable, UsageError
+from rankwise.errors import Unreachable, UsageError
 from rankwise.nn.bank import AdapterSpec
 from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
@@ -46,9 +47,6 @@ SAVE_SECONDS = 5.0
 """Least time between two checkpoints, which hold the states of all banks in training."""
 SAVE_SHARE = 0.05
 """Largest share of its time that the driver writes checkpoints, while workers wait for it."""
-WAIT_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0
-"""Time after which a cluster without a single worker is reported."""
 MOST_LOSSES = 5
 """Workers that a bank may lose in a row without sending states."""
 STORE_BYTES = 256 << 20
@@ -82,8 +80,7 @@ class Cluster:
         ray_module()
         self._gpus, self._workers = gpus, workers
         self._stack, self._ray = ExitStack(), None
-        self._idle: list[Any] = []
-        self._starting: dict[Any, Any] = {}  # reference to a greeting -> worker
+        self._pool: Pool | None = None
         self._base: Any = None
 
     def __enter__(self) -> Self:
@@ -92,7 +89,7 @@ class Cluster:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._idle, self._starting, self._base = [], {}, None
+        self._pool, self._base = None, None
         self._stack.close()
         self._ray = None
 
@@ -100,13 +97,8 @@ class Cluster:
     def workers(self) -> int:
         """Number of workers that the cluster has room for, at least 1."""
         if self._ray is None:
-            room = cores.usable() // self.cpus
-        else:
-            resources = self._ray.cluster_resources()
-            room = int(resources.get("CPU", 0)) // self.cpus
-            if gpus := self.gpus:
-                room = min(room, int(resources.get("GPU", 0) / gpus))
-        return max(1, min(room, self._workers or room))
+            return room({"CPU": cores.usable()}, self.cpus, 0, self._workers)
+        return room(self._ray.cluster_resources(), self.cpus, self.gpus, self._workers)
 
     @property
     def gpus(self) -> float:
@@ -173,46 +165,27 @@ class Cluster:
         """The package ray, connected."""
         return self._ray
 
-    def worker(self, busy: int, wanted: int) -> Any:
-        """An idle worker; None if there is none. Starts more, up to the room in the cluster."""
-        missing = min(wanted, self.workers) - busy - len(self._idle) - len(self._starting)
-        for _ in range(missing):
-            started = self.ray.remote(Worker).options(num_cpus=self.cpus, num_gpus=self.gpus)
-            worker = started.remote(self._base, self._machine)
-            self._starting[worker.greet.remote()] = worker
-        return self._idle.pop() if self._idle else None
-
     @property
-    def greetings(self) -> list[Any]:
-        """References to the greetings of workers that are starting."""
-        return list(self._starting)
+    def pool(self) -> Pool:
+        """The workers, which are kept from stage to stage."""
+        if self._pool is None:
+            self._pool = Pool(self.ray, self._start, lambda: self.workers, _check_versions)
+        return self._pool
 
-    def greeted(self, reference: Any) -> None:
-        """Take in a worker that has started.
+    def _start(self) -> Any:
+        started = self.ray.remote(Worker).options(num_cpus=self.cpus, num_gpus=self.gpus)
+        return started.remote(self._base, self._machine)
 
-        Raises:
-            UsageError: it has other versions than this process.
-            Unreachable: it could not start.
-        """
-        worker = self._starting.pop(reference)
-        try:
-            greeting = self.ray.get(reference)
-        except self.ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
-        except self.ray.exceptions.RayError:
-            return  # its machine is gone; another one is started if there is room
-        for package, number in own_versions().items():
-            if greeting.versions[package] != number:
-                found = greeting.versions[package]
-                raise UsageError(
-                    f"the worker on {greeting.host} has {package} {found}, and this process {number}",
-                    hint="install the same versions on every machine",
-                )
-        self._idle.append(worker)
 
-    def release(self, worker: Any) -> None:
-        """Take back a worker that has trained its bank."""
-        self._idle.append(worker)
+def _check_versions(greeting: Greeting) -> None:
+    """Raise a UsageError if a worker has other versions than this process."""
+    for package, number in own_versions().items():
+        if greeting.versions[package] != number:
+            found = greeting.versions[package]
+            raise UsageError(
+                f"the worker on {greeting.host} has {package} {found}, and this process {number}",
+                hint="install the same versions on every machine",
+            )
 
 
 @dataclass
@@ -235,7 +208,7 @@ class _Stage:
         self.running: dict[Any, _Running] = {}  # reference to a report -> bank
         self.steps: dict[str, int] = {}  # first adapter of a bank -> steps done
         self.losses: dict[str, int] = {}  # the same -> workers lost since its last states
-        self.saved, self.heard = time.monotonic(), time.monotonic()
+        self.saved = time.monotonic()
         self.saving = 0.0  # seconds that the last checkpoint took
         self.total = 0
         put = cluster.ray.put
@@ -271,9 +244,8 @@ class _Stage:
     def _assign(self, waiting: deque[list[str]]) -> None:
         while waiting:
             names = self.journal.names(self._bank(waiting[0]))  # without those that have diverged
-            worker = (
-                self.cluster.worker(len(self.running), len(self.running) + len(waiting)) if names else None
-            )
+            busy = len(self.running)
+            worker = self.cluster.pool.take(busy, busy + len(waiting)) if names else None
             if names and worker is None:
                 return
             waiting.popleft()
@@ -287,16 +259,8 @@ class _Stage:
 
     def _listen(self, waiting: deque[list[str]]) -> None:
         """Take in what workers report within a second."""
-        references = [*self.running, *self.cluster.greetings]
-        ready, _ = self.cluster.ray.wait(references, timeout=WAIT_SECONDS)
-        if not ready and not self.running and time.monotonic() - self.heard > PATIENCE_SECONDS:
-            self.callback.note("no worker has started yet; ray status shows what the cluster lacks")
-            self.heard = time.monotonic()
-        for reference in ready:
-            self.heard = time.monotonic()
-            if reference not in self.running:
-                self.cluster.greeted(reference)
-            elif (report := self._report(reference)) is None:
+        for reference in self.cluster.pool.wait(self.running, self.callback.note):
+            if (report := self._report(reference)) is None:
                 self._lost(self.running.pop(reference), waiting)
             else:
                 self._take(report, self.running.pop(reference), waiting)
@@ -307,7 +271,7 @@ class _Stage:
         try:
             report: Report = self.cluster.ray.get(reference)
         except errors.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
         except errors.OutOfMemoryError:
             return Report(is_out_of_memory=True)
         except errors.RayError:
@@ -328,7 +292,7 @@ class _Stage:
     def _take(self, report: Report, bank: _Running, waiting: deque[list[str]]) -> None:
         """Take in a report, and let the worker go on."""
         if report.is_out_of_memory:
-            self.cluster.release(bank.worker)
+            self.cluster.pool.release(bank.worker)
             self._relieve(bank, waiting)
             return
         if not report.is_done:
@@ -339,7 +303,7 @@ class _Stage:
             self.losses.pop(bank.names[0], None)
             self._record(bank, report.states)
         if report.is_done:
-            self.cluster.release(bank.worker)
+            self.cluster.pool.release(bank.worker)
             self._finish(bank, report)
 
     def _show(self, events: Sequence[tuple[StepResult | Validation, float]], bank: _Running) -> None:
@@ -401,8 +365,8 @@ class _Stage:
 
     def _length(self, names: Sequence[str]) -> int:
         """Steps of a bank's longest schedule."""
-        per_epoch = -(-len(self.training.data.targets) // self.training.settings.batch_size)
-        return max(max(1, round(self.training.specs[name].epochs * per_epoch)) for name in names)
+        settings, texts = self.training.settings, len(self.training.data.targets)
+        return max(settings.schedule_steps(self.training.specs[name].epochs, texts) for name in names)
 
 
 @dataclass(frozen=True)
@@ -468,9 +432,3 @@ def _numbered(line: str, place: Mapping[str, int]) -> str:
     if value["bank"] == 0 or not numbers or value["bank"] in numbers:
         return line
     return json.dumps(value | {"bank": min(numbers)}, allow_nan=False) + "\n"
-
-
-def _cause(error: Any) -> Exception:
-    """The error in a worker's code, as if it had been raised here."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, RankwiseError) else error

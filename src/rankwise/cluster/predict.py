@@ -6,12 +6,11 @@ others are labeled. A file whose worker dies is labeled by another one::
 
     source/a.parquet        target/a.parquet
     source/b/c.parquet      target/b/c.parquet
-                            target/predict.json      the adapter, so that the labels of two are not mixed
+                            target/predict.json      the adapter and options, so that no others add labels
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +24,13 @@ import torch
 
 from rankwise import cores, hardware
 from rankwise.cluster.connection import LOCAL, connected
+from rankwise.cluster.pool import Pool, cause_of, reason_of, room
 from rankwise.commands.arguments import require_abstaining
-from rankwise.commands.classifier import Classifier
+from rankwise.commands.classifier import Classifier, reads_windows
 from rankwise.commands.locate import adapter_folder
 from rankwise.commands.predict import Counts, count_notes, pair_columns, predict_file
 from rankwise.data.tables import counted
-from rankwise.errors import DataError, RankwiseError, Unreachable, UsageError, either
+from rankwise.errors import DataError, ModelError, Unreachable, UsageError, either
 from rankwise.models import peft_format
 from rankwise.models.peft_format import SavedAdapter
 from rankwise.paths import expanded
@@ -65,6 +65,9 @@ class Labeler:
     def __init__(self, threads: int, adapter: str, loading: Mapping[str, Any]) -> None:
         torch.set_num_threads(threads)
         self._adapter, self._loading = adapter, loading
+
+    def greet(self) -> None:
+        """Answered when the actor has started."""
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -111,19 +114,24 @@ def predict_folder(
         on_note: called with what happens to workers, and at the end with notes on the texts of all files.
 
     Raises:
-        UsageError: there are no files, the target has labels of another adapter or threshold, or an argument
-            does not suit the adapter.
+        UsageError: there are no files, the target is in the source or has labels of another adapter or of
+            other options, or an argument does not suit the adapter.
         DataError: files cannot be read; all others have been labeled.
         ModelError: the adapter cannot be used.
         Unreachable: there is no cluster at this address, or a file has lost one worker after another.
     """
     source, target, reading = expanded(Path(source)), expanded(Path(target)), reading or {}
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"{target}: the labels would be among the texts of {source}, and be read as texts the next time",
+            hint=f"give {either('an --output', 'a target')} outside of it",
+        )
     found = sorted(path.relative_to(source) for path in source.rglob("*.parquet") if path.is_file())
     if not found:
         raise UsageError(f"{source}: has no Parquet files", hint="their names end in .parquet")
     folder = adapter_folder(os.fspath(adapter)).absolute()
     saved = _check(folder, reading)
-    _claim(target, folder, loading or {}, reading.get("abstain_below"))
+    _claim(target, folder, loading or {}, reading)
     files.remove_litter(target)
     waiting = deque(path for path in found if not (target / path).exists())
     skipped = len(found) - len(waiting)
@@ -132,18 +140,24 @@ def predict_folder(
     threads = cpus or hardware.threads()
     own = max(1, min(workers or len(waiting), cores.usable() // threads)) * threads
     with connected(address, cpus=own if address == LOCAL else None, store_bytes=STORE_BYTES) as ray:
-        room = int(ray.cluster_resources().get("CPU", 0)) // threads
-        pool = _Pool(ray, threads, str(folder), loading or {}, on_note)
-        number = max(1, min(len(waiting), workers or room, room))
-        pool.run(waiting, number, source.absolute(), target.absolute(), reading, on_file)
-    total, in_windows = sum(pool.done.values(), Counts()), bool((loading or {}).get("windows"))
-    for note in pool.summary():
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        kind = ray.remote(Labeler).options(num_cpus=threads, num_gpus=gpus)
+        pool = Pool(
+            ray,
+            lambda: kind.remote(threads, str(folder), loading or {}),
+            lambda: room(ray.cluster_resources(), threads, gpus, workers),
+        )
+        labeling = _Labeling(pool, on_note)
+        labeling.run(waiting, source.absolute(), target.absolute(), reading, on_file)
+    total = sum(labeling.done.values(), Counts())
+    in_windows = reads_windows(saved, (loading or {}).get("windows"))
+    for note in labeling.summary():
         on_note(note)
     for note in count_notes(total, saved.max_length, in_windows, reading.get("abstain_below")):
         on_note(note)
-    if pool.failed:
-        raise pool.complaint()
-    return Labeled(len(pool.done), total.texts, skipped)
+    if labeling.failed:
+        raise labeling.complaint()
+    return Labeled(len(labeling.done), total.texts, skipped)
 
 
 def _check(adapter: Path, reading: Mapping[str, Any]) -> SavedAdapter:
@@ -159,66 +173,67 @@ def _check(adapter: Path, reading: Mapping[str, Any]) -> SavedAdapter:
     return saved
 
 
-def _claim(
-    target: Path, adapter: Path, loading: Mapping[str, Any], abstain_below: float | None = None
-) -> None:
-    """Note which adapter's labels are in a folder, or check that they are this one's."""
-    given = {**loading, "abstain_below": abstain_below}
+def _claim(target: Path, adapter: Path, loading: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
+    """Note which adapter's labels are in a folder, and how they were made, or check that these are the same.
+
+    Raises:
+        UsageError: they are not, or the note cannot be read.
+    """
+    used = {name: value for name, value in reading.items() if value is not False}  # False is the default
     settings = {
         "adapter": files.sha256(adapter / peft_format.WEIGHTS),
-        **{name: str(value) for name, value in sorted(given.items()) if value is not None},
+        **{name: str(value) for name, value in sorted({**loading, **used}.items()) if value is not None},
     }
     path = target / SETTINGS
     if not path.exists():
         files.write_json(path, settings)
-    elif json.loads(path.read_text("utf-8")) != settings:
+        return
+    another = f"give another {either('--output', 'target')}"
+    try:
+        found = files.read_object(path)
+    except ModelError as error:
+        hint = f"{another}; this one does not say whose labels it has"
+        raise UsageError(error.message, hint=hint) from None
+    if found != settings:
         raise UsageError(
             f"{target}: has labels of another adapter, or of other options",
-            hint=f"give another {either('--output', 'target')}, or the same adapter and options",
+            hint=f"{another}, or the same adapter and options",
         )
 
 
-class _Pool:
-    """Workers that label files."""
+class _Labeling:
+    """The labeling of files by workers."""
 
-    def __init__(
-        self, ray: Any, threads: int, adapter: str, loading: Mapping[str, Any], on_note: Callable[[str], None]
-    ) -> None:
-        self.ray, self.threads, self.adapter = ray, threads, adapter
-        self.loading, self.on_note = loading, on_note
+    def __init__(self, pool: Pool, on_note: Callable[[str], None]) -> None:
+        self.pool, self.on_note = pool, on_note
         self.done: dict[Path, Counts] = {}
         self.notes: dict[str, list[Path]] = {}  # note -> files that it is on
-        self.failed: dict[Path, RankwiseError] = {}
+        self.failed: dict[Path, DataError] = {}
         self.losses: dict[Path, int] = {}
 
     def run(
         self,
         waiting: deque[Path],
-        workers: int,
         source: Path,
         target: Path,
         reading: Mapping[str, Any],
         on_file: Callable[[Path, int], None],
     ) -> None:
         """Label all files."""
-        idle = [self._worker() for _ in range(workers)]
         running: dict[Any, tuple[Path, Any]] = {}
         while waiting or running:
-            while waiting and idle:
-                path, worker = waiting.popleft(), idle.pop()
+            while waiting and (worker := self.pool.take(len(running), len(running) + len(waiting))):
+                path = waiting.popleft()
                 names = os.fspath(source / path), os.fspath(target / path)
                 running[worker.label.remote(*names, reading)] = path, worker
-            ready, _ = self.ray.wait(list(running), timeout=1)
-            for reference in ready:
+            for reference in self.pool.wait(running, self.on_note):
                 path, worker = running.pop(reference)
                 if self._take(reference, path):
-                    idle.append(worker)
+                    self.pool.release(worker)
                     if path in self.done:
                         on_file(path, self.done[path].texts)
-                else:
-                    idle.append(self._worker())
-                    if not (target / path).exists():
-                        waiting.append(path)
+                elif not (target / path).exists():
+                    waiting.append(path)
 
     def keep(self, path: Path, counts: Counts, notes: Sequence[str]) -> None:
         """Keep what a worker says of a file that it has labeled."""
@@ -233,28 +248,20 @@ class _Pool:
             for note, paths in self.notes.items()
         ]
 
-    def _worker(self) -> Any:
-        gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
-        made = self.ray.remote(Labeler).options(num_cpus=self.threads, num_gpus=gpus)
-        return made.remote(self.threads, self.adapter, self.loading)
-
     def _take(self, reference: Any, path: Path) -> bool:
         """Take in the result of a file; return False if its worker is lost."""
-        errors = self.ray.exceptions
+        errors = self.pool.ray.exceptions
         try:
-            self.keep(path, *self.ray.get(reference))
+            self.keep(path, *self.pool.ray.get(reference))
         except errors.RayTaskError as error:
-            cause = getattr(error, "cause", None)
-            if not isinstance(cause, RankwiseError):
-                raise
+            cause = cause_of(error)
             if not isinstance(cause, DataError):  # it would be the same for every file
                 raise cause from None
             self.failed[path] = cause
         except errors.RayError as error:
             self.losses[path] = self.losses.get(path, 0) + 1
             if self.losses[path] > MOST_LOSSES:
-                reason = str(error).strip().splitlines()[0]
-                raise Unreachable(f"{path}: has lost {MOST_LOSSES + 1} workers: {reason}") from None
+                raise Unreachable(f"{path}: has lost {MOST_LOSSES + 1} workers: {reason_of(error)}") from None
             self.on_note(f"a worker is lost; {path} is labeled by another one")
             return False
         return True

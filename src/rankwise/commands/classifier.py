@@ -173,7 +173,7 @@ class Classifier:
         note = on_note or _warn
         path = adapter_folder(os.fspath(folder))
         saved = adapters.load(path)
-        in_windows = saved.window_stride is not None if windows is None else windows
+        in_windows = reads_windows(saved, windows)
         if window_stride is not None and not in_windows:
             what = f"{option('window_stride', window_stride)}: texts are not read in windows"
             raise UsageError(what, hint=f"add {option('windows', True)}")
@@ -429,6 +429,11 @@ class Classifier:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+def reads_windows(saved: adapters.SavedAdapter, windows: bool | None) -> bool:
+    """Whether long texts are read in windows: as it is asked for, or else as in training."""
+    return saved.window_stride is not None if windows is None else windows
 
 
 def _warn(text: str) -> None:

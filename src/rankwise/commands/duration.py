@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -84,7 +83,7 @@ def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
         trials, trials_evaluated, timed = _trials(material)
         callback.end()
     epochs, splits = mean(epochs_of(recipe)), material.evaluated
-    per_epoch = math.ceil(len(material.splits["train"]) / recipe.train.batch_size)
+    per_epoch = recipe.train.steps_per_epoch(len(material.splits["train"]))
     texts = epochs * len(splits["validation"].ids) + (len(splits["test"].ids) if "test" in splits else 0)
     return Duration(
         tuning=trials,
@@ -100,7 +99,7 @@ def _trials(material: Material) -> tuple[float, float, int]:
     if not ranks:
         return 0.0, 0.0, 0
     data, epochs = tuning_data(material), mean(epochs_of(recipe))
-    per_epoch = math.ceil(len(data.targets) / recipe.train.batch_size)
+    per_epoch = recipe.train.steps_per_epoch(len(data.targets))
     share = tuning.share_of(recipe, tuning.fewest_epochs(recipe) * per_epoch)
     specs = [spec_of(trial, material) for trial in tuning.next_trials(recipe, ranks, [], share)]
     bank = material.split(specs)[0]

@@ -6,7 +6,6 @@ bank, whose places are filled again as soon as they are free, and writes the run
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -233,7 +232,7 @@ def _specs(attempts: Iterable[Attempt], material: Material) -> dict[str, Adapter
 
 
 def _steps_per_epoch(material: Material) -> int:
-    return math.ceil(len(material.splits["train"]) / material.recipe.train.batch_size)
+    return material.recipe.train.steps_per_epoch(len(material.splits["train"]))
 
 
 class _Stage:

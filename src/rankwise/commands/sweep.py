@@ -73,7 +73,7 @@ def sweep(
             bit-identical to those of an uninterrupted run.
         checkpoint_minutes: minutes between checkpoints; one is also saved after every epoch.
         checkpoint_steps: if given, also save a checkpoint every so many steps.
-        train: trains the banks; by default in this process, and `rankwise.cluster.ray.Cluster` on a Ray
+        train: trains the banks; by default in this process, and `rankwise.cluster.banks.Cluster` on a Ray
             cluster.
 
     Returns:

@@ -46,8 +46,8 @@ def tune(
     if not ranks:
         return None
     data = tuning_data(material)
-    steps = tuning.fewest_epochs(material.recipe) * -(-len(data.targets) // material.recipe.train.batch_size)
-    share = tuning.share_of(material.recipe, steps)
+    per_epoch = material.recipe.train.steps_per_epoch(len(data.targets))
+    share = tuning.share_of(material.recipe, tuning.fewest_epochs(material.recipe) * per_epoch)
     while trials := tuning.next_trials(material.recipe, ranks, journal.trials, share):
         _train_rung(trials, data, material, journal, callback, train)
     chosen = tuning.chosen(ranks, journal.trials)

@@ -6,7 +6,8 @@ same computation, but their dropout masks come from different generators.
 
 When memory is short, both split a batch into micro-batches and accumulate the gradients. When several
 processes train one bank, each computes its `Share` of every batch, and the gradients of all are added
-(`training.team`). The dropout masks are those of the whole batch, so the result is the same up to rounding.
+(`training.parallel`). The dropout masks are those of the whole batch, so the result is the same up to
+rounding.
 """
 
 from __future__ import annotations

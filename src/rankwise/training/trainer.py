@@ -174,7 +174,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps per epoch."""
-        return math.ceil(len(self.data.targets) / self.settings.batch_size)
+        return self.settings.steps_per_epoch(len(self.data.targets))
 
     @property
     def is_frozen(self) -> bool:
@@ -200,7 +200,7 @@ class Trainer:
 
     def steps_of(self, spec: AdapterSpec) -> int:
         """Number of steps of an adapter's schedule."""
-        return max(1, round(spec.epochs * self.steps_per_epoch))
+        return self.settings.schedule_steps(spec.epochs, len(self.data.targets))
 
     def state(self) -> dict[str, AdapterState]:
         """Copies of every adapter's current state."""
