@@ -5,8 +5,10 @@ Needs Chromium or Chrome on the path; otherwise these tests are skipped.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rankwise.data.writers import neutral
 from rankwise.report.drawing import DARK, LIGHT
 from tests.serve.browser import PROGRAM, Browser, browser
 from tests.serve.made import LETTERS, make_adapter
@@ -176,7 +179,7 @@ def test_many_lines_make_a_table(page: Browser, server: Running) -> None:
 
 
 def test_a_dropped_file_is_labeled_and_downloaded(page: Browser, server: Running, tmp_path: Path) -> None:
-    rows = [("1", "so glad", "a,b"), ("2", '=cmd|"x"', "line\nbreak"), ("3", "very furious", "")]
+    rows = [("1", "so glad", "a,b"), ("2", '=cmd|"x"', "line\nbreak"), ("3", "very furious", " \uff1d1")]
     source = tmp_path / "reviews.csv"
     with source.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("id", "Review", "note"), *rows])
@@ -191,14 +194,78 @@ def test_a_dropped_file_is_labeled_and_downloaded(page: Browser, server: Running
     deadline = time.monotonic() + 20
     while not target.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    with target.open(encoding="utf-8", newline="") as file:
+    assert target.read_bytes().startswith(codecs.BOM_UTF8)  # by which Excel recognizes UTF-8
+    with target.open(encoding="utf-8-sig", newline="") as file:
         written = list(csv.reader(file))
     assert written[0] == ["id", "Review", "note", "predicted_label", "probability"]
-    safe = [[f"'{cell}" if cell.startswith("=") else cell for cell in row] for row in rows]
+    safe = [[neutral(cell) for cell in row] for row in rows]
     assert [row[:3] for row in written[1:]] == safe
     assert [row[3] for row in written[1:]] == [
         label for (label,) in answers(server, [text for _, text, _ in rows], ["s1"])
     ]
+
+
+def test_formulas_are_those_of_every_csv(page: Browser) -> None:
+    """The page guards the cells that rankwise guards, whatever they begin with."""
+    scalars = [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]
+    starts = [code for code in scalars if neutral(chr(code)) != chr(code)]
+    blanks = [code for code in scalars if neutral(f"{chr(code)}=") != f"{chr(code)}="]
+    found = (
+        "suffix => Array.from({length: 0x110000}, (_, code) => code)"
+        ".filter(code => code < 0xd800 || code > 0xdfff)"
+        ".filter(code => (cell => neutral(cell) !== cell)(String.fromCodePoint(code) + suffix))"
+    )
+    assert page.evaluate(f"({found})('')") == starts
+    assert page.evaluate(f"({found})('=')") == blanks
+    several = ["'=1", "''", "'so", "'\t1", "\n1", " \xad\u200b-1", "so = glad", ""]
+    assert page.evaluate(f"{json.dumps(several)}.map(neutral)") == [neutral(each) for each in several]
+
+
+MISREAD: list[tuple[str, str | bytes, str]] = [
+    ("open.tsv", 'id\ttext\n1\tso\n2\t"glad\n3\tmerry\n', "line 3: a quote is opened and never closed."),
+    ("open.csv", 'id,text\r\n1,"so\r\n2,glad\r\n', "line 2: a quote is opened and never closed."),
+    ("two.tsv", 'id\ttext\n1\t"so\n2\t"glad\n', "line 2: text follows the quote that ends a cell."),
+    ("cut.csv", 'id,text\n1,"so" glad\n', "line 2: text follows the quote that ends a cell."),
+    ("rows.tsv", 'id\ttext\n1\t"so\n2\tglad "\n', "line 2: a quote joins lines that are whole rows"),
+    ("latin.csv", "id,text\n1,caf\xe9\n".encode("cp1252"), "it is not UTF-8. (save it as UTF-8"),
+    ("unmarked.csv", "id,text\n1,so\n".encode("utf-16-le"), "it is not UTF-8."),
+    ("odd.csv", "id,text\n1,so\n".encode("utf-16")[:-1], "it is not UTF-8."),
+    ("wide.csv", "id,text\n1,so\n".encode("utf-32"), "it is not UTF-8."),
+    ("latin.txt", "caf\xe9\n".encode("cp1252"), "it is not UTF-8."),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), MISREAD, ids=[name for name, *_ in MISREAD])
+def test_a_file_that_would_be_misread_is_refused(
+    page: Browser, tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    source = tmp_path / name
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+    page.drop(source)
+    page.until("!document.querySelector('#problem').hidden || !document.querySelector('#table').hidden")
+    assert texts_of(page, "#problem")[0].startswith(f"{name} cannot be read: {message}")
+    assert page.evaluate("document.querySelector('#table').hidden && state.table === null")
+
+
+READ: list[tuple[str, str | bytes, list[list[str]]]] = [
+    ("quoted.tsv", '"id"\t"text"\n1\t"so\n""glad"""\n', [["1", 'so\n"glad"']]),
+    ("joined.tsv", 'id\ttext\n1\t"so\nglad"\n2\t""\n', [["1", "so\nglad"], ["2", ""]]),
+    ("inner.tsv", 'id\ttext\n1\tso "glad\n2\tmerry"\n', [["1", 'so "glad'], ["2", 'merry"']]),
+    ("marked.csv", codecs.BOM_UTF8 + b"id,text\n1,so\n", [["1", "so"]]),
+    ("little.csv", codecs.BOM_UTF16_LE + "id,text\n1,caf\xe9\n".encode("utf-16-le"), [["1", "caf\xe9"]]),
+    ("big.csv", codecs.BOM_UTF16_BE + "id,text\n1,caf\xe9\n".encode("utf-16-be"), [["1", "caf\xe9"]]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "rows"), READ, ids=[name for name, *_ in READ])
+def test_a_file_is_read(
+    page: Browser, tmp_path: Path, name: str, content: str | bytes, rows: list[list[str]]
+) -> None:
+    source = tmp_path / name
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+    page.drop(source)
+    page.until("!document.querySelector('#problem').hidden || !document.querySelector('#table').hidden")
+    assert page.evaluate("state.table && [state.table.header, state.table.rows]") == [["id", "text"], rows]
 
 
 def test_hostile_texts_stay_texts(page: Browser) -> None:
