@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from rankwise.data.names import LABEL_KEYS, SPLIT_COLUMN, SPLIT_VALUES, TEXT_KEYS, key
+from rankwise.data.names import LABEL_KEYS, TEXT_KEYS, key
 from rankwise.data.readers import SUFFIXES, suffix_of
+from rankwise.data.roles import Roles
 from rankwise.data.tables import INCOMPLETE, NumberedRows, Origin, Row, Table, counted, listed, short
 from rankwise.errors import DataError, either, option
 from rankwise.recipe import OTHER_TASKS
@@ -140,19 +141,16 @@ def collect(
     Labels of test rows, or of all rows if `optional` is true, may be missing; they are then "" or "-1".
     """
     origin, names = table.origin, table.classes.get(label_column, ())
-    by_split = split_column(table.columns, text_column, label_column)
+    roles = Roles(origin, table.columns, table.classes, (text_column, label_column))
     texts: list[str] = []
     labels: list[Label] = []
     lines: list[int] = []
     splits: list[str] = []
     once: dict[Label, Label] = {}  # share one object among equal labels
-    others = set() if by_split else {*table.columns} - {text_column, label_column}
-    roles: dict[str, set[str]] = {each: set() for each in others}  # other columns that name splits so far
     for number, row in without_empty_tail(table):
-        roles = {each: seen for each, seen in roles.items() if _names_split(row.get(each), seen)}
         texts.append(text_of(origin, number, row, text_column))
-        if by_split is not None:
-            splits.append(_split_of(origin, number, row, by_split))
+        if (split := roles.add(number, row)) is not None:
+            splits.append(split)
         if (optional or splits[-1:] == ["test"]) and is_unlabeled(row.get(label_column)):
             label: Label = () if task.several else str(row.get(label_column) or "").strip()
         else:
@@ -161,8 +159,8 @@ def collect(
         lines.append(number)
     if not texts:
         raise origin.error("the file has no texts", hint=INCOMPLETE)
-    _refuse_roles(origin, roles)
-    used = {text_column, label_column, by_split}
+    roles.check()
+    used = {text_column, label_column, roles.column}
     unused = tuple(name or "(no name)" for name in table.columns if name not in used)
     columns = Columns(text_column, label_column, unused) if origin.named else None
     return LabeledRows(origin, texts, labels, lines, names, columns, splits)
@@ -185,40 +183,6 @@ def without_empty_tail(table: Table) -> NumberedRows:
         yield number, row
     if empty:
         table.notes.append(table.origin.note(f"{counted(len(empty), 'empty row')} at the end left out"))
-
-
-def _names_split(value: object, seen: set[str]) -> bool:
-    """Whether a value is the name of a split, which is added to those seen."""
-    split = SPLIT_VALUES.get(value.strip().lower()) if isinstance(value, str) else None
-    seen.update([split] if split else [])
-    return split is not None
-
-
-def _refuse_roles(origin: Origin, roles: Mapping[str, set[str]]) -> None:
-    """Raise a DataError if a column of another name says what each row is for."""
-    for column, seen in roles.items():
-        if len(seen) > 1:
-            hint = "rename it to split to use it, or remove it"
-            raise origin.error(
-                f"every row names a split: {', '.join(sorted(seen))}", column=column, hint=hint
-            )
-
-
-def split_column(columns: list[str], *used: str) -> str | None:
-    """The column that says what a row is for, if there is one."""
-    found = [column for column in columns if key(column) == SPLIT_COLUMN and column not in used]
-    return found[0] if len(found) == 1 else None
-
-
-def _split_of(origin: Origin, number: int, row: Row, column: str) -> str:
-    value = row.get(column)
-    split = SPLIT_VALUES.get(value.strip().lower()) if isinstance(value, str) else None
-    if split is None:
-        hint = (
-            "it says what a row is for: train, validation (or val, valid, dev) or test; rename other columns"
-        )
-        raise origin.error(f"unknown split {short(value)}", number, column=column, hint=hint)
-    return split
 
 
 def text_of(origin: Origin, number: int, row: Row, column: str) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rankwise import hub
-from rankwise.data.columns import Columns, LabeledRows, collect, is_path, text_and_label
-from rankwise.data.memory import class_names_of
+from rankwise.data.columns import LabeledRows, collect, is_path, text_and_label
+from rankwise.data.memory import class_names_of, is_single
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import joined_name, paired, with_pairs
 from rankwise.data.tables import BATCH_ROWS, NumberedRows, Origin, Table, first_line, listed
@@ -84,15 +83,13 @@ def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) ->
     columns = paired(origin, split.column_names, pair)
     wanted = joined_name(pair) if pair else recipe.data.text_column
     text, label = text_and_label(origin, columns, wanted, recipe.data.label_column)
-    unused = tuple(name for name in columns if name not in (text, label))
-    read = [*(pair or (text,)), label]
-    split = split.select_columns(read)
+    others = [name for name, feature in split.features.items() if is_single(feature)]
+    read = dict.fromkeys((*(pair or (text,)), label, *others))
     if optional and not task.several and split.unique(label) == [-1]:
         return None
-    names = class_names_of(split.features[label])
-    table = Table(origin, read, _hub_rows(split), {label: names})
-    part = collect(with_pairs(table, pair), text, label, task)
-    return replace(part, columns=Columns(text, label, unused))
+    classes = {name: class_names_of(split.features[name]) for name in read}
+    table = Table(origin, split.column_names, _hub_rows(split.select_columns(list(read))), classes)
+    return collect(with_pairs(table, pair), text, label, task)
 
 
 def _hub_rows(split: Any) -> NumberedRows:

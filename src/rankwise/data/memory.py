@@ -11,9 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rankwise.data.columns import LabeledRows, Wanted, collect, split_column, text_and_label
+from rankwise.data.columns import LabeledRows, Wanted, collect, text_and_label
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import paired, with_pairs
+from rankwise.data.roles import Roles
 from rankwise.data.tables import Origin, Table, listed
 from rankwise.in_memory import InMemory, is_table
 from rankwise.store import files
@@ -53,10 +54,10 @@ def read_table(table: Any, title: str, wanted: Wanted) -> LabeledRows:
         raise origin.error(f"{texts:,} texts, but {labels:,} labels")
     if not texts:
         raise origin.error("there are no texts")
-    if by_split := split_column(list(_keys(table)), text, label):
+    if by_split := Roles(origin, list(_keys(table)), {}, (text, label)).column:
         values[by_split] = _values(origin, table, by_split)
     rows = enumerate((dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)), 1)
-    found = Table(origin, list(values), rows, {label: _classes(table, label)})
+    found = Table(origin, list(values), rows, {name: _classes(table, name) for name in values})
     return collect(with_pairs(found, wanted.pair), text, label, wanted.task)
 
 
@@ -152,6 +153,15 @@ def class_names_of(feature: Any) -> Sequence[str]:
     """The names of a ClassLabel of the datasets library, or of lists of them; empty for other features."""
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     return names or ()
+
+
+def is_single(feature: Any) -> bool:
+    """Whether a column of the datasets library has single values instead of lists, images or the like.
+
+    Such a column may say what each row is for, so it is read although it is neither the text nor the label.
+    """
+    kind = str(getattr(feature, "dtype", ""))
+    return type(feature).__name__ in ("Value", "ClassLabel") and "binary" not in kind
 
 
 def _is_unlabeled(table: Any, wanted: Wanted) -> bool:

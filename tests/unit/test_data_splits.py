@@ -1,0 +1,94 @@
+"""Which rows are for what: one rule for files, folders, saved datasets, the Hub, and data in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from rankwise.data import load as data
+from rankwise.errors import DataError
+from rankwise.recipe import Recipe
+
+Columns = Mapping[str, list[Any]]
+
+
+def in_csv(columns: Columns, folder: Path, _: pytest.MonkeyPatch) -> str:
+    pd.DataFrame(columns).to_csv(folder / "a.csv", index=False)
+    return str(folder / "a.csv")
+
+
+def in_json(columns: Columns, folder: Path, _: pytest.MonkeyPatch) -> str:
+    pd.DataFrame(columns).to_json(folder / "a.jsonl", orient="records", lines=True)
+    return str(folder / "a.jsonl")
+
+
+def in_parquet(columns: Columns, folder: Path, _: pytest.MonkeyPatch) -> str:
+    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), folder / "train.parquet")
+    return str(folder)
+
+
+def saved(columns: Columns, folder: Path, _: pytest.MonkeyPatch) -> str:
+    Dataset.from_dict(dict(columns)).save_to_disk(folder / "saved")
+    return str(folder / "saved")
+
+
+def on_hub(columns: Columns, _: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    found = DatasetDict(train=Dataset.from_dict(dict(columns)))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_: found)
+    return "org/data"
+
+
+def in_memory(columns: Columns, *_: Any) -> Any:
+    return pd.DataFrame(columns)
+
+
+def in_dataset(columns: Columns, *_: Any) -> Any:
+    return Dataset.from_dict(dict(columns))
+
+
+Form = Callable[[Columns, Path, pytest.MonkeyPatch], Any]
+FORMS: list[Form] = [in_csv, in_json, in_parquet, saved, on_hub]
+ROLES = ["train"] * 8 + ["dev"] * 2 + ["test"] * 2
+
+
+def columns(**others: list[Any]) -> dict[str, list[Any]]:
+    return {"text": [f"t{at}" for at in range(12)], "label": ["x", "y"] * 6, **others}
+
+
+def refused(source: Any, **settings: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        data.load(Recipe(**{"data": source, **settings}))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_split_column_divides_the_rows(form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = data.load(Recipe(data=form(columns(split=ROLES, n=list(range(12))), tmp_path, monkeypatch)))
+    assert [len(split) for split in found.splits] == [8, 2, 2]
+    assert found.test is not None and found.test.texts == ["t10", "t11"]
+    assert {tuple(source.unused_columns) for source in found.sources} == {("n",)}
+
+
+def test_a_split_column_with_class_names(tmp_path: Path) -> None:
+    features = Features(
+        text=Value("string"), label=Value("string"), split=ClassLabel(names=["train", "dev", "test"])
+    )
+    whole = Dataset.from_dict(columns(split=ROLES), features=features)
+    whole.save_to_disk(tmp_path / "saved")
+    whole.to_parquet(tmp_path / "a.parquet")
+    for source in (whole, tmp_path / "saved", tmp_path / "a.parquet"):
+        assert [len(split) for split in data.load(Recipe(data=source)).splits] == [8, 2, 2]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_column_of_another_name_with_splits(
+    form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = refused(form(columns(set=ROLES), tmp_path, monkeypatch))
+    assert "every row names a split: test, train, validation (column 'set')" in message
