@@ -92,3 +92,19 @@ def test_a_column_of_another_name_with_splits(
 ) -> None:
     message = refused(form(columns(set=ROLES), tmp_path, monkeypatch))
     assert "every row names a split: test, train, validation (column 'set')" in message
+
+
+# Data in memory, stored for resume
+
+
+@pytest.mark.parametrize("last", ["x", ""])
+def test_stored_data_gives_the_same_splits(last: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame(columns(split=ROLES))
+    frame.loc[frame.split == "test", "label"] = last
+    recipe = Recipe(data=frame)
+    again = data.store(recipe, tmp_path / "data")
+    for found, expected in zip(data.load(again).splits, data.load(recipe).splits, strict=True):
+        assert (found.name, found.texts, found.labels) == (expected.name, expected.texts, expected.labels)
+    assert data.is_stored(recipe, tmp_path / "data")
+    other = frame.assign(split=["train"] * 7 + ["dev"] * 3 + ["test"] * 2)
+    assert not data.is_stored(Recipe(data=other), tmp_path / "data")

@@ -97,8 +97,7 @@ def load(recipe: Recipe) -> Dataset:
         Unreachable: the data is on the Hub, and the Hub does not answer.
     """
     notes: list[str] = []
-    parts = _by_split_column(_gather(recipe, notes))
-    _leave_out_unlabeled(parts, notes)
+    parts = _parts(recipe, notes)
     task = wanted_of(recipe).task
     labels = recipe.data.labels or _label_order(parts["train"], task)
     if not recipe.data.labels:
@@ -135,7 +134,7 @@ def store(recipe: Recipe, folder: Path) -> Recipe:
     Returns:
         The recipe that reads these files.
     """
-    for name, parts in _gather(recipe, []).items():
+    for name, parts in _parts(recipe, []).items():
         pair = recipe.data.text_columns
         write_table(folder / f"{name}.parquet", parts, joined_name(pair) if pair else PAIR[0])
     return reading(recipe, folder)
@@ -149,7 +148,7 @@ def reading(recipe: Recipe, folder: Path) -> Recipe:
 
 def is_stored(recipe: Recipe, folder: Path) -> bool:
     """Whether the files that `store` has written contain a recipe's texts and labels."""
-    given, stored = (_gather(each, []) for each in (recipe, reading(recipe, folder)))
+    given, stored = (_parts(each, []) for each in (recipe, reading(recipe, folder)))
     return _contents(given) == _contents(stored)
 
 
@@ -210,6 +209,13 @@ def _source(split: str, part: LabeledRows) -> SourceReport:
 
 def _sources(parts: Parts) -> Iterable[SourceReport]:
     return (_source(split, part) for split in SPLIT_NAMES for part in parts.get(split, []))
+
+
+def _parts(recipe: Recipe, notes: list[str]) -> Parts:
+    """Split -> its rows, divided by a column `split`, without a test split that has no labels."""
+    parts = _by_split_column(_gather(recipe, notes))
+    _leave_out_unlabeled(parts, notes)
+    return parts
 
 
 def _gather(recipe: Recipe, notes: list[str]) -> Parts:
