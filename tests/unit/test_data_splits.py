@@ -53,7 +53,7 @@ def in_dataset(columns: Columns, *_: Any) -> Any:
 
 
 Form = Callable[[Columns, Path, pytest.MonkeyPatch], Any]
-FORMS: list[Form] = [in_csv, in_json, in_parquet, saved, on_hub]
+FORMS: list[Form] = [in_csv, in_json, in_parquet, saved, on_hub, in_memory, in_dataset]
 ROLES = ["train"] * 8 + ["dev"] * 2 + ["test"] * 2
 
 
@@ -92,6 +92,66 @@ def test_a_column_of_another_name_with_splits(
 ) -> None:
     message = refused(form(columns(set=ROLES), tmp_path, monkeypatch))
     assert "every row names a split: test, train, validation (column 'set')" in message
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("odd", ["unlabeled", "heldout", "eval"])
+def test_one_unknown_value_among_the_splits(
+    form: Form, odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = refused(form(columns(set=[*ROLES[:11], odd]), tmp_path, monkeypatch))
+    assert "11 of 12 rows name a split: test, train, validation (column 'set')" in message
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("name", "values", "split"),
+    [
+        ("is_test", [0] * 9 + [1] * 3, "test"),
+        ("is_valid", [False] * 9 + [True] * 3, "validation"),
+        ("IsTrain", ["True"] * 3 + ["False"] * 9, "train"),
+        ("is validation", ["0"] * 9 + ["1"] * 3, "validation"),
+    ],
+)
+def test_a_column_that_says_which_rows_are_for_a_split(
+    form: Form, name: str, values: list[Any], split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = refused(form(columns(**{name: values}), tmp_path, monkeypatch))
+    assert f"3 of 12 rows are marked as {split} (column '{name}')\nhint: " in message
+
+
+def test_a_missing_mark_is_none() -> None:
+    marks = [None] * 9 + [True] * 3
+    assert "3 of 12 rows are marked as test" in refused(columns(is_test=marks))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"is_test": [0] * 12},
+        {"is_train": [1] * 12},
+        {"is_test": [0, 1, 2] * 4},
+        {"is_long": [0, 1] * 6},
+        {"set": ["train"] * 12},
+        {"set": ["train"] * 5 + ["bus"] * 7},
+        {"set": ["train"] * 3 + ["test"] * 2 + ["other"] * 7},
+        {"n": [[1, 2]] * 12},
+        {"date": [pd.Timestamp(2024, 1, 1)] * 12},
+    ],
+)
+def test_columns_about_something_else(others: dict[str, list[Any]]) -> None:
+    for source in (columns(**others), pd.DataFrame(columns(**others))):
+        found = data.load(Recipe(data=source))
+        assert len(found.train) + len(found.validation) == 12
+        assert found.sources[0].unused_columns == list(others)
+
+
+def test_an_unused_column_in_memory_may_have_any_form() -> None:
+    found = data.load(Recipe(data=columns(more=["train", "test"])))
+    assert found.sources[0].unused_columns == ["more"]
+    frame = pd.DataFrame(columns(a=[1] * 12, b=[2] * 12)).rename(columns={"b": "a"})
+    assert data.load(Recipe(data=frame)).sources[0].unused_columns == ["a", "a"]
+    assert "data: 12 texts, but 2 values (column 'split')" in refused(columns(split=["train", "test"]))
 
 
 # Data in memory, stored for resume

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rankwise.data.names import SPLIT_COLUMN, SPLIT_VALUES, key
 from rankwise.data.tables import Origin, Row, short
 
 VALUES = "it says what a row is for: train, validation (or val, valid, dev) or test; rename other columns"
+FLAGS = {f"is{name}": split for name, split in SPLIT_VALUES.items()}
+"""Column that marks the rows of a split, such as is_test, as `names.key` gives it -> split."""
+MARKS = {"1": True, "true": True, "1.0": True, "0": False, "false": False, "0.0": False, "": False}
+MOST_VALUES = 50
+"""A column with more distinct values is about something else."""
 
 
 class Roles:
     """Columns besides the text and the label that may say what each row is for.
 
-    A column `split` divides the rows. A column of another name with the same values is refused, because its
-    test rows would be trained on.
+    A column `split` divides the rows. A column of another name that says the same is refused, because its
+    test rows would be trained on. It is one in which at least half of the values name splits, or one such as
+    is_test.
     """
 
     def __init__(
@@ -29,7 +37,7 @@ class Roles:
         found = [column for column in others if key(column) == SPLIT_COLUMN]
         self.column = found[0] if len(found) == 1 else None
         """The column `split`, if there is one."""
-        self._seen: dict[str, set[str]] = {} if self.column else {each: set() for each in others}
+        self._counts: dict[str, Counter[Any]] = {} if self.column else {each: Counter() for each in others}
 
     def add(self, number: int, row: Row) -> str | None:
         """The split of the next row; None without a column `split`.
@@ -39,19 +47,40 @@ class Roles:
         """
         if self.column is not None:
             return self._split_of(number, row.get(self.column))
-        self._seen = {
-            each: seen for each, seen in self._seen.items() if self._names(row.get(each), each, seen)
+        self._counts = {
+            each: counts for each, counts in self._counts.items() if _counted(row.get(each), counts)
         }
         return None
 
     def check(self) -> None:
         """Raise a DataError if a column of another name says what each row is for."""
-        for column, seen in self._seen.items():
-            if len(seen) > 1:
-                hint = "rename it to split to use it, or remove it"
-                raise self._origin.error(
-                    f"every row names a split: {', '.join(sorted(seen))}", column=column, hint=hint
-                )
+        for column, counts in self._counts.items():
+            self._refuse_names(column, counts)
+            self._refuse_marks(column, counts)
+
+    def _refuse_names(self, column: str, counts: Counter[Any]) -> None:
+        """Raise a DataError if at least half of the values name splits, and not all the same one."""
+        names = self._classes.get(column, ())
+        named = {value: split for value in counts if (split := _named(value, names))}
+        splits, rows = sorted(set(named.values())), sum(map(counts.__getitem__, named))
+        if len(splits) < 2 or 2 * rows < counts.total():
+            return
+        which = "every row names" if rows == counts.total() else f"{rows:,} of {counts.total():,} rows name"
+        hint = "rename it to split to use it, or remove it"
+        if rows < counts.total():
+            hint += "; the other rows need a split, too"
+        raise self._origin.error(f"{which} a split: {', '.join(splits)}", column=column, hint=hint)
+
+    def _refuse_marks(self, column: str, counts: Counter[Any]) -> None:
+        """Raise a DataError if a column such as is_test marks some of the rows."""
+        split = FLAGS.get(key(column))
+        marks = {value: MARKS.get("" if value is None else str(value).strip().lower()) for value in counts}
+        if split is None or set(marks.values()) != {True, False}:
+            return
+        rows = sum(counts[value] for value, mark in marks.items() if mark)
+        what = f"{rows:,} of {counts.total():,} rows are marked as {split}"
+        hint = "name the split of each row in a column split (train, validation or test), or remove it"
+        raise self._origin.error(what, column=column, hint=hint)
 
     def _split_of(self, number: int, value: object) -> str:
         assert self.column is not None
@@ -60,11 +89,13 @@ class Roles:
             raise self._origin.error(f"unknown split {short(value)}", number, column=self.column, hint=VALUES)
         return split
 
-    def _names(self, value: object, column: str, seen: set[str]) -> bool:
-        """Whether a value is the name of a split, which is added to those seen."""
-        split = _named(value, self._classes.get(column, ()))
-        seen.update([split] if split else [])
-        return split is not None
+
+def _counted(value: object, counts: Counter[Any]) -> bool:
+    """Whether a value and the ones before may be those of a column of splits or marks."""
+    if not isinstance(value, str | int | float | None):
+        return False
+    counts[value] += 1
+    return len(counts) <= MOST_VALUES
 
 
 def _named(value: object, names: Sequence[str]) -> str | None:
