@@ -154,6 +154,71 @@ def test_an_unused_column_in_memory_may_have_any_form() -> None:
     assert "data: 12 texts, but 2 values (column 'split')" in refused(columns(split=["train", "test"]))
 
 
+# Test splits without labels
+
+
+def divided(test: Columns | None) -> dict[str, dict[str, list[Any]]]:
+    train = {"id": list(range(8)), "text": [f"t{at}" for at in range(8)], "label": ["x", "y"] * 4}
+    return {"train": train, "test": {"id": [1, 2], "text": ["c", "d"], **(test or {})}}
+
+
+def split_folder(splits: Mapping[str, Columns], folder: Path, _: pytest.MonkeyPatch) -> Any:
+    for name, each in splits.items():
+        pyarrow.parquet.write_table(pyarrow.table(dict(each)), folder / f"{name}.parquet")
+    return folder
+
+
+def split_saved(splits: Mapping[str, Columns], folder: Path, _: pytest.MonkeyPatch) -> Any:
+    found = {name: Dataset.from_dict(dict(each)) for name, each in splits.items()}
+    DatasetDict(found).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def split_hub(splits: Mapping[str, Columns], _: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    found = DatasetDict({name: Dataset.from_dict(dict(each)) for name, each in splits.items()})
+    monkeypatch.setattr("datasets.load_dataset", lambda *_: found)
+    return "org/data"
+
+
+def split_mapping(splits: Mapping[str, Columns], *_: Any) -> Any:
+    return splits
+
+
+def split_frames(splits: Mapping[str, Columns], *_: Any) -> Any:
+    return {name: pd.DataFrame(each) for name, each in splits.items()}
+
+
+SPLIT_FORMS = [split_folder, split_saved, split_hub, split_mapping, split_frames]
+
+
+@pytest.mark.parametrize("form", SPLIT_FORMS)
+@pytest.mark.parametrize(
+    "test",
+    [
+        None,
+        {"label": [None, None]},
+        {"label": ["", " "]},
+        {"label": [-1, -1]},
+        {"label": [-1.0, float("nan")]},
+        {"label": ["-1.0", ""]},
+    ],
+)
+def test_a_test_split_without_labels_is_left_out(
+    form: Any, test: Columns | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = data.load(Recipe(data=form(divided(test), tmp_path, monkeypatch)))
+    assert found.test is None and "so there is no test split" in found.notes[0]
+    assert len(found.train) + len(found.validation) == 8
+
+
+@pytest.mark.parametrize("form", SPLIT_FORMS)
+def test_a_test_split_with_some_labels_is_refused(
+    form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = refused(form(divided({"label": ["x", None]}), tmp_path, monkeypatch))
+    assert "row 2: the label is missing, but other test texts have one" in message
+
+
 # Data in memory, stored for resume
 
 

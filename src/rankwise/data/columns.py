@@ -97,6 +97,14 @@ def has_label_column(columns: list[str], label: str | None) -> bool:
     return label in columns if label else bool(_candidates(columns, "label", besides=None))
 
 
+def without_labels(origin: Origin, columns: list[str], wanted: Wanted, train: LabeledRows) -> list[str]:
+    """A note if a test split has no column for labels: neither that of train, nor one known by its name."""
+    used = train.columns and train.columns.label
+    if used is None or used in columns or has_label_column(columns, wanted.label):
+        return []
+    return [origin.note("no label column, so there is no test split")]
+
+
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
     hint = f"use {option(f'{what}_column', 'NAME')}; the first line of the file must contain the column names"
@@ -138,7 +146,7 @@ def collect(
 ) -> LabeledRows:
     """Read and validate all rows of a table. Empty rows at the end are left out, with a note in the table.
 
-    Labels of test rows, or of all rows if `optional` is true, may be missing; they are then "" or "-1".
+    Labels of test rows, or of all rows if `optional` is true, may be missing, as `is_unlabeled` tells.
     """
     origin, names = table.origin, table.classes.get(label_column, ())
     roles = Roles(origin, table.columns, table.classes, (text_column, label_column))
@@ -152,7 +160,7 @@ def collect(
         if (split := roles.add(number, row)) is not None:
             splits.append(split)
         if (optional or splits[-1:] == ["test"]) and is_unlabeled(row.get(label_column)):
-            label: Label = () if task.several else str(row.get(label_column) or "").strip()
+            label: Label = () if task.several else _no_label(row.get(label_column))
         else:
             label = _label_of(origin, number, row, label_column, names, task)
         labels.append(once.setdefault(label, label))
@@ -301,5 +309,16 @@ def is_path(value: str) -> bool:
 
 
 def is_unlabeled(value: object) -> bool:
-    """Whether a label says that there is none: -1, or empty."""
-    return value is None or value == -1 or (isinstance(value, str) and value.strip() in ("", "-1"))
+    """Whether a label says that there is none: it is -1, missing or empty.
+
+    >>> [is_unlabeled(value) for value in (-1, "-1.0", None, float("nan"), " ", 0, "x")]
+    [True, True, True, True, True, False, False]
+    """
+    if isinstance(value, str):
+        return value.strip() in ("", "-1", "-1.0")
+    return value is None or value == -1 or value != value
+
+
+def _no_label(value: object) -> str:
+    """A value that `is_unlabeled` as a string, which is the name of a class if train has it."""
+    return value.strip() if isinstance(value, str) else "-1" if value == -1 else ""

@@ -21,9 +21,10 @@ from rankwise.data.columns import (
     LabeledRows,
     Wanted,
     collect,
-    has_label_column,
     is_path,
+    is_unlabeled,
     text_and_label,
+    without_labels,
 )
 from rankwise.data.folders import files_of, piece_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
@@ -286,11 +287,10 @@ def _read(path: Path | InMemory, wanted: Wanted, notes: list[str]) -> LabeledRow
 
 def _read_test(path: Path, wanted: Wanted, parts: Parts, notes: list[str]) -> LabeledRows | None:
     """The test file of a folder; None if it has no label column. Labels may be missing."""
-    used = parts["train"][0].columns
     with open_table(path) as table:
-        origin, columns = table.origin, table.columns
-        if used and used.label not in columns and not has_label_column(columns, wanted.label):
-            notes.append(origin.note("no label column, so there is no test split"))
+        origin = table.origin
+        if none := without_labels(origin, table.columns, wanted, parts["train"][0]):
+            notes += none
             return None
         paired = with_pairs(table, wanted.pair)
         text, label = text_and_label(origin, paired.columns, wanted.text, wanted.label)
@@ -353,7 +353,7 @@ def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
     """
     test = parts.get("test", [])
     trained: set[Label] = {label for part in parts["train"] for label in part.labels}
-    none = [label for label in ("", "-1") if label not in trained]
+    none = {label for part in test for label in part.labels if is_unlabeled(label) and label not in trained}
     unlabeled = [label in none or label == () for part in test for label in part.labels]
     if not any(unlabeled):
         return

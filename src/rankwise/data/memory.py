@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rankwise.data.columns import LabeledRows, Wanted, collect, text_and_label
+from rankwise.data.columns import LabeledRows, Wanted, collect, text_and_label, without_labels
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import paired, with_pairs
 from rankwise.data.roles import Roles
@@ -31,18 +31,19 @@ def from_memory(data: InMemory, wanted: Wanted, notes: list[str]) -> dict[str, l
     Raises:
         DataError: there is no train split, or a column, text or label cannot be used.
     """
-    parts = {}
+    parts: dict[str, list[LabeledRows]] = {}
     for name, key in _splits(data.value).items():
         table, title = (data.value, "data") if key is None else (data.value[key], f"data[{key!r}]")
-        if name == "test" and key is not None and _is_unlabeled(table, wanted):
-            notes.append(f"the split {key} has no labels (all are -1) and was skipped")
+        optional = name == "test"
+        if optional and (none := without_labels(Origin(title), _names(table), wanted, parts["train"][0])):
+            notes += none
         else:
-            parts[name] = [read_table(table, title, wanted)]
+            parts[name] = [read_table(table, title, wanted, optional=optional)]
     return parts
 
 
-def read_table(table: Any, title: str, wanted: Wanted) -> LabeledRows:
-    """The validated rows of one table. In messages, rows are numbered from 1.
+def read_table(table: Any, title: str, wanted: Wanted, *, optional: bool = False) -> LabeledRows:
+    """The validated rows of one table. In messages, rows are numbered from 1. Labels may be `optional`.
 
     Raises:
         DataError: a column, text or label cannot be used.
@@ -59,7 +60,7 @@ def read_table(table: Any, title: str, wanted: Wanted) -> LabeledRows:
     values |= _others(origin, table, [text, *values], texts)
     rows = enumerate((dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)), 1)
     found = Table(origin, _names(table), rows, {name: _classes(table, name) for name in values})
-    return collect(with_pairs(found, wanted.pair), text, label, wanted.task)
+    return collect(with_pairs(found, wanted.pair), text, label, wanted.task, optional=optional)
 
 
 def write_table(path: Path, parts: Sequence[LabeledRows], text: str = PAIR[0]) -> None:
@@ -200,10 +201,3 @@ def is_single(feature: Any) -> bool:
     """
     kind = str(getattr(feature, "dtype", ""))
     return type(feature).__name__ in ("Value", "ClassLabel") and "binary" not in kind
-
-
-def _is_unlabeled(table: Any, wanted: Wanted) -> bool:
-    """Whether every label is -1, as in test splits that are published without labels."""
-    origin = Origin("data", in_rows=True)
-    _, label = _named(origin, table, wanted)
-    return all(value == -1 for value in _values(origin, table, label))
