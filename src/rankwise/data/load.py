@@ -28,7 +28,7 @@ from rankwise.data.columns import (
 )
 from rankwise.data.folders import files_of, piece_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
-from rankwise.data.labels import WHOLE, alike, in_order, joined_label, look_alikes
+from rankwise.data.labels import WHOLE, alike, in_order, joined_label, look_alikes, renamed, whole_numbers
 from rankwise.data.memory import PAIR, from_memory, read_table, write_table
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import joined_name, with_pairs
@@ -176,6 +176,7 @@ def read_labeled(
     """
     found: list[str] = []
     part = _read(path, wanted, found)
+    part = renamed(part, whole_numbers([part], wanted.task, [], labels))
     found[:0] = [said(_source("", part))]
     if part.splits:
         several = {name: part.splits.count(name) for name in SPLIT_NAMES if name in part.splits}
@@ -214,7 +215,7 @@ def _sources(parts: Parts) -> Iterable[SourceReport]:
 
 def _parts(recipe: Recipe, notes: list[str]) -> Parts:
     """Split -> its rows, divided by a column `split`, without a test split that has no labels."""
-    parts = _by_split_column(_gather(recipe, notes))
+    parts = _in_whole_numbers(_by_split_column(_gather(recipe, notes)), recipe, notes)
     _leave_out_unlabeled(parts, notes)
     return parts
 
@@ -343,6 +344,15 @@ def wanted_of(recipe: Recipe) -> Wanted:
     task = labels_of(given.task, given.label_separator)
     pair = given.text_columns or ()
     return Wanted(joined_name(pair) if pair else given.text_column, given.label_column, task, pair)
+
+
+def _in_whole_numbers(parts: Parts, recipe: Recipe, notes: list[str]) -> Parts:
+    """Read labels such as 1.0 as 1 in all splits, if the labels are whole numbers."""
+    everything = chain.from_iterable(parts.values())
+    numbers = whole_numbers(everything, wanted_of(recipe).task, parts["train"], recipe.data.labels or ())
+    if numbers:
+        notes.append(f"labels such as {max(numbers)} are read as whole numbers")
+    return {split: [renamed(part, numbers) for part in several] for split, several in parts.items()}
 
 
 def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
