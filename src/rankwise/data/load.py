@@ -26,7 +26,7 @@ from rankwise.data.columns import (
     text_and_label,
     without_labels,
 )
-from rankwise.data.folders import files_of, piece_note
+from rankwise.data.folders import files_of, piece_note, unread_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
 from rankwise.data.labels import WHOLE, alike, in_order, joined_label, look_alikes, renamed, whole_numbers
 from rankwise.data.memory import PAIR, from_memory, read_table, write_table
@@ -176,6 +176,7 @@ def read_labeled(
     """
     found: list[str] = []
     part = _read(path, wanted, found)
+    found += piece_note(part.origin)
     part = renamed(part, whole_numbers([part], wanted.task, [], labels))
     found[:0] = [said(_source("", part))]
     if part.splits:
@@ -241,6 +242,7 @@ def _gather(recipe: Recipe, notes: list[str]) -> Parts:
             parts[name] = [_read(given, wanted, notes)]
         elif given and (is_path(given) or not (on_hub or saved)):
             parts[name] = [_read(Path(given).expanduser(), wanted, notes)]
+            notes += piece_note(parts[name][0].origin)
     return parts
 
 
@@ -249,7 +251,8 @@ def _from_files(recipe: Recipe, path: Path, notes: list[str]) -> Parts:
     in_folder = os.path.isdir(path)
     wanted = wanted_of(recipe)
     parts: Parts = {}
-    for split, paths in (files_of(path) if in_folder else {"train": [path]}).items():
+    found = files_of(path) if in_folder else {"train": [path]}
+    for split, paths in found.items():
         explicit = recipe.data.validation if split == "validation" else recipe.data.test
         if split != "train" and explicit:
             continue
@@ -257,7 +260,10 @@ def _from_files(recipe: Recipe, path: Path, notes: list[str]) -> Parts:
         for each in paths:
             part = _read_test(each, wanted, parts, notes) if optional else _read(each, wanted, notes)
             parts.setdefault(split, []).extend([part] if part else [])
-    if not in_folder:
+    if in_folder:
+        given = (each for each in (recipe.data.validation, recipe.data.test) if isinstance(each, str))
+        notes += unread_note(path, (*chain.from_iterable(found.values()), *map(Path, given)))
+    else:
         notes += piece_note(parts["train"][0].origin)
     return parts
 
