@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from rankwise import DataError, Recipe, UsageError
 from rankwise.commands.corrections import correct
 from rankwise.data import load as data
+from rankwise.data.labels import alike
 from rankwise.models.peft_format import SavedAdapter
 from rankwise.nn.bank import AdapterSpec
 
@@ -118,3 +120,34 @@ def test_corrected_labels_of_floats(tmp_path: Path) -> None:
     changes.write_text("text,label,corrected_label\na,1,0\n")
     correct(source, changes, tmp_path / "b.csv")
     assert (tmp_path / "b.csv").read_text() == "text,label\na,0.0\nb,0.0\n"
+
+
+# Labels that look alike
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("non-fiction", "non\u2011fiction"),
+        ("a - b", "a \u2013 b"),
+        ("-1 star", "\u22121 star"),
+        ("don't", "don\u2019t"),
+        ("don't", "don\u02bct"),
+        ('"so" glad', "\u201cso\u201d glad"),
+        ("\u2764", "\u2764\ufe0f"),
+    ],
+)
+def test_labels_that_look_alike(tmp_path: Path, one: str, other: str) -> None:
+    rows = [{"text": f"t{at}", "label": label} for at, label in enumerate((one, other))]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = data.load(Recipe(data=path, validation=path))
+    assert found.notes[0].startswith("labels that look alike, but are separate classes")
+    assert alike(one) == alike(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("a-b", "a b"), ("a'b", 'a"b'), ("e", "\xe9"), ("\u0915", "\u0915\u093f")]
+)
+def test_labels_that_do_not_look_alike(one: str, other: str) -> None:
+    assert alike(one) != alike(other)

@@ -17,6 +17,14 @@ WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 POINT_ZERO = re.compile(r"(0|-?[1-9][0-9]{0,17})\.0+")
 NUMBERED = re.compile(r"([^0-9]*)([0-9]{1,18})")
 
+SAME = {
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u2032`", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\xab\xbb", '"'),
+    "\u2212": "-",
+    **{chr(sign): "" for sign in range(0xFE00, 0xFE10)},
+}
+"""Quote, minus or variation selector -> what it looks like. Dashes are known by their category."""
+
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
     """Distinct labels: by value if all are whole numbers, or end in numbers behind the same prefix.
@@ -72,13 +80,14 @@ def renamed(part: LabeledRows, names: Mapping[str, str]) -> LabeledRows:
 
 
 def alike(label: str) -> str:
-    """A label without what cannot be seen: case, Unicode form (NFKC), spaces and zero-width characters.
+    """A label without what is hardly seen: case, Unicode form (NFKC), spaces, kinds of dashes and quotes.
 
     >>> alike("Joy\\u200b") == alike("joy"), alike("cafe\\u0301") == alike("caf\\xe9")
     (True, True)
     """
     normal = unicodedata.normalize("NFKC", label).casefold()
-    shown = "".join(sign for sign in normal if unicodedata.category(sign) != "Cf")
+    signs = (SAME.get(sign, sign) for sign in normal if unicodedata.category(sign) != "Cf")
+    shown = "".join("-" if unicodedata.category(sign) == "Pd" else sign for sign in signs if sign)
     return " ".join(shown.split())
 
 
