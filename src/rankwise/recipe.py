@@ -26,7 +26,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from difflib import get_close_matches
 from importlib.resources import files
 from itertools import product
@@ -162,6 +162,18 @@ def _weights(text: str) -> dict[str, float]:
     return dict(weights)
 
 
+def labels_in_order(labels: Any) -> tuple[Any, ...]:
+    """The names of labels that are given for the outputs of a model, which has an order.
+
+    Raises:
+        ValueError: they have no order, as in a set, or are a mapping or a single string.
+    """
+    if isinstance(labels, str | bytes | Set | Mapping) or not isinstance(labels, Iterable):
+        kind = type(labels).__name__
+        raise ValueError(f"give the labels as a list or tuple, in the order of the outputs, not as {kind}")
+    return tuple(labels)
+
+
 ClassWeights = Annotated[Literal["none", "balanced"] | dict[str, float], BeforeValidator(_class_weights)]
 """Weights of the classes in the loss."""
 
@@ -236,6 +248,11 @@ class DataSettings(_Settings):
         if not separator or not separator.isprintable() or '"' in separator:
             raise ValueError(f"{separator!r} is not a sign such as | or ;")
         return separator
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _order_labels(cls, labels: Any) -> Any:
+        return None if labels is None else labels_in_order(labels)
 
     @field_validator("labels")
     @classmethod

@@ -614,7 +614,7 @@ def test_the_hub(tmp_path: Path) -> None:
     assert usual["validation"]["labels"] == [0, 2] and usual["test"] is None
     assert [source["name"] for source in usual["sources"]] == ["org/tiny[train]", "org/tiny[validation]"]
     assert usual["notes"] == [
-        "the split test of org/tiny has no labels (all are -1) and was skipped",
+        "org/tiny[test]: no test text has a label, so there is no test split",
         "no training text has the label joy",
     ]
     assert named["labels"] == ["love", "joy", "sadness"] and named["train"]["labels"] == [0, 2, 0, 2]

@@ -339,7 +339,7 @@ def test_a_saved_dict_of_datasets(tmp_path: Path) -> None:
     found = data.load(Recipe(data=str(tmp_path / "saved")))
     assert pairs(found) == [("a", "pos"), ("b", "neg"), ("c", "pos"), ("d", "neg")]
     assert found.validation.texts == ["a"] and found.test is None
-    assert "has no labels (all are -1)" in found.notes[0]
+    assert "[test]: no test text has a label, so there is no test split" in found.notes[0]
 
 
 def test_a_damaged_saved_dataset(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_settings_of_the_section_are_not_data() -> None:
 def test_an_unlabeled_test_split_is_left_out(splits: dict[str, pd.DataFrame]) -> None:
     found = load(Recipe(data={**splits, "test": splits["test"].assign(label=-1)}))
     assert found.test is None
-    assert found.notes == ("the split test has no labels (all are -1) and was skipped",)
+    assert found.notes == ("data['test']: no test text has a label, so there is no test split",)
 
 
 def test_a_recipe_holds_data_as_it_is() -> None:

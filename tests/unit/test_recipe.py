@@ -203,7 +203,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"labels": ["joy"]}, "labels: give at least two labels, all different and none empty"),
     ({"labels": ["joy", "joy"]}, "labels: give at least two labels"),
     ({"labels": ["joy", ""]}, "labels: give at least two labels"),
-    ({"labels": "joy"}, "labels: 'joy' is not a list of words"),
+    ({"labels": "joy"}, "labels: give the labels as a list or tuple"),
     ({"validation_fraction": 0}, "validation_fraction: 0 is not a number above 0 and below 1"),
     ({"validation_fraction": 1}, "validation_fraction: 1 is not a number above 0 and below 1"),
     ({"max_length": 0}, "max_length: 0 is not a whole number of at least 1"),

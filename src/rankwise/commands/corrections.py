@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.data.columns import LabeledRows, collect, text_and_label
+from rankwise.data.labels import POINT_ZERO, WHOLE, renamed, whole_numbers
 from rankwise.data.pairs import joined_name, paired, with_pairs
 from rankwise.data.readers import open_table
 from rankwise.data.tables import Origin, Row, Table, listed, short
@@ -96,7 +97,9 @@ def _read(
         text, label = text_and_label(table.origin, columns, wanted, label)
         numbered = list(table.rows)
         again = Table(table.origin, table.columns, iter(numbered), table.classes)
-        return [row for _, row in numbered], collect(with_pairs(again, pair), text, label, task), label
+        found = collect(with_pairs(again, pair), text, label, task)
+        labeled = renamed(found, whole_numbers([found], task, [found]))  # as a report names them
+        return [row for _, row in numbered], labeled, label
 
 
 def _corrections(path: Path) -> tuple[list[_Correction], Origin]:
@@ -196,6 +199,8 @@ def _like(old: Any, new: str, names: Sequence[str]) -> Any:
     """
     if isinstance(old, bool):
         return new == "true"
+    if isinstance(old, str) and POINT_ZERO.fullmatch(old.strip()) and WHOLE.fullmatch(new):
+        return f"{new}.0"
     if not isinstance(old, int | float):
         return new
     try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from rankwise.data.names import LABEL_KEYS, SPLIT_COLUMN, SPLIT_VALUES, TEXT_KEYS, key
+from rankwise.data.names import LABEL_KEYS, TEXT_KEYS, key
 from rankwise.data.readers import SUFFIXES, suffix_of
+from rankwise.data.roles import Roles
 from rankwise.data.tables import INCOMPLETE, NumberedRows, Origin, Row, Table, counted, listed, short
 from rankwise.errors import DataError, either, option
 from rankwise.recipe import OTHER_TASKS
@@ -96,6 +97,14 @@ def has_label_column(columns: list[str], label: str | None) -> bool:
     return label in columns if label else bool(_candidates(columns, "label", besides=None))
 
 
+def without_labels(origin: Origin, columns: list[str], wanted: Wanted, train: LabeledRows) -> list[str]:
+    """A note if a test split has no column for labels: neither that of train, nor one known by its name."""
+    used = train.columns and train.columns.label
+    if used is None or used in columns or has_label_column(columns, wanted.label):
+        return []
+    return [origin.note("no label column, so there is no test split")]
+
+
 def _unnamed(origin: Origin, columns: list[str], what: str) -> DataError:
     message = f"no column for the {what} is known by its name; the columns are {listed(columns)}"
     hint = f"use {option(f'{what}_column', 'NAME')}; the first line of the file must contain the column names"
@@ -137,32 +146,29 @@ def collect(
 ) -> LabeledRows:
     """Read and validate all rows of a table. Empty rows at the end are left out, with a note in the table.
 
-    Labels of test rows, or of all rows if `optional` is true, may be missing; they are then "" or "-1".
+    Labels of test rows, or of all rows if `optional` is true, may be missing, as `is_unlabeled` tells.
     """
     origin, names = table.origin, table.classes.get(label_column, ())
-    by_split = split_column(table.columns, text_column, label_column)
+    roles = Roles(origin, table.columns, table.classes, (text_column, label_column))
     texts: list[str] = []
     labels: list[Label] = []
     lines: list[int] = []
     splits: list[str] = []
     once: dict[Label, Label] = {}  # share one object among equal labels
-    others = set() if by_split else {*table.columns} - {text_column, label_column}
-    roles: dict[str, set[str]] = {each: set() for each in others}  # other columns that name splits so far
     for number, row in without_empty_tail(table):
-        roles = {each: seen for each, seen in roles.items() if _names_split(row.get(each), seen)}
         texts.append(text_of(origin, number, row, text_column))
-        if by_split is not None:
-            splits.append(_split_of(origin, number, row, by_split))
+        if (split := roles.add(number, row)) is not None:
+            splits.append(split)
         if (optional or splits[-1:] == ["test"]) and is_unlabeled(row.get(label_column)):
-            label: Label = () if task.several else str(row.get(label_column) or "").strip()
+            label: Label = () if task.several else _no_label(row.get(label_column))
         else:
             label = _label_of(origin, number, row, label_column, names, task)
         labels.append(once.setdefault(label, label))
         lines.append(number)
     if not texts:
         raise origin.error("the file has no texts", hint=INCOMPLETE)
-    _refuse_roles(origin, roles)
-    used = {text_column, label_column, by_split}
+    roles.check()
+    used = {text_column, label_column, roles.column}
     unused = tuple(name or "(no name)" for name in table.columns if name not in used)
     columns = Columns(text_column, label_column, unused) if origin.named else None
     return LabeledRows(origin, texts, labels, lines, names, columns, splits)
@@ -185,40 +191,6 @@ def without_empty_tail(table: Table) -> NumberedRows:
         yield number, row
     if empty:
         table.notes.append(table.origin.note(f"{counted(len(empty), 'empty row')} at the end left out"))
-
-
-def _names_split(value: object, seen: set[str]) -> bool:
-    """Whether a value is the name of a split, which is added to those seen."""
-    split = SPLIT_VALUES.get(value.strip().lower()) if isinstance(value, str) else None
-    seen.update([split] if split else [])
-    return split is not None
-
-
-def _refuse_roles(origin: Origin, roles: Mapping[str, set[str]]) -> None:
-    """Raise a DataError if a column of another name says what each row is for."""
-    for column, seen in roles.items():
-        if len(seen) > 1:
-            hint = "rename it to split to use it, or remove it"
-            raise origin.error(
-                f"every row names a split: {', '.join(sorted(seen))}", column=column, hint=hint
-            )
-
-
-def split_column(columns: list[str], *used: str) -> str | None:
-    """The column that says what a row is for, if there is one."""
-    found = [column for column in columns if key(column) == SPLIT_COLUMN and column not in used]
-    return found[0] if len(found) == 1 else None
-
-
-def _split_of(origin: Origin, number: int, row: Row, column: str) -> str:
-    value = row.get(column)
-    split = SPLIT_VALUES.get(value.strip().lower()) if isinstance(value, str) else None
-    if split is None:
-        hint = (
-            "it says what a row is for: train, validation (or val, valid, dev) or test; rename other columns"
-        )
-        raise origin.error(f"unknown split {short(value)}", number, column=column, hint=hint)
-    return split
 
 
 def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
@@ -337,5 +309,16 @@ def is_path(value: str) -> bool:
 
 
 def is_unlabeled(value: object) -> bool:
-    """Whether a label says that there is none: -1, or empty."""
-    return value is None or value == -1 or (isinstance(value, str) and value.strip() in ("", "-1"))
+    """Whether a label says that there is none: it is -1, missing or empty.
+
+    >>> [is_unlabeled(value) for value in (-1, "-1.0", None, float("nan"), " ", 0, "x")]
+    [True, True, True, True, True, False, False]
+    """
+    if isinstance(value, str):
+        return value.strip() in ("", "-1", "-1.0")
+    return value is None or value == -1 or value != value
+
+
+def _no_label(value: object) -> str:
+    """A value that `is_unlabeled` as a string, which is the name of a class if train has it."""
+    return value.strip() if isinstance(value, str) else "-1" if value == -1 else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rankwise.data.names import SPLIT_NAMES
@@ -14,6 +14,10 @@ from rankwise.data.tables import Origin, listed
 SUFFIX = f"({'|'.join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True)))})"
 PIECE = re.compile(r"(.+?)[-_.](\d+)-of-(\d+)\b", re.IGNORECASE)
 """The name of a piece, such as train-00000-of-00003, which may be followed by a hash."""
+NUMBERED = re.compile(r"[a-z]+-(\d+)\.parquet", re.IGNORECASE)
+"""The name of a piece that does not say how many there are, such as train-00000.parquet."""
+
+AGAIN = "copy the data set again, or remove the files that do not belong to it"
 
 
 def files_of(folder: Path) -> dict[str, list[Path]]:
@@ -53,26 +57,67 @@ def _candidates(split: str, names: list[str]) -> tuple[list[str], list[str]]:
     return whole, [name for name in names if re.fullmatch(pieces, name, re.IGNORECASE)]
 
 
-def check_pieces(origin: Origin, names: Iterable[str]) -> None:
-    """Raise a DataError if files named N of M are not exactly the M pieces."""
+def check_pieces(origin: Origin, names: Sequence[str]) -> None:
+    """Raise a DataError if files named N of M are not exactly the M pieces, or numbered files have gaps.
+
+    The first piece may have the number 0 or 1.
+    """
     places = {name: (int(match[2]), int(match[3])) for name in names if (match := PIECE.match(name))}
     totals = sorted({total for _, total in places.values()})
     if not totals:
+        _check_numbers(origin, names)
         return
-    hint = "copy the data set again, or remove the files that do not belong to it"
     if len(totals) > 1:
         what = f"the pieces are of several data sets, with {listed(list(map(str, totals)))} pieces"
-        raise origin.error(f"{what}: {listed(list(places))}", hint=hint)
+        raise origin.error(f"{what}: {listed(list(places))}", hint=AGAIN)
     counts = Counter(number for number, _ in places.values())
-    double = [name for name, (number, _) in places.items() if counts[number] > 1]
-    if double:
-        raise origin.error(f"a piece is there twice: {listed(double)}", hint=hint)
-    missing = [str(number) for number in range(totals[0]) if number not in counts]
+    _refuse_double(origin, {name: number for name, (number, _) in places.items()})
+    first = int(0 not in counts and totals[0] in counts)
+    missing = [str(number) for number in range(first, totals[0] + first) if number not in counts]
     if missing:
         what = (
             f"{len(counts)} of {totals[0]} pieces are here; missing are those with number {listed(missing)}"
         )
-        raise origin.error(what, hint=hint)
+        raise origin.error(what, hint=AGAIN)
+
+
+def _check_numbers(origin: Origin, names: Sequence[str]) -> None:
+    """Raise a DataError if numbered files have a gap. Numbers that are years or the like may have gaps."""
+    found = {name: match[1] for name in names if (match := NUMBERED.fullmatch(name))}
+    numbers = {name: int(digits) for name, digits in found.items()}
+    padded = any(digits.startswith("0") for digits in found.values())
+    if len(found) < len(names) or not (padded or min(numbers.values(), default=2) < 2):
+        return
+    _refuse_double(origin, numbers)
+    there = sorted(numbers.values())
+    missing = [str(number) for number in range(min(1, there[0]), there[-1]) if number not in there]
+    if missing:
+        what = (
+            f"the pieces have a gap: {listed(list(names))}; missing are those with number {listed(missing)}"
+        )
+        raise origin.error(what, hint=AGAIN)
+
+
+def _refuse_double(origin: Origin, numbers: Mapping[str, int]) -> None:
+    """Raise a DataError if two pieces have the same number."""
+    counts = Counter(numbers.values())
+    if double := [name for name, number in numbers.items() if counts[number] > 1]:
+        raise origin.error(f"a piece is there twice: {listed(double)}", hint=AGAIN)
+
+
+def unread_note(folder: Path, used: Iterable[Path]) -> list[str]:
+    """A note on data files of a folder that are not read, although their names begin like those of splits."""
+    known = "|".join(name for names in SPLIT_NAMES.values() for name in names)
+    alike = re.compile(rf"({known})(?![a-z]).*{SUFFIX}", re.IGNORECASE)
+    read = {path.name for path in used}
+    others = sorted(
+        entry.name for entry in folder.iterdir() if alike.fullmatch(entry.name) and entry.name not in read
+    )
+    if not others:
+        return []
+    return [
+        Origin(folder).note(f"not read: {listed(others)}; a split is a file such as train.csv, or pieces")
+    ]
 
 
 def piece_note(origin: Origin) -> list[str]:

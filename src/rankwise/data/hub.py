@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rankwise import hub
-from rankwise.data.columns import Columns, LabeledRows, collect, is_path, text_and_label
-from rankwise.data.memory import class_names_of
+from rankwise.data.columns import LabeledRows, Wanted, collect, is_path, text_and_label, without_labels
+from rankwise.data.memory import class_names_of, is_single
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import joined_name, paired, with_pairs
 from rankwise.data.tables import BATCH_ROWS, NumberedRows, Origin, Table, first_line, listed
@@ -51,18 +50,14 @@ def from_disk(recipe: Recipe, folder: Path, notes: list[str]) -> dict[str, list[
 def _parts(recipe: Recipe, splits: Mapping[str, Any], notes: list[str]) -> dict[str, list[LabeledRows]]:
     given = {"train": None, "validation": recipe.data.validation, "test": recipe.data.test}
     on_hub = {name: each for name, each in given.items() if not isinstance(each, InMemory)}
-    parts = {}
+    parts: dict[str, list[LabeledRows]] = {}
     for name, wanted in on_hub.items():
         found = None if wanted and is_path(wanted) else _find_split(recipe.data.name, splits, name, wanted)
         if found is None:
             continue
-        part = _read_hub_split(recipe, found, splits[found], optional=name == "test" and not wanted)
-        if part is None:
-            notes.append(
-                f"the split {found} of {recipe.data.name} has no labels (all are -1) and was skipped"
-            )
-        else:
-            parts[name] = [part]
+        train = parts["train"][0] if name == "test" and not wanted else None
+        part = _read_hub_split(recipe, found, splits[found], notes, train)
+        parts |= {name: [part]} if part else {}
     return parts
 
 
@@ -76,23 +71,24 @@ def _find_split(data: str, splits: Mapping[str, Any], name: str, wanted: str | N
     return found
 
 
-def _read_hub_split(recipe: Recipe, name: str, split: Any, *, optional: bool) -> LabeledRows | None:
-    """One split, or None if it is optional and was published without labels."""
+def _read_hub_split(
+    recipe: Recipe, name: str, split: Any, notes: list[str], train: LabeledRows | None
+) -> LabeledRows | None:
+    """One split. If train is given, labels may be missing; without a column for them, the result is None."""
     origin = Origin(f"{recipe.data.name}[{name}]", in_rows=True)
     task = labels_of(recipe.data.task, recipe.data.label_separator)
     pair = recipe.data.text_columns or ()
-    columns = paired(origin, split.column_names, pair)
-    wanted = joined_name(pair) if pair else recipe.data.text_column
-    text, label = text_and_label(origin, columns, wanted, recipe.data.label_column)
-    unused = tuple(name for name in columns if name not in (text, label))
-    read = [*(pair or (text,)), label]
-    split = split.select_columns(read)
-    if optional and not task.several and split.unique(label) == [-1]:
+    wanted = Wanted(joined_name(pair) if pair else recipe.data.text_column, recipe.data.label_column, task)
+    if train and (none := without_labels(origin, split.column_names, wanted, train)):
+        notes += none
         return None
-    names = class_names_of(split.features[label])
-    table = Table(origin, read, _hub_rows(split), {label: names})
-    part = collect(with_pairs(table, pair), text, label, task)
-    return replace(part, columns=Columns(text, label, unused))
+    columns = paired(origin, split.column_names, pair)
+    text, label = text_and_label(origin, columns, wanted.text, wanted.label)
+    others = [name for name, feature in split.features.items() if is_single(feature)]
+    read = dict.fromkeys((*(pair or (text,)), label, *others))
+    classes = {name: class_names_of(split.features[name]) for name in read}
+    table = Table(origin, split.column_names, _hub_rows(split.select_columns(list(read))), classes)
+    return collect(with_pairs(table, pair), text, label, task, optional=train is not None)
 
 
 def _hub_rows(split: Any) -> NumberedRows:

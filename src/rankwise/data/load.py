@@ -21,13 +21,14 @@ from rankwise.data.columns import (
     LabeledRows,
     Wanted,
     collect,
-    has_label_column,
     is_path,
+    is_unlabeled,
     text_and_label,
+    without_labels,
 )
-from rankwise.data.folders import files_of, piece_note
+from rankwise.data.folders import files_of, piece_note, unread_note
 from rankwise.data.hub import from_disk, from_hub, is_saved_dataset
-from rankwise.data.labels import WHOLE, alike, in_order, joined_label, look_alikes
+from rankwise.data.labels import WHOLE, alike, in_order, joined_label, look_alikes, renamed, whole_numbers
 from rankwise.data.memory import PAIR, from_memory, read_table, write_table
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import joined_name, with_pairs
@@ -97,8 +98,7 @@ def load(recipe: Recipe) -> Dataset:
         Unreachable: the data is on the Hub, and the Hub does not answer.
     """
     notes: list[str] = []
-    parts = _by_split_column(_gather(recipe, notes))
-    _leave_out_unlabeled(parts, notes)
+    parts = _parts(recipe, notes)
     task = wanted_of(recipe).task
     labels = recipe.data.labels or _label_order(parts["train"], task)
     if not recipe.data.labels:
@@ -135,7 +135,7 @@ def store(recipe: Recipe, folder: Path) -> Recipe:
     Returns:
         The recipe that reads these files.
     """
-    for name, parts in _gather(recipe, []).items():
+    for name, parts in _parts(recipe, []).items():
         pair = recipe.data.text_columns
         write_table(folder / f"{name}.parquet", parts, joined_name(pair) if pair else PAIR[0])
     return reading(recipe, folder)
@@ -149,7 +149,7 @@ def reading(recipe: Recipe, folder: Path) -> Recipe:
 
 def is_stored(recipe: Recipe, folder: Path) -> bool:
     """Whether the files that `store` has written contain a recipe's texts and labels."""
-    given, stored = (_gather(each, []) for each in (recipe, reading(recipe, folder)))
+    given, stored = (_parts(each, []) for each in (recipe, reading(recipe, folder)))
     return _contents(given) == _contents(stored)
 
 
@@ -176,6 +176,8 @@ def read_labeled(
     """
     found: list[str] = []
     part = _read(path, wanted, found)
+    found += piece_note(part.origin)
+    part = renamed(part, whole_numbers([part], wanted.task, [], labels))
     found[:0] = [said(_source("", part))]
     if part.splits:
         several = {name: part.splits.count(name) for name in SPLIT_NAMES if name in part.splits}
@@ -212,6 +214,13 @@ def _sources(parts: Parts) -> Iterable[SourceReport]:
     return (_source(split, part) for split in SPLIT_NAMES for part in parts.get(split, []))
 
 
+def _parts(recipe: Recipe, notes: list[str]) -> Parts:
+    """Split -> its rows, divided by a column `split`, without a test split that has no labels."""
+    parts = _in_whole_numbers(_by_split_column(_gather(recipe, notes)), recipe, notes)
+    _leave_out_unlabeled(parts, notes)
+    return parts
+
+
 def _gather(recipe: Recipe, notes: list[str]) -> Parts:
     """Split -> its files or pieces, for every split of the recipe's data; always includes train."""
     source, wanted = recipe.data.source, wanted_of(recipe)
@@ -233,6 +242,7 @@ def _gather(recipe: Recipe, notes: list[str]) -> Parts:
             parts[name] = [_read(given, wanted, notes)]
         elif given and (is_path(given) or not (on_hub or saved)):
             parts[name] = [_read(Path(given).expanduser(), wanted, notes)]
+            notes += piece_note(parts[name][0].origin)
     return parts
 
 
@@ -241,7 +251,8 @@ def _from_files(recipe: Recipe, path: Path, notes: list[str]) -> Parts:
     in_folder = os.path.isdir(path)
     wanted = wanted_of(recipe)
     parts: Parts = {}
-    for split, paths in (files_of(path) if in_folder else {"train": [path]}).items():
+    found = files_of(path) if in_folder else {"train": [path]}
+    for split, paths in found.items():
         explicit = recipe.data.validation if split == "validation" else recipe.data.test
         if split != "train" and explicit:
             continue
@@ -249,7 +260,10 @@ def _from_files(recipe: Recipe, path: Path, notes: list[str]) -> Parts:
         for each in paths:
             part = _read_test(each, wanted, parts, notes) if optional else _read(each, wanted, notes)
             parts.setdefault(split, []).extend([part] if part else [])
-    if not in_folder:
+    if in_folder:
+        given = (each for each in (recipe.data.validation, recipe.data.test) if isinstance(each, str))
+        notes += unread_note(path, (*chain.from_iterable(found.values()), *map(Path, given)))
+    else:
         notes += piece_note(parts["train"][0].origin)
     return parts
 
@@ -280,11 +294,10 @@ def _read(path: Path | InMemory, wanted: Wanted, notes: list[str]) -> LabeledRow
 
 def _read_test(path: Path, wanted: Wanted, parts: Parts, notes: list[str]) -> LabeledRows | None:
     """The test file of a folder; None if it has no label column. Labels may be missing."""
-    used = parts["train"][0].columns
     with open_table(path) as table:
-        origin, columns = table.origin, table.columns
-        if used and used.label not in columns and not has_label_column(columns, wanted.label):
-            notes.append(origin.note("no label column, so there is no test split"))
+        origin = table.origin
+        if none := without_labels(origin, table.columns, wanted, parts["train"][0]):
+            notes += none
             return None
         paired = with_pairs(table, wanted.pair)
         text, label = text_and_label(origin, paired.columns, wanted.text, wanted.label)
@@ -339,6 +352,15 @@ def wanted_of(recipe: Recipe) -> Wanted:
     return Wanted(joined_name(pair) if pair else given.text_column, given.label_column, task, pair)
 
 
+def _in_whole_numbers(parts: Parts, recipe: Recipe, notes: list[str]) -> Parts:
+    """Read labels such as 1.0 as 1 in all splits, if the labels are whole numbers."""
+    everything = chain.from_iterable(parts.values())
+    numbers = whole_numbers(everything, wanted_of(recipe).task, parts["train"], recipe.data.labels or ())
+    if numbers:
+        notes.append(f"labels such as {max(numbers)} are read as whole numbers")
+    return {split: [renamed(part, numbers) for part in several] for split, several in parts.items()}
+
+
 def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
     """Leave out a test split without labels: all of them are empty, or -1 without such a class in train.
 
@@ -347,7 +369,7 @@ def _leave_out_unlabeled(parts: Parts, notes: list[str]) -> None:
     """
     test = parts.get("test", [])
     trained: set[Label] = {label for part in parts["train"] for label in part.labels}
-    none = [label for label in ("", "-1") if label not in trained]
+    none = {label for part in test for label in part.labels if is_unlabeled(label) and label not in trained}
     unlabeled = [label in none or label == () for part in test for label in part.labels]
     if not any(unlabeled):
         return

@@ -6,20 +6,23 @@ All of these give their columns by `value[name]`. pandas, polars and datasets ar
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rankwise.data.columns import LabeledRows, Wanted, collect, split_column, text_and_label
+from rankwise.data.columns import LabeledRows, Wanted, collect, text_and_label, without_labels
 from rankwise.data.names import SPLIT_NAMES
 from rankwise.data.pairs import paired, with_pairs
+from rankwise.data.roles import Roles
 from rankwise.data.tables import Origin, Table, listed
 from rankwise.in_memory import InMemory, is_table
 from rankwise.store import files
 
 PAIR = ("text", "label")
 """Names of the columns of a pair (texts, labels), and of stored files."""
+HEAD = 9
+"""Values of a column by which it is known whether they are single values."""
 
 
 def from_memory(data: InMemory, wanted: Wanted, notes: list[str]) -> dict[str, list[LabeledRows]]:
@@ -28,18 +31,19 @@ def from_memory(data: InMemory, wanted: Wanted, notes: list[str]) -> dict[str, l
     Raises:
         DataError: there is no train split, or a column, text or label cannot be used.
     """
-    parts = {}
+    parts: dict[str, list[LabeledRows]] = {}
     for name, key in _splits(data.value).items():
         table, title = (data.value, "data") if key is None else (data.value[key], f"data[{key!r}]")
-        if name == "test" and key is not None and _is_unlabeled(table, wanted):
-            notes.append(f"the split {key} has no labels (all are -1) and was skipped")
+        optional = name == "test"
+        if optional and (none := without_labels(Origin(title), _names(table), wanted, parts["train"][0])):
+            notes += none
         else:
-            parts[name] = [read_table(table, title, wanted)]
+            parts[name] = [read_table(table, title, wanted, optional=optional)]
     return parts
 
 
-def read_table(table: Any, title: str, wanted: Wanted) -> LabeledRows:
-    """The validated rows of one table. In messages, rows are numbered from 1.
+def read_table(table: Any, title: str, wanted: Wanted, *, optional: bool = False) -> LabeledRows:
+    """The validated rows of one table. In messages, rows are numbered from 1. Labels may be `optional`.
 
     Raises:
         DataError: a column, text or label cannot be used.
@@ -53,11 +57,10 @@ def read_table(table: Any, title: str, wanted: Wanted) -> LabeledRows:
         raise origin.error(f"{texts:,} texts, but {labels:,} labels")
     if not texts:
         raise origin.error("there are no texts")
-    if by_split := split_column(list(_keys(table)), text, label):
-        values[by_split] = _values(origin, table, by_split)
+    values |= _others(origin, table, [text, *values], texts)
     rows = enumerate((dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)), 1)
-    found = Table(origin, list(values), rows, {label: _classes(table, label)})
-    return collect(with_pairs(found, wanted.pair), text, label, wanted.task)
+    found = Table(origin, _names(table), rows, {name: _classes(table, name) for name in values})
+    return collect(with_pairs(found, wanted.pair), text, label, wanted.task, optional=optional)
 
 
 def write_table(path: Path, parts: Sequence[LabeledRows], text: str = PAIR[0]) -> None:
@@ -106,10 +109,19 @@ def _splits(value: Any) -> dict[str, Any]:
 
 def _keys(table: Any) -> dict[str, Hashable]:
     """Column name -> what `table[...]` takes for it."""
-    if isinstance(table, tuple | list):
-        return dict(zip(PAIR, (0, 1), strict=True))
-    names = table.keys() if isinstance(table, Mapping) else getattr(table, "column_names", None)
-    return {str(name): name for name in (table.columns if names is None else names)}
+    pair = isinstance(table, tuple | list)
+    return dict(zip(PAIR, (0, 1), strict=True)) if pair else {str(name): name for name in _columns(table)}
+
+
+def _names(table: Any) -> list[str]:
+    """The names of all columns, in order; a name may occur twice."""
+    return list(PAIR) if isinstance(table, tuple | list) else list(map(str, _columns(table)))
+
+
+def _columns(table: Any) -> Iterable[Hashable]:
+    names: Any = table.keys() if isinstance(table, Mapping) else getattr(table, "column_names", None)
+    found: Iterable[Hashable] = table.columns if names is None else names
+    return found
 
 
 def _named(origin: Origin, table: Any, wanted: Wanted) -> tuple[str, str]:
@@ -117,10 +129,38 @@ def _named(origin: Origin, table: Any, wanted: Wanted) -> tuple[str, str]:
     return text_and_label(origin, paired(origin, list(_keys(table)), wanted.pair), wanted.text, wanted.label)
 
 
+def _others(origin: Origin, table: Any, used: Sequence[str], rows: int) -> dict[str, list[Any]]:
+    """The other columns that may say what each row is for: those of single values, one for each row.
+
+    Raises:
+        DataError: the column `split` has values for more or fewer rows.
+    """
+    by_split = Roles(origin, _names(table), {}, used).column
+    others = {}
+    for name in _keys(table):
+        if name not in used and _is_single_valued(_column(table, name)):
+            others[name] = _values(origin, table, name)
+    if by_split in others and len(others[by_split]) != rows:
+        raise origin.error(f"{rows:,} texts, but {len(others[by_split]):,} values", column=by_split)
+    return {name: values for name, values in others.items() if len(values) == rows}
+
+
+def _is_single_valued(column: Any) -> bool:
+    """Whether a column begins with strings, numbers and the like instead of lists, images or tables."""
+    if hasattr(column, "columns") or getattr(column, "ndim", 1) != 1:
+        return False
+    head = _as_list(getattr(column, "iloc", column)[:HEAD])
+    return all(isinstance(_plain(value), str | int | float | None) for value in head)
+
+
+def _column(table: Any, name: str) -> Any:
+    plain = table.with_format(None) if hasattr(table, "with_format") else table  # a Dataset may give tensors
+    return plain[_keys(table)[name]]
+
+
 def _values(origin: Origin, table: Any, name: str) -> list[Any]:
     """A column as Python values; missing values are None."""
-    plain = table.with_format(None) if hasattr(table, "with_format") else table  # a Dataset may give tensors
-    column = plain[_keys(table)[name]]
+    column = _column(table, name)
     if hasattr(column, "columns"):  # pandas, of columns with the same name
         raise origin.error("two columns have the same name", column=name)
     return [_plain(value) for value in _as_list(column)]
@@ -154,8 +194,10 @@ def class_names_of(feature: Any) -> Sequence[str]:
     return names or ()
 
 
-def _is_unlabeled(table: Any, wanted: Wanted) -> bool:
-    """Whether every label is -1, as in test splits that are published without labels."""
-    origin = Origin("data", in_rows=True)
-    _, label = _named(origin, table, wanted)
-    return all(value == -1 for value in _values(origin, table, label))
+def is_single(feature: Any) -> bool:
+    """Whether a column of the datasets library has single values instead of lists, images or the like.
+
+    Such a column may say what each row is for, so it is read although it is neither the text nor the label.
+    """
+    kind = str(getattr(feature, "dtype", ""))
+    return type(feature).__name__ in ("Value", "ClassLabel") and "binary" not in kind

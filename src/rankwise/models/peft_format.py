@@ -37,6 +37,7 @@ from rankwise.models.tokenizer import FILE_NAMES, WHOLE
 from rankwise.models.weights import DTYPES, LARGEST, is_finite
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD, AdapterSpec, match_modules
+from rankwise.recipe import labels_in_order
 from rankwise.schema import TaskName
 from rankwise.store import files
 
@@ -112,13 +113,17 @@ class SavedAdapter:
             UsageError: the names do not fit the head, or the adapter has names of its own.
         """
         classes = len(self.labels)
-        if not self.is_unnamed and tuple(labels) != self.labels:
+        try:
+            labels = labels_in_order(labels)
+        except ValueError as error:
+            raise UsageError(f"labels: {error}") from None
+        if not self.is_unnamed and labels != self.labels:
             raise UsageError(f"the adapter has label names of its own: {', '.join(self.labels)}")
-        if len(labels) != classes or len(set(labels)) != classes or not all(map(_is_name, labels)):
+        if not all(map(_is_name, labels)) or not len(labels) == len(set(labels)) == classes:
             raise UsageError(
                 f"labels: give {classes} names, all different, in the order of the head's outputs"
             )
-        return replace(self, labels=tuple(labels))
+        return replace(self, labels=labels)
 
 
 def with_state(adapter: SavedAdapter, spec: AdapterSpec, state: dict[str, Tensor]) -> SavedAdapter:
