@@ -264,7 +264,7 @@ def test_a_folder_is_labeled(adapter: Path, classifier: Classifier, texts: Path,
     (texts / "bad.parquet").unlink()
     (tmp_path / "labels" / "b.parquet").unlink()
     before = (tmp_path / "labels" / "a.parquet").stat().st_mtime_ns
-    assert run().stdout == "Labeled(files=1, rows=5, skipped=2)\n"
+    assert run().stdout == "b.parquet: text: text\nLabeled(files=1, rows=5, skipped=2)\n"
     assert labels(tmp_path / "labels") == found
     assert (tmp_path / "labels" / "a.parquet").stat().st_mtime_ns == before
 

@@ -133,5 +133,10 @@ def cause_of(error: Any) -> Exception:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a worker is lost, in a line."""
-    return str(error).strip().splitlines()[0]
+    """Why a worker is lost, in a line: the first, or the last one of a traceback.
+
+    >>> reason_of(ValueError("error raised in its creation task, A()\\n...\\nKeyError: 1"))
+    'KeyError: 1'
+    """
+    lines = str(error).strip().splitlines()
+    return lines[-1] if "creation task" in lines[0] else lines[0]
