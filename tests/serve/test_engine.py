@@ -304,6 +304,24 @@ def test_equal_names_are_refused(folder: Path, tmp_path: Path, gpt2_base: Path) 
     assert list(named.adapters) == ["three", "fourth"]
 
 
+def test_the_home_folder_has_adapters(
+    folder: Path, tmp_path: Path, gpt2_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell expands `~` neither in quotes nor after a name."""
+    monkeypatch.setenv("HOME", str(folder))
+    assert list(load(Path("~/three")).adapters) == ["three"]
+    lineup = load(Path("a=~/three"), Path("b=~/seven"))
+    assert {name: each.source.folder for name, each in lineup.adapters.items()} == {
+        "a": folder / "three",
+        "b": folder / "seven",
+    }
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_adapter(tmp_path / "x=y" / "one", gpt2_base)
+    assert list(load(Path("~/x=y/one")).adapters) == ["one"]
+    with pytest.raises(UsageError, match=f"{tmp_path}/missing: no such folder"):
+        load(Path("~/missing"))
+
+
 def test_other_bases_are_refused(folder: Path, tmp_path: Path, llama_base: Path) -> None:
     other = make_adapter(tmp_path / "llama", llama_base)
     with pytest.raises(UsageError, match="several base models"):

@@ -26,6 +26,7 @@ from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD
 from rankwise.nn.mixed import Adapter
+from rankwise.paths import expanded
 from rankwise.serve.lineup import Lineup, Served, Shared, Source
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -238,9 +239,10 @@ class _Ready:
 
 
 def _named(source: str) -> tuple[str, Path]:
-    """Split NAME=PATH; a path that exists is not split."""
+    """Split NAME=PATH; a path that exists is not split. A shell expands no `~` after a name."""
     name, sign, path = source.partition("=")
-    return (name, Path(path)) if sign and name and not Path(source).exists() else ("", Path(source))
+    is_named = sign and name and not expanded(source).exists()
+    return (name, expanded(path)) if is_named else ("", expanded(source))
 
 
 def _is_run(path: Path) -> bool:
