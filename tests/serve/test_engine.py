@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -302,6 +304,52 @@ def test_equal_names_are_refused(folder: Path, tmp_path: Path, gpt2_base: Path) 
         load(folder / "three", other)
     named = Loader([str(folder / "three"), f"fourth={other}"], device="cpu").load()
     assert list(named.adapters) == ["three", "fourth"]
+
+
+def test_the_home_folder_has_adapters(
+    folder: Path, tmp_path: Path, gpt2_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell expands `~` neither in quotes nor after a name."""
+    monkeypatch.setenv("HOME", str(folder))
+    assert list(load(Path("~/three")).adapters) == ["three"]
+    lineup = load(Path("a=~/three"), Path("b=~/seven"))
+    assert {name: each.source.folder for name, each in lineup.adapters.items()} == {
+        "a": folder / "three",
+        "b": folder / "seven",
+    }
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_adapter(tmp_path / "x=y" / "one", gpt2_base)
+    assert list(load(Path("~/x=y/one")).adapters) == ["one"]
+    with pytest.raises(UsageError, match=f"{tmp_path}/missing: no such folder"):
+        load(Path("~/missing"))
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_a_base_that_is_gone_is_told_with_its_adapter(
+    names: list[str], tmp_path: Path, gpt2_base: Path
+) -> None:
+    base = shutil.copytree(gpt2_base, tmp_path / "base")
+    folders = [make_adapter(tmp_path / name, base, seed=seed) for seed, name in enumerate(names)]
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match="its base model cannot be used") as caught:
+        load(*folders)
+    assert caught.value.message.startswith(f"{folders[0]}: ") and "base='FOLDER'" in caught.value.hint
+    with pytest.raises(ModelError) as predicting:
+        Classifier.load(folders[0])
+    assert caught.value.message == predicting.value.message and caught.value.hint == predicting.value.hint
+    given = Loader([str(each) for each in folders], base=str(tmp_path / "moved"), device="cpu")
+    assert list(given.load().adapters) == names
+
+
+def test_an_adapter_that_names_no_base_is_told(folder: Path, tmp_path: Path, gpt2_base: Path) -> None:
+    """Also if another one names a base."""
+    nameless = make_adapter(tmp_path / "nameless", gpt2_base)
+    config = nameless / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}))
+    (nameless / "sha256.json").unlink(missing_ok=True)
+    for folders in ([nameless], [folder / "three", nameless]):
+        with pytest.raises(ModelError, match="nameless: does not say which base model it is for"):
+            load(*folders)
 
 
 def test_other_bases_are_refused(folder: Path, tmp_path: Path, llama_base: Path) -> None:

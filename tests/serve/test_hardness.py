@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -379,6 +380,22 @@ async def drain_under_load(server: Running) -> tuple[int, Counter[int]]:
 
     await asyncio.gather(*(client() for _ in range(16)), stop())
     return lost_early, statuses
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(served_folder: Path) -> None:
+    """A script starts its background jobs so. The server inherits it from here."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with running(served_folder / "three", "--drain-seconds", "0") as server:
+            signal.signal(signal.SIGINT, before)
+            assert httpx.get(f"{server.url}/readyz").status_code == 200  # by now it heeds signals
+            server.process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(1)
+            assert httpx.get(f"{server.url}/readyz").status_code == 200
+            assert server.stop() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_readiness_fails_while_draining(served_folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from rankwise import hardware
-from rankwise.commands.assemble import Prepared, check_fits, load_merged, prepare, version_note
+from rankwise.commands.assemble import Prepared, check_fits, find_base, load_merged, prepare, version_note
 from rankwise.errors import ModelError, RankwiseError, UsageError, option
 from rankwise.models import base as bases
 from rankwise.models import hub_adapters
@@ -26,6 +26,7 @@ from rankwise.models.tokenizer import Tokenizer
 from rankwise.nn.backbone import Backbone
 from rankwise.nn.bank import HEAD
 from rankwise.nn.mixed import Adapter
+from rankwise.paths import expanded
 from rankwise.serve.lineup import Lineup, Served, Shared, Source
 from rankwise.store import files
 from rankwise.store.run_folder import RunFolder
@@ -74,7 +75,7 @@ class Loader:
             Unreachable: the base model must be downloaded, and the Hub does not answer.
         """
         read = {name: _read(source) for name, source in self.folders().items()}
-        base = bases.find(self._base or _common_base(read))
+        base = _common_base(read, self._base)
         return self._line_up({name: self._prepared(each, base) for name, each in read.items()}, base)
 
     def reload(self, current: Lineup) -> tuple[Lineup, Changes]:
@@ -238,9 +239,10 @@ class _Ready:
 
 
 def _named(source: str) -> tuple[str, Path]:
-    """Split NAME=PATH; a path that exists is not split."""
+    """Split NAME=PATH; a path that exists is not split. A shell expands no `~` after a name."""
     name, sign, path = source.partition("=")
-    return (name, Path(path)) if sign and name and not Path(source).exists() else ("", Path(source))
+    is_named = sign and name and not expanded(source).exists()
+    return (name, expanded(path)) if is_named else ("", expanded(source))
 
 
 def _is_run(path: Path) -> bool:
@@ -293,18 +295,22 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def _common_base(read: Mapping[str, _Read]) -> str:
-    names = {each.saved.base: each.source.folder for each in read.values()}
-    if len(names) > 1:
-        one, other = sorted(names)[:2]
+def _common_base(read: Mapping[str, _Read], given: str | None) -> Base:
+    """The base model of all adapters: the one that is given, or the one that they name.
+
+    Raises:
+        ModelError: it cannot be used, or an adapter does not name one.
+        UsageError: the adapters are of several base models.
+        Unreachable: it must be downloaded, and the Hub does not answer.
+    """
+    # For what is wrong, one adapter stands for all of them: one that names no base, if there is any.
+    told = min(read.values(), key=lambda each: bool(each.saved.base))
+    names = sorted({each.saved.base for each in read.values()})
+    if not given and told.saved.base and len(names) > 1:
         hint = "start a server for each base model, or name the one that fits all of them: --base"
-        raise UsageError(f"the adapters are for several base models: {one} and {other}", hint=hint)
-    ((name, folder),) = names.items()
-    if not name:
-        raise ModelError(
-            f"{folder}: does not say which base model it is for", hint=f"give it: {option('base')}"
-        )
-    return name
+        what = f"the adapters are for several base models: {names[0]} and {names[1]}"
+        raise UsageError(what, hint=hint)
+    return find_base(told.saved, given, told.source.folder)
 
 
 def _check_embedding(ready: _Ready, shared: Shared | None) -> None:

@@ -2,7 +2,8 @@
 
 SIGTERM or Ctrl-C drains the server. It still answers for `drain_seconds`, tells every client to close its
 connection, and fails its readiness check, so that a load balancer stops sending. Then it stops listening,
-answers what it has accepted, and exits. A second signal ends it at once.
+answers what it has accepted, and exits. A second signal ends it at once. A signal that the process was
+started to ignore, as a background job of a script is, stays ignored.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import asyncio
 import gc
 import logging
 import resource
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import HANDLED_SIGNALS
 
 from rankwise.errors import UsageError
 from rankwise.serve import limits
@@ -92,6 +96,20 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._drain_seconds = service, drain_seconds
         self._stop_at = float("inf")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals within the block, as uvicorn does, but not those that are ignored."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        heeded = [number for number in HANDLED_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in heeded}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; at the second signal, stop."""
