@@ -151,3 +151,12 @@ def test_both_options_are_needed(tmp_path: Path) -> None:
     for words in (["--corrections", str(data)], ["--output", str(data)]):
         shown = CliRunner().invoke(app, ["data", str(data), *words])
         assert shown.exit_code == 2 and "one data file and a file to write" in shown.stderr
+
+
+def test_empty_rows_at_the_end_are_left_as_they_are(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "train.csv")
+    data.write_text(data.read_text("utf-8") + ",,\n,,\n", "utf-8")
+    corrections = write_corrections(tmp_path / "errors.csv", row("=1+1", "anger", "fear", "train.csv:3"))
+    found = correct(data, corrections, tmp_path / "fixed.csv")
+    assert (found.rows, found.changed) == (7, 1)
+    assert labels(tmp_path / "fixed.csv")[-3:] == ["fear", "", ""]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rankwise.data.columns import LabeledRows, collect, text_and_label
 from rankwise.data.labels import POINT_ZERO, WHOLE, renamed, whole_numbers
 from rankwise.data.pairs import joined_name, paired, with_pairs
 from rankwise.data.readers import open_table
-from rankwise.data.tables import Origin, Row, Table, listed, short
+from rankwise.data.tables import Origin, Row, listed, short
 from rankwise.data.writers import plain, write_rows
 from rankwise.errors import UsageError, option
 from rankwise.tasks.single import SINGLE
@@ -84,7 +84,7 @@ def correct(
     ]
     with write_rows(output, [changed]) as write:
         write(changed)
-    return Corrected(output, len(rows), len(found), len(new))
+    return Corrected(output, len(labeled.texts), len(found), len(new))
 
 
 def _read(
@@ -96,7 +96,7 @@ def _read(
         columns = paired(table.origin, table.columns, pair)
         text, label = text_and_label(table.origin, columns, wanted, label)
         numbered = list(table.rows)
-        again = Table(table.origin, table.columns, iter(numbered), table.classes)
+        again = replace(table, rows=iter(numbered))
         found = collect(with_pairs(again, pair), text, label, task)
         labeled = renamed(found, whole_numbers([found], task, [found]))  # as a report names them
         return [row for _, row in numbered], labeled, label
