@@ -173,7 +173,7 @@ def _rows_of(
         rows = (row,) if (data.texts[row], labels[row]) == (each.text, label) else ()
         where = f"{each.source} has another text or another label"
     if not rows:
-        hint = "give the file that the run was trained on, unchanged, or take the line out of the corrections"
+        hint = "give the file that the run was trained on, unchanged, or remove the line from the corrections"
         raise origin.error(where, each.line, hint=hint)
     return rows
 

@@ -209,7 +209,7 @@ def text_of(origin: Origin, number: int, row: Row, column: str) -> str:
         hint = f"add a text or remove the row; {option('text_column', 'NAME')} selects the text column"
         raise origin.error(f"the text is {what}", number, column=column, hint=hint)
     if not value.strip():
-        hint = "give it a text, or take the line out"
+        hint = "add a text, or remove the line"
         raise origin.error("the text is empty", number, column=column, hint=hint)
     return _encodable(origin, number, value, column)
 

@@ -102,7 +102,7 @@ def _refuse_double(origin: Origin, numbers: Mapping[str, int]) -> None:
     """Raise a DataError if two pieces have the same number."""
     counts = Counter(numbers.values())
     if double := [name for name, number in numbers.items() if counts[number] > 1]:
-        raise origin.error(f"a piece is there twice: {listed(double)}", hint=AGAIN)
+        raise origin.error(f"a file of the split appears twice: {listed(double)}", hint=AGAIN)
 
 
 def unread_note(folder: Path, used: Iterable[Path]) -> list[str]:
