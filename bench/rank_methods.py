@@ -8,7 +8,6 @@ clipping, batch size and number of steps. The low-rank product of a rank 8 has t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +81,7 @@ class Job:
 
 def steps(texts: int, recipe: Recipe) -> int:
     """Optimizer steps on so many training texts."""
-    return recipe.train.epochs * math.ceil(texts / recipe.train.batch_size)
+    return recipe.train.schedule_steps(recipe.train.epochs, texts)
 
 
 @dataclass(frozen=True)
