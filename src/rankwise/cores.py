@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import MutableMapping
 
-from rankwise.cgroups import quota
+from rankwise import cgroups
 
 SPINS = 3000
 """Rounds that a thread of GNU's OpenMP spins at a barrier before it sleeps; the default is 300,000."""
@@ -43,4 +43,4 @@ def cores() -> int:
 
 def usable() -> int:
     """Threads that can run at the same time, at least 1: the cores, or the quota rounded up if it is less."""
-    return max(1, min(cores(), math.ceil(min(quota(), cores()))))
+    return max(1, min(cores(), math.ceil(min(cgroups.quota(), cores()))))

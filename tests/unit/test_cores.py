@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from rankwise import cores
+from rankwise import cgroups, cores
 
 
 @pytest.mark.parametrize(("quota", "threads"), [(0.2, 1), (1.0, 1), (1.5, 2), (3.0, 3), (9.0, 4)])
 def test_threads_follow_the_quota(monkeypatch: pytest.MonkeyPatch, quota: float, threads: int) -> None:
     monkeypatch.setattr(cores, "cores", lambda: 4)
-    monkeypatch.setattr(cores, "quota", lambda: quota)
+    monkeypatch.setattr(cgroups, "quota", lambda: quota)
     assert cores.usable() == threads
     environment: dict[str, str] = {}
     cores.share_fairly(environment)

@@ -112,7 +112,7 @@ def test_threads(
 ) -> None:
     monkeypatch.setattr(hardware, "threads", lambda: 4)
     monkeypatch.setattr("rankwise.cores.cores", lambda: cores)
-    monkeypatch.setattr("rankwise.cores.quota", lambda: quota)
+    monkeypatch.setattr("rankwise.cgroups.quota", lambda: quota)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)

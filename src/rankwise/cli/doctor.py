@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from rankwise import cores, hardware
+from rankwise import cgroups, cores, hardware
 from rankwise.commands.checks import require_library
 from rankwise.errors import RankwiseError
 from rankwise.models import base as bases
@@ -124,7 +124,7 @@ def _cpu_name() -> str:
 
 def _threads() -> Iterator[Finding]:
     given, threads = os.environ.get("OMP_NUM_THREADS"), hardware.threads()
-    here, quota = cores.cores(), cores.quota()
+    here, quota = cores.cores(), cgroups.quota()
     found = f"{threads}; this process may run on {here:g} cores"
     found += f", limited to the time of {quota:g}" if quota < here else ""
     found += f"; OMP_NUM_THREADS is {given}" if given is not None else ""
