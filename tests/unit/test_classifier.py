@@ -71,6 +71,8 @@ def test_words_are_explained_by_leaving_them_out(classifier: Classifier) -> None
         classifier.explain("glad")
     with pytest.raises(DataError, match="the text is empty"):
         classifier.explain(" ")
+    with pytest.raises(UsageError, match="one text, not list"):
+        classifier.explain(["so very glad"])  # type: ignore[arg-type]  # what a user may try
 
 
 def test_an_array_of_several_dimensions_is_a_table(classifier: Classifier) -> None:

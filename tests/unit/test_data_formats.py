@@ -62,7 +62,7 @@ def test_complete_pieces(tmp_path: Path, names: tuple[str, ...]) -> None:
         (("train-00001", "train-00003"), "missing are those with number 2"),
         (("train-0", "train-3"), "missing are those with number 1, 2"),
         (("train-00002", "train-00003"), "missing are those with number 1"),
-        (("train-1", "train-01"), "a piece is there twice: train-01.parquet, train-1.parquet"),
+        (("train-1", "train-01"), "a file of the split appears twice: train-01.parquet, train-1.parquet"),
     ],
 )
 def test_missing_pieces(tmp_path: Path, names: tuple[str, ...], what: str) -> None:

@@ -159,7 +159,8 @@ def test_an_unused_column_in_memory_may_have_any_form() -> None:
 
 def divided(test: Columns | None) -> dict[str, dict[str, list[Any]]]:
     train = {"id": list(range(8)), "text": [f"t{at}" for at in range(8)], "label": ["x", "y"] * 4}
-    return {"train": train, "test": {"id": [1, 2], "text": ["c", "d"], **(test or {})}}
+    others: dict[str, list[Any]] = {"id": [1, 2], "text": ["c", "d"]}
+    return {"train": train, "test": others | dict(test or {})}
 
 
 def split_folder(splits: Mapping[str, Columns], folder: Path, _: pytest.MonkeyPatch) -> Any:

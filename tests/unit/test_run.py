@@ -68,7 +68,8 @@ def test_a_report_reads_each_file_once(made: RunFolder, reads: Counter[str]) -> 
     run = load(made)
     reads.clear()
     build.write(made, run)
-    assert reads == dict.fromkeys(LOGITS, 1)
+    assert set(reads.values()) == {1}  # cards and corrections of the report before it are read, too
+    assert reads.keys() & (READ | LOGITS) == LOGITS
 
 
 @pytest.mark.parametrize("verb", ["compare", "samples", "runs", "report"])

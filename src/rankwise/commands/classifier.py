@@ -364,7 +364,9 @@ class Classifier:
         if self.text_columns:
             what = "the words of a pair of texts are not explained"
             raise UsageError(what, hint="explain is for single texts")
-        return explain(self, listed([text])[0], method)
+        if not isinstance(text, str):
+            raise UsageError(f"explain is for one text, not {type(text).__name__}")
+        return explain(self, text, method)
 
     def token_effects(self, text: str) -> TokenEffects:
         """Gradient times input of each token of a text, for the method `gradient` of `explain`."""
