@@ -85,3 +85,49 @@ def test_a_piece_that_is_named_is_noted(tmp_path: Path) -> None:
     notes: list[str] = []
     data.read_labeled(piece, ("x", "y"), notes=notes)
     assert said in notes
+
+
+# Text files for training
+
+
+def lines(count: int, form: str) -> str:
+    return "".join(form.format(text=f"text {at}", label="xy"[at % 2]) + "\n" for at in range(count))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (lines(4, '{{"text": "{text}; more", "label": "{label}"}}'), "a.txt:1: the line is JSON"),
+        (lines(2, "{text};{label}") + '{"text": "a;b", "label": "x"}\n', "a.txt:3: the line is JSON"),
+        ('[{"text": "a;b", "label": "x"},\n{"text": "b;", "label": "y"}]\n', "a.txt:1: the line is JSON"),
+        ("# from us; 2024\n" + lines(4, "__label__{label} {text}; more"), "a.txt:1: not a fastText line"),
+        ("# by us; 2024\n" + lines(4, "{text}; more __label__{label}"), "a.txt:1: not a fastText line"),
+        (lines(4, "__class__{label} {text}; more"), "labels begin with __class__ instead of __label__"),
+        (lines(12, "{label};{text}"), "the labels seem to come first"),
+        (lines(12, "{label};more; {text}"), "the labels seem to come first"),
+        ("label;text\nx;so glad\n", "the labels seem to come first"),
+    ],
+)
+def test_a_text_file_of_another_format(tmp_path: Path, content: str, what: str) -> None:
+    message = refused(written(tmp_path / "a.txt", content))
+    assert what in message and "\nhint: " in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lines(30, "{{name}} {text};{label}"),
+        lines(30, '{{"a": 1}} {text};{label}'),
+        lines(30, "__init__ {text};{label}"),
+        lines(30, "__user__: {text};{label}"),
+        lines(30, "en;{text};{label}"),
+        "text;label\n" + lines(30, "{text};{label}"),
+        "".join(
+            f"{'ab'[at % 2]};label {at % 6}\n" for at in range(30)
+        ),  # few texts, each with several labels
+        lines(30, "__label__{label} {text}; more"),
+    ],
+)
+def test_a_text_file_of_its_own_format(tmp_path: Path, content: str) -> None:
+    path = written(tmp_path / "a.txt", content)
+    assert len(load(path, validation=path).train) == 30
