@@ -63,7 +63,13 @@ def _given(data: Any, classifier: Classifier, wanted: Wanted, on_note: Callable[
     except DataError as error:
         if wanted.label:
             raise
-        rows = text_rows(path, text_column=wanted.text, pair=wanted.pair, labels=classifier.labels)
+        rows = text_rows(
+            path,
+            text_column=wanted.text,
+            pair=wanted.pair,
+            labels=classifier.labels,
+            separator=classifier.task.separator,
+        )
         texts = [row[rows.column] for batch in rows.batches() for row in batch]
         on_note(f"no labels are used: {error.message}")
         return Sample(texts, None, f"texts of {path.name}")
