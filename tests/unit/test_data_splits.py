@@ -158,7 +158,8 @@ def test_an_unused_column_in_memory_may_have_any_form() -> None:
 
 
 def divided(test: Columns | None) -> dict[str, dict[str, list[Any]]]:
-    train = {"id": list(range(8)), "text": [f"t{at}" for at in range(8)], "label": ["x", "y"] * 4}
+    labels = ["x", "y"] * 4
+    train: dict[str, list[Any]] = {"id": list(range(8)), "text": [f"t{i}" for i in range(8)], "label": labels}
     others: dict[str, list[Any]] = {"id": [1, 2], "text": ["c", "d"]}
     return {"train": train, "test": others | dict(test or {})}
 
