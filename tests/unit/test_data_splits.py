@@ -158,7 +158,11 @@ def test_an_unused_column_in_memory_may_have_any_form() -> None:
 
 
 def divided(test: Columns | None) -> dict[str, dict[str, list[Any]]]:
-    train = {"id": list(range(8)), "text": [f"t{at}" for at in range(8)], "label": ["x", "y"] * 4}
+    train: dict[str, list[Any]] = {
+        "id": list(range(8)),
+        "text": [f"t{at}" for at in range(8)],
+        "label": ["x", "y"] * 4,
+    }
     return {"train": train, "test": {"id": [1, 2], "text": ["c", "d"], **(test or {})}}
 
 

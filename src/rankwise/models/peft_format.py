@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as brief
@@ -106,7 +106,7 @@ class SavedAdapter:
         """Whether the labels have no names but LABEL_0, LABEL_1, ..."""
         return self.labels == _numbered(len(self.labels))
 
-    def named(self, labels: Sequence[str]) -> SavedAdapter:
+    def named(self, labels: Iterable[str]) -> SavedAdapter:
         """This adapter with label names, in the order of the head's outputs.
 
         Raises:
@@ -114,16 +114,16 @@ class SavedAdapter:
         """
         classes = len(self.labels)
         try:
-            labels = labels_in_order(labels)
+            names = labels_in_order(labels)
         except ValueError as error:
             raise UsageError(f"labels: {error}") from None
-        if not self.is_unnamed and labels != self.labels:
+        if not self.is_unnamed and names != self.labels:
             raise UsageError(f"the adapter has label names of its own: {', '.join(self.labels)}")
-        if not all(map(_is_name, labels)) or not len(labels) == len(set(labels)) == classes:
+        if not all(map(_is_name, names)) or not len(names) == len(set(names)) == classes:
             raise UsageError(
                 f"labels: give {classes} names, all different, in the order of the head's outputs"
             )
-        return replace(self, labels=labels)
+        return replace(self, labels=names)
 
 
 def with_state(adapter: SavedAdapter, spec: AdapterSpec, state: dict[str, Tensor]) -> SavedAdapter:
