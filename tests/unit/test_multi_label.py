@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,29 @@ class TestPredictions:
             assert [json.loads(line)["predicted_labels"] for line in lines] == said
         else:
             assert datasets.Dataset.from_parquet(str(target))["predicted_labels"][:] == said
+
+    def test_labels_in_a_file_of_lines_are_told_by_the_adapters_separator(
+        self, adapter: Path, tmp_path: Path
+    ) -> None:
+        other = shutil.copytree(adapter, tmp_path / "other")
+        settings = json.loads((other / "classifier.json").read_text("utf-8"))
+        settings["rankwise"]["label_separator"] = "+"
+        (other / "classifier.json").write_text(json.dumps(settings), "utf-8")
+        (other / "sha256.json").unlink()
+        one, two = list(settings["label2id"])[:2]
+        (tmp_path / "in.txt").write_text(f"so glad;{one}+{two}\n" * 20, "utf-8")
+        words = [
+            "predict",
+            str(other),
+            "--input",
+            str(tmp_path / "in.txt"),
+            "--output",
+            str(tmp_path / "o.csv"),
+        ]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.stderr
+        with (tmp_path / "o.csv").open(encoding="utf-8", newline="") as file:
+            assert {row["text"] for row in csv.DictReader(file)} == {"so glad"}
 
     def test_the_command_line(self, adapter: Path) -> None:
         runner, options = CliRunner(), ["--device", "cpu", "--precision", "float32"]

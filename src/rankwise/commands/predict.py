@@ -98,6 +98,7 @@ def predict_file(
         pair=pair_columns(classifier.text_columns, text_column, text_columns),
         labels=classifier.labels,
         skip_empty=skip_empty,
+        separator=classifier.task.separator,
     )
     for note in rows.notes:
         on_note(note)
@@ -191,7 +192,8 @@ def lines_of_stdin(classifier: Classifier, *, skip_empty: bool, on_note: Callabl
     Raises:
         DataError: stdin is not UTF-8, has no texts, or an empty line within them that is not to be skipped.
     """
-    rows = text_rows(STDIN, labels=classifier.labels, skip_empty=skip_empty)
+    separator = classifier.task.separator
+    rows = text_rows(STDIN, labels=classifier.labels, skip_empty=skip_empty, separator=separator)
     notes = list(rows.notes)
     texts = [row[rows.column] for batch in rows.batches(notes) for row in batch]
     for note in notes:
