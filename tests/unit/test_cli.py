@@ -399,7 +399,7 @@ def test_a_bad_value_is_named(options: list[str], message: str) -> None:
         (
             ["serve", "A", "--port", "99999"],
             "--port: not a whole number of at least 0 and of at most 65535",
-            "",
+            "such as: rankwise serve",
         ),
         (["predict", "A", "so", "--abstain-below", "90"], "--abstain-below: not a number ", "such as"),
         (["predict"], "missing ADAPTER", "such as: rankwise predict"),

@@ -175,7 +175,8 @@ def piece(folder: Path, name: str) -> None:
         ),
         (
             ["train-00000-of-00002-aa", "train-00000-of-00002-bb", "train-00001-of-00002-cc"],
-            "a file of the split appears twice: train-00000-of-00002-aa.parquet, train-00000-of-00002-bb.par",
+            "a file of the split appears twice: "
+            "train-00000-of-00002-aa.parquet, train-00000-of-00002-bb.parquet",
         ),
         (
             ["train-00000-of-00001", "train-00000-of-00002"],
