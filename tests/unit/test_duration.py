@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rankwise import UsageError
-from rankwise.commands.duration import STEPS, Duration, duration
+from rankwise.commands.duration import STEPS, Duration, _Pace, duration
+from rankwise.nn.bank import AdapterSpec
 from tests import tiny
 from tests.unit.test_cli import HERE, SETTINGS, rankwise
 
@@ -25,11 +27,14 @@ def test_a_sweep_without_tuning(
     assert list(tmp_path.iterdir()) == [], "nothing is left in the working directory"
 
 
-def test_the_estimate_grows_with_the_epochs(gpt2_base: Path, data_folder: Path) -> None:
-    """A hundred times the epochs take longer, however noisy the few timed steps are."""
-    short, long = (duration(tiny.recipe(gpt2_base, data_folder, epochs=epochs)) for epochs in (2, 200))
-    assert long.training > 10 * short.training
-    assert long.evaluation > 10 * short.evaluation
+def test_the_estimate_grows_with_the_epochs(
+    gpt2_base: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rankwise.commands.duration._pace", lambda *_: _Pace(step=1.0, text=0.5, steps=1))
+    recipe = tiny.recipe(gpt2_base, data_folder)
+    short, long = (duration(recipe.replace(epochs=epochs)) for epochs in (2, 200))
+    assert long.training == pytest.approx(100 * short.training)
+    assert long.evaluation > 50 * short.evaluation  # test texts are evaluated only once
 
 
 def test_trials_are_timed(gpt2_base: Path, tmp_path: Path) -> None:
@@ -37,9 +42,33 @@ def test_trials_are_timed(gpt2_base: Path, tmp_path: Path) -> None:
     tiny.write_csv(data / "train.csv", tiny.rows(480, 1))
     recipe = tiny.recipe(gpt2_base, data, tune=True, tuning_texts=60)
     found = duration(recipe)
-    assert found.tuning > 0 and found.timed_steps == 3 * STEPS
+    assert found.tuning > 0 and found.timed_steps == 4 * STEPS  # adapters and linear probe, twice
     with pytest.raises(UsageError, match="last_layers 9"):
         duration(recipe.replace(last_layers=9))
+
+
+def test_linear_probes_that_keep_hidden_states(
+    gpt2_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their first steps compute the hidden states of all texts, and must not count for every step."""
+
+    def pace(bank: Sequence[AdapterSpec], data: object, material: object) -> _Pace:
+        assert len({bool(spec.rank) for spec in bank}) == 1, "linear probes have banks of their own"
+        return _Pace(step=float(len(bank)), text=0.0, steps=1) if bank[0].rank else _Pace(1e6, 0.5, 0, True)
+
+    monkeypatch.setattr("rankwise.commands.duration._pace", pace)
+    data = tiny.data_folder(tmp_path / "data")
+    tiny.write_csv(data / "train.csv", tiny.rows(480, 1))
+    recipe = tiny.recipe(
+        gpt2_base, data, tune=True, tuning_texts=80, learning_rates=(0.01, 0.02, 0.03), finalists=1, epochs=2
+    )
+    steps = 2 * recipe.train.steps_per_epoch(400)
+    ranks = [rank for rank in recipe.lora.ranks if rank]
+    found = duration(recipe)
+    assert found.tuning == pytest.approx(0.25 * steps * 3 * len(ranks) + 0.5 * 400, abs=2)
+    adapters = len(ranks) * len(recipe.train.seeds)
+    assert found.training == pytest.approx(2 * recipe.train.steps_per_epoch(480) * adapters + 0.5 * 480)
+    assert found.timed_steps == 2
 
 
 def test_the_total() -> None:

@@ -52,14 +52,14 @@ class Duration:
 class _Pace:
     """Measured speed of a bank."""
 
-    step: float  # seconds
+    step: float  # seconds; 0 if hidden states are kept
     text: float  # seconds to evaluate a text
     steps: int  # timed
-    is_frozen: bool = False  # whether later epochs take next to no time, because hidden states are kept
+    is_frozen: bool = False  # whether the hidden states of the training texts are computed once and kept
 
-    def epochs(self, epochs: float) -> float:
-        """The epochs that take time."""
-        return min(1.0, epochs) if self.is_frozen else epochs
+    def training(self, steps: float, texts: int) -> float:
+        """Seconds of so many steps on so many training texts."""
+        return self.text * texts if self.is_frozen else self.step * steps
 
 
 def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
@@ -87,7 +87,7 @@ def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
     texts = epochs * len(splits["validation"].ids) + (len(splits["test"].ids) if "test" in splits else 0)
     return Duration(
         tuning=trials,
-        training=sum(pace.step * pace.epochs(epochs) for pace in paces) * per_epoch,
+        training=sum(pace.training(epochs * per_epoch, len(material.training_data.ids)) for pace in paces),
         evaluation=trials_evaluated + sum(pace.text for pace in paces) * texts,
         timed_steps=timed + sum(pace.steps for pace in paces),
     )
@@ -102,29 +102,52 @@ def _trials(material: Material) -> tuple[float, float, int]:
     per_epoch = recipe.train.steps_per_epoch(len(data.targets))
     share = tuning.share_of(recipe, tuning.fewest_epochs(recipe) * per_epoch)
     specs = [spec_of(trial, material) for trial in tuning.next_trials(recipe, ranks, [], share)]
-    bank = material.split(specs)[0]
-    pace = _pace(bank, data, material)
-    number, length = tuning.cost(recipe, ranks, share)
-    evaluations = max(number, length * epochs)  # after every epoch, and at least one for each trial
-    training = pace.step / len(bank) * length * epochs * per_epoch
-    return training, pace.text / len(bank) * evaluations * len(data.validation_ids), pace.steps
+    training, evaluation, timed = 0.0, 0.0, 0
+    for bank in _first_of_each_kind(material.split(specs)):
+        pace = _pace(bank, data, material)
+        alike = [rank for rank in ranks if bool(rank) == bool(bank[0].rank)]
+        number, length = tuning.cost(recipe, alike, share)
+        if pace.is_frozen:  # the trials of a rung share the hidden states
+            trainings = evaluations = 2.0 if tuning.has_full_rung(recipe, share) else 1.0
+        else:  # evaluated after every epoch, and at least once for each trial
+            trainings, evaluations = length / len(bank), max(number, length * epochs) / len(bank)
+        training += trainings * pace.training(epochs * per_epoch, len(data.ids))
+        evaluation += evaluations * pace.text * len(data.validation_ids)
+        timed += pace.steps
+    return training, evaluation, timed
+
+
+def _first_of_each_kind(banks: Sequence[Sequence[AdapterSpec]]) -> list[Sequence[AdapterSpec]]:
+    """The first bank of linear probes and the first bank of adapters, as far as there are any."""
+    return list({bool(bank[0].rank): bank for bank in reversed(banks)}.values())
 
 
 def _pace(bank: Sequence[AdapterSpec], data: TrainingData, material: Material) -> _Pace:
-    """Train a few steps of a bank, and evaluate a few texts with it."""
+    """Train a few steps of a bank, and evaluate a few texts with it.
+
+    If it keeps the hidden states of the training texts, no step is timed: the first steps compute the states
+    of many other texts, too, and later ones take next to no time.
+    """
     trainer = Trainer(material.backbone, bank, data, material.recipe.train)
-    trainer.step()
-    began, seconds = time.perf_counter(), list[float]()
-    while len(seconds) < STEPS and time.perf_counter() - began < MOST_SECONDS and not trainer.validation_due:
-        start = time.perf_counter()
-        trainer.step()
-        seconds.append(time.perf_counter() - start)
+    seconds = [] if trainer.is_frozen else _timed_steps(trainer)
     texts = data.validation_ids[:TEXTS]
     start = time.perf_counter()
     bank_logits(material.backbone, trainer.bank, texts)
     return _Pace(
-        step=median(seconds) if seconds else start - began,
+        step=median(seconds) if seconds else 0.0,
         text=(time.perf_counter() - start) / max(1, len(texts)),
         steps=len(seconds),
         is_frozen=trainer.is_frozen,
     )
+
+
+def _timed_steps(trainer: Trainer) -> list[float]:
+    """Seconds of a few steps. The first one, which compiles kernels, counts only if there are no others."""
+    seconds: list[float] = []
+    while len(seconds) <= STEPS and sum(seconds[1:]) < MOST_SECONDS:
+        if seconds and trainer.validation_due:
+            break
+        start = time.perf_counter()
+        trainer.step()
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:] or seconds
