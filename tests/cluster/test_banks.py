@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ from rankwise import Recipe, ResourceError, Unreachable, sweep
 from rankwise.cluster import worker
 from rankwise.cluster.banks import Cluster
 from rankwise.cluster.worker import Greeting, Report, Worker
+from rankwise.training import signals
+from rankwise.training.callbacks import Callback
 from rankwise.training.trainer import Trainer
 from tests import tiny
 from tests.docs.markdown import ROOT
@@ -48,7 +52,7 @@ class Here:
     def wait(self, references: Sequence[Any], timeout: float) -> tuple[list[Any], list[Any]]:
         return list(references[-1:]), list(references[:-1])
 
-    def get(self, reference: Callable[[], Any]) -> Any:
+    def get(self, reference: Callable[[], Any], timeout: float | None = None) -> Any:
         return reference()
 
     def remote(self, kind: type[Worker]) -> Any:
@@ -57,6 +61,7 @@ class Here:
             return SimpleNamespace(
                 begin=SimpleNamespace(remote=made.begin),
                 go=SimpleNamespace(remote=lambda: lambda: self._go(made)),
+                states=SimpleNamespace(remote=lambda: made.states),
                 greet=SimpleNamespace(remote=lambda: lambda: made.greet()),
             )
 
@@ -66,7 +71,11 @@ class Here:
         self.calls += 1
         if self.lost(self.calls):
             raise Lost
-        return made.go()
+        own, signals._signals = signals._signals, signals._Signals()  # a worker is another process
+        try:
+            return made.go()
+        finally:
+            signals._signals = own
 
 
 def cluster(ray: Here) -> Cluster:
@@ -111,6 +120,31 @@ def test_a_bank_that_loses_every_worker(recipe: Recipe, tmp_path: Path) -> None:
     sweep(recipe, tmp_path / "run", resume=True)
     sweep(recipe, tmp_path / "whole")
     assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+class Stops(Callback):
+    """Sends this process a signal at a step; counts the steps."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.steps = at, 0
+
+    def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
+        self.steps += 1
+        if self.steps == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_is_interrupted(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are asked for their last states, so no step is trained twice."""
+    monkeypatch.setattr(worker, "REPORT_SECONDS", 0.0)
+    sweep(recipe, tmp_path / "whole")
+    stopped, resumed = Stops(15), Stops()
+    with signals.stopping(), pytest.raises(KeyboardInterrupt):
+        sweep(recipe, tmp_path / "run", stopped, train=cluster(Here(2)))
+    sweep(recipe, tmp_path / "run", resumed, resume=True, train=cluster(Here(2)))
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    steps = 2 * recipe.train.epochs * recipe.train.steps_per_epoch(tiny.SIZES["train"])  # of two banks
+    assert steps - 2 <= stopped.steps + resumed.steps <= steps, "the last step of each bank was not shown"
 
 
 def test_a_worker_runs_out_of_memory(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

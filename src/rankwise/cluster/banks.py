@@ -18,7 +18,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -37,6 +37,7 @@ from rankwise.nn.bank import AdapterSpec
 from rankwise.nn.batch import Ids
 from rankwise.recipe import Recipe
 from rankwise.store import files
+from rankwise.training import signals
 from rankwise.training.callbacks import Callback, Validation
 from rankwise.training.checkpoint import BankPlan
 from rankwise.training.journal import Journal
@@ -47,6 +48,8 @@ SAVE_SECONDS = 5.0
 """Least time between two checkpoints, which hold the states of all banks in training."""
 SAVE_SHARE = 0.05
 """Largest share of its time that the driver writes checkpoints, while workers wait for it."""
+LAST_SECONDS = 30.0
+"""Time for the last states of each bank when a run is interrupted."""
 MOST_LOSSES = 5
 """Workers that a bank may lose in a row without sending states."""
 STORE_BYTES = 256 << 20
@@ -231,6 +234,7 @@ class _Stage:
                 if time.monotonic() - self.saved >= max(SAVE_SECONDS, self.saving / SAVE_SHARE):
                     self._save()
         except KeyboardInterrupt:
+            self._take_last_states()
             self._save()
             raise
         self.callback.end()
@@ -260,10 +264,23 @@ class _Stage:
     def _listen(self, waiting: deque[list[str]]) -> None:
         """Take in what workers report within a second."""
         for reference in self.cluster.pool.wait(self.running, self.callback.note):
-            if (report := self._report(reference)) is None:
-                self._lost(self.running.pop(reference), waiting)
-            else:
-                self._take(report, self.running.pop(reference), waiting)
+            with signals.held():  # events and states must belong to the same step
+                if (report := self._report(reference)) is None:
+                    self._lost(self.running.pop(reference), waiting)
+                else:
+                    self._take(report, self.running.pop(reference), waiting)
+
+    def _take_last_states(self) -> None:
+        """Take in the present states of the banks in training, so that no step is lost."""
+        ray = self.cluster.ray
+        asked = {reference: bank.worker.states.remote() for reference, bank in self.running.items()}
+        for reference, bank in self.running.items():
+            with suppress(Exception):  # a bank whose worker is lost goes on from the last states that it sent
+                report = ray.get(reference, timeout=LAST_SECONDS)
+                states = ray.get(asked[reference], timeout=LAST_SECONDS)
+                bank.events += report.events
+                if states:
+                    self._record(bank, states)
 
     def _report(self, reference: Any) -> Report | None:
         """A worker's report; None if the worker is lost."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from rankwise.errors import Unreachable, UsageError
+from rankwise.training import signals
 
 LOCAL = "local"
 """The address of a cluster that is started for this process, on this machine."""
@@ -27,7 +28,8 @@ def ray_module() -> Any:
         UsageError: it is not installed.
     """
     try:
-        import ray
+        with signals.kept():
+            import ray
     except ImportError:
         raise UsageError("a cluster needs the package ray", hint="pip install 'rankwise[ray]'") from None
     return ray
@@ -57,12 +59,13 @@ def connected(address: str, *, cpus: int | None = None, store_bytes: int | None 
     _require_listening(address)
     own = {"num_cpus": cpus, "object_store_memory": store_bytes, "include_dashboard": False}
     try:
-        ray.init(
-            address,
-            log_to_driver=False,
-            configure_logging=False,
-            **(own if address == LOCAL else {}),
-        )
+        with signals.kept():  # Ray's handler of SIGTERM would end this process before it has saved
+            ray.init(
+                address,
+                log_to_driver=False,
+                configure_logging=False,
+                **(own if address == LOCAL else {}),
+            )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         raise _none_at(address, error) from None
     try:

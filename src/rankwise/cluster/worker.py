@@ -119,6 +119,10 @@ class Worker:
         logits = trainer.kept_logits(self.test) if self.test and trainer.specs else {}
         return Report(events, self._states(trainer), is_done=True, test_logits=logits)
 
+    def states(self) -> dict[str, AdapterState]:
+        """Name -> state of each adapter of the bank in training after its last step; empty without a bank."""
+        return self._states(self.trainer) if self.trainer else {}
+
     def _trainer(self) -> Trainer:
         order = self.order
         return Trainer(

@@ -69,6 +69,23 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
+def kept() -> Iterator[None]:
+    """Restore the handlers of `STOPPING` at the end of the block, in which a library may set its own.
+
+    A library may set them below Python, where `signal.getsignal` does not see it. Outside the main thread, do
+    nothing.
+    """
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # None: it was not set from Python
+                    signal.signal(number, handler)
+
+
+@contextmanager
 def held() -> Iterator[None]:
     """Defer signals to the end of the block."""
     _signals.depth += 1
