@@ -302,10 +302,14 @@ def split_trials(
     tokens_per_text: float,
     memory_bytes: int,
     number_bytes: int,
+    workers: int = 1,
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
-    """Split any adapters into banks that fit in memory; the arguments are those of `make`."""
+    """Split any adapters into banks that fit in memory, at least one for each worker.
+
+    The other arguments are those of `make`.
+    """
     estimate = _estimate(recipe, parse_config(config_json), tokens_per_text, number_bytes)
-    return _split(specs, estimate, memory_bytes, recipe.machine.bank_size)
+    return _split(specs, estimate, memory_bytes, recipe.machine.bank_size, workers)
 
 
 def _estimate(
@@ -349,17 +353,23 @@ def _split(
     estimate: Callable[[Sequence[AdapterSpec]], int],
     memory_bytes: int | None,
     most: int | None = None,
+    workers: int = 1,
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
-    """Split adapters into banks that fit in memory, of at most so many adapters.
+    """Split adapters into banks that fit in memory: at least one for each worker, and at most `most` in each.
 
-    Linear probes (rank 0) form their own banks, which need no backward pass through the backbone.
+    Linear probes (rank 0) form their own banks, which need no backward pass through the backbone. A limit of
+    8 adapters divides 10 into 5 and 5, so that workers finish together.
     """
     banks: list[list[AdapterSpec]] = []
     for group in ([s for s in specs if not s.rank], [s for s in specs if s.rank]):
         full = True
+        number = max(
+            math.ceil(len(group) / most) if most else 1, workers if any(s.rank for s in group) else 1
+        )
+        size = math.ceil(len(group) / number)
         for spec in group:
-            if most is not None and not full:
-                full = len(banks[-1]) >= most
+            if not full:
+                full = len(banks[-1]) >= size
             if memory_bytes is not None and not full:
                 full = estimate([*banks[-1], spec]) > memory_bytes
             if full:

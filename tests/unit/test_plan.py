@@ -245,6 +245,31 @@ def test_memory_splits_banks() -> None:
     assert banks(one + 1_000_000_000 * 100) == [[1, 2, 4, 8, 16]]
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (4, [[1, 2, 4], [8, 16]]),
+        (2, [[1, 2], [4, 8], [16]]),
+        (9, [[1, 2, 4, 8, 16]]),
+        (1, [[1], [2], [4], [8], [16]]),
+    ],
+)
+def test_banks_of_a_limited_size_are_equally_large(size: int, expected: list[list[int]]) -> None:
+    assert banks(None, bank_size=size) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [(1, [[0], [1, 2, 4, 8, 16]]), (2, [[0], [1, 2, 4], [8, 16]]), (9, [[0], [1], [2], [4], [8], [16]])],
+)
+def test_every_worker_has_a_bank(workers: int, expected: list[list[int]]) -> None:
+    """Linear probes take so little time that they stay in one bank."""
+    recipe = Recipe.preset("emotion", ranks=(0, 1, 2, 4, 8, 16))
+    specs = [spec for bank in make(recipe).banks for spec in bank]
+    found = plan.split_trials(specs, recipe, GPT2, 20.0, 1 << 40, 2, workers)
+    assert [[spec.rank for spec in bank] for bank in found] == expected
+
+
 def test_too_little_memory_trains_one_at_a_time() -> None:
     assert banks(1) == [[1], [2], [4], [8], [16]]
 

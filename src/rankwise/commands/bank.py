@@ -69,6 +69,11 @@ TrainBanks = Callable[[Training, Callable[[str], bool], Material, Journal, Callb
 """Trains every bank of a stage that the journal holds, as `train_banks` does."""
 
 
+def workers_of(train: TrainBanks) -> int:
+    """How many banks train at the same time: as many as a cluster has workers, else one."""
+    return int(getattr(train, "workers", 1))
+
+
 @dataclass(frozen=True)
 class Order:
     """A bank to train: what each of several processes must know, besides base and data."""

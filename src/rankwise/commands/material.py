@@ -75,11 +75,11 @@ class Material:
         """Name -> adapter, including the linear probe."""
         return {spec.name: spec for bank in self.plan.banks for spec in bank}
 
-    def split(self, specs: Sequence[AdapterSpec]) -> Sequence[Sequence[AdapterSpec]]:
-        """Split adapters into banks that fit in memory."""
+    def split(self, specs: Sequence[AdapterSpec], workers: int = 1) -> Sequence[Sequence[AdapterSpec]]:
+        """Split adapters into banks that fit in memory, at least one for each worker."""
         mean = self.splits["train"].tokens_per_text
         size = self.precision.itemsize
-        return split_trials(specs, self.recipe, self.config, mean, self.memory_bytes, size)
+        return split_trials(specs, self.recipe, self.config, mean, self.memory_bytes, size, workers)
 
     @property
     def training_data(self) -> TrainingData:

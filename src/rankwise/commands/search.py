@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rankwise import hardware, searching
 from rankwise import plan as planning
-from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks
+from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks, workers_of
 from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, precision_name, read_material, require_same_inputs, versions
 from rankwise.commands.results import measure
@@ -375,7 +375,7 @@ def _in_waves(
         names = [each.name for each in attempts]
         planned = [name for bank in journal.state.trial_banks for name in bank.adapters]
         if not set(planned) >= set(names):  # not the rest of a wave that was interrupted
-            banks = material.split([stage.specs[name] for name in names])
+            banks = material.split([stage.specs[name] for name in names], workers_of(train))
             journal.state.trial_banks = [BankPlan(adapters=[spec.name for spec in bank]) for bank in banks]
         ended = partial(_has_ended, stage, set(names))
         train(stage.training_of_waves(), ended, material, journal, callback)

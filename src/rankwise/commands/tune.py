@@ -15,7 +15,7 @@ from scipy.stats import sem
 
 from rankwise import plan as planning
 from rankwise import tuning
-from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks
+from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks, workers_of
 from rankwise.commands.material import Material
 from rankwise.errors import TrainingError, option
 from rankwise.models.registry import family_of
@@ -87,7 +87,7 @@ def _train_rung(
     specs = {trial.name: spec_of(trial, material) for trial in trials}
     planned = {name for bank in journal.state.trial_banks for name in bank.adapters}
     if not planned >= specs.keys():  # not the rest of a rung that was interrupted
-        banks = material.split(list(specs.values()))
+        banks = material.split(list(specs.values()), workers_of(train))
         journal.state.trial_banks = [BankPlan(adapters=[spec.name for spec in bank]) for bank in banks]
     by_name = {trial.name: trial for trial in trials}
 
