@@ -36,4 +36,4 @@ srun --nodes=1 --ntasks=1 -w "${hosts[0]}" --overlap \
   rankwise sweep "${what[@]}" --ray "$head_address" --ray-cpus "$SLURM_CPUS_PER_TASK" &
 sweep=$!
 trap 'kill -TERM "$sweep"' TERM
-wait "$sweep"
+wait "$sweep" || wait "$sweep"  # the trap ends the first one

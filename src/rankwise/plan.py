@@ -204,6 +204,7 @@ def make(
     tokens_per_text: float | None = None,
     memory_bytes: int | None = None,
     number_bytes: int = 2,
+    workers: int = 1,
     decided: Sequence[Sequence[str]] = (),
     tuned: Mapping[int, Settings] | None = None,
 ) -> Plan:
@@ -218,6 +219,7 @@ def make(
         tokens_per_text: mean length of the training texts, if known.
         memory_bytes: memory limit of a bank, including weights; None for no limit.
         number_bytes: bytes per number in matrix products; 2 for bfloat16.
+        workers: number of banks that train at the same time.
         decided: adapter names of each existing bank when a run is resumed. These banks come first and
             are not changed; the remaining adapters are split into further banks.
         tuned: rank -> settings that tuning has chosen.
@@ -241,7 +243,7 @@ def make(
     old = tuple(tuple(by_name[name] for name in bank) for bank in decided)
     new = [spec for spec in specs if not any(spec in bank for bank in old)]
     epochs = epochs_of(recipe)
-    banks = old + _split(new, estimate, memory_bytes, recipe.machine.bank_size)
+    banks = old + _split(new, estimate, memory_bytes, recipe.machine.bank_size, workers)
     if probe and not any(probe in bank for bank in banks):
         banks = (*banks, (probe,))
     return Plan(
@@ -357,23 +359,21 @@ def _split(
 ) -> tuple[tuple[AdapterSpec, ...], ...]:
     """Split adapters into banks that fit in memory: at least one for each worker, and at most `most` in each.
 
-    Linear probes (rank 0) form their own banks, which need no backward pass through the backbone. A limit of
-    8 adapters divides 10 into 5 and 5, so that workers finish together.
+    Linear probes (rank 0) form their own banks, which need no backward pass through the backbone. They take
+    little time, so workers do not share them. A limit of 8 adapters divides 10 into 5 and 5, so that workers
+    finish together.
     """
     banks: list[list[AdapterSpec]] = []
-    for group in ([s for s in specs if not s.rank], [s for s in specs if s.rank]):
-        full = True
-        number = max(
-            math.ceil(len(group) / most) if most else 1, workers if any(s.rank for s in group) else 1
-        )
-        size = math.ceil(len(group) / number)
-        for spec in group:
-            if not full:
-                full = len(banks[-1]) >= size
-            if memory_bytes is not None and not full:
-                full = estimate([*banks[-1], spec]) > memory_bytes
-            if full:
-                banks.append([])
-            banks[-1].append(spec)
-            full = False
+    probes, adapters = ([s for s in specs if bool(s.rank) == adapted] for adapted in (False, True))
+    for group, least in ((probes, 1), (adapters, workers)):
+        number = max(math.ceil(len(group) / most) if most else 1, min(least, len(group)))
+        for i in range(number):
+            bank: list[AdapterSpec] = []
+            for spec in group[math.ceil(i * len(group) / number) : math.ceil((i + 1) * len(group) / number)]:
+                if bank and memory_bytes is not None and estimate([*bank, spec]) > memory_bytes:
+                    banks.append(bank)
+                    bank = []
+                bank.append(spec)
+            if bank:
+                banks.append(bank)
     return tuple(tuple(bank) for bank in banks)

@@ -149,10 +149,19 @@ def cost(recipe: Recipe, ranks: Sequence[int], share: float) -> tuple[int, float
     full schedule the finalists and one more. Further ones may be added.
     """
     grids = [grid_of(recipe, rank) for rank in ranks]
-    short = sum(len(grid) + (len({each["learning_rate"] for each in grid}) == 2) for grid in grids)
+    short = sum(len(grid) + _has_two_rates(grid) for grid in grids)
     full = sum(min(recipe.tune.finalists, len(grid_of(recipe, rank))) + 1 for rank in ranks)
     full = full if has_full_rung(recipe, share) else 0
     return short + full, short * share + full
+
+
+def rounds(recipe: Recipe, rank: int, share: float) -> int:
+    """How often trials of a rank are expected to start together: as `cost`, the additions on their own."""
+    return 1 + _has_two_rates(grid_of(recipe, rank)) + (2 if has_full_rung(recipe, share) else 0)
+
+
+def _has_two_rates(grid: Sequence[Mapping[str, Any]]) -> bool:
+    return len({each["learning_rate"] for each in grid}) == 2
 
 
 def _of(rank: int, done: Iterable[Trial]) -> list[Trial]:

@@ -21,7 +21,7 @@ from rankwise.cluster import worker
 from rankwise.cluster.banks import Cluster
 from rankwise.cluster.worker import Greeting, Report, Worker
 from rankwise.training import signals
-from rankwise.training.callbacks import Callback
+from rankwise.training.callbacks import Callback, Callbacks
 from rankwise.training.trainer import Trainer
 from tests import tiny
 from tests.docs.markdown import ROOT
@@ -122,6 +122,57 @@ def test_a_bank_that_loses_every_worker(recipe: Recipe, tmp_path: Path) -> None:
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 
+class Dead(Here):
+    """The cluster ends a worker at one call because it needs too much memory; its later calls fail, too."""
+
+    def __init__(self, workers: int, at: int) -> None:
+        super().__init__(workers)
+        self.at, self.dead = at, set[int]()
+
+    def _go(self, made: Worker) -> Report:
+        if self.calls + 1 == self.at:
+            self.dead.add(id(made))
+        if id(made) in self.dead:
+            self.calls += 1
+            raise MemoryError
+        return super()._go(made)
+
+
+def test_a_worker_is_ended_for_its_memory(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bank is split, and no other bank is given to it."""
+    monkeypatch.setattr(worker, "REPORT_SECONDS", 0.0)
+    seen = Notes()
+    sweep(recipe, tmp_path / "run", seen, train=cluster(Dead(2, at=5)))
+    sweep(recipe.replace(bank_size=1), tmp_path / "whole")
+    assert content(tmp_path / "run")["predictions.csv"] == content(tmp_path / "whole")["predictions.csv"]
+    assert len([note for note in seen.notes if "is split into" in note]) == 1
+    assert not any("micro-batches" in note for note in seen.notes)
+
+
+class Notes(Callback):
+    """Keeps notes and the titles of stages, and checks that no progress exceeds its total."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.stages: dict[str, int | None] = {}
+        self.done = list[int]()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, stage: str, total: int | None) -> None:
+        self.stages[stage] = total
+
+    def advance(self, units: int) -> None:
+        self.done.append(units)
+
+    def step(self, adapters: Sequence[str], number: int, steps: int, losses: Sequence[float]) -> None:
+        assert number <= steps
+        self.done.append(number)
+
+
 class Stops(Callback):
     """Sends this process a signal at a step; counts the steps."""
 
@@ -139,10 +190,16 @@ def test_a_run_is_interrupted(recipe: Recipe, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(worker, "REPORT_SECONDS", 0.0)
     sweep(recipe, tmp_path / "whole")
     stopped, resumed = Stops(15), Stops()
-    with signals.stopping(), pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(signals, "_signals", signals._Signals())  # restored after the test
+    with signals.stopping(), pytest.raises(signals.Interrupted, match="ended by SIGTERM"):
         sweep(recipe, tmp_path / "run", stopped, train=cluster(Here(2)))
-    sweep(recipe, tmp_path / "run", resumed, resume=True, train=cluster(Here(2)))
+    monkeypatch.setattr(signals, "_signals", signals._Signals())  # a resumed run is another process
+    seen = Notes()
+    sweep(recipe, tmp_path / "run", Callbacks(resumed, seen), resume=True, train=cluster(Here(2)))
     assert content(tmp_path / "run") == content(tmp_path / "whole")
+    assert 15 <= next(units for units in seen.done if units) <= 17, "the progress goes on where it was"
+    seconds = json.loads((tmp_path / "run" / "timing.json").read_text())["seconds"]
+    assert seconds["train"] > 0
     steps = 2 * recipe.train.epochs * recipe.train.steps_per_epoch(tiny.SIZES["train"])  # of two banks
     assert steps - 2 <= stopped.steps + resumed.steps <= steps, "the last step of each bank was not shown"
 

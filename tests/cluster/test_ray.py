@@ -177,7 +177,7 @@ def test_a_tuned_sweep(cluster: Cluster, gpt2_base: Path, tmp_path: Path) -> Non
         tune=True,
         learning_rates=(0.01, 0.03),
         epochs=1,
-        bank_size=2,
+        bank_size=1,
         baselines=False,
         cuts=False,
     )
@@ -188,12 +188,10 @@ def test_a_tuned_sweep(cluster: Cluster, gpt2_base: Path, tmp_path: Path) -> Non
     assert any(stage.startswith("tune: ") for stage in seen.stages)
 
 
-def test_banks_for_all_workers(recipe: Recipe) -> None:
-    """Unless the recipe sets the size of a bank."""
+def test_workers_of_a_local_cluster() -> None:
+    """They share the memory of this machine."""
     cluster = Cluster("local", cpus=1, workers=2)
-    whole = recipe.replace(bank_size=None, ranks=(1, 2, 4, 8), seeds=(0, 1, 2))
-    assert cluster.divided(whole).machine.bank_size == 12 // min(2, os.cpu_count() or 1)
-    assert cluster.divided(recipe) == recipe
+    assert cluster.workers == cluster.workers_here == min(2, os.cpu_count() or 1)
 
 
 def test_no_cluster_at_the_address(recipe: Recipe, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_linear_probes_that_keep_hidden_states(
     found = duration(recipe)
     assert found.tuning == pytest.approx(0.25 * steps * 3 * len(ranks) + 0.5 * 400, abs=2)
     adapters = len(ranks) * len(recipe.train.seeds)
+    again = duration(recipe.replace(finalists=2))
+    assert again.tuning == pytest.approx((0.25 * 3 + 3) * steps * len(ranks) + 3 * 0.5 * 400, abs=5)
     assert found.training == pytest.approx(2 * recipe.train.steps_per_epoch(480) * adapters + 0.5 * 480)
     assert found.timed_steps == 2
 

@@ -260,7 +260,12 @@ def test_banks_of_a_limited_size_are_equally_large(size: int, expected: list[lis
 
 @pytest.mark.parametrize(
     ("workers", "expected"),
-    [(1, [[0], [1, 2, 4, 8, 16]]), (2, [[0], [1, 2, 4], [8, 16]]), (9, [[0], [1], [2], [4], [8], [16]])],
+    [
+        (1, [[0], [1, 2, 4, 8, 16]]),
+        (2, [[0], [1, 2, 4], [8, 16]]),
+        (4, [[0], [1, 2], [4], [8], [16]]),
+        (9, [[0], [1], [2], [4], [8], [16]]),
+    ],
 )
 def test_every_worker_has_a_bank(workers: int, expected: list[list[int]]) -> None:
     """Linear probes take so little time that they stay in one bank."""

@@ -250,7 +250,7 @@ def _sweep(
         check(names)
         with _cluster(cluster) as on:
             if on:
-                recipe, going_on["train"] = on.divided(recipe), on
+                going_on["train"] = on
             run = RunFolder(out or default_folder(recipe))
             with terminal.ProgressBars() as bars, Trackers(names, recipe, run, bars.note) as trackers:
                 results = sweep(recipe, run.path, Callbacks(bars, trackers), **going_on)
@@ -360,7 +360,6 @@ def search(
         from rankwise.cli import terminal
         from rankwise.commands.search import search as run
         from rankwise.commands.sweep import default_folder
-        from rankwise.searching import candidates
         from rankwise.store.run_folder import RunFolder
 
         if ray and places:
@@ -368,7 +367,7 @@ def search(
         going_on: dict[str, Any] = {"trials": trials, "places": places, "resume": resume is not None}
         with _cluster({"address": ray, "cpus": ray_cpus, "workers": ray_workers}) as on:
             if on:
-                recipe, going_on["train"] = on.divided(recipe, len(candidates(recipe, trials))), on
+                going_on["train"] = on
             folder = RunFolder(resume or out or default_folder(recipe))
             with terminal.ProgressBars() as bars:
                 found = run(recipe, folder.path, bars, **going_on)

@@ -18,7 +18,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -35,7 +35,6 @@ from rankwise.commands.material import Material
 from rankwise.errors import Unreachable, UsageError
 from rankwise.nn.bank import AdapterSpec
 from rankwise.nn.batch import Ids
-from rankwise.recipe import Recipe
 from rankwise.store import files
 from rankwise.training import signals
 from rankwise.training.callbacks import Callback, Validation
@@ -48,8 +47,8 @@ SAVE_SECONDS = 5.0
 """Least time between two checkpoints, which hold the states of all banks in training."""
 SAVE_SHARE = 0.05
 """Largest share of its time that the driver writes checkpoints, while workers wait for it."""
-LAST_SECONDS = 30.0
-"""Time for the last states of each bank when a run is interrupted."""
+LAST_SECONDS = 10.0
+"""Time for the last states of all banks when a run is interrupted."""
 MOST_LOSSES = 5
 """Workers that a bank may lose in a row without sending states."""
 STORE_BYTES = 256 << 20
@@ -68,7 +67,7 @@ class Cluster:
         workers: most workers; by default, as many as the cluster has room for.
 
     >>> with Cluster("local", cpus=1) as cluster:  # doctest: +SKIP
-    ...     sweep(cluster.divided(recipe), train=cluster)
+    ...     sweep(recipe, train=cluster)
     """
 
     def __init__(
@@ -104,23 +103,16 @@ class Cluster:
         return room(self._ray.cluster_resources(), self.cpus, self.gpus, self._workers)
 
     @property
+    def workers_here(self) -> int:
+        """How many of them share the memory of this machine."""
+        return self.workers if self.address == LOCAL else 1
+
+    @property
     def gpus(self) -> float:
         """GPUs of a worker."""
         if self._gpus is not None or self._ray is None:
             return self._gpus or 0
         return 1 if self._ray.cluster_resources().get("GPU") else 0
-
-    def divided(self, recipe: Recipe, adapters: int | None = None) -> Recipe:
-        """The recipe with banks so small that every worker has one, unless it sets their size.
-
-        Args:
-            recipe: what to train.
-            adapters: number of adapters; by default, every rank with every seed.
-        """
-        if recipe.machine.bank_size:
-            return recipe
-        adapters = adapters or len(recipe.lora.ranks) * len(recipe.train.seeds)
-        return recipe.replace(bank_size=-(-adapters // self.workers))
 
     def __call__(
         self,
@@ -213,6 +205,7 @@ class _Stage:
         self.losses: dict[str, int] = {}  # the same -> workers lost since its last states
         self.saved = time.monotonic()
         self.saving = 0.0  # seconds that the last checkpoint took
+        self.has_changed = False  # whether states have arrived since
         self.total = 0
         put = cluster.ray.put
         self.data = put(ShippedData.of(training.data))
@@ -225,25 +218,41 @@ class _Stage:
         self.callback.bank(
             training.stage, {name: training.specs[name].rank for names in waiting for name in names}
         )
-        self.total = sum(map(self._length, waiting))
+        self._expect(waiting)
         self.callback.begin(self._title(waiting), self.total)
+        self.callback.advance(sum(self.steps.values()))
         try:
             while waiting or self.running:
-                self._assign(waiting)
-                self._listen(waiting)
-                if time.monotonic() - self.saved >= max(SAVE_SECONDS, self.saving / SAVE_SHARE):
+                signals.check()
+                with journal.clock.timed(training.stage):
+                    self._assign(waiting)
+                    self._listen(waiting)
+                late = time.monotonic() - self.saved >= max(SAVE_SECONDS, self.saving / SAVE_SHARE)
+                if late and self.has_changed:
                     self._save()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Unreachable):
             self._take_last_states()
             self._save()
+            signals.check()  # Ray raises a plain KeyboardInterrupt, without the exit status of the signal
             raise
         self.callback.end()
         in_bank_order(journal, training)
         journal.save()
 
-    def _title(self, waiting: Iterable[list[str]]) -> str:
-        banks = len(list(waiting))
-        return f"{self.training.stage}: {banks} bank{'s' * (banks > 1)}"
+    def _expect(self, waiting: Iterable[list[str]]) -> None:
+        """Count the steps of banks, and those that they have done."""
+        for names in waiting:
+            self.total += self._length(names)
+            saved = [self.journal.adapters[name] for name in names if name in self.journal.adapters]
+            self.steps[names[0]] = max((state.steps for state in saved), default=0)
+
+    def _title(self, waiting: Sequence[list[str]]) -> str:
+        """Such as `train: 4 banks` or `tune: 10 trials in 2 banks`; a search counts its trials itself."""
+        if self.training.stage == "search":
+            return self.training.title(1)
+        banks = f"{len(waiting)} bank{'s' * (len(waiting) > 1)}"
+        trials = f"{sum(map(len, waiting))} trials in " if self.training.stage == "tune" else ""
+        return f"{self.training.stage}: {trials}{banks}"
 
     def _assign(self, waiting: deque[list[str]]) -> None:
         while waiting:
@@ -271,16 +280,21 @@ class _Stage:
                     self._take(report, self.running.pop(reference), waiting)
 
     def _take_last_states(self) -> None:
-        """Take in the present states of the banks in training, so that no step is lost."""
-        ray = self.cluster.ray
+        """Take in the present states of the banks in training, as far as their workers answer in time."""
+        ray, end = self.cluster.ray, time.monotonic() + LAST_SECONDS
         asked = {reference: bank.worker.states.remote() for reference, bank in self.running.items()}
         for reference, bank in self.running.items():
-            with suppress(Exception):  # a bank whose worker is lost goes on from the last states that it sent
-                report = ray.get(reference, timeout=LAST_SECONDS)
-                states = ray.get(asked[reference], timeout=LAST_SECONDS)
-                bank.events += report.events
-                if states:
-                    self._record(bank, states)
+            try:
+                report = ray.get(reference, timeout=max(0.0, end - time.monotonic()))
+                states = ray.get(asked[reference], timeout=max(0.0, end - time.monotonic()))
+            except Exception:
+                self.callback.note(
+                    f"the bank of {bank.names[0]} goes on from an earlier step: no answer from its worker"
+                )
+                continue
+            bank.events += report.events
+            if states:
+                self._record(bank, states)
 
     def _report(self, reference: Any) -> Report | None:
         """A worker's report; None if the worker is lost."""
@@ -289,8 +303,8 @@ class _Stage:
             report: Report = self.cluster.ray.get(reference)
         except errors.RayTaskError as error:
             raise cause_of(error) from None
-        except errors.OutOfMemoryError:
-            return Report(is_out_of_memory=True)
+        except errors.OutOfMemoryError:  # the cluster has ended the worker
+            return Report(is_out_of_memory=True, is_lost=True)
         except errors.RayError:
             return None
         return report
@@ -309,7 +323,8 @@ class _Stage:
     def _take(self, report: Report, bank: _Running, waiting: deque[list[str]]) -> None:
         """Take in a report, and let the worker go on."""
         if report.is_out_of_memory:
-            self.cluster.pool.release(bank.worker)
+            if not report.is_lost:
+                self.cluster.pool.release(bank.worker)
             self._relieve(bank, waiting)
             return
         if not report.is_done:
@@ -321,6 +336,7 @@ class _Stage:
             self._record(bank, report.states)
         if report.is_done:
             self.cluster.pool.release(bank.worker)
+            self._save()  # a finished adapter is not trained again, so its history must not be lost
             self._finish(bank, report)
 
     def _show(self, events: Sequence[tuple[StepResult | Validation, float]], bank: _Running) -> None:
@@ -336,7 +352,8 @@ class _Stage:
         is_final = self.training.stage == "train"
         number = self.journal.bank_number("train", bank.names) if is_final else 0
         failures = []
-        for event, seconds in bank.events:
+        while bank.events:
+            event, seconds = bank.events.pop(0)
             if isinstance(event, Validation):
                 self.journal.record(number, event)
                 continue
@@ -344,8 +361,8 @@ class _Stage:
             failures += event.failures
             if event.adapters:
                 self.journal.record(number, event)
-        bank.events = []
         self.journal.adapters |= {name: _owned(state) for name, state in states.items()}
+        self.has_changed = True
         if failures:
             drop(failures, self.training, self.material, self.journal, self.callback)
             self._save()
@@ -367,13 +384,16 @@ class _Stage:
         before = {tuple(journal.names(each)) for each in journal.banks_of(stage)}
         relieve(journal.bank_number(stage, bank.names), self.training, self.material, journal, self.callback)
         after = [journal.names(each) for each in journal.banks_of(stage)]
-        new = [names for names in after if tuple(names) not in before]
-        waiting.extend(new or [bank.names])
+        new = [names for names in after if tuple(names) not in before] or [bank.names]
+        self.total -= self._length(bank.names)
+        self.steps.pop(bank.names[0])
+        self._expect(new)
+        waiting.extend(new)
 
     def _save(self) -> None:
         start = time.monotonic()
         self.journal.save()
-        self.saved = time.monotonic()
+        self.saved, self.has_changed = time.monotonic(), False
         self.saving = self.saved - start
 
     def _bank(self, names: Sequence[str]) -> BankPlan:

@@ -60,6 +60,7 @@ class Report:
     is_done: bool = False
     test_logits: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # when done
     is_out_of_memory: bool = False
+    is_lost: bool = False  # the worker was ended for it
 
 
 class Worker:

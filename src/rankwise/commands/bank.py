@@ -74,6 +74,11 @@ def workers_of(train: TrainBanks) -> int:
     return int(getattr(train, "workers", 1))
 
 
+def workers_here(train: TrainBanks) -> int:
+    """How many of them share the memory of this machine."""
+    return int(getattr(train, "workers_here", 1))
+
+
 @dataclass(frozen=True)
 class Order:
     """A bank to train: what each of several processes must know, besides base and data."""

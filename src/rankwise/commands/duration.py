@@ -61,6 +61,10 @@ class _Pace:
         """Seconds of so many steps on so many training texts."""
         return self.text * texts if self.is_frozen else self.step * steps
 
+    def evaluation(self, epochs: float, validation: int, test: int) -> float:
+        """Seconds to evaluate validation texts after every epoch, and test texts at the end."""
+        return self.text * ((1 if self.is_frozen else epochs) * validation + test)
+
 
 def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
     """Train a few steps of each bank of a sweep and of its first trials, and discard them.
@@ -84,11 +88,11 @@ def duration(recipe: Recipe, callback: Callback | None = None) -> Duration:
         callback.end()
     epochs, splits = mean(epochs_of(recipe)), material.evaluated
     per_epoch = recipe.train.steps_per_epoch(len(material.splits["train"]))
-    texts = epochs * len(splits["validation"].ids) + (len(splits["test"].ids) if "test" in splits else 0)
+    validation, test = (len(splits[name].ids) if name in splits else 0 for name in ("validation", "test"))
     return Duration(
         tuning=trials,
         training=sum(pace.training(epochs * per_epoch, len(material.training_data.ids)) for pace in paces),
-        evaluation=trials_evaluated + sum(pace.text for pace in paces) * texts,
+        evaluation=trials_evaluated + sum(pace.evaluation(epochs, validation, test) for pace in paces),
         timed_steps=timed + sum(pace.steps for pace in paces),
     )
 
@@ -107,8 +111,8 @@ def _trials(material: Material) -> tuple[float, float, int]:
         pace = _pace(bank, data, material)
         alike = [rank for rank in ranks if bool(rank) == bool(bank[0].rank)]
         number, length = tuning.cost(recipe, alike, share)
-        if pace.is_frozen:  # the trials of a rung share the hidden states
-            trainings = evaluations = 2.0 if tuning.has_full_rung(recipe, share) else 1.0
+        if pace.is_frozen:  # trials that train together share the hidden states
+            trainings = evaluations = float(tuning.rounds(recipe, 0, share))
         else:  # evaluated after every epoch, and at least once for each trial
             trainings, evaluations = length / len(bank), max(number, length * epochs) / len(bank)
         training += trainings * pace.training(epochs * per_epoch, len(data.ids))

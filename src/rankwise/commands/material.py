@@ -179,9 +179,25 @@ def stage(name: str, callback: Callback, clock: Clock) -> Iterator[None]:
 
 
 def read_material(
-    recipe: Recipe, run: RunFolder, callback: Callback, clock: Clock, saved: Checkpoint | None
+    recipe: Recipe,
+    run: RunFolder,
+    callback: Callback,
+    clock: Clock,
+    saved: Checkpoint | None,
+    workers: int = 1,
+    workers_here: int = 1,
 ) -> Material:
-    """Read and check data and base, tokenize the texts, make the plan, and load the backbone."""
+    """Read and check data and base, tokenize the texts, make the plan, and load the backbone.
+
+    Args:
+        recipe: what to train.
+        run: folder of the run.
+        callback: notified of progress.
+        clock: clock of the run.
+        saved: the checkpoint that the run is resumed from.
+        workers: number of banks that train at the same time.
+        workers_here: how many of them share the memory of this machine.
+    """
     checks.require_libraries()
     with stage("data", callback, clock):
         corpus = data.load(recipe)
@@ -209,7 +225,8 @@ def read_material(
     device = hardware.device(recipe.machine.device)
     precision = hardware.dtype(recipe.machine.precision, device)
     limit = recipe.machine.memory_gb
-    memory_bytes = int(limit * 1e9 if limit else MEMORY_SHARE * _free_memory(device))
+    shared_by = workers_here if device.type == "cpu" else 1  # each worker has a GPU of its own
+    memory_bytes = int(limit * 1e9 if limit else MEMORY_SHARE * _free_memory(device) / shared_by)
     planned = partial(
         make_plan,
         recipe,
@@ -220,6 +237,7 @@ def read_material(
         tokens_per_text=splits["train"].tokens_per_text,
         memory_bytes=memory_bytes,
         number_bytes=precision.itemsize,
+        workers=workers,
     )
     settled = resuming.settled(saved.state, recipe, run) if saved else []
     plan = planned(decided=[bank.adapters for bank in settled])

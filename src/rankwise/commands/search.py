@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rankwise import hardware, searching
 from rankwise import plan as planning
-from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks, workers_of
+from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks, workers_here, workers_of
 from rankwise.commands.locate import anchored
 from rankwise.commands.material import Material, precision_name, read_material, require_same_inputs, versions
 from rankwise.commands.results import measure
@@ -140,6 +140,10 @@ def _resume(recipe: Recipe, run: RunFolder, callback: Callback, train: TrainBank
     resuming.require_unchanged(before, anchored(recipe), run.path, resuming.MOVED)
     if saved and saved.state.search:
         plan = saved.state.search
+        if train is not train_banks and not plan.in_waves:
+            callback.note(
+                "this search fills free places, so it goes on in this process and not on the cluster"
+            )
         return _search(recipe, run, callback, plan.trials, plan.places, saved, train, plan.in_waves)
     results = run.read_search()
     state = SweepState(
@@ -163,7 +167,10 @@ def _search(
     """Run every stage in order."""
     clock = Clock()
     plain = _as_sweep(recipe)
-    recipe, material = anchored(recipe), read_material(plain, run, callback, clock, saved)
+    material = read_material(
+        plain, run, callback, clock, saved, workers_of(train), workers_here(train) if in_waves else 1
+    )
+    recipe = anchored(recipe)
     material = with_stored_data(replace(material, recipe=recipe))
     recipe = material.recipe
     found = _planned(material, trials, places)

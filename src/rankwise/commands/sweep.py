@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rankwise import hardware, schema
-from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks
+from rankwise.commands.bank import TrainBanks, TrainedBank, Training, train_banks, workers_here, workers_of
 from rankwise.commands.baselines import all_baselines
 from rankwise.commands.cut_ranks import evaluated_cuts
 from rankwise.commands.follow import follow, require_same
@@ -174,7 +174,8 @@ def _sweep(recipe: Recipe, session: _Session, saved: Checkpoint | None) -> schem
     run, callback, group = session.run, session.callback, session.group
     clock = Clock()
     group.tell(recipe)
-    read = read_material(recipe, run, callback, clock, saved)
+    train = session.train
+    read = read_material(recipe, run, callback, clock, saved, workers_of(train), workers_here(train))
     require_same(group, read)
     material = with_stored_data(replace(read, group=group))
     recipe = material.recipe
@@ -187,11 +188,9 @@ def _sweep(recipe: Recipe, session: _Session, saved: Checkpoint | None) -> schem
     write_data_report(run, material.corpus, recipe.train.max_length, material.tokenizer.lengths, longest)
     journal.save()
 
-    tuning = tune(material, journal, callback, session.train)
+    tuning = tune(material, journal, callback, train)
     material = with_tuned_plan(tuning, material, journal)
-    session.train(
-        _final(material, journal, finished, callback), finished.__contains__, material, journal, callback
-    )
+    train(_final(material, journal, finished, callback), finished.__contains__, material, journal, callback)
     if not any(name in finished for name in material.plan.names):
         raise _nothing_left([adapter for adapter in journal.diverged if adapter.name in material.plan.names])
 

@@ -17,9 +17,13 @@ class Pace:
         self._first: dict[str, tuple[float, int]] = {}  # stage -> when it was first seen, and at which unit
 
     def left(self, stage: str, done: int, total: int) -> float | None:
-        """Expected seconds until a stage is done; None if nothing was done since the first call."""
-        began, first = self._first.setdefault(stage, (self._now(), done))
+        """Expected seconds until a stage is done; None if nothing was done since the first call.
+
+        A stage that begins again, such as a second rung of trials, is timed anew.
+        """
+        began, first = self._first.get(stage, (0.0, done))
         if done <= first:
+            self._first[stage] = (self._now(), done)
             return None
         return (self._now() - began) / (done - first) * (total - done)
 
