@@ -223,7 +223,6 @@ class _Stage:
         self.callback.advance(sum(self.steps.values()))
         try:
             while waiting or self.running:
-                signals.check()
                 with journal.clock.timed(training.stage):
                     self._assign(waiting)
                     self._listen(waiting)
@@ -233,7 +232,6 @@ class _Stage:
         except (KeyboardInterrupt, Unreachable):
             self._take_last_states()
             self._save()
-            signals.check()  # Ray raises a plain KeyboardInterrupt, without the exit status of the signal
             raise
         self.callback.end()
         in_bank_order(journal, training)

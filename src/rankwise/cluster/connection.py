@@ -70,6 +70,9 @@ def connected(address: str, *, cpus: int | None = None, store_bytes: int | None 
         raise _none_at(address, error) from None
     try:
         yield ray
+    except KeyboardInterrupt:
+        signals.check()  # while Ray waits, it makes ours a plain one, without an exit status
+        raise
     finally:
         with suppress(Exception):  # the cluster may be gone, and the work is done
             ray.shutdown()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from rankwise.errors import RankwiseError, Unreachable
+from rankwise.training import signals
 
 WAIT_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
@@ -79,6 +80,7 @@ class Pool:
             Unreachable: one worker after another could not start.
             RankwiseError: what `check` has raised.
         """
+        signals.check()  # in case its exception was lost in a destructor of Ray
         ready, _ = self.ray.wait([*running, *self._starting], timeout=WAIT_SECONDS)
         if ready:
             self._heard = time.monotonic()
