@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tests that run in several processes share the cores. The variable counts once torch is loaded.
@@ -13,6 +14,7 @@ import pytest
 
 from rankwise import Classifier, sweep
 from rankwise.store.run_folder import RunFolder
+from rankwise.training import signals
 from tests import tiny
 
 
@@ -32,6 +34,14 @@ def llama_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of train, validation and test files of three classes."""
     return tiny.data_folder(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture
+def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals that the test may receive; their handlers are restored after it."""
+    monkeypatch.setattr(signals, "_signals", signals._Signals())
+    with signals.kept():
+        yield
 
 
 @pytest.fixture(scope="session")

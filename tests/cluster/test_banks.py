@@ -44,7 +44,7 @@ class Here:
         self.workers, self.lost, self.calls = workers, lost, 0
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.workers}
+        return {"CPU": self.workers * torch.get_num_threads()}
 
     def put(self, value: Any) -> Any:
         return value
@@ -141,10 +141,10 @@ class Dead(Here):
 def test_a_worker_is_ended_for_its_memory(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bank is split, and no other bank is given to it."""
+    """Its bank is split, and no other bank is given to it. The bank of one adapter is trained by then."""
     monkeypatch.setattr(worker, "REPORT_SECONDS", 0.0)
     seen = Notes()
-    sweep(recipe, tmp_path / "run", seen, train=cluster(Dead(2, at=5)))
+    sweep(recipe, tmp_path / "run", seen, train=cluster(Dead(2, at=30)))
     sweep(recipe.replace(bank_size=1), tmp_path / "whole")
     assert content(tmp_path / "run")["predictions.csv"] == content(tmp_path / "whole")["predictions.csv"]
     assert len([note for note in seen.notes if "is split into" in note]) == 1
@@ -185,15 +185,16 @@ class Stops(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_run_is_interrupted(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_interrupted(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_signals: None
+) -> None:
     """Workers are asked for their last states, so no step is trained twice."""
     monkeypatch.setattr(worker, "REPORT_SECONDS", 0.0)
     sweep(recipe, tmp_path / "whole")
     stopped, resumed = Stops(15), Stops()
-    monkeypatch.setattr(signals, "_signals", signals._Signals())  # restored after the test
     with signals.stopping(), pytest.raises(signals.Interrupted, match="ended by SIGTERM"):
         sweep(recipe, tmp_path / "run", stopped, train=cluster(Here(2)))
-    monkeypatch.setattr(signals, "_signals", signals._Signals())  # a resumed run is another process
+    signals._signals = signals._Signals()  # a resumed run is another process
     seen = Notes()
     sweep(recipe, tmp_path / "run", Callbacks(resumed, seen), resume=True, train=cluster(Here(2)))
     assert content(tmp_path / "run") == content(tmp_path / "whole")

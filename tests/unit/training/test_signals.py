@@ -21,7 +21,7 @@ def test_a_handler_that_a_library_sets_in_python() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
-def test_a_handler_that_a_library_sets_below_python() -> None:
+def test_a_handler_that_a_library_sets_below_python(own_signals: None) -> None:
     """Python's own record of the handlers does not show it."""
     c_signal = ctypes.CDLL(None).signal
     c_signal.argtypes, c_signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
