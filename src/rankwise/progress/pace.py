@@ -19,7 +19,7 @@ class Pace:
     def left(self, stage: str, done: int, total: int) -> float | None:
         """Expected seconds until a stage is done; None if nothing was done since the first call.
 
-        A stage that begins again, such as a second rung of trials, is timed anew.
+        When a stage starts over, as for a second rung of trials, so does its time.
         """
         began, first = self._first.get(stage, (0.0, done))
         if done <= first:
