@@ -259,9 +259,10 @@ class _Stage:
             worker = self.cluster.pool.take(busy, busy + len(waiting)) if names else None
             if names and worker is None:
                 return
-            waiting.popleft()
+            first = waiting.popleft()[0]
             if worker is None:
                 continue
+            self.steps[names[0]] = self.steps.pop(first, 0)  # the first adapter may have diverged
             bank, specs = self._bank(names), [self.training.specs[name] for name in names]
             saved = {name: self.journal.adapters[name] for name in names if name in self.journal.adapters}
             order = Order(self.training.stage, specs, self.training.settings, saved, bank.micro_batches)
@@ -384,7 +385,7 @@ class _Stage:
         after = [journal.names(each) for each in journal.banks_of(stage)]
         new = [names for names in after if tuple(names) not in before] or [bank.names]
         self.total -= self._length(bank.names)
-        self.steps.pop(bank.names[0])
+        self.steps.pop(bank.names[0], None)
         self._expect(new)
         waiting.extend(new)
 
