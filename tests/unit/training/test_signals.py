@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import time
 
 import pytest
@@ -20,7 +19,6 @@ def test_a_handler_that_a_library_sets_in_python() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
 def test_a_handler_that_a_library_sets_below_python(own_signals: None) -> None:
     """Python's own record of the handlers does not show it."""
     c_signal = ctypes.CDLL(None).signal
